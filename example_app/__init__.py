@@ -1,0 +1,1 @@
+"""A small order service: HTTP in, Kafka between, consumers beside the routes."""

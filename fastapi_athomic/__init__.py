@@ -1,0 +1,81 @@
+"""Kafka consumers that run inside a FastAPI service.
+
+Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
+"""
+
+from .athomic import Athomic, get_athomic, include_athomic, install
+from .context import ExecutionContext, capture_context, get_context, restore_context, set_context
+from .decorators import ordered_consumer, subscribe_to
+from .exceptions import (
+    AthomicError,
+    BatchItemError,
+    CommitFailedError,
+    ConfigurationError,
+    DiscoveryError,
+    DuplicateHandlerError,
+    HandlerSignatureError,
+    HandlerTimeoutError,
+    MessageTooLargeError,
+    PayloadDecodeError,
+    PayloadEncodeError,
+    PayloadError,
+    PublishError,
+    TopicNotFoundError,
+    TransportClosedError,
+    TransportError,
+)
+from .lineage import Lineage, get_lineage
+from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
+from .outcomes import ConsumptionOutcome, FailureContext, Stage
+from .payload import PayloadPipeline
+from .retry import RetryPolicy
+from .settings import AthomicSettings, HandlerTuning, KafkaSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Athomic",
+    "AthomicError",
+    "AthomicSettings",
+    "BatchItemError",
+    "CommitFailedError",
+    "ConfigurationError",
+    "ConsumptionOutcome",
+    "DeliveryAttempt",
+    "DiscoveryError",
+    "DuplicateHandlerError",
+    "ExecutionContext",
+    "FailureContext",
+    "HandlerSignatureError",
+    "HandlerTimeoutError",
+    "HandlerTuning",
+    "KafkaSettings",
+    "Lineage",
+    "MessageHeaders",
+    "MessageTooLargeError",
+    "PayloadDecodeError",
+    "PayloadEncodeError",
+    "PayloadError",
+    "PayloadPipeline",
+    "PublishError",
+    "PublishedMessage",
+    "RawMessage",
+    "RetryPolicy",
+    "Stage",
+    "TopicNotFoundError",
+    "TransportClosedError",
+    "TransportError",
+    "__version__",
+    "capture_context",
+    "get_athomic",
+    "get_context",
+    "get_lineage",
+    "include_athomic",
+    "ordered_consumer",
+    "restore_context",
+    "set_context",
+    "subscribe_to",
+]
+
+install()
+del install

@@ -1,0 +1,331 @@
+"""The extension: `include_athomic` and the object an app gets from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any, Self, TypeVar, Unpack
+
+from fastapi import FastAPI
+from fastapi.params import Depends
+from starlette.requests import HTTPConnection
+
+from .decorators import (
+    ConsumerOptions,
+    OrderedOptions,
+    Subscription,
+    Topics,
+    build_ordered_subscription,
+    build_subscription,
+)
+from .discovery import Discovered, discover
+from .exceptions import ConfigurationError, PublishError
+from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_transport
+from .lifecycle import LifecycleManager
+from .manager import ConsumerManager
+from .messages import PublishedMessage
+from .middleware import AthomicMiddleware, RequestGauge
+from .payload import PayloadPipeline
+from .publisher import GivenHeaders, Key, Publisher
+from .routes import add_routes, new_router
+from .settings import AthomicSettings, read_settings
+from .status import ConsumerStatus, HealthReport
+from .telemetry import instrument_app, resolve_tracer_provider
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Athomic:
+    """What one app gets from `include_athomic`; owns everything below. Two of them never meet, also in one process."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: AthomicSettings,
+        *,
+        calling_module: str,
+        packages: Sequence[str | ModuleType] = (),
+        handlers: Sequence[Callable[..., Any]] = (),
+        name: str = "athomic",
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.name = name
+        self.requests = RequestGauge()
+        self._calling_module = calling_module
+        self._packages = tuple(packages)
+        self._handlers = tuple(handlers)
+        self._bound: list[Discovered] = []
+        self._pipeline = PayloadPipeline()
+        self._transport = create_transport(settings)
+        self._run: Run | None = None
+
+    # --- publishing
+
+    async def publish(
+        self,
+        topic: str,
+        message: object,
+        *,
+        key: Key = None,
+        headers: GivenHeaders = None,
+        partition: int | None = None,
+    ) -> PublishedMessage:
+        """Publishes one message and waits until all in-sync replicas have it; says where it is.
+
+        The message is a pydantic model, a dataclass or anything JSON can hold, `bytes` and `str` as they are, or None
+        (a tombstone). The current trace, context and lineage go with it. Messages of one key go to one partition.
+
+        Raises:
+            PublishError: it was not acknowledged within `publish_timeout` seconds, or the app is not running.
+            PayloadEncodeError: the message cannot be encoded.
+            ConfigurationError: the topic name is invalid.
+        """
+        return await self._running().publisher.publish(topic, message, key=key, headers=headers, partition=partition)
+
+    async def publish_many(
+        self,
+        topic: str,
+        messages: Iterable[Any],
+        *,
+        key: Callable[[Any], Key] | None = None,
+        headers: GivenHeaders = None,
+    ) -> list[PublishedMessage]:
+        """Publishes messages in their order, in few requests; `key` gives each message its key.
+
+        Raises:
+            PublishError: some were not acknowledged (it says how many, the others are published), or the app is not
+            running.
+            PayloadEncodeError: a message cannot be encoded; none is published.
+        """
+        return await self._running().publisher.publish_many(topic, messages, key=key, headers=headers)
+
+    # --- subscribing
+
+    def subscribe_to(self, topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
+        """`fastapi_athomic.subscribe_to` for this app only: for closures and app factories."""
+
+        def bind(function: F) -> F:
+            return self._bind(function, build_subscription(function, topic, group_id, dict(options)))
+
+        return bind
+
+    def ordered_consumer(
+        self,
+        topic: Topics,
+        *,
+        group_id: str,
+        aggregate_key_field: str,
+        sequence_id_field: str,
+        **options: Unpack[OrderedOptions],
+    ) -> Callable[[F], F]:
+        """`fastapi_athomic.ordered_consumer` for this app only: for closures and app factories."""
+
+        def bind(function: F) -> F:
+            fields = (aggregate_key_field, sequence_id_field)
+            return self._bind(function, build_ordered_subscription(function, topic, group_id, fields, dict(options)))
+
+        return bind
+
+    def _bind(self, function: F, subscription: Subscription) -> F:
+        if self._run is not None:
+            raise ConfigurationError(f"handler {subscription.handler_id}: the app runs already; define it before")
+        self._bound.append(Discovered(function, subscription))
+        return function
+
+    # --- looking
+
+    def health(self) -> HealthReport | None:
+        """The health of all consumers; None while the app does not run."""
+        return self._run.manager.health() if self._run else None
+
+    def consumers(self) -> list[ConsumerStatus]:
+        """The status of all consumers; empty while the app does not run."""
+        return self._run.manager.statuses() if self._run else []
+
+    async def wait_until_ready(self, timeout: float = 30.0) -> Self:
+        """Returns when all consumers have their partitions.
+
+        Raises:
+            TimeoutError: they had not within `timeout` seconds.
+            Exception: what kept a required service from starting.
+        """
+        run = self._running()
+        async with asyncio.timeout(timeout):
+            await asyncio.shield(run.starting)
+        return self
+
+    async def drain(self, timeout: float = 30.0) -> None:
+        """Returns when all that has been published has been handled and committed. For tests on `memory://`.
+
+        Raises:
+            TimeoutError: it had not within `timeout` seconds.
+        """
+        run = self._running()
+        async with asyncio.timeout(timeout):
+            while not (run.manager.ready and all(c.settled() for c in run.manager.consumers.values())):
+                await asyncio.sleep(0.005)
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise PublishError("the app is not running: this works between its start-up and its shutdown")
+        return self._run
+
+    def manager(self) -> ConsumerManager | None:
+        return self._run.manager if self._run else None
+
+    # --- life
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
+        run = Run(self._assemble(), self.settings)
+        self._run = run
+        try:
+            await run.begin()
+            yield
+        finally:
+            await run.end()
+            self._run = None
+
+    def _assemble(self) -> tuple[ConsumerManager, LifecycleManager, Publisher]:
+        """Everything that one run of the app needs.
+
+        Raises:
+            ConfigurationError: what no waiting cures stops the start-up.
+        """
+        instrument_app(self.app)
+        orchestrators = create_orchestrator(self.settings, self._transport, resolve_tracer_provider(self.app))
+        lifecycle = LifecycleManager()
+        publisher = Publisher(self._transport, self._pipeline, orchestrators(None), self.settings)
+        lifecycle.register(publisher)
+        factory = ConsumerFactory(
+            FactoryParts(
+                settings=self.settings,
+                transport=self._transport,
+                pipeline=self._pipeline,
+                orchestrator=orchestrators,
+                providers={Athomic: lambda _: self},
+                known={get_athomic: lambda _: self},
+                overrides=lambda: self.app.dependency_overrides,
+            )
+        )
+        manager = ConsumerManager(
+            find_handlers=self._find_handlers,
+            factory=factory,
+            tuning=self.settings.tuning_by_handler(),
+            lifecycle=lifecycle,
+            publisher=publisher,
+        )
+        manager.assemble()
+        return manager, lifecycle, publisher
+
+    def _find_handlers(self) -> list[Discovered]:
+        return discover(
+            self.app,
+            calling_module=self._calling_module,
+            packages=self._packages,
+            handlers=self._handlers,
+            bound=self._bound,
+        )
+
+
+class Run:
+    """One run of an app's lifespan."""
+
+    def __init__(self, parts: tuple[ConsumerManager, LifecycleManager, Publisher], settings: AthomicSettings) -> None:
+        self.manager, self.lifecycle, self.publisher = parts
+        self._settings = settings
+        self.starting: asyncio.Task[None]
+
+    async def begin(self) -> None:
+        """HTTP is up at once; consumers connect in the background, unless `startup_timeout` says to wait for them."""
+        self.starting = asyncio.create_task(self._start(), name="athomic-start")
+        if self._settings.startup_timeout:
+            await asyncio.wait([self.starting], timeout=self._settings.startup_timeout)
+            if self.starting.done():
+                self.starting.result()
+
+    async def _start(self) -> None:
+        try:
+            await self.lifecycle.start(self._settings.shutdown_timeout)
+        except Exception as error:
+            self.manager.failure = error
+            raise
+
+    async def end(self) -> None:
+        self.starting.cancel()
+        await asyncio.wait([self.starting])
+        if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
+            logger.error("the consumers had not started: %s", error)
+        await self.lifecycle.stop(self._settings.shutdown_timeout)
+
+
+def include_athomic(
+    app: FastAPI,
+    settings: AthomicSettings | None = None,
+    *,
+    packages: Sequence[str | ModuleType] = (),
+    handlers: Sequence[Callable[..., Any]] = (),
+    prefix: str = "/consumers",
+    dependencies: Sequence[Depends] = (),
+    name: str = "athomic",
+) -> Athomic:
+    """Runs the consumers of `app` inside its lifespan, and adds their routes.
+
+    Args:
+        settings: None reads the environment (prefix `ATHOMIC_`, nested by `__`).
+        packages: dotted names or modules to search for handlers, sub-packages included; beside the calling module and
+        those of the app's routes.
+        handlers: handlers given by hand (closures, tests).
+        prefix: where the routes go.
+        dependencies: FastAPI dependencies put on every route of the plugin.
+        name: under which the object is found in `app.state`; a second call on the same app needs another name and
+        prefix.
+
+    Raises:
+        ConfigurationError: the settings are wrong, or the app has a plugin of that name.
+    """
+    if getattr(app.state, name, None) is not None:
+        raise ConfigurationError(f"the app has {name!r} already: give the second one another name and prefix")
+    calling_module = _calling_module()
+    athomic = Athomic(
+        app,
+        settings or read_settings(),
+        calling_module=calling_module,
+        packages=packages,
+        handlers=handlers,
+        name=name,
+    )
+    setattr(app.state, name, athomic)
+    router = new_router(prefix, dependencies, athomic.lifespan)
+    add_routes(router, athomic.manager)
+    app.include_router(router)
+    app.add_middleware(AthomicMiddleware, settings=athomic.settings, gauge=athomic.requests)
+    return athomic
+
+
+def get_athomic(connection: HTTPConnection) -> Athomic:
+    """A FastAPI dependency: the app's `Athomic`, in routes and in handlers."""
+    athomic = getattr(connection.app.state, "athomic", None)
+    if not isinstance(athomic, Athomic):
+        raise ConfigurationError("this app has no athomic: call app.include_athomic() first")
+    return athomic
+
+
+def install() -> None:
+    """Gives `FastAPI` its method, unless it has one of that name."""
+    if not hasattr(FastAPI, "include_athomic"):
+        FastAPI.include_athomic = include_athomic  # type: ignore[attr-defined]
+
+
+def _calling_module() -> str:
+    """The module from outside this package that called `include_athomic`."""
+    frame = sys._getframe(2)
+    return str(frame.f_globals.get("__name__", "__main__"))

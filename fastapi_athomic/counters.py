@@ -1,0 +1,21 @@
+"""Plain integers on the hot path; whoever asks makes figures of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """What one consumer service has done since it was built. Restarts do not reset it."""
+
+    received: int = 0  # taken in from the broker
+    processed: int = 0  # handled with success
+    failed: int = 0  # attempts that failed
+    retried: int = 0  # attempts that were started again
+    dead_lettered: int = 0
+    skipped: int = 0  # by a rule: failed without a DLQ
+    redelivered: int = 0  # taken in again, though known to be done: not handled again
+    commits: int = 0
+    rebalances: int = 0
+    abandoned: int = 0  # still running when their partition had to be given up

@@ -1,0 +1,237 @@
+"""`@subscribe_to` and `@ordered_consumer`.
+
+They note a subscription on the function and give the function back unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+from .exceptions import ConfigurationError
+from .payload import PayloadPipeline
+from .retry import RetryPolicy
+
+F = TypeVar("F", bound=Callable[..., Any])
+Topics = str | Iterable[str] | re.Pattern[str]
+Ordering = Literal["partition", "key", "none"]
+OnGap = Literal["wait", "skip", "dead_letter"]
+
+MARK = "__athomic_subscriptions__"
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # Kafka's `Topic.validate`
+_ORDERINGS = ("partition", "key", "none")
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """The options of `subscribe_to`; see `Subscription` for what each means."""
+
+    target_type: Any
+    ordering: Ordering
+    concurrency: int
+    batch_size: int | None
+    batch_linger_ms: int
+    retry: RetryPolicy
+    dlq: bool | str
+    payload: PayloadPipeline | None
+    timeout: float | None
+    auto_offset_reset: Literal["earliest", "latest"]
+    handler_id: str
+    enable_lineage: bool
+
+
+class OrderedOptions(ConsumerOptions, total=False):
+    """What `ordered_consumer` takes beside its two fields."""
+
+    first_sequence: int
+    gap_timeout: float
+    on_gap: OnGap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequencing:
+    """How an ordered consumer finds its order."""
+
+    aggregate_key_field: str
+    sequence_id_field: str
+    first_sequence: int = 1
+    gap_timeout: float = 60.0  # seconds
+    on_gap: OnGap = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What one handler consumes, and how."""
+
+    handler_id: str
+    topics: tuple[str, ...]
+    pattern: re.Pattern[str] | None  # a whole topic name must match; instead of `topics`
+    group_id: str
+    target_type: Any = None  # None: the annotation of the handler's first parameter decides
+    ordering: Ordering = "partition"
+    concurrency: int = 1  # messages (or batches) handled at once
+    batch_size: int | None = None  # None: one message at a time
+    batch_linger_ms: int = 100  # a batch that is not full waits so long for more
+    retry: RetryPolicy = RetryPolicy()
+    dlq: bool | str = True  # True: the topic of the settings' template; a name; False: failed messages are skipped
+    payload: PayloadPipeline | None = None  # None: the app's
+    timeout: float | None = None  # seconds one attempt may take
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    enable_lineage: bool = True
+    sequencing: Sequencing | None = None  # set by `ordered_consumer`
+
+    def __post_init__(self) -> None:
+        for problem, message in (
+            (not self.group_id or not isinstance(self.group_id, str), "group_id must not be empty"),
+            (
+                self.ordering not in _ORDERINGS,
+                f"ordering must be one of {', '.join(_ORDERINGS)}, not {self.ordering!r}",
+            ),
+            (not _is_count(self.concurrency), "concurrency must be a whole number of 1 or more"),
+            (self.batch_size is not None and not _is_count(self.batch_size), "batch_size must be 1 or more"),
+            (self.batch_linger_ms < 0, "batch_linger_ms must not be negative"),
+            (
+                self.batch_size is not None and self.ordering != "partition",
+                "a batch comes from one partition: ordering must be 'partition'",
+            ),
+            (self.timeout is not None and self.timeout <= 0, "timeout must be positive (seconds), or None"),
+            (self.auto_offset_reset not in ("earliest", "latest"), "auto_offset_reset must be 'earliest' or 'latest'"),
+            (not isinstance(self.retry, RetryPolicy), "retry must be a RetryPolicy"),
+        ):
+            if problem:
+                raise ConfigurationError(f"handler {self.handler_id}: {message}")
+        for topic in self.topics:
+            check_topic(topic, f"handler {self.handler_id}")
+
+    @property
+    def source(self) -> str:
+        """The topics for people: their names, or the pattern."""
+        return self.pattern.pattern if self.pattern else ", ".join(self.topics)
+
+
+_NO_OPTIONS = {"topics", "pattern", "group_id", "sequencing"}
+_OPTION_NAMES = {field.name for field in dataclass_fields(Subscription)} - _NO_OPTIONS
+_SEQUENCING = ("first_sequence", "gap_timeout", "on_gap")
+
+
+def subscribe_to(topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
+    """Handles the messages of a topic, of several, or of all whose whole name matches a compiled pattern.
+
+    Raises:
+        ConfigurationError: names the handler and the option that is wrong.
+    """
+
+    def decorate(function: F) -> F:
+        return note(function, build_subscription(function, topic, group_id, dict(options)))
+
+    return decorate
+
+
+def ordered_consumer(
+    topic: Topics,
+    *,
+    group_id: str,
+    aggregate_key_field: str,
+    sequence_id_field: str,
+    **options: Unpack[OrderedOptions],
+) -> Callable[[F], F]:
+    """Handles the messages of each aggregate in the order of their sequence numbers, each once.
+
+    `aggregate_key_field` and `sequence_id_field` name fields of the decoded message.
+
+    Raises:
+        ConfigurationError: names the handler and the option that is wrong.
+    """
+
+    def decorate(function: F) -> F:
+        fields = (aggregate_key_field, sequence_id_field)
+        return note(function, build_ordered_subscription(function, topic, group_id, fields, dict(options)))
+
+    return decorate
+
+
+def build_subscription(
+    function: Callable[..., Any],
+    topic: Topics,
+    group_id: str,
+    options: dict[str, Any],
+    sequencing: Sequencing | None = None,
+) -> Subscription:
+    handler_id = options.pop("handler_id", None) or default_id(function)
+    unknown = sorted(set(options) - _OPTION_NAMES)
+    if unknown:
+        raise ConfigurationError(
+            f"handler {handler_id}: unknown option {', '.join(unknown)}; known are {', '.join(sorted(_OPTION_NAMES))}"
+        )
+    pattern = topic if isinstance(topic, re.Pattern) else None
+    if pattern is not None and not isinstance(pattern.pattern, str):
+        raise ConfigurationError(f"handler {handler_id}: the topic pattern must be a str pattern, not bytes")
+    topics = () if pattern else topic_names(topic, handler_id)
+    return Subscription(
+        handler_id=handler_id, topics=topics, pattern=pattern, group_id=group_id, sequencing=sequencing, **options
+    )
+
+
+def build_ordered_subscription(
+    function: Callable[..., Any], topic: Topics, group_id: str, fields: tuple[str, str], options: dict[str, Any]
+) -> Subscription:
+    """`fields`: those of the aggregate's key and of the sequence number."""
+    own = {name: options.pop(name) for name in _SEQUENCING if name in options}
+    sequencing = Sequencing(aggregate_key_field=fields[0], sequence_id_field=fields[1], **own)
+    check_sequencing(options.get("handler_id") or default_id(function), sequencing)
+    return build_subscription(function, topic, group_id, options, sequencing)
+
+
+def note(function: F, subscription: Subscription) -> F:
+    """Writes the subscription on the function. A function may have several."""
+    target = getattr(function, "__func__", function)  # a bound method takes no attributes
+    setattr(target, MARK, (*getattr(target, MARK, ()), subscription))
+    return function
+
+
+def subscriptions_of(function: object) -> tuple[Subscription, ...]:
+    """What was noted on this function itself (not on one that it wraps)."""
+    holder = getattr(function, "__func__", function)
+    noted = getattr(holder, "__dict__", {}).get(MARK, ())
+    return noted if isinstance(noted, tuple) else ()
+
+
+def default_id(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '?')}.{name}"
+
+
+def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:
+    names = (topic,) if isinstance(topic, str) else topic
+    if not isinstance(names, Iterable):
+        raise ConfigurationError(f"handler {handler_id}: topic must be a name, a list of names or a compiled pattern")
+    names = tuple(dict.fromkeys(names))
+    if not names:
+        raise ConfigurationError(f"handler {handler_id}: at least one topic is needed")
+    return names
+
+
+def check_topic(name: object, where: str) -> None:
+    """Kafka's rule for topic names."""
+    if not isinstance(name, str) or not _TOPIC.fullmatch(name) or name in (".", ".."):
+        raise ConfigurationError(
+            f"{where}: invalid topic name {name!r}: "
+            "1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed, but not '.' or '..'"
+        )
+
+
+def check_sequencing(handler_id: str, sequencing: Sequencing) -> None:
+    for problem, message in (
+        (not sequencing.aggregate_key_field, "aggregate_key_field must name a field of the message"),
+        (not sequencing.sequence_id_field, "sequence_id_field must name a field of the message"),
+        (sequencing.gap_timeout <= 0, "gap_timeout must be positive (seconds)"),
+        (sequencing.on_gap not in ("wait", "skip", "dead_letter"), "on_gap must be 'wait', 'skip' or 'dead_letter'"),
+    ):
+        if problem:
+            raise ConfigurationError(f"handler {handler_id}: {message}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,226 @@
+"""Builds what an app consists of.
+
+The only place that knows concrete classes: read `ConsumerFactory.create` to see the wiring.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+from opentelemetry.trace import TracerProvider
+
+from .consumer import ConsumerService
+from .counters import Counters
+from .decorators import Subscription
+from .discovery import Discovered
+from .dlq import DLQHandler
+from .exceptions import ConfigurationError, TopicNotFoundError
+from .fairness import LoopShare
+from .headers import ContextAdapter, HeadersOrchestrator
+from .injection import HandlerPlan, Provider, compile_handler
+from .lineage import LineageAdapter, dataset_namespace
+from .messages import RawMessage
+from .payload import PayloadPipeline
+from .processors import BatchMessageProcessor, ProcessorParts, SingleMessageProcessor
+from .session import ConsumerSession, SessionParts
+from .settings import AthomicSettings, HandlerTuning
+from .strategies import (
+    BatchStrategy,
+    ConsumptionStrategy,
+    Guard,
+    KeyOrder,
+    LaneStrategy,
+    PartitionOrder,
+    StrategyParts,
+    Unordered,
+)
+from .telemetry import MessagingTelemetryAdapter
+from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
+from .transports.memory import MemoryTransport
+
+logger = logging.getLogger(__name__)
+
+STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
+
+
+def create_transport(settings: AthomicSettings) -> Transport:
+    """The transport that the URL of the broker asks for; a client library is imported only when it is used."""
+    if settings.scheme == "kafka":
+        from .transports.kafka import KafkaTransport
+
+        return KafkaTransport(settings)
+    return MemoryTransport(settings)
+
+
+OrchestratorFactory = Callable[[Subscription | None], HeadersOrchestrator]
+
+
+def create_orchestrator(
+    settings: AthomicSettings, transport: Transport, tracer_provider: TracerProvider | None
+) -> OrchestratorFactory:
+    """Makes the orchestrators of one run of an app: one per subscription; for None, that of what the app publishes."""
+    context = ContextAdapter(settings.context.max_value_length)
+    dataset = dataset_namespace(transport.scheme, transport.address)
+
+    def create(subscription: Subscription | None) -> HeadersOrchestrator:
+        lineage = None
+        if subscription is None or subscription.enable_lineage:
+            job = subscription.handler_id if subscription is not None else settings.client_id
+            lineage = LineageAdapter(job_name=job, dataset_namespace=dataset)
+        telemetry = MessagingTelemetryAdapter(
+            tracer_provider,
+            system=transport.scheme,
+            client_id=settings.client_id,
+            group_id=subscription.group_id if subscription is not None else "",
+        )
+        return HeadersOrchestrator(telemetry, lineage, context)
+
+    return create
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryParts:
+    """What all consumers of an app share."""
+
+    settings: AthomicSettings
+    transport: Transport
+    pipeline: PayloadPipeline
+    orchestrator: OrchestratorFactory
+    providers: Mapping[type, Provider]
+    known: Mapping[Callable[..., Any], Provider]
+    overrides: Callable[[], Mapping[Callable[..., Any], Callable[..., Any]]]
+
+
+class ConsumerFactory:
+    """Builds one self-contained `ConsumerService` for one subscription."""
+
+    def __init__(self, parts: FactoryParts) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._share = LoopShare(parts.settings.slice_seconds)
+
+    def create(self, discovered: Discovered, tuning: HandlerTuning | None) -> ConsumerService:
+        """Compiles the handler and wires its service; nothing is started.
+
+        Raises:
+            ConfigurationError: the signature makes no sense, or the subscription asks for what is not there.
+        """
+        subscription = tuned(discovered.subscription, tuning)
+        if subscription.sequencing is not None:
+            raise ConfigurationError(
+                f"handler {subscription.handler_id}: ordered_consumer is not available yet in this version; "
+                "until it is, subscribe_to(..., ordering='key') keeps the order of arrival per key"
+            )
+        plan = self._compile(discovered, subscription)
+        counters = Counters()
+        dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings)
+        processor_parts = self._processor_parts(subscription, plan, dlq_handler)
+        session_parts = SessionParts(
+            name=subscription.handler_id,
+            connect=lambda listener: self._connect(subscription, listener),
+            make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard),
+            ensure_topics=lambda: self._ensure_topics(subscription),
+            prepare=dlq_handler.prepare,
+            forget=dlq_handler.forget,
+            settings=self._settings,
+            counters=counters,
+            session_timeout=self._settings.kafka.session_timeout if self._settings.scheme == "kafka" else None,
+        )
+        return ConsumerService(
+            subscription=subscription,
+            new_session=lambda paused: ConsumerSession(session_parts, paused=paused),
+            dlq_handler=dlq_handler,
+            counters=counters,
+            settings=self._settings,
+            paused=tuning is not None and tuning.paused,
+        )
+
+    def _compile(self, discovered: Discovered, subscription: Subscription) -> HandlerPlan:
+        return compile_handler(
+            discovered.function,
+            handler_id=subscription.handler_id,
+            target_type=subscription.target_type,
+            batch=subscription.batch_size is not None,
+            providers=self._parts.providers,
+            known=self._parts.known,
+            overrides=self._parts.overrides,
+            limiter=anyio.CapacityLimiter(subscription.concurrency),
+        )
+
+    def _processor_parts(
+        self, subscription: Subscription, plan: HandlerPlan, dlq_handler: DLQHandler
+    ) -> ProcessorParts:
+        pipeline = subscription.payload or self._parts.pipeline
+        return ProcessorParts(
+            handler_id=subscription.handler_id,
+            group_id=subscription.group_id,
+            plan=plan,
+            decode=None if plan.target_type is RawMessage else pipeline.decoder(plan.target_type),
+            orchestrator=self._parts.orchestrator(subscription),
+            dlq_handler=dlq_handler,
+            max_attempts=subscription.retry.max_attempts,
+            timeout=subscription.timeout,
+        )
+
+    def _strategy(
+        self, subscription: Subscription, processor_parts: ProcessorParts, counters: Counters, guard: Guard
+    ) -> ConsumptionStrategy:
+        parts = StrategyParts(
+            concurrency=subscription.concurrency,
+            counters=counters,
+            share=self._share,
+            guard=guard,
+            name=f"athomic-{subscription.handler_id}-worker",
+        )
+        if subscription.batch_size is not None:
+            return BatchStrategy(
+                BatchMessageProcessor(processor_parts),
+                batch_size=subscription.batch_size,
+                linger=subscription.batch_linger_ms / 1000,
+                **parts,
+            )
+        return STRATEGIES[subscription.ordering](SingleMessageProcessor(processor_parts), **parts)
+
+    def _connect(self, subscription: Subscription, listener: RebalanceListener) -> TransportConsumer:
+        settings = self._settings
+        config = ConsumerConfig(
+            group_id=subscription.group_id,
+            client_id=settings.client_id,
+            topics=subscription.topics,
+            pattern=subscription.pattern,
+            auto_offset_reset=subscription.auto_offset_reset,
+            drain_timeout=settings.drain_timeout,
+            max_poll_messages=settings.max_poll_messages,
+        )
+        return self._parts.transport.consumer(config, listener)
+
+    async def _ensure_topics(self, subscription: Subscription) -> None:
+        """A consumer of a topic that does not exist would wait for it without a word.
+
+        Raises:
+            TopicNotFoundError: names the topics that are missing and may not be created.
+        """
+        transport, timeout = self._parts.transport, self._settings.request_timeout
+        counts = await transport.partition_counts(subscription.topics, timeout) if subscription.topics else {}
+        missing = [topic for topic in subscription.topics if topic not in counts]
+        if missing and self._settings.create_topics:
+            await transport.create_topics(dict.fromkeys(missing, -1), timeout)
+        elif missing:
+            raise TopicNotFoundError(f"topic {', '.join(missing)} does not exist and create_topics is off")
+
+
+def tuned(subscription: Subscription, tuning: HandlerTuning | None) -> Subscription:
+    """The subscription with what an operator set for this handler."""
+    if tuning is None:
+        return subscription
+    names = ("concurrency", "batch_size", "batch_linger_ms", "timeout", "auto_offset_reset", "enable_lineage")
+    changes = {name: value for name in names if (value := getattr(tuning, name)) is not None}
+    if "batch_size" in changes and subscription.batch_size is None:
+        raise ConfigurationError(
+            f"handler {subscription.handler_id}: tuning sets batch_size, but the handler takes single messages"
+        )
+    return replace(subscription, retry=subscription.retry.tuned(tuning.retry), **changes)

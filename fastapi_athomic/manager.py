@@ -1,0 +1,116 @@
+"""Discovery, assembly through the factory, registration with the lifecycle manager."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from .consumer import ConsumerService
+from .discovery import Discovered
+from .exceptions import ConfigurationError
+from .factory import ConsumerFactory
+from .lifecycle import LifecycleManager
+from .publisher import Publisher
+from .settings import HandlerTuning
+from .status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
+
+logger = logging.getLogger(__name__)
+
+
+class ConsumerManager:
+    """The consumers of one app, from their discovery to their end."""
+
+    def __init__(
+        self,
+        *,
+        find_handlers: Callable[[], list[Discovered]],
+        factory: ConsumerFactory,
+        tuning: Mapping[str, HandlerTuning],
+        lifecycle: LifecycleManager,
+        publisher: Publisher,
+    ) -> None:
+        self._find_handlers = find_handlers
+        self._factory = factory
+        self._tuning = tuning
+        self._lifecycle = lifecycle
+        self._publisher = publisher
+        self._consumers: dict[str, ConsumerService] = {}
+        self._assembled = False
+        self._was_ready = False
+        self.failure: BaseException | None = None  # why the services could not be started
+
+    def assemble(self) -> None:
+        """Finds the handlers, builds a service for each and registers it.
+
+        Raises:
+            ConfigurationError: anything wrong with a handler, or a tuning for one that does not exist.
+        """
+        found = self._find_handlers()
+        unknown = sorted(set(self._tuning) - {handler.subscription.handler_id for handler in found})
+        if unknown:
+            known = ", ".join(handler.subscription.handler_id for handler in found) or "none"
+            raise ConfigurationError(f"tuning for unknown handler {', '.join(unknown)}; the handlers are: {known}")
+        for discovered in found:
+            handler_id = discovered.subscription.handler_id
+            tuning = self._tuning.get(handler_id)
+            if tuning is not None and not tuning.enabled:
+                logger.info("handler %s is switched off by its tuning", handler_id)
+                continue
+            service = self._factory.create(discovered, tuning)
+            self._lifecycle.register(service)
+            self._consumers[handler_id] = service
+        self._assembled = True
+        if not found:
+            logger.warning("no handlers were found; decorate one with subscribe_to, or name its module in `packages`")
+
+    @property
+    def consumers(self) -> Mapping[str, ConsumerService]:
+        return self._consumers
+
+    def statuses(self) -> list[ConsumerStatus]:
+        return [consumer.status() for consumer in self._consumers.values()]
+
+    def health(self) -> HealthReport:
+        """The worst of all consumers, and what concerns them all."""
+        consumers = {name: consumer.health() for name, consumer in self._consumers.items()}
+        reasons = self._common_reasons()
+        statuses = [health.status for health in consumers.values()]
+        if self.failure is not None:
+            statuses.append(HealthStatus.UNHEALTHY)
+        elif not self._lifecycle.started:
+            statuses.append(HealthStatus.STARTING)
+        status = worst(statuses)
+        self._was_ready = self._was_ready or status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
+        return HealthReport(status=status, consumers=consumers, reasons=reasons)
+
+    def _common_reasons(self) -> list[str]:
+        reasons = []
+        if not self._assembled:
+            reasons.append("the app has not started: is it mounted in another app? Its lifespan is not run then")
+        if self.failure is not None:
+            reasons.append(f"could not start: {self.failure}")
+        if self._publisher.last_error is not None:
+            reasons.append(f"the broker cannot be reached: {self._publisher.last_error}")
+        return reasons
+
+    @property
+    def live(self) -> bool:
+        """False only for what a restart of the process would cure."""
+        return self.failure is None
+
+    @property
+    def ready(self) -> bool:
+        return self.health().status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
+
+    @property
+    def has_come_up(self) -> bool:
+        return self._was_ready or self.ready
+
+
+def unstarted() -> HealthReport:
+    """What is said before the app has run."""
+    return HealthReport(
+        status=HealthStatus.STARTING,
+        consumers=dict[str, ConsumerHealth](),
+        reasons=["the app has not started: if it is mounted in another app, that one must run its lifespan"],
+    )

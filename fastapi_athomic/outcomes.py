@@ -1,0 +1,46 @@
+"""What happened to a message, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .messages import RawMessage
+
+
+class Stage(StrEnum):
+    """Where in its journey a message failed; written to `athomic-error-stage`."""
+
+    HEADERS = "headers"
+    DECODE = "decode"
+    HANDLER = "handler"
+    TIMEOUT = "timeout"
+
+
+class ConsumptionOutcome:
+    """The handler completed; `result` is what it returned."""
+
+    __slots__ = ("result",)
+
+    def __init__(self, result: object = None) -> None:
+        self.result = result
+
+    def __repr__(self) -> str:  # never the result itself: it may hold payload
+        return f"<ConsumptionOutcome {type(self.result).__name__}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureContext:
+    """The handler, or a stage before it, failed."""
+
+    message: RawMessage
+    error: BaseException
+    stage: Stage
+    attempt: int  # 1 for the first
+    handler_id: str
+    group_id: str
+    first_failed_at: float  # seconds since the epoch
+    failed_at: float  # seconds since the epoch
+
+    def __repr__(self) -> str:
+        return f"<FailureContext {self.message!r} {self.stage} attempt {self.attempt}: {type(self.error).__name__}>"

@@ -1,0 +1,192 @@
+"""Message processors: open the scope, decode, call the handler, wrap what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .dlq import DLQHandler, Judgement
+from .exceptions import BatchItemError, HandlerTimeoutError
+from .headers import HeadersOrchestrator
+from .injection import Delivery, HandlerPlan
+from .messages import DeliveryAttempt, RawMessage
+from .outcomes import ConsumptionOutcome, FailureContext, Stage
+from .retry import RetryDecision
+
+Call = Callable[[Any, Delivery], Awaitable[Any]]
+Decode = Callable[[bytes | None], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorParts:
+    """What a processor is built from."""
+
+    handler_id: str
+    group_id: str
+    plan: HandlerPlan
+    decode: Decode | None  # None: the handler takes raw messages
+    orchestrator: HeadersOrchestrator
+    dlq_handler: DLQHandler
+    max_attempts: int
+    timeout: float | None  # seconds per attempt
+
+
+class _Processor:
+    def __init__(self, parts: ProcessorParts) -> None:
+        self._parts = parts
+        self._plan = parts.plan
+        self._decode = parts.decode
+        self._orchestrator = parts.orchestrator
+        self._dlq_handler = parts.dlq_handler
+        self._call: Call = parts.plan.call if parts.timeout is None else limited(parts.plan.call, parts.timeout)
+
+    def decide(self, failure: FailureContext) -> RetryDecision:
+        return self._dlq_handler.decide(failure)
+
+    async def dead_letter(self, failure: FailureContext) -> Judgement:
+        """Writes a dead letter that is due, in the message's own scope."""
+        scope = self._orchestrator.open(failure.message)
+        try:
+            return await self._dlq_handler.dead_letter(failure)
+        finally:
+            self._orchestrator.close(scope, failure.error)
+
+    def _failure(
+        self, message: RawMessage, error: Exception, stage: Stage, attempt: int, first_failed_at: float
+    ) -> FailureContext:
+        now = time.time()
+        return FailureContext(
+            message=message,
+            error=error,
+            stage=stage,
+            attempt=attempt,
+            handler_id=self._parts.handler_id,
+            group_id=self._parts.group_id,
+            first_failed_at=first_failed_at or now,
+            failed_at=now,
+        )
+
+
+class SingleMessageProcessor(_Processor):
+    """One message to one call of the handler."""
+
+    def __init__(self, parts: ProcessorParts) -> None:
+        super().__init__(parts)
+        self._direct = parts.plan.direct if parts.timeout is None else None
+
+    async def process(
+        self, message: RawMessage, attempt: int, first_failed_at: float = 0.0
+    ) -> ConsumptionOutcome | Judgement:
+        """`first_failed_at` in seconds since the epoch, 0 if it has not failed.
+
+        Raises only what is no error of the message: cancellation, `MemoryError`, `SystemExit`.
+        """
+        scope = self._orchestrator.open(message, attempt)
+        stage = Stage.DECODE
+        error: BaseException | None = None
+        try:
+            value = message if self._decode is None else self._decode(message.value)
+            stage = Stage.HANDLER
+            if self._direct is not None:
+                return ConsumptionOutcome(await self._direct(value))
+            delivery = Delivery(message, DeliveryAttempt(attempt, self._parts.max_attempts))
+            return ConsumptionOutcome(await self._call(value, delivery))
+        except MemoryError as fatal:
+            error = fatal
+            raise
+        except Exception as caught:
+            error = caught
+            if isinstance(caught, HandlerTimeoutError):
+                stage = Stage.TIMEOUT
+            return await self._dlq_handler.handle(self._failure(message, caught, stage, attempt, first_failed_at))
+        except BaseException as fatal:
+            error = fatal
+            raise
+        finally:
+            self._orchestrator.close(scope, error)
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What became of the messages of one batch."""
+
+    handled: Sequence[RawMessage] = ()
+    undecodable: list[FailureContext] = field(default_factory=list)
+    failure: FailureContext | None = None  # of the first message of `left`
+    left: list[RawMessage] = field(default_factory=list)  # decoded, not handled
+    blamed: bool = False  # the handler said that the first of `left` is to blame
+
+
+class BatchMessageProcessor(_Processor):
+    """Several messages of one partition to one call of the handler."""
+
+    async def process(self, messages: Sequence[RawMessage], attempt: int, first_failed_at: float = 0.0) -> BatchReport:
+        """Raises only what is no error of a message: cancellation, `MemoryError`, `SystemExit`."""
+        scope = self._orchestrator.open_batch(messages, attempt)
+        error: BaseException | None = None
+        try:
+            report, decoded, values = self._decode_all(messages, attempt)
+            if values:
+                error = await self._handle(report, decoded, values, attempt, first_failed_at)
+            return report
+        except BaseException as fatal:
+            error = fatal
+            raise
+        finally:
+            self._orchestrator.close(scope, error)
+
+    def _decode_all(
+        self, messages: Sequence[RawMessage], attempt: int
+    ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
+        report = BatchReport()
+        decode = self._decode
+        if decode is None:
+            return report, list(messages), list(messages)
+        decoded: list[RawMessage] = []
+        values: list[Any] = []
+        for message in messages:
+            try:
+                values.append(decode(message.value))
+                decoded.append(message)
+            except MemoryError:
+                raise
+            except Exception as error:
+                report.undecodable.append(self._failure(message, error, Stage.DECODE, attempt, 0.0))
+        return report, decoded, values
+
+    async def _handle(
+        self, report: BatchReport, decoded: list[RawMessage], values: list[Any], attempt: int, first_failed_at: float
+    ) -> Exception | None:
+        delivery = Delivery(decoded[0], DeliveryAttempt(attempt, self._parts.max_attempts), decoded)
+        try:
+            await self._call(values, delivery)
+        except MemoryError:
+            raise
+        except Exception as error:
+            blamed = isinstance(error, BatchItemError) and 0 <= error.index < len(decoded)
+            index = error.index if isinstance(error, BatchItemError) and blamed else 0
+            report.handled, report.left, report.blamed = decoded[:index], decoded[index:], blamed
+            stage = Stage.TIMEOUT if isinstance(error, HandlerTimeoutError) else Stage.HANDLER
+            report.failure = self._failure(decoded[index], error, stage, attempt, first_failed_at)
+            return error
+        report.handled = decoded
+        return None
+
+
+def limited(call: Call, timeout: float) -> Call:
+    """The call with a limit of `timeout` seconds, after which it is cancelled and fails with `HandlerTimeoutError`."""
+
+    async def with_timeout(value: Any, delivery: Delivery) -> Any:
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await call(value, delivery)
+        except TimeoutError as error:
+            if limit.expired():
+                raise HandlerTimeoutError(f"the handler ran longer than its timeout of {timeout:g} s") from error
+            raise
+
+    return with_timeout

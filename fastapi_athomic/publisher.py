@@ -1,0 +1,210 @@
+"""Publishing: encode, inject trace, context and lineage, wait for the broker's acknowledgement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from .decorators import check_topic
+from .exceptions import PublishError, TopicNotFoundError, TransportError
+from .headers import HeadersOrchestrator
+from .messages import Headers, OutgoingMessage, PublishedMessage
+from .payload import PayloadPipeline
+from .settings import AthomicSettings
+from .transports.base import Transport
+
+logger = logging.getLogger(__name__)
+
+Key = str | bytes | int | UUID | None
+HeaderValue = str | bytes | None
+GivenHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] | None
+
+CONNECT_SECONDS = 10.0
+
+
+class Publisher:
+    """The service that holds the connection to the broker; all other services depend on it."""
+
+    name = "broker"
+    depends_on: tuple[str, ...] = ()
+    required = True
+
+    def __init__(
+        self,
+        transport: Transport,
+        pipeline: PayloadPipeline,
+        orchestrator: HeadersOrchestrator,
+        settings: AthomicSettings,
+    ) -> None:
+        self._transport = transport
+        self._pipeline = pipeline
+        self._orchestrator = orchestrator
+        self._settings = settings
+        self._connected: asyncio.Event | None = None  # None: not started, or stopped
+        self.last_error: TransportError | None = None  # why the broker could not be reached, while it could not
+
+    @property
+    def connected(self) -> bool:
+        return self._connected is not None and self._connected.is_set()
+
+    async def start(self) -> None:
+        """Returns when the broker has been reached once; keeps trying until then."""
+        self._connected = asyncio.Event()
+        delay = self._settings.restart_backoff
+        while True:
+            try:
+                await self._transport.start(CONNECT_SECONDS)
+                break
+            except TransportError as error:
+                if self.last_error is None:
+                    logger.warning("the broker cannot be reached, trying on: %s", error)
+                self.last_error = error
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, self._settings.restart_backoff_max)
+        self.last_error = None
+        self._connected.set()
+
+    async def stop(self, timeout: float) -> None:
+        self._connected = None
+        await self._transport.stop(timeout)
+
+    async def publish(
+        self,
+        topic: str,
+        message: object,
+        *,
+        key: Key = None,
+        headers: GivenHeaders = None,
+        partition: int | None = None,
+    ) -> PublishedMessage:
+        """Publishes one message and waits until all in-sync replicas have it.
+
+        Raises:
+            PublishError: it was not acknowledged within `publish_timeout`, or the app is not running.
+            PayloadEncodeError: the message cannot be encoded.
+        """
+        check_topic(topic, "publish")
+        given = _headers(headers)
+        value = self._pipeline.encode(message)
+        scope = self._orchestrator.open_publish(topic, given, value)
+        error: BaseException | None = None
+        try:
+            outgoing = OutgoingMessage(topic, _key(key), value, scope.headers, partition)
+            (result,) = await self._send([outgoing])
+            if isinstance(result, Exception):
+                raise PublishError(f"message to {topic} was not published: {result}") from result
+            self._orchestrator.published(scope, result)
+            return result
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._orchestrator.close_publish(scope, error)
+
+    async def publish_many(
+        self,
+        topic: str,
+        messages: Iterable[Any],
+        *,
+        key: Callable[[Any], Key] | None = None,
+        headers: GivenHeaders = None,
+    ) -> list[PublishedMessage]:
+        """Publishes messages in their order, in few requests; `key` gives each message its key.
+
+        Raises:
+            PublishError: some were not acknowledged; says how many, the others are published.
+            PayloadEncodeError: a message cannot be encoded; none is published.
+        """
+        check_topic(topic, "publish_many")
+        given = _headers(headers)
+        encoded = [(_key(key(message)) if key else None, self._pipeline.encode(message)) for message in messages]
+        if not encoded:
+            return []
+        scope = self._orchestrator.open_publish(topic, given, None, count=len(encoded))
+        error: BaseException | None = None
+        try:
+            results = await self._send([OutgoingMessage(topic, k, value, scope.headers) for k, value in encoded])
+            return _all_published(topic, results)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self._orchestrator.close_publish(scope, error)
+
+    async def _send(self, messages: Sequence[OutgoingMessage]) -> list[PublishedMessage | Exception]:
+        end = monotonic() + self._settings.publish_timeout
+        await self._wait_until_connected()
+        results = await self._transport.producer.send(messages, max(0.0, end - monotonic()))
+        if self._settings.create_topics and any(isinstance(result, TopicNotFoundError) for result in results):
+            return await self._send_after_creating(messages, results, end)
+        return results
+
+    async def _send_after_creating(
+        self, messages: Sequence[OutgoingMessage], results: list[PublishedMessage | Exception], end: float
+    ) -> list[PublishedMessage | Exception]:
+        """Creates the missing topics, with the broker's default partition count, and sends again what found none."""
+        missed = [index for index, result in enumerate(results) if isinstance(result, TopicNotFoundError)]
+        try:
+            await self._transport.create_topics(
+                {messages[index].topic: -1 for index in missed}, max(0.1, end - monotonic())
+            )
+        except TransportError as error:
+            logger.warning("missing topics could not be created: %s", error)
+            return results
+        again = await self._transport.producer.send([messages[index] for index in missed], max(0.1, end - monotonic()))
+        for index, result in zip(missed, again, strict=True):
+            results[index] = result
+        return results
+
+    async def _wait_until_connected(self) -> None:
+        if self._connected is None:
+            raise PublishError("the app is not running: publish between its start-up and its shutdown")
+        if self._connected.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._connected.wait()
+        except TimeoutError:
+            raise PublishError(f"the broker cannot be reached: {self.last_error or 'no answer yet'}") from None
+
+
+def _all_published(topic: str, results: list[PublishedMessage | Exception]) -> list[PublishedMessage]:
+    published = [result for result in results if not isinstance(result, Exception)]
+    first = next((result for result in results if isinstance(result, Exception)), None)
+    if first is not None:
+        lost = len(results) - len(published)
+        raise PublishError(f"{lost} of {len(results)} messages to {topic} were not published: {first}") from first
+    return published
+
+
+def _key(key: Key) -> bytes | None:
+    if key is None or isinstance(key, bytes):
+        return key
+    if isinstance(key, str | int | UUID) and not isinstance(key, bool):
+        return str(key).encode()
+    raise PublishError(f"a key is bytes, str, int, UUID or None, not {type(key).__name__}")
+
+
+def _headers(given: GivenHeaders) -> Headers:
+    if given is None:
+        return ()
+    items = given.items() if isinstance(given, Mapping) else given
+    return tuple((_header_name(name), _header_value(name, value)) for name, value in items)
+
+
+def _header_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise PublishError(f"a header name is a str, not {type(name).__name__}")
+    return name
+
+
+def _header_value(name: str, value: HeaderValue) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    raise PublishError(f"header {name}: a value is bytes, str or None, not {type(value).__name__}")

@@ -1,0 +1,377 @@
+"""One membership in a consumer group, from connecting to leaving: fetch, dispatch, commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from time import monotonic, time
+
+from .counters import Counters
+from .exceptions import CommitFailedError, TransportError
+from .messages import RawMessage, TopicPartition
+from .offsets import NOTE_SPAN, decode_note
+from .partitions import PartitionState
+from .settings import AthomicSettings
+from .strategies import ConsumptionStrategy, Guard
+from .transports.base import CommittedOffset, RebalanceListener, TransportConsumer
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+"""How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
+POLL_SECONDS_WHILE_FULL = 0.02
+"""The same while some partitions are not asked for: they may get room at any time."""
+CLOSE_RESERVE = 0.3
+"""Share of the time for closing that is kept for the last commit and for leaving the group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionParts:
+    """What a session is built from."""
+
+    name: str
+    connect: Callable[[RebalanceListener], TransportConsumer]
+    make_strategy: Callable[[Guard], ConsumptionStrategy]
+    ensure_topics: Callable[[], Awaitable[None]]  # before subscribing
+    prepare: Callable[[Collection[str]], Awaitable[None]]  # makes ready what the topics' messages will need
+    forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
+    settings: AthomicSettings
+    counters: Counters
+    session_timeout: float | None  # seconds after which the broker evicts a silent member; None: it never does
+
+
+class ConsumerSession:
+    """A `RebalanceListener` to the transport, which tells it its partitions, and a `Guard` to the strategy."""
+
+    def __init__(self, parts: SessionParts, *, paused: bool) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._counters = parts.counters
+        self._client = parts.connect(self)
+        self._strategy = parts.make_strategy(self)
+        self._states: dict[TopicPartition, PartitionState] = {}
+        self._paused = paused
+        self._closing = False
+        self._doubtful = False  # we were away too long to know whether we still belong
+        self._away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * 0.7
+        self._work_seen = asyncio.Event()  # there is, or will be, something to commit
+        self._room = asyncio.Event()  # a full partition has room again, or the session ends
+        self._commit_lock = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._started = False
+        self.joined = asyncio.Event()  # the group has given us our partitions, perhaps none
+        self.polled_at = monotonic()
+        self.progress_at = monotonic()  # the last time messages came, or there was nothing to come
+        self.last_message_at: float | None = None  # seconds since the epoch
+        self.warning: str | None = None  # something that does not stop consumption
+
+    # --- running
+
+    async def run(self) -> None:
+        """Consumes until `close`. Raises `TransportError`, or what killed a worker."""
+        self._started = True
+        try:
+            await self._parts.ensure_topics()
+            await self._client.start()
+            self.polled_at = monotonic()
+            committing = asyncio.create_task(self._commit_regularly(), name=f"{self._parts.name}-commit")
+            try:
+                while not self._closing:
+                    await self._poll()
+                    self._raise_if_broken(committing)
+            finally:
+                committing.cancel()
+                await asyncio.wait([committing])
+        finally:
+            self._ended.set()
+
+    def _raise_if_broken(self, committing: asyncio.Task[None]) -> None:
+        if self._strategy.failure is not None:
+            raise self._strategy.failure
+        if committing.done():
+            committing.result()
+        if monotonic() - self.progress_at > self._settings.stall_timeout:
+            raise TransportError(
+                f"no progress for {self._settings.stall_timeout:g} s although there is something to consume"
+            )
+
+    async def _poll(self) -> None:
+        now = monotonic()
+        self.suspect(now)
+        self.polled_at = now
+        if self._doubtful:
+            await self._confirm_membership()
+        wanted = [state.topic_partition for state in self._states.values() if self._has_room(state)]
+        patience = POLL_SECONDS if len(wanted) == len(self._states) else POLL_SECONDS_WHILE_FULL
+        fetched = await self._client.fetch(wanted, patience if wanted else 0.0, self._settings.max_poll_messages)
+        for topic_partition, messages in fetched.items():
+            if messages:
+                self._accept(topic_partition, messages)
+        self._note_progress(wanted, bool(fetched))
+        if wanted:
+            await asyncio.sleep(0)  # a fetch that finds messages at once does not let the workers in by itself
+        else:
+            await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._room.wait()
+        except TimeoutError:
+            pass
+
+    def _has_room(self, state: PartitionState) -> bool:
+        settings = self._settings
+        return (
+            not state.paused
+            and not state.revoked
+            and state.buffered + settings.max_poll_messages <= settings.max_buffered_messages
+            and state.buffered * state.average_size < settings.max_buffered_bytes
+            and state.tracker.span < NOTE_SPAN - settings.max_poll_messages
+        )
+
+    def _accept(self, topic_partition: TopicPartition, messages: Sequence[RawMessage]) -> None:
+        state = self._states.get(topic_partition)
+        if state is None or state.revoked:
+            return
+        if messages[0].offset <= state.high_offset:
+            logger.warning("%s: offsets of %s went back to %d", self._parts.name, topic_partition, messages[0].offset)
+            state = self._replace(state)
+        new = state.receive(messages)
+        self._counters.received += len(messages)
+        self._counters.redelivered += len(messages) - len(new)
+        self.last_message_at = time()
+        self._strategy.accept(state, new)
+        self._work_seen.set()
+
+    def _replace(self, state: PartitionState) -> PartitionState:
+        """The partition was reset behind our back: what runs of the old one is fenced."""
+        self._fence([state])
+        fresh = self._states[state.topic_partition] = self._new_state(state.topic_partition, None)
+        return fresh
+
+    def _new_state(
+        self, topic_partition: TopicPartition, committed: int | None, skip: frozenset[int] = frozenset()
+    ) -> PartitionState:
+        low_mark = self._settings.max_buffered_messages - self._settings.max_poll_messages
+        state = PartitionState(topic_partition, committed, low_mark=low_mark, has_room=self._room.set, skip=skip)
+        state.paused = self._paused
+        state.open = not (self._paused or self._closing or self._doubtful)
+        return state
+
+    def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
+        settled = self.joined.is_set() and (self._states or not self._client.assignment())
+        if fetched or (settled and not any(map(self._lags, wanted))):
+            self.progress_at = monotonic()
+
+    def _lags(self, topic_partition: TopicPartition) -> bool:
+        position, end = self._client.position(topic_partition), self._client.end_offset(topic_partition)
+        return position is not None and end is not None and position < end
+
+    # --- membership
+
+    def suspect(self, now: float) -> bool:
+        """True when no new work may start.
+
+        We were frozen for about a session's length, and do not know whether we still belong.
+        """
+        if not self._doubtful and now - self.polled_at > self._away_limit:
+            logger.warning("%s: away for %.1f s, membership is in doubt", self._parts.name, now - self.polled_at)
+            self._doubtful = True
+            for state in self._states.values():
+                state.open = False
+        return self._doubtful
+
+    async def _confirm_membership(self) -> None:
+        """A commit tells: the broker takes it from members only."""
+        states = list(self._states.values())
+        offsets = {
+            state.topic_partition: CommittedOffset(offset, state.tracker.note())
+            for state in states
+            if (offset := state.tracker.resume_offset) is not None
+        }
+        try:
+            if offsets:
+                await self._client.commit(offsets, self._settings.request_timeout)
+        except CommitFailedError:
+            logger.warning("%s: the group went on without us, buffered messages are dropped", self._parts.name)
+            self._fence(states)
+            self._states.clear()
+        except TransportError as error:
+            logger.warning("%s: membership still in doubt: %s", self._parts.name, error)
+            return
+        self._doubtful = False
+        for state in self._states.values():
+            self._reopen(state)
+
+    def _reopen(self, state: PartitionState) -> None:
+        if not (state.revoked or state.paused or self._closing or self._doubtful):
+            state.open = True
+            self._strategy.reopen(state)
+
+    async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        self._counters.rebalances += 1
+        self._fence(self._states.values())
+        self._states.clear()
+        committed = await self._committed(partitions)
+        self._doubtful = False
+        for topic_partition in sorted(partitions):
+            found = committed.get(topic_partition)
+            skip = decode_note(found.offset, found.metadata) if found else frozenset()
+            self._states[topic_partition] = self._new_state(topic_partition, found.offset if found else None, skip)
+        self.polled_at = self.progress_at = monotonic()
+        self.joined.set()
+        self._room.set()
+        self._prepare(partitions)
+        logger.info("%s: assigned %s", self._parts.name, ", ".join(map(str, sorted(partitions))) or "nothing")
+
+    async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        states = [self._states[tp] for tp in partitions if tp in self._states]
+        self._shut(states)
+        await self._drain(states, self._settings.drain_timeout)
+        try:
+            await self._commit(states, self._settings.request_timeout)
+        except TransportError as error:
+            logger.warning("%s: last commit of revoked partitions failed: %s", self._parts.name, error)
+        self._fence(states)
+        for state in states:
+            self._states.pop(state.topic_partition, None)
+        self._parts.forget(partitions)
+        self.polled_at = self.progress_at = monotonic()
+
+    async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
+        try:
+            return dict(await self._client.committed(partitions, self._settings.request_timeout)) if partitions else {}
+        except TransportError as error:
+            logger.warning("%s: commits could not be read, some messages may repeat: %s", self._parts.name, error)
+            return {}
+
+    def _prepare(self, partitions: Iterable[TopicPartition]) -> None:
+        topics = {partition.topic for partition in partitions}
+        if topics:
+            self._preparing = asyncio.create_task(self._prepare_topics(topics), name=f"{self._parts.name}-prepare")
+
+    async def _prepare_topics(self, topics: Collection[str]) -> None:
+        try:
+            await self._parts.prepare(topics)
+            self.warning = None
+        except TransportError as error:
+            self.warning = str(error)
+            logger.warning("%s: %s", self._parts.name, error)
+
+    # --- commits
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await self._work_seen.wait()
+            await asyncio.sleep(self._settings.commit_interval)
+            try:
+                await self._commit(list(self._states.values()), self._settings.request_timeout)
+            except CommitFailedError as error:
+                logger.info("%s: commit refused, a rebalance is on its way: %s", self._parts.name, error)
+                await asyncio.sleep(POLL_SECONDS)
+            except TransportError as error:
+                logger.warning("%s: commit failed, it will be tried again: %s", self._parts.name, error)
+                await asyncio.sleep(POLL_SECONDS)
+            if all(state.tracker.settled for state in self._states.values()):
+                self._work_seen.clear()
+
+    async def _commit(self, states: Iterable[PartitionState], timeout: float) -> None:
+        async with self._commit_lock:
+            due = {}
+            for state in states:
+                if (offset := state.tracker.due()) is not None:
+                    due[state] = offset
+            if not due:
+                return
+            await self._client.commit({state.topic_partition: offset for state, offset in due.items()}, timeout)
+            self._counters.commits += 1
+            for state, offset in due.items():
+                state.tracker.committed_as(offset)
+
+    # --- closing
+
+    def pause(self) -> None:
+        self._paused = True
+        for state in self._states.values():
+            state.paused, state.open = True, False
+
+    def resume(self) -> None:
+        self._paused = False
+        for state in self._states.values():
+            state.paused = False
+            self._reopen(state)
+        self._room.set()
+
+    async def close(self, timeout: float) -> None:
+        """Lets what runs finish, commits, leaves.
+
+        All within `timeout` seconds. What is cut off is not committed. Never raises.
+        """
+        end = monotonic() + timeout
+        self._closing = True
+        self._room.set()
+        states = list(self._states.values())
+        self._shut(states)
+        await self._drain(states, timeout * (1 - CLOSE_RESERVE))
+        await self._strategy.close(min(1.0, timeout * 0.1))
+        if self._started:
+            await _within(self._ended.wait(), POLL_SECONDS * 2)
+        try:
+            await self._commit(states, max(0.1, (end - monotonic()) / 2))
+        except TransportError as error:
+            logger.warning("%s: last commit failed, some messages will repeat: %s", self._parts.name, error)
+        self._fence(states)
+        self._states.clear()
+        if self._preparing is not None:
+            self._preparing.cancel()
+        await self._client.stop(max(0.1, end - monotonic()))
+
+    def _shut(self, states: Iterable[PartitionState]) -> None:
+        for state in states:
+            state.open = False
+            self._strategy.release(state)
+
+    def _fence(self, states: Iterable[PartitionState]) -> None:
+        for state in states:
+            state.open = False
+            state.revoked = True
+            self._strategy.release(state)
+
+    async def _drain(self, states: Sequence[PartitionState], timeout: float) -> None:
+        await _within(asyncio.gather(*(state.drained() for state in states)), timeout)
+        cut_off = sum(state.running for state in states)
+        if cut_off:
+            self._counters.abandoned += cut_off
+            logger.warning("%s: %d still running after %.1f s are given up", self._parts.name, cut_off, timeout)
+
+    # --- looking
+
+    def oldest_start(self) -> float | None:
+        return self._strategy.oldest_start()
+
+    def settled(self) -> bool:
+        """As far as this client has heard, nothing is left to fetch, to conclude or to commit."""
+        return self.joined.is_set() and all(
+            state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self._states.items()
+        )
+
+    @property
+    def states(self) -> dict[TopicPartition, PartitionState]:
+        return self._states
+
+    @property
+    def client(self) -> TransportConsumer:
+        return self._client
+
+
+async def _within(work: Awaitable[object], timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await work
+    except TimeoutError:
+        pass

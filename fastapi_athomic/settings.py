@@ -1,0 +1,222 @@
+"""Settings of one `Athomic`, read from the environment (prefix `ATHOMIC_`, nested by `__`) unless given in code.
+
+All durations are seconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .exceptions import ConfigurationError
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+SCHEMES = ("memory", "kafka")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    """How to talk to Apache Kafka; the names are librdkafka's and the Java client's where there is one."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_password: SecretStr | None = None
+    ssl_check_hostname: bool = True
+    session_timeout: PositiveSeconds = 10.0  # without a heartbeat for so long the broker evicts the member
+    heartbeat_interval: PositiveSeconds = 3.0
+    max_poll_interval: PositiveSeconds = 300.0
+    request_timeout: PositiveSeconds = 40.0
+    fetch_max_wait: PositiveSeconds = 0.25
+    fetch_max_bytes: Count = 52_428_800
+    max_partition_fetch_bytes: Count = 1_048_576
+    max_request_size: Count = 1_048_576  # a larger message is refused before it is sent
+    compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    linger: Seconds = 0.0
+    # static membership (KIP-345); must be unique per process, `{pid}` and `{hostname}` are filled in
+    group_instance_id: str | None = None
+    replication_factor: int = -1  # of topics that are created; -1: the broker's default
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.security_protocol.startswith("SASL") and self.sasl_mechanism != "GSSAPI":
+            if self.sasl_username is None or self.sasl_password is None:
+                raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+        if self.heartbeat_interval >= self.session_timeout:
+            raise ValueError("heartbeat_interval must be smaller than session_timeout, a third of it is usual")
+        return self
+
+
+class MemorySettings(_Section):
+    """The embedded broker."""
+
+    partitions: Count = 4  # of topics created by their first use
+    retention_messages: Count = 1_000_000  # per partition; older ones are dropped
+    max_message_bytes: Count = 1_048_576
+
+
+class ContextSettings(_Section):
+    """What is taken over from outside into the `ExecutionContext`."""
+
+    trust_identity_headers: bool = False  # believe x-tenant-id, x-user-id and x-role of HTTP requests
+    max_value_length: Count = 256  # longer header values are ignored
+
+
+class RetryTuning(_Section):
+    """Overrides single fields of a handler's `RetryPolicy`."""
+
+    max_attempts: Annotated[int, Field(ge=0)] | None = None
+    delay: Seconds | None = None
+    backoff: Annotated[float, Field(ge=1)] | None = None
+    max_delay: Seconds | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class HandlerTuning(_Section):
+    """Overrides a handler's options at deploy time."""
+
+    handler: str | None = None  # the handler id, where the key of the table is only a number
+    enabled: bool = True
+    paused: bool = False  # starts paused
+    concurrency: Count | None = None
+    batch_size: Count | None = None
+    batch_linger_ms: Annotated[int, Field(ge=0)] | None = None
+    timeout: PositiveSeconds | None = None
+    auto_offset_reset: Literal["earliest", "latest"] | None = None
+    enable_lineage: bool | None = None
+    retry: RetryTuning | None = None
+
+
+class AthomicSettings(BaseSettings):
+    """Everything that can be set from outside."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ATHOMIC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
+    client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"
+
+    commit_interval: Seconds = 0.025  # offsets are committed so often while there is something to commit
+    drain_timeout: PositiveSeconds = 20.0  # work in flight may take so long when partitions are revoked
+    shutdown_timeout: PositiveSeconds = 25.0  # stopping takes no longer, whatever happens
+    publish_timeout: PositiveSeconds = 30.0
+    request_timeout: PositiveSeconds = 10.0  # any other call to the broker
+    startup_timeout: Seconds = 0.0  # the app waits so long for its consumers before it serves; 0: HTTP is up at once
+    restart_backoff: PositiveSeconds = 0.5  # before a consumer that died is rebuilt; doubles each time
+    restart_backoff_max: PositiveSeconds = 30.0
+
+    max_buffered_messages: Count = 1_000  # per partition; more are not taken in
+    max_buffered_bytes: Count = 16_777_216  # per partition
+    max_poll_messages: Count = 500
+    # a consumer without progress for so long, though there is something to consume, is rebuilt
+    stall_timeout: PositiveSeconds = 60.0
+    stuck_after: PositiveSeconds = 60.0  # health reports a handler that runs for longer
+    slice_seconds: PositiveSeconds = 0.002  # consumers give the event loop back after working so long
+
+    # create missing topics (also those for retry and dead letters) where the broker allows it
+    create_topics: bool = True
+    dlq_topic: str = "{topic}.{group_id}.dlq"
+    retry_topic: str = "{topic}.{group_id}.retry.{delay}s"
+    redrive_topic: str = "{topic}.{group_id}.redrive"
+    dlq_traceback: bool = False  # add the traceback to dead letters
+    # the handlers' exception texts in dead letters; status and spans show the type only
+    expose_error_messages: bool = True
+
+    kafka: KafkaSettings = KafkaSettings()
+    memory: MemorySettings = MemorySettings()
+    context: ContextSettings = ContextSettings()
+    handler_tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # by handler id
+    tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # ATHOMIC_TUNING__<n>__HANDLER names the handler id
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        scheme, separator, address = url.partition("://")
+        if not separator or scheme not in SCHEMES:
+            raise ValueError("must be memory://, memory://name or kafka://host:port[,host:port]")
+        if scheme == "kafka":
+            for server in address.split(","):
+                _check_server(server)
+        return url
+
+    @field_validator("dlq_topic", "retry_topic", "redrive_topic")
+    @classmethod
+    def _usable_template(cls, template: str) -> str:
+        try:
+            name = template.format(topic="t", group_id="g", delay=1)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError("may use {topic}, {group_id} and {delay} only") from error
+        if name == "t":
+            raise ValueError("must differ from the topic itself")
+        return template
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key, tuning in self.tuning.items():
+            if tuning.handler is None:
+                raise ValueError(f"tuning.{key} needs `handler`, the id of the handler it tunes")
+        if self.max_poll_messages > self.max_buffered_messages:
+            raise ValueError("max_poll_messages must not exceed max_buffered_messages: nothing could ever be fetched")
+        if self.broker_url.startswith("kafka") and self.drain_timeout > self.kafka.max_poll_interval:
+            raise ValueError(
+                "drain_timeout must not exceed kafka.max_poll_interval: the broker would not wait that long"
+            )
+        return self
+
+    @property
+    def scheme(self) -> str:
+        return self.broker_url.partition("://")[0]
+
+    @property
+    def broker_address(self) -> str:
+        return self.broker_url.partition("://")[2].rstrip("/")
+
+    def tuning_by_handler(self) -> dict[str, HandlerTuning]:
+        """Both tables as one; an entry of `tuning` wins over one of `handler_tuning`."""
+        return {**self.handler_tuning, **{entry.handler: entry for entry in self.tuning.values() if entry.handler}}
+
+
+def read_settings() -> AthomicSettings:
+    """The settings from the environment.
+
+    Raises:
+        ConfigurationError: names each variable that is wrong; values are not repeated, they may be secret.
+    """
+    try:
+        return AthomicSettings()
+    except ValidationError as error:
+        raise ConfigurationError(describe_settings_error(error)) from None
+
+
+def describe_settings_error(error: ValidationError) -> str:
+    """One line per wrong setting, by the name of its environment variable."""
+    lines = [
+        f"  ATHOMIC_{'__'.join(str(part) for part in item['loc']).upper() or '*'}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)
+    ]
+    return "\n".join(["the settings of fastapi_athomic are wrong:", *lines])
+
+
+def _check_server(server: str) -> None:
+    host, separator, port = server.rstrip("/").rpartition(":")
+    if "@" in server:
+        raise ValueError("credentials do not belong in the URL: set kafka.sasl_username and kafka.sasl_password")
+    if not separator or not host or not port.isdigit():
+        raise ValueError("each Kafka server must be host:port, several separated by commas")

@@ -1,0 +1,88 @@
+"""What the routes say about consumers; the shapes in OpenAPI."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel
+
+
+class HealthStatus(StrEnum):
+    """From best to worst; the summary is the worst of its consumers."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"  # works, but somebody should look
+    STARTING = "starting"  # not yet ready for the first time
+    UNHEALTHY = "unhealthy"  # does not consume
+
+
+SEVERITY = list(HealthStatus)
+
+
+def worst(statuses: list[HealthStatus]) -> HealthStatus:
+    return max(statuses, key=SEVERITY.index, default=HealthStatus.HEALTHY)
+
+
+class ConsumerHealth(BaseModel):
+    status: HealthStatus
+    reasons: list[str] = []
+
+
+class HealthReport(BaseModel):
+    status: HealthStatus
+    consumers: dict[str, ConsumerHealth]
+    reasons: list[str] = []  # what concerns all consumers: the broker is away, a service could not start
+
+
+class PartitionStatus(BaseModel):
+    topic: str
+    partition: int
+    position: int | None  # the next offset to be fetched
+    committed: int | None
+    end_offset: int | None
+    lag: int | None  # from the committed offset to the end
+    in_flight: int  # received, not concluded
+    paused: bool
+
+
+class CounterValues(BaseModel):
+    received: int
+    processed: int
+    failed: int
+    retried: int
+    dead_lettered: int
+    skipped: int
+    redelivered: int
+    commits: int
+    rebalances: int
+    abandoned: int
+
+
+class Rates(BaseModel):
+    """Messages per second since the consumer was last ready."""
+
+    received: float
+    processed: float
+
+
+class ConsumerStatus(BaseModel):
+    id: str
+    topics: list[str]
+    pattern: str | None
+    group_id: str
+    ordering: str
+    concurrency: int
+    batch_size: int | None
+    state: str
+    ready: bool
+    paused: bool
+    health: ConsumerHealth
+    assignment: list[PartitionStatus]
+    counters: CounterValues
+    rates: Rates
+    oldest_in_flight_seconds: float | None
+    last_message_at: datetime | None
+    last_error: str | None  # its type; texts of handlers' errors may hold data
+    restarts: int
+    dlq_topics: list[str]

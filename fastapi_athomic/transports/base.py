@@ -1,0 +1,137 @@
+"""The protocol every transport keeps.
+
+A transport stands for one broker as one app sees it. Its consumers and its producer know `RawMessage`, never the
+types of a client library; errors of the client are mapped to `TransportError` and its subclasses here, at the
+boundary. No call blocks for longer than the deadline it states, also when the broker is dead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
+
+OffsetReset = Literal["earliest", "latest"]
+
+
+class CommittedOffset(NamedTuple):
+    """What a group has committed for one partition."""
+
+    offset: int  # the next offset to read
+    metadata: str = ""  # at most 4,096 bytes in UTF-8 (Kafka's `offset.metadata.max.bytes`)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerConfig:
+    """What a transport needs to know of one consumer."""
+
+    group_id: str
+    client_id: str
+    topics: tuple[str, ...] = ()  # either names ...
+    pattern: re.Pattern[str] | None = None  # ... or a pattern that a whole topic name must match
+    auto_offset_reset: OffsetReset = "earliest"
+    drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout covers it
+    group_instance_id: str | None = None  # static membership (KIP-345)
+    max_poll_messages: int = 500  # at most this many messages from one `fetch`
+
+
+class RebalanceListener(Protocol):
+    """Told about partitions as the group moves them. Called on the consumer's event loop, one call at a time."""
+
+    async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """These are ours now, all of them. Fetching starts when this returns."""
+
+    async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """These are about to be given up; `commit` still works. Not called by `TransportConsumer.stop`."""
+
+
+class TransportConsumer(Protocol):
+    """One member of one consumer group. Offsets are committed only when told."""
+
+    async def start(self) -> None:
+        """Connect and subscribe. Raises `TransportError`; nothing is left open then."""
+
+    async def stop(self, timeout: float) -> None:
+        """Leave the group and close, within `timeout` seconds. Never raises, may be called twice.
+
+        Does not call `on_revoked`: drain and commit first.
+        """
+
+    async def fetch(
+        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
+    ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
+        """Messages of the given assigned partitions in offset order, waiting up to `timeout` seconds for the first.
+
+        Counts as progress for the group membership, also with no partitions (then it gives nothing, at once). What is
+        prefetched for other partitions is kept. Raises `TransportError`.
+        """
+        ...
+
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
+        """Commit. Raises `CommitFailedError` when the group went on without us, `TransportError` else."""
+
+    async def committed(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        """What the group has committed; partitions without a commit are absent. Raises `TransportError`."""
+        ...
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions this member owns now; empty while it is not a member."""
+        ...
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """The offset `fetch` will give next, if known."""
+        ...
+
+    def end_offset(self, partition: TopicPartition) -> int | None:
+        """The partition's end (the offset of the next message to come) as last heard, if known. Asks nobody."""
+        ...
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Fetch from `offset` next; -2 is the beginning, -1 the end. What was prefetched is dropped."""
+
+
+class TransportProducer(Protocol):
+    """Sends messages, acknowledged by all in-sync replicas, without duplicates or reordering by its own retries."""
+
+    async def send(self, messages: Sequence[OutgoingMessage], timeout: float) -> list[PublishedMessage | Exception]:
+        """Send and wait for the acknowledgements, at most `timeout` seconds; one result per message, in order.
+
+        The messages of one call are sent in order and in few requests; one that is refused does not touch its
+        neighbours. Never raises for a single message; after `stop` every result is a `TransportClosedError`.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """A broker as one app sees it."""
+
+    scheme: str  # "memory", "kafka"
+    address: str  # host:port[,host:port] without credentials; the OpenLineage namespace is made of it
+
+    async def start(self, timeout: float) -> None:
+        """Make producer and admin client ready. Raises `TransportError` when the broker cannot be reached in time."""
+
+    async def stop(self, timeout: float) -> None:
+        """Flush and close everything, within `timeout` seconds.
+
+        Never raises, may be called twice; `start` may follow.
+        """
+
+    def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> TransportConsumer:
+        """A new group member, not yet started."""
+        ...
+
+    @property
+    def producer(self) -> TransportProducer: ...
+
+    async def partition_counts(self, topics: Collection[str], timeout: float) -> dict[str, int]:
+        """The number of partitions of each topic that exists; absent are those that do not."""
+        ...
+
+    async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
+        """Create topics with so many partitions each; existing ones are left as they are. Raises `TransportError`."""

@@ -1,0 +1,353 @@
+"""The embedded broker: topics with partitions, and consumer groups, in the memory of one process.
+
+Its rules are Kafka's: keys are hashed by murmur2, rebalances are eager and have generations, a commit of an old
+generation is refused, a member that holds up a rebalance for too long is evicted. Safe to use from several event
+loops and threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
+from time import time
+from typing import NamedTuple
+
+from ..exceptions import CommitFailedError, MessageTooLargeError, TopicNotFoundError, TransportError
+from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
+from ..settings import MemorySettings
+from .base import CommittedOffset, ConsumerConfig
+
+logger = logging.getLogger(__name__)
+
+RECORD_OVERHEAD = 70
+"""Bytes a message takes beside its key, value and headers: what Kafka counts for a batch of one."""
+REBALANCE_RESERVE = 5.0
+"""Seconds beyond its drain timeout after which a member that does not give up its partitions is evicted."""
+
+
+class Log:
+    """One partition: messages in offset order, the oldest of which may have been dropped."""
+
+    def __init__(self) -> None:
+        self.first = 0  # offset of the oldest message that is kept
+        self.messages: list[RawMessage] = []
+        self.watchers: dict[Member, None] = {}  # members that own it
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.messages)
+
+    def append(self, message: OutgoingMessage, partition: int, retention: int) -> PublishedMessage:
+        offset = self.end
+        timestamp = int(time() * 1000) if message.timestamp is None else message.timestamp
+        self.messages.append(
+            RawMessage(message.topic, partition, offset, timestamp, message.key, message.value, message.headers)
+        )
+        if len(self.messages) > retention:
+            dropped = max(1, min(1_000, retention // 10))  # in chunks: dropping moves all that is kept
+            del self.messages[:dropped]
+            self.first += dropped
+        return PublishedMessage(message.topic, partition, offset)
+
+    def read(self, offset: int, limit: int) -> list[RawMessage]:
+        start = offset - self.first
+        return self.messages[start : start + limit]
+
+
+class Member:
+    """What the broker knows of one member of a group, and how it calls it."""
+
+    def __init__(self, config: ConsumerConfig, call: Callable[[], None], arrived: Callable[[], None]) -> None:
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self.generation = -1  # -1: not a member
+        self.assigned: frozenset[TopicPartition] = frozenset()
+        self._thread = threading.get_ident()
+        self._call = call
+        self._arrived = arrived
+
+    def call(self) -> bool:
+        """Tells the member to look at its group. False: there is nobody any more."""
+        return self._on_its_loop(self._call)
+
+    def arrived(self) -> None:
+        """Tells the member that there are new messages."""
+        self._on_its_loop(self._arrived)
+
+    def _on_its_loop(self, function: Callable[[], None]) -> bool:
+        if threading.get_ident() == self._thread and not self.loop.is_closed():
+            function()
+            return True
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop was closed without a goodbye
+            return False
+        return True
+
+
+class Assignment(NamedTuple):
+    """What a member is to do: give up all it has, or take what it was given."""
+
+    generation: int
+    partitions: frozenset[TopicPartition] | None  # None: give up
+
+
+class Group:
+    """One consumer group."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.preparing = False  # a rebalance is on its way
+        self.members: dict[Member, None] = {}
+        self.given_up: set[Member] = set()  # members that wait for the new assignment
+        self.committed: dict[TopicPartition, CommittedOffset] = {}
+
+
+class MemoryBroker:
+    """Topics and groups. No method waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._topics: dict[str, list[Log]] = {}
+        self._groups: dict[str, Group] = {}
+        self._turns: dict[str, int] = {}  # of messages without a key, per topic
+        self._refused: set[str] = set()
+        self.connected = True
+
+    # --- topics
+
+    def create_topics(self, topics: Mapping[str, int]) -> None:
+        with self._lock:
+            self._check_connected()
+            new = [name for name in topics if name not in self._topics]
+            for name in new:
+                self._topics[name] = [Log() for _ in range(topics[name])]
+            for group in self._groups.values():
+                if any(_follows(member, name) for member in group.members for name in new):
+                    self._rebalance(group)
+
+    def partition_counts(self, topics: Collection[str]) -> dict[str, int]:
+        with self._lock:
+            self._check_connected()
+            return {name: len(self._topics[name]) for name in topics if name in self._topics}
+
+    def append(
+        self, messages: Iterable[OutgoingMessage], settings: MemorySettings
+    ) -> list[PublishedMessage | Exception]:
+        with self._lock:
+            self._check_connected()
+            return [self._append(message, settings) for message in messages]
+
+    def _append(self, message: OutgoingMessage, settings: MemorySettings) -> PublishedMessage | Exception:
+        logs = self._topics.get(message.topic)
+        problem = self._problem(message, logs, settings)
+        if problem is not None or logs is None:
+            return problem or TopicNotFoundError(f"topic {message.topic} does not exist")
+        partition = self._choose(message, len(logs)) if message.partition is None else message.partition
+        log = logs[partition]
+        published = log.append(message, partition, settings.retention_messages)
+        for member in log.watchers:
+            member.arrived()
+        return published
+
+    def _problem(
+        self, message: OutgoingMessage, logs: Collection[Log] | None, settings: MemorySettings
+    ) -> TransportError | None:
+        if message.topic in self._refused:
+            return TransportError(f"messages to {message.topic} are refused")
+        if logs is None:
+            return TopicNotFoundError(f"topic {message.topic} does not exist")
+        if message.partition is not None and not 0 <= message.partition < len(logs):
+            return TransportError(f"topic {message.topic} has no partition {message.partition}")
+        size = _size(message)
+        if size > settings.max_message_bytes:
+            return MessageTooLargeError(
+                f"a message to {message.topic} has {size} bytes, more than memory.max_message_bytes"
+            )
+        return None
+
+    def _choose(self, message: OutgoingMessage, count: int) -> int:
+        if message.key is not None:
+            return partition_for(message.key, count)
+        turn = self._turns[message.topic] = self._turns.get(message.topic, -1) + 1
+        return turn % count
+
+    def log(self, partition: TopicPartition) -> Log | None:
+        logs = self._topics.get(partition.topic, ())
+        return logs[partition.partition] if partition.partition < len(logs) else None
+
+    def read(self, partition: TopicPartition, offset: int, limit: int) -> list[RawMessage]:
+        with self._lock:
+            log = self.log(partition)
+            return log.read(offset, limit) if log is not None and self.connected else []
+
+    # --- groups
+
+    def join(self, member: Member) -> None:
+        with self._lock:
+            self._check_connected()
+            group = self._groups.setdefault(member.config.group_id, Group())
+            group.members[member] = None
+            self._rebalance(group)
+
+    def leave(self, member: Member) -> None:
+        with self._lock:
+            group = self._groups[member.config.group_id]
+            if member in group.members:
+                self._remove(group, member)
+                self._rebalance(group)
+
+    def rebalance(self, group_id: str) -> None:
+        """All members give up what they have, and get it anew."""
+        with self._lock:
+            self._rebalance(self._groups[group_id])
+
+    def task_of(self, member: Member) -> Assignment:
+        """What the member has to do now."""
+        with self._lock:
+            group = self._groups[member.config.group_id]
+            outside = member not in group.members or (group.preparing and member not in group.given_up)
+            return Assignment(member.generation, None if outside else member.assigned)
+
+    def give_up(self, member: Member) -> None:
+        """The member has let go of its partitions and waits for the new ones. One that was evicted joins again."""
+        with self._lock:
+            group = self._groups[member.config.group_id]
+            if member not in group.members:
+                group.members[member] = None
+                self._rebalance(group)
+            group.given_up.add(member)
+            self._complete(group)
+
+    def evict_laggards(self, group_id: str) -> None:
+        """Goes on without those that have not given up their partitions in time."""
+        with self._lock:
+            group = self._groups[group_id]
+            for member in [member for member in group.members if group.preparing and member not in group.given_up]:
+                logger.warning("a member of %s held up a rebalance for too long and is evicted", group_id)
+                self._remove(group, member)
+                member.call()
+            self._complete(group)
+
+    def is_preparing(self, group_id: str) -> bool:
+        return self._groups[group_id].preparing
+
+    def _rebalance(self, group: Group) -> None:
+        if not group.preparing:
+            group.preparing = True
+            group.given_up.clear()
+        for member in list(group.members):
+            if member not in group.given_up and not member.call():
+                self._remove(group, member)
+        self._complete(group)
+
+    def _remove(self, group: Group, member: Member) -> None:
+        group.members.pop(member, None)
+        group.given_up.discard(member)
+        self._unwatch(member)
+        member.generation, member.assigned = -1, frozenset()
+
+    def _complete(self, group: Group) -> None:
+        if not group.preparing or not group.given_up.issuperset(group.members):
+            return
+        group.preparing = False
+        group.generation += 1
+        for member, partitions in self._distribute(list(group.members)).items():
+            self._unwatch(member)
+            member.generation, member.assigned = group.generation, frozenset(partitions)
+            for partition in partitions:
+                if (log := self.log(partition)) is not None:
+                    log.watchers[member] = None
+            member.call()
+
+    def _unwatch(self, member: Member) -> None:
+        for partition in member.assigned:
+            if (log := self.log(partition)) is not None:
+                log.watchers.pop(member, None)
+
+    def _distribute(self, members: list[Member]) -> dict[Member, list[TopicPartition]]:
+        """As evenly as the subscriptions allow."""
+        given: dict[Member, list[TopicPartition]] = {member: [] for member in members}
+        for topic in sorted(self._topics):
+            interested = [member for member in members if _follows(member, topic)]
+            for partition in range(len(self._topics[topic]) if interested else 0):
+                poorest = min(interested, key=lambda member: len(given[member]))
+                given[poorest].append(TopicPartition(topic, partition))
+        return given
+
+    # --- offsets
+
+    def commit(self, member: Member, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Raises `CommitFailedError` unless the member is one of the current generation."""
+        with self._lock:
+            self._check_connected()
+            group = self._groups[member.config.group_id]
+            if member not in group.members or member.generation != group.generation:
+                raise CommitFailedError(f"group {member.config.group_id} went on without this member")
+            group.committed.update(offsets)
+
+    def committed(self, group_id: str) -> dict[TopicPartition, CommittedOffset]:
+        with self._lock:
+            group = self._groups.get(group_id)
+            return dict(group.committed) if group is not None else {}
+
+    # --- faults
+
+    def disconnect(self) -> None:
+        """The broker cannot be reached until `reconnect`."""
+        self.connected = False
+
+    def reconnect(self) -> None:
+        with self._lock:
+            self.connected = True
+            for logs in self._topics.values():
+                for member in {member for log in logs for member in log.watchers}:
+                    member.arrived()
+
+    def refuse(self, topic: str) -> None:
+        """Messages to the topic are refused until `allow`."""
+        self._refused.add(topic)
+
+    def allow(self, topic: str) -> None:
+        self._refused.discard(topic)
+
+    def check_connected(self) -> None:
+        self._check_connected()
+
+    def _check_connected(self) -> None:
+        if not self.connected:
+            raise TransportError("the broker is disconnected")
+
+
+def _follows(member: Member, topic: str) -> bool:
+    pattern = member.config.pattern
+    return pattern.fullmatch(topic) is not None if pattern is not None else topic in member.config.topics
+
+
+def _size(message: OutgoingMessage) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in message.headers)
+    return RECORD_OVERHEAD + len(message.key or b"") + len(message.value or b"") + headers
+
+
+@lru_cache(4_096)
+def partition_for(key: bytes, count: int) -> int:
+    """The partition of a key as Kafka's `BuiltInPartitioner.partitionForKey` chooses it."""
+    return (murmur2(key) & 0x7FFFFFFF) % count
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2, 32 bits, with the seed of Kafka's Java client."""
+    mask, factor = 0xFFFFFFFF, 0x5BD1E995
+    result = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * factor & mask
+        word = (word ^ (word >> 24)) * factor & mask
+        result = (result * factor & mask) ^ word
+    if rest := data[whole:]:
+        result = (result ^ int.from_bytes(rest, "little")) * factor & mask
+    result = (result ^ (result >> 13)) * factor & mask
+    return result ^ (result >> 15)

@@ -1,0 +1,109 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastapi_athomic.exceptions import ConfigurationError
+from fastapi_athomic.outcomes import Stage
+from fastapi_athomic.retry import GIVE_UP, NO_RETRY, RetryPolicy
+from fastapi_athomic.settings import RetryTuning
+
+
+def decide(policy: RetryPolicy, error: BaseException | None = None, attempt: int = 1, **given: Any) -> float | None:
+    arguments = {"stage": Stage.HANDLER, "chance": lambda: 0.0, **given}
+    return policy.decide(error or ValueError("x"), attempt=attempt, **arguments).delay
+
+
+def test_delays_grow_up_to_their_maximum() -> None:
+    policy = RetryPolicy(max_attempts=0, delay=1.0, backoff=3.0, max_delay=10.0)
+    assert [decide(policy, attempt=n) for n in (1, 2, 3, 4, 5_000)] == [1.0, 3.0, 9.0, 10.0, 10.0]
+
+
+def test_attempts_are_limited() -> None:
+    policy = RetryPolicy(max_attempts=3)
+    assert decide(policy, attempt=2) is not None
+    assert decide(policy, attempt=3) is None
+    assert decide(NO_RETRY) is None
+
+
+def test_a_fatal_error_is_not_tried_again_nor_are_its_subclasses() -> None:
+    policy = RetryPolicy(fatal=(LookupError,))
+    assert decide(policy, KeyError("x")) is None
+    assert decide(policy, ValueError("x")) is not None
+
+
+def test_only_what_retry_on_names_is_tried_again() -> None:
+    policy = RetryPolicy(retry_on=(ConnectionError,))
+    assert decide(policy, ConnectionResetError()) is not None
+    assert decide(policy, ValueError()) is None
+
+
+@pytest.mark.parametrize(
+    ("members", "again"),
+    [
+        ([ConnectionError(), ConnectionError()], True),
+        ([ConnectionError(), ValueError()], False),
+        ([ConnectionError(), ExceptionGroup("inner", [KeyError()])], False),
+    ],
+)
+def test_groups_are_judged_by_their_members(members: list[Exception], again: bool) -> None:
+    policy = RetryPolicy(retry_on=(ConnectionError,), fatal=(KeyError,))
+    assert (decide(policy, ExceptionGroup("group", members)) is not None) is again
+
+
+@pytest.mark.parametrize("stage", [Stage.DECODE, Stage.HEADERS])
+def test_what_cannot_be_decoded_is_never_tried_again(stage: Stage) -> None:
+    assert decide(RetryPolicy(max_attempts=0), stage=stage) is None
+
+
+def test_no_attempt_is_started_after_the_time_limit() -> None:
+    policy = RetryPolicy(max_attempts=0, delay=5.0, backoff=1.0, max_elapsed=12.0)
+    assert decide(policy, elapsed=7.0) == 5.0
+    assert decide(policy, elapsed=7.1) is None
+
+
+def test_the_delay_may_be_a_function_of_attempt_and_error() -> None:
+    policy = RetryPolicy(delay=lambda attempt, error: attempt * len(error.args), max_delay=100)
+    assert decide(policy, ValueError("a", "b"), attempt=2) == 4
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10_000))
+def test_jitter_only_shortens_and_by_no_more_than_its_share(jitter: float, chance: float, attempt: int) -> None:
+    policy = RetryPolicy(max_attempts=0, delay=2.0, max_delay=60, jitter=jitter)
+    delay = decide(policy, attempt=attempt, chance=lambda: chance)
+    whole = decide(policy, attempt=attempt, chance=lambda: 0.0)
+    assert delay is not None
+    assert whole is not None
+    assert whole * (1 - jitter) - 1e-9 <= delay <= whole
+
+
+@given(st.integers(0, 20), st.integers(1, 40))
+def test_the_number_of_attempts_is_exactly_the_maximum(maximum: int, attempt: int) -> None:
+    decision = RetryPolicy(max_attempts=maximum).decide(ValueError(), stage=Stage.TIMEOUT, attempt=attempt)
+    assert decision.again is (maximum == 0 or attempt < maximum)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_attempts": -1},
+        {"delay": -1},
+        {"backoff": 0.5},
+        {"max_delay": -1},
+        {"jitter": 2},
+        {"max_elapsed": 0},
+        {"retry_on": ValueError},
+        {"fatal": ("ValueError",)},
+    ],
+)
+def test_values_out_of_range_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        RetryPolicy(**wrong)
+
+
+def test_tuning_replaces_single_fields() -> None:
+    policy = RetryPolicy(max_attempts=3, delay=1.0).tuned(RetryTuning(max_attempts=7))
+    assert (policy.max_attempts, policy.delay) == (7, 1.0)
+    assert policy.tuned(None) is policy
+    assert not GIVE_UP.again
