@@ -97,7 +97,8 @@ def compile_handler(
     message, others = compiler.parameters_of_handler(function)
     target = target_type if target_type is not None else compiler.target_of(message, batch)
     plain = compiler.compile(function, others, {})
-    call = plain if not plain.nodes else _Overridable(compiler, function, others, plain, overrides)
+    depends = any(_depends(parameter) is not None for parameter in others)
+    call = _Overridable(compiler, function, others, plain, overrides) if depends else plain
     alone = not plain.arguments and _is_async(function)
     return HandlerPlan(target, call, function if alone else None)
 

@@ -148,13 +148,15 @@ class MemoryConsumer:
             except TimeoutError:
                 self._broker.evict_laggards(self._config.group_id)
             self._called.clear()
-            generation, partitions = self._broker.task_of(member)
-            if partitions is None:
+            task = self._broker.task_of(member)
+            if task is None:
+                continue
+            if task.partitions is None:
                 await self._give_up()
                 self._broker.give_up(member)
-            elif generation != self._generation:
-                self._generation = generation
-                await self._take(partitions)
+            elif task.generation != self._generation:
+                self._generation = task.generation
+                await self._take(task.partitions)
 
     async def _give_up(self) -> None:
         self._fetchable = False

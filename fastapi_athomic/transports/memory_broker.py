@@ -205,11 +205,13 @@ class MemoryBroker:
         with self._lock:
             self._rebalance(self._groups[group_id])
 
-    def task_of(self, member: Member) -> Assignment:
-        """What the member has to do now."""
+    def task_of(self, member: Member) -> Assignment | None:
+        """What the member has to do now; None: wait for the others."""
         with self._lock:
             group = self._groups[member.config.group_id]
-            outside = member not in group.members or (group.preparing and member not in group.given_up)
+            if member in group.members and group.preparing and member in group.given_up:
+                return None
+            outside = member not in group.members or group.preparing
             return Assignment(member.generation, None if outside else member.assigned)
 
     def give_up(self, member: Member) -> None:
