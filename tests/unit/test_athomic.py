@@ -1,0 +1,320 @@
+"""`include_athomic` and the object it gives, on `memory://`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.testclient import TestClient
+
+from fastapi_athomic import (
+    Athomic,
+    AthomicSettings,
+    ConfigurationError,
+    DuplicateHandlerError,
+    HandlerSignatureError,
+    PublishError,
+    RetryPolicy,
+    get_athomic,
+    include_athomic,
+    ordered_consumer,
+    subscribe_to,
+)
+from fastapi_athomic.athomic import install
+from fastapi_athomic.settings import HandlerTuning
+from tests.support.apps import Record, eventually, new_app, running
+
+MEMORY = AthomicSettings()
+
+
+# --- the two forms
+
+
+def test_the_method_and_the_function_are_the_same() -> None:
+    app = FastAPI()
+    athomic = app.include_athomic(settings=MEMORY)  # type: ignore[attr-defined]
+    assert isinstance(athomic, Athomic)
+    assert app.state.athomic is athomic
+    assert isinstance(include_athomic(FastAPI(), MEMORY), Athomic)
+
+
+def test_a_method_of_that_name_is_never_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = object()
+    monkeypatch.setattr(FastAPI, "include_athomic", theirs, raising=False)
+    install()
+    assert FastAPI.include_athomic is theirs  # type: ignore[attr-defined]
+
+
+def test_a_second_one_needs_another_name() -> None:
+    app = FastAPI()
+    include_athomic(app, MEMORY)
+    with pytest.raises(ConfigurationError, match="another name"):
+        include_athomic(app, MEMORY)
+
+
+async def test_two_on_one_app_have_their_own_routes_and_consumers() -> None:
+    app, record = FastAPI(), Record()
+    first = include_athomic(app, MEMORY)
+    second = include_athomic(app, MEMORY, name="other", prefix="/other")
+
+    for athomic, name in ((first, "one"), (second, "two")):
+
+        @athomic.subscribe_to("t", group_id="g", handler_id=name)
+        async def handle(message: str, plugin: Athomic) -> None:
+            record.note((message, plugin.name))
+
+    async with app.router.lifespan_context(app):
+        await first.wait_until_ready()
+        await second.wait_until_ready()
+        await first.publish("t", "to first")
+        await second.publish("t", "to second")
+        await record.count(2)
+    assert sorted(record.seen) == [("to first", "athomic"), ("to second", "other")]
+
+
+# --- lifespan
+
+
+def test_it_lives_inside_the_apps_own_lifespan() -> None:
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        steps.append("app up")
+        yield {"resource": "of the app"}
+        steps.append("app down")
+
+    app = FastAPI(lifespan=lifespan)
+    athomic = include_athomic(app, MEMORY)
+
+    @athomic.subscribe_to("t", group_id="g")
+    async def handle(message: str) -> None:
+        await asyncio.sleep(0)
+        steps.append(message)
+
+    @app.get("/publish")
+    async def publish(athomic: Annotated[Athomic, Depends(get_athomic)]) -> Any:
+        return await athomic.publish("t", "handled")
+
+    for _ in range(2):
+        steps.clear()
+        with TestClient(app) as client:
+            assert client.app_state == {"resource": "of the app"}
+            while client.get("/consumers/health/ready").status_code != 200:
+                pass
+            assert client.get("/publish").status_code == 200
+            while not client.get("/consumers").json()[0]["counters"]["processed"]:
+                pass
+        assert steps == ["app up", "handled", "app down"]
+
+
+def test_http_is_up_before_the_consumers_and_health_says_so() -> None:
+    settings = AthomicSettings(restart_backoff=0.01, restart_backoff_max=0.01)
+    app = FastAPI()
+    athomic = include_athomic(app, settings)
+    broker = athomic._transport.broker  # type: ignore[attr-defined]
+    broker.disconnect()
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None: ...
+
+    with TestClient(app) as client:
+        answer = client.get("/consumers/health")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "starting"
+        assert client.get("/consumers/health/live").status_code == 200
+        assert client.get("/consumers/health/ready").status_code == 503
+        assert client.get("/consumers/health/startup").status_code == 503
+        broker.reconnect()
+        while client.get("/consumers/health").status_code != 200:
+            pass
+        assert client.get("/consumers/health/startup").json() == {"ok": True}
+        assert client.get("/consumers/health").json()["consumers"] == {"h": {"status": "healthy", "reasons": []}}
+
+
+def test_before_the_start_the_routes_say_that_it_has_not_started() -> None:
+    app = FastAPI()
+    include_athomic(app, MEMORY)
+    client = TestClient(app)  # not entered: no lifespan, as in a mounted app
+    answer = client.get("/consumers/health")
+    assert answer.status_code == 503
+    assert "mounted" in answer.json()["reasons"][0]
+    assert client.get("/consumers").json() == []
+    assert client.get("/consumers/nobody").status_code == 404
+
+
+async def test_publishing_outside_the_apps_life_raises() -> None:
+    athomic = new_app(MEMORY)
+    with pytest.raises(PublishError, match="not running"):
+        await athomic.publish("t", "too early")
+    async with running(athomic):
+        await athomic.publish("t", "in time")
+    with pytest.raises(PublishError, match="not running"):
+        await athomic.publish("t", "too late")
+
+
+async def test_a_startup_timeout_waits_for_the_consumers() -> None:
+    @subscribe_to("t", group_id="g")
+    async def handle(message: str) -> None: ...
+
+    athomic = new_app(AthomicSettings(startup_timeout=30), handle)
+    async with athomic.app.router.lifespan_context(athomic.app):
+        assert athomic.consumers()[0].ready
+
+
+@pytest.mark.parametrize("broken", ["signature", "duplicate", "ordered", "tuning"])
+async def test_what_no_waiting_cures_stops_the_start_up(broken: str) -> None:
+    @subscribe_to("t", group_id="g", handler_id="one")
+    async def one(message: str) -> None: ...
+
+    @subscribe_to("t", group_id="g", handler_id="one")
+    async def other(message: str) -> None: ...
+
+    @subscribe_to("t", group_id="g", handler_id="bad")
+    async def bad(message: str, nobody: int) -> None: ...
+
+    @ordered_consumer("t", group_id="g", handler_id="seq", aggregate_key_field="a", sequence_id_field="b")
+    async def ordered(message: dict[str, Any]) -> None: ...
+
+    handlers, error, said = {
+        "signature": ((one, bad), HandlerSignatureError, "handler bad: nothing provides parameter nobody"),
+        "duplicate": ((one, other), DuplicateHandlerError, "handler id one is used twice"),
+        "ordered": ((ordered,), ConfigurationError, "seq: ordered_consumer is not available yet"),
+        "tuning": ((one,), ConfigurationError, "unknown handler nobody; the handlers are: one"),
+    }[broken]
+    settings = AthomicSettings(handler_tuning={"nobody": HandlerTuning()} if broken == "tuning" else {})
+    with pytest.raises(error, match=said):
+        async with running(new_app(settings, *handlers)):
+            pass
+
+
+# --- routes
+
+
+def test_dependencies_guard_every_route_of_the_plugin() -> None:
+    def nobody() -> None:
+        raise HTTPException(401)
+
+    app = FastAPI()
+    athomic = include_athomic(app, MEMORY, dependencies=[Depends(nobody)], prefix="/internal")
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None: ...
+
+    with TestClient(app) as client:
+        paths = [path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/internal")]
+        assert len(paths) == 6
+        for path in paths:
+            assert client.get(path.replace("{consumer_id}", "h")).status_code == 401, path
+
+
+def test_the_routes_are_typed_in_openapi() -> None:
+    app = FastAPI()
+    include_athomic(app, MEMORY)
+    schema = TestClient(app).get("/openapi.json").json()
+    for path, operations in schema["paths"].items():
+        operation = operations["get"]
+        assert operation["tags"] == ["consumers"], path
+        assert operation["responses"]["200"]["content"]["application/json"]["schema"], path
+    fields = schema["components"]["schemas"]["ConsumerStatus"]["properties"]
+    assert {"id", "topics", "group_id", "ordering", "state", "ready", "assignment", "counters", "rates"} <= set(fields)
+    assert {"oldest_in_flight_seconds", "last_message_at", "last_error", "restarts"} <= set(fields)
+
+
+async def test_status_tells_what_happened() -> None:
+    @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=2, delay=0))
+    async def handle(message: str) -> None:
+        if message == "bad":
+            raise RuntimeError("s3cret")
+
+    async with running(new_app(MEMORY, handle)) as athomic:
+        for message in ("good", "bad", "good"):
+            await athomic.publish("t", message, partition=1)
+        await athomic.drain()
+        (status,) = athomic.consumers()
+    assert (status.id, status.topics, status.group_id, status.ordering) == ("h", ["t"], "g", "partition")
+    counters = status.counters
+    assert (counters.received, counters.processed, counters.failed) == (3, 2, 2)
+    assert (counters.retried, counters.dead_lettered) == (1, 1)
+    (place,) = [place for place in status.assignment if place.partition == 1]
+    assert (place.position, place.committed, place.end_offset, place.lag, place.in_flight) == (3, 3, 3, 0, 0)
+    assert status.last_message_at is not None
+    assert status.dlq_topics == ["t.g.dlq"]
+    assert "s3cret" not in status.model_dump_json()
+
+
+# --- tuning
+
+
+async def test_a_handler_is_tuned_by_settings_alone() -> None:
+    @subscribe_to("t", group_id="g", handler_id="h", concurrency=1)
+    async def handle(message: str) -> None: ...
+
+    @subscribe_to("t", group_id="g", handler_id="off")
+    async def off(message: str) -> None: ...
+
+    tuning = {"h": HandlerTuning(concurrency=7, paused=True), "off": HandlerTuning(enabled=False)}
+    async with running(new_app(AthomicSettings(handler_tuning=tuning), handle, off)) as athomic:
+        (status,) = athomic.consumers()
+        assert (status.concurrency, status.paused) == (7, True)
+        await athomic.publish("t", "waits", partition=0)
+        manager = athomic.manager()
+        assert manager is not None
+        assert status.counters.received == 0
+        manager.consumers["h"].resume()
+        await eventually(lambda: athomic.consumers()[0].counters.processed == 1)
+
+
+# --- supervision
+
+
+async def test_a_handler_that_kills_its_worker_does_not_stop_the_consumer(caplog: pytest.LogCaptureFixture) -> None:
+    record = Record()
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None:
+        record.note(message)
+        if len(record.seen) == 1:
+            raise MemoryError
+
+    caplog.set_level(logging.INFO)
+    async with running(new_app(AthomicSettings(restart_backoff=0.01), handle)) as athomic:
+        await athomic.publish("t", "again")
+        await record.count(2)
+        await athomic.drain()
+        (status,) = athomic.consumers()
+    assert record.seen == ["again", "again"]
+    assert (status.restarts, status.last_error) == (1, "MemoryError")
+    assert status.counters.dead_lettered == 0
+
+
+async def test_p07_a_dead_letter_waits_until_the_dlq_can_be_written() -> None:
+    record = Record()
+
+    @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=1))
+    async def handle(message: str) -> None:
+        record.note(message)
+        if message == "bad":
+            raise RuntimeError("never")
+
+    async with running(new_app(MEMORY, handle)) as athomic:
+        broker = athomic._transport.broker  # type: ignore[attr-defined]
+        broker.refuse("t.g.dlq")
+        await athomic.publish_many("t", ["bad", "good"], key=lambda _: "k")
+        await eventually(lambda: (health := athomic.health()) is not None and health.status == "degraded")
+        health = athomic.health()
+        assert health is not None
+        assert "waits: dead letter to t.g.dlq refused" in health.consumers["h"].reasons[0]
+        assert record.seen == ["bad"], "the partition waits, and the handler is not called again"
+        broker.allow("t.g.dlq")
+        await record.count(2)
+        await athomic.drain()
+        health = athomic.health()
+        assert health is not None and health.status == "healthy"
+        assert athomic.consumers()[0].counters.dead_lettered == 1
+    assert record.seen == ["bad", "good"]
