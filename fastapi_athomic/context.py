@@ -64,7 +64,8 @@ class ExecutionContext:
             TypeError: feature_flags is a single str.
             ValueError: a flag or a name in `extra` could not travel in a header.
         """
-        if isinstance(self.feature_flags, str):
+        flags: object = self.feature_flags
+        if isinstance(flags, str):
             raise TypeError("feature_flags is a collection of str, not one str")
         object.__setattr__(self, "feature_flags", tuple(self.feature_flags))
         if any("," in flag or flag != flag.strip() or not flag for flag in self.feature_flags):

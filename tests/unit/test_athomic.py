@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -181,12 +181,13 @@ async def test_what_no_waiting_cures_stops_the_start_up(broken: str) -> None:
     @ordered_consumer("t", group_id="g", handler_id="seq", aggregate_key_field="a", sequence_id_field="b")
     async def ordered(message: dict[str, Any]) -> None: ...
 
-    handlers, error, said = {
+    cases: dict[str, tuple[tuple[Callable[..., Any], ...], type[Exception], str]] = {
         "signature": ((one, bad), HandlerSignatureError, "handler bad: nothing provides parameter nobody"),
         "duplicate": ((one, other), DuplicateHandlerError, "handler id one is used twice"),
         "ordered": ((ordered,), ConfigurationError, "seq: ordered_consumer is not available yet"),
         "tuning": ((one,), ConfigurationError, "unknown handler nobody; the handlers are: one"),
-    }[broken]
+    }
+    handlers, error, said = cases[broken]
     settings = AthomicSettings(handler_tuning={"nobody": HandlerTuning()} if broken == "tuning" else {})
     with pytest.raises(error, match=said):
         async with running(new_app(settings, *handlers)):
@@ -315,6 +316,7 @@ async def test_p07_a_dead_letter_waits_until_the_dlq_can_be_written() -> None:
         await record.count(2)
         await athomic.drain()
         health = athomic.health()
-        assert health is not None and health.status == "healthy"
+        assert health is not None
+        assert health.status == "healthy"
         assert athomic.consumers()[0].counters.dead_lettered == 1
     assert record.seen == ["bad", "good"]

@@ -90,10 +90,11 @@ def test_one_function_seen_through_two_imports_is_one_handler(write: Write) -> N
 
 
 def test_a_module_loaded_under_two_names_has_one_handler(write: Write, tmp_path: Path) -> None:
-    write(shop5="handler = None\n" + HANDLER.format(name="bill").replace('group_id="g"', 'group_id="g", handler_id="b"'))
+    write(shop5=HANDLER.format(name="bill").replace('group_id="g"', 'group_id="g", handler_id="b"'))
     importlib.import_module("shop5")
     spec = importlib.util.spec_from_file_location("shop5", tmp_path / "shop5.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
     assert search(packages=["shop5", copy]) == ["b"]

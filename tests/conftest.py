@@ -1,0 +1,62 @@
+"""The brokers and servers that tests run on, each started once a run, when first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from tests.support.kafka_broker import ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
+from tests.support.mock_cluster import MockCluster
+from tests.support.redis_server import ExternalRedis, RedisServer, RedisUnavailableError, start_redis
+
+REQUIRE_VARIABLE = "ATHOMIC_TEST_REQUIRE_BROKERS"
+"""Set to 1 where a missing Kafka or Redis must fail the run: in CI."""
+
+_used: list[str] = []
+_missing: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | ExternalKafka]:
+    try:
+        broker = start_kafka(tmp_path_factory.mktemp("kafka") / "broker")
+    except KafkaUnavailableError as error:
+        _do_without(str(error))
+    _used.append(broker.description)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def mock_cluster() -> MockCluster:
+    cluster = MockCluster()
+    _used.append(cluster.description)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | ExternalRedis]:
+    try:
+        server = start_redis(tmp_path_factory.mktemp("redis") / "server")
+    except RedisUnavailableError as error:
+        _do_without(str(error))
+    _used.append(server.description)
+    yield server
+    server.stop()
+
+
+def _do_without(reason: str) -> NoReturn:
+    if os.environ.get(REQUIRE_VARIABLE) == "1":
+        pytest.fail(reason)
+    if reason not in _missing:
+        _missing.append(reason)
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"brokers used: {', '.join(['memory://', *_used])}")
+    for reason in _missing:
+        terminalreporter.write_line(f"NOT TESTED: {reason}", yellow=True)

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import fastapi_athomic
+
+HEAVY = ("aiokafka", "confluent_kafka", "cryptography", "lz4", "opentelemetry.sdk", "redis", "uvicorn", "zstandard")
+
+
+def test_all_is_sorted_and_complete() -> None:
+    exported = fastapi_athomic.__all__
+    assert exported == sorted(exported)
+    modules = {path.stem for path in Path(fastapi_athomic.__file__).parent.iterdir()}
+    public = {name for name in vars(fastapi_athomic) if not name.startswith("_")} - modules
+    assert set(exported) == public | {"__version__"}
+
+
+def test_importing_the_package_loads_no_client_library_and_no_extra() -> None:
+    code = f"import fastapi_athomic, sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_method_is_there_after_the_import() -> None:
+    code = "import fastapi_athomic, fastapi; assert callable(fastapi.FastAPI.include_athomic)"
+    subprocess.run([sys.executable, "-c", code], check=True)
