@@ -169,7 +169,8 @@ class Athomic:
         """
         run = self._running()
         async with asyncio.timeout(timeout):
-            while not (run.manager.ready and all(c.settled() for c in run.manager.consumers.values())):
+            # nobody tells when the last commit is done; this is for tests
+            while not (run.manager.ready and all(c.settled() for c in run.manager.consumers.values())):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     def _running(self) -> Run:

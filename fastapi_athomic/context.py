@@ -1,8 +1,8 @@
 """The execution context: who and what the current request or message is about.
 
-One immutable `ExecutionContext` in one `ContextVar`. Over HTTP and Kafka it travels in headers of the same names, one per field:
-`x-request-id`, `x-correlation-id`, `x-tenant-id`, `x-user-id`, `x-role`, `x-locale`, `x-feature-flags` (separated by commas), and
-`x-context-<name>` for each entry of `extra`. Values are UTF-8.
+One immutable `ExecutionContext` in one `ContextVar`. Over HTTP and Kafka it travels in headers of the same names, one
+per field: `x-request-id`, `x-correlation-id`, `x-tenant-id`, `x-user-id`, `x-role`, `x-locale`, `x-feature-flags`
+(separated by commas), and `x-context-<name>` for each entry of `extra`. Values are UTF-8.
 """
 
 from __future__ import annotations
@@ -103,13 +103,19 @@ class HeadersReader(Protocol):
 
 
 Received = tuple[HeadersReader, Messages, ExecutionContext | None]
-"""Messages in hand and how to read them; the context once it was read or set. A plain tuple: one is made per message."""
+"""Messages in hand and how to read them.
+
+The context once it was read or set. A plain tuple: one is made per message.
+"""
 
 _current: ContextVar[ExecutionContext | Received] = ContextVar("athomic_context", default=EMPTY)
 
 apply_context = _current.set
 undo_context = _current.reset
-"""`restore_context` in two halves, without an object between them: for the code that runs once per message or request."""
+"""`restore_context` in two halves, without an object between them.
+
+For the code that runs once per message or request.
+"""
 
 
 def get_context() -> ExecutionContext:
@@ -127,7 +133,8 @@ def get_context() -> ExecutionContext:
 def set_context(context: ExecutionContext | None = None, /, **changes: Any) -> ExecutionContext:
     """Replaces the current context by `context`, or amends it by single fields; gives the new one.
 
-    Lasts until the request or message at hand is done. Set it in async code: a sync dependency of FastAPI runs in a copy of the context.
+    Lasts until the request or message at hand is done. Set it in async code: a sync dependency of FastAPI runs in a
+    copy of the context.
 
     Raises:
         TypeError: there is no such field.
@@ -188,8 +195,8 @@ def context_from_headers(
 ) -> ExecutionContext:
     """The context that the headers carry; of a repeated name the last usable value counts.
 
-    A value that is null, empty, not UTF-8, longer than `max_value_length` bytes or has unprintable characters is ignored. Without
-    `believe_identity` only the `UNTRUSTED_FIELDS` are read. Never raises.
+    A value that is null, empty, not UTF-8, longer than `max_value_length` bytes or has unprintable characters is
+    ignored. Without `believe_identity` only the `UNTRUSTED_FIELDS` are read. Never raises.
     """
     values: dict[str, Any] = {}
     extra: dict[str, str] = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -74,7 +74,7 @@ class Subscription:
     concurrency: int = 1  # messages (or batches) handled at once
     batch_size: int | None = None  # None: one message at a time
     batch_linger_ms: int = 100  # a batch that is not full waits so long for more
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     dlq: bool | str = True  # True: the topic of the settings' template; a name; False: failed messages are skipped
     payload: PayloadPipeline | None = None  # None: the app's
     timeout: float | None = None  # seconds one attempt may take

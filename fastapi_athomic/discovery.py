@@ -45,7 +45,7 @@ def discover(
         DuplicateHandlerError: two handlers share an id; names it and both.
     """
     found: dict[str, Discovered] = {}
-    modules = {name: None for name in (calling_module, *_route_modules(app))}
+    modules = dict.fromkeys((calling_module, *_route_modules(app)))
     for module in (*_loaded(modules), *_package_modules(packages)):
         for function in list(vars(module).values()):
             for subscription in subscriptions_of(function):

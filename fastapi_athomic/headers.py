@@ -1,7 +1,8 @@
-"""Headers before anything else: the span, the lineage and the context of what is handled, and the headers of what is published.
+"""Headers before anything else: the span, the lineage and the context of what is handled, and the headers of what is
+published.
 
-`open` is called before a message is decoded and `close` when it is done with, in the same task; between them the handler runs. What the
-handler does to the context or the trace in its own task is undone by `close`.
+`open` is called before a message is decoded and `close` when it is done with, in the same task; between them the
+handler runs. What the handler does to the context or the trace in its own task is undone by `close`.
 """
 
 from __future__ import annotations
@@ -40,11 +41,17 @@ COMPLAINT_INTERVAL = 60.0
 LINEAGE_HEADERS = frozenset((RUN, PARENT, ROOT))
 
 Scope = tuple[Token[Any], Token[Context], Span | None, Messages | None]
-"""What `close` needs: how to undo the context and the trace; the span, and the messages if this is their first attempt."""
+"""What `close` needs.
+
+How to undo the context and the trace; the span, and the messages if this is their first attempt.
+"""
 
 
 class ContextAdapter:
-    """The execution context of messages. What comes over the broker is believed: its access control decides who writes to a topic."""
+    """The execution context of messages.
+
+    What comes over the broker is believed: its access control decides who writes to a topic.
+    """
 
     def __init__(self, max_value_length: int = MAX_VALUE_LENGTH) -> None:
         self._max_value_length = max_value_length
@@ -71,7 +78,8 @@ class PublishScope:
 
 
 class HeadersOrchestrator:
-    """Runs the adapters over headers. No header can make it fail: an adapter that does is left out and complained about.
+    """Runs the adapters over headers. No header can make it fail: an adapter that does is left out and complained
+    about.
 
     It costs a message about half a microsecond: context and lineage are parsed when somebody asks for them.
     """

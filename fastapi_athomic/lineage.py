@@ -1,9 +1,10 @@
 """Lineage by OpenLineage's naming: which run of which job produced a message, and where the message lies.
 
-It travels in three Kafka headers, each `{job namespace}/{job name}/{run id}` with the first two percent-encoded (the form of Airflow's
-`lineage_run_id`): `openlineage-run` is the run that produced the message, `openlineage-parent` the run that produced what this one
-handled, `openlineage-root` the run at which the chain began (absent where that is the producing run itself). For OpenLineage a consumer
-is one long job: a run is the life of a handler in one process, not one message.
+It travels in three Kafka headers, each `{job namespace}/{job name}/{run id}` with the first two percent-encoded (the
+form of Airflow's `lineage_run_id`): `openlineage-run` is the run that produced the message, `openlineage-parent` the
+run that produced what this one handled, `openlineage-root` the run at which the chain began (absent where that is the
+producing run itself). For OpenLineage a consumer is one long job: a run is the life of a handler in one process, not
+one message.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class LineageAdapter:
         )
 
     def outgoing(self) -> Headers:
-        """The headers for what is published now: those of the handler at work if there is one, else those of this job."""
+        """The headers for what is published now.
+
+        Those of the handler at work if there is one, else those of this job.
+        """
         if current_messages() is None:
             return ((RUN, self.run.encode()),)
         lineage = get_lineage()

@@ -39,10 +39,10 @@ class RequestGauge:
 class AthomicMiddleware:
     """Sets the `ExecutionContext` of each request and websocket, and forgets it afterwards.
 
-    The request id is taken over from `x-request-id` or made, and sent back. Correlation id and locale are taken over. Everything that
-    could grant something (tenant, user, role, feature flags, `x-context-*`) is believed only if `settings.context.trust_identity_headers`
-    says so; else the app's own code sets it: `set_context` in an async dependency, or `identify`, which is given the ASGI scope and the
-    context so far.
+    The request id is taken over from `x-request-id` or made, and sent back. Correlation id and locale are taken over.
+    Everything that could grant something (tenant, user, role, feature flags, `x-context-*`) is believed only if
+    `settings.context.trust_identity_headers` says so; else the app's own code sets it: `set_context` in an async
+    dependency, or `identify`, which is given the ASGI scope and the context so far.
     """
 
     def __init__(
@@ -85,7 +85,10 @@ class AthomicMiddleware:
             undo_context(token)
 
     def _context(self, raw: Iterable[tuple[bytes, bytes]]) -> ExecutionContext:
-        """What the request says, as far as it is believed; always with a request id that may stand in a response header."""
+        """What the request says, as far as it is believed.
+
+        Always with a request id that may stand in a response header.
+        """
         headers = tuple((name.decode("latin-1"), value) for name, value in raw if name.startswith(b"x-"))
         context = context_from_headers(
             headers, self._settings.max_value_length, believe_identity=self._settings.trust_identity_headers

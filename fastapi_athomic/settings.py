@@ -51,9 +51,9 @@ class KafkaSettings(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.security_protocol.startswith("SASL") and self.sasl_mechanism != "GSSAPI":
-            if self.sasl_username is None or self.sasl_password is None:
-                raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+        with_password = self.security_protocol.startswith("SASL") and self.sasl_mechanism != "GSSAPI"
+        if with_password and (self.sasl_username is None or self.sasl_password is None):
+            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
         if self.heartbeat_interval >= self.session_timeout:
             raise ValueError("heartbeat_interval must be smaller than session_timeout, a third of it is usual")
         return self

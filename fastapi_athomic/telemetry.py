@@ -1,8 +1,9 @@
 """Tracing through the OpenTelemetry API, with the app's own provider and propagators.
 
-Spans follow the messaging conventions (https://opentelemetry.io/docs/specs/semconv/messaging/): `send {topic}` around a publish, and
-`process {topic}` around the handling of a message, as the child of the producer's span; a batch is one span with a link per message.
-Without an SDK no span is made, but the remote trace context still goes on with what a handler publishes.
+Spans follow the messaging conventions (https://opentelemetry.io/docs/specs/semconv/messaging/): `send {topic}` around
+a publish, and `process {topic}` around the handling of a message, as the child of the producer's span; a batch is one
+span with a link per message. Without an SDK no span is made, but the remote trace context still goes on with what a
+handler publishes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ NO_CONTEXT = Context()
 FIRST_ATTEMPTS = 1_000
 """Messages between two attempts whose first span is remembered, so that the next one can link to it."""
 
-# The names are those of the conventions in opentelemetry-semantic-conventions 0.66; that package says itself that they may still move,
-# and importing it costs more than writing them here.
+# The names are those of the conventions in opentelemetry-semantic-conventions 0.66; that package says itself that they
+# may still move, and importing it costs more than writing them here.
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
 OPERATION_TYPE = "messaging.operation.type"
@@ -93,8 +94,8 @@ class MessagingTelemetryAdapter:
     def start(self, messages: Messages, attempt: int = 1, links: Sequence[Link] = ()) -> tuple[Span, Context]:
         """A started span, and the context in which it is current. Only where `enabled`.
 
-        One message: the child of the producer's span. A batch: a root, with a link to the producer's span of each message; of more than
-        128 the SDK keeps the last, unless `OTEL_SPAN_LINK_COUNT_LIMIT` says otherwise.
+        One message: the child of the producer's span. A batch: a root, with a link to the producer's span of each
+        message; of more than 128 the SDK keeps the last, unless `OTEL_SPAN_LINK_COUNT_LIMIT` says otherwise.
         """
         if attempt > 1:
             links = (*links, *self._link_to_first_attempt(messages))
@@ -168,7 +169,10 @@ class MessagingTelemetryAdapter:
         return self._propagator.extract(carrier, NO_CONTEXT) if carrier else NO_CONTEXT
 
     def _span_of_topic(self, topic: str) -> tuple[str, dict[str, Any]]:
-        """Name and first attributes of the spans of a topic: what samplers see, and all that a span that is not sampled costs."""
+        """Name and first attributes of the spans of a topic.
+
+        What samplers see, and all that a span that is not sampled costs.
+        """
         known = self._spans_of_topics.get(topic)
         if known is None:
             known = self._spans_of_topics[topic] = (
@@ -296,7 +300,8 @@ def _carrier(headers: Headers, wanted: frozenset[str]) -> dict[str, list[str]]:
 
 
 def resolve_tracer_provider(app: FastAPI | None = None, given: TracerProvider | None = None) -> TracerProvider | None:
-    """The provider the app traces with: the given one, the app's own (`FastAPI(telemetry=...)`), the global one. None without an SDK.
+    """The provider the app traces with: the given one, the app's own (`FastAPI(telemetry=...)`), the global one. None
+    without an SDK.
 
     To be called when the app starts: what is found at import is often not the provider that will be set.
     """
@@ -305,10 +310,12 @@ def resolve_tracer_provider(app: FastAPI | None = None, given: TracerProvider | 
 
 
 def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, *, prefix: str = "/consumers") -> None:
-    """Sees to it that HTTP requests are traced, once, and the plugin's own routes are not. To be called when the app starts.
+    """Sees to it that HTTP requests are traced, once, and the plugin's own routes are not. To be called when the app
+    starts.
 
-    Nothing is done without an SDK, for an app that is instrumented already, and for one that traces itself, as FastAPI does since it
-    has the argument `telemetry`. Else `FastAPIInstrumentor` is applied, if it is installed; it stays, so the next run finds it.
+    Nothing is done without an SDK, for an app that is instrumented already, and for one that traces itself, as
+    FastAPI does since it has the argument `telemetry`. Else `FastAPIInstrumentor` is applied, if it is installed; it
+    stays, so the next run finds it.
     """
     provider = resolve_tracer_provider(app, tracer_provider)
     if provider is None or getattr(app, "_is_instrumented_by_opentelemetry", False):
@@ -327,7 +334,10 @@ def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, 
 
 
 def _native_tracing(app: FastAPI | None) -> dict[str, Any]:
-    """The settings of FastAPI's own tracing; empty in versions that have none. There is no public way to read them (0.165)."""
+    """The settings of FastAPI's own tracing.
+
+    Empty in versions that have none. There is no public way to read them (0.165).
+    """
     settings = getattr(app, "_telemetry", None)
     return settings if isinstance(settings, dict) else {}
 
@@ -354,7 +364,9 @@ class _Excluding:
 
 
 def _excluded_urls(app: FastAPI, prefix: str) -> str:
-    """A pattern for the plugin's routes, beside those that the operator left out by OpenTelemetry's environment variables."""
+    """A pattern for the plugin's routes, beside those that the operator left out by OpenTelemetry's environment
+    variables.
+    """
     own = rf"//[^/]+(?:{re.escape(app.root_path)})?{re.escape(prefix)}(?:/|$)"
     names = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
     others = next((value for name in names if (value := os.environ.get(name))), "")
@@ -362,5 +374,8 @@ def _excluded_urls(app: FastAPI, prefix: str) -> str:
 
 
 def _tracer(provider: TracerProvider | None) -> trace.Tracer:
-    """One that does nothing where there is no SDK; an SDK that is switched off (`OTEL_SDK_DISABLED`) gives such a one itself."""
+    """One that does nothing where there is no SDK.
+
+    An SDK that is switched off (`OTEL_SDK_DISABLED`) gives such a one itself.
+    """
     return trace.NoOpTracer() if provider is None else provider.get_tracer("fastapi_athomic")

@@ -39,7 +39,5 @@ def test_it_imports_in_a_clean_environment_without_extras(wheel: Path, tmp_path:
         "import fastapi_athomic, importlib.util as u; print(fastapi_athomic.__version__);"
         f"print([name for name in {EXTRAS!r} if u.find_spec(name.split('.')[0]) and u.find_spec(name)])"
     )
-    done = subprocess.run(
-        [python, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([python, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == [fastapi_athomic.__version__, "[]"]

@@ -15,6 +15,7 @@ from fastapi_athomic.messages import Headers, OutgoingMessage, RawMessage
 from fastapi_athomic.messages import TopicPartition as Place
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.memory import broker_named
+from fastapi_athomic.transports.memory_broker import partition_for
 
 SECONDS = 30.0
 
@@ -81,10 +82,11 @@ class MemoryBroker:
 
 
 class KafkaBroker:
-    """Apache Kafka, or the mock cluster of librdkafka."""
+    """Apache Kafka."""
 
-    def __init__(self, name: str, bootstrap: str) -> None:
-        self.name = name
+    name = "kafka"
+
+    def __init__(self, bootstrap: str) -> None:
         self.url = f"kafka://{bootstrap}"
         self._config: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0}
 
@@ -152,6 +154,31 @@ class KafkaBroker:
             return {place.partition: place.offset for place in offsets if place.offset >= 0}
         finally:
             consumer.close()
+
+
+class MockCluster(KafkaBroker):
+    """librdkafka's mock cluster: topics are created by their first use, with four partitions. Others than asked for stay empty."""
+
+    name = "mock"
+
+    def __init__(self, bootstrap: str) -> None:
+        super().__init__(bootstrap)
+        self._partitions: dict[str, int] = {}
+
+    async def create_topic(self, topic: str, partitions: int) -> None:
+        assert partitions <= 4, "mark the test as not_on('mock')"
+        self._partitions[topic] = partitions
+        await asyncio.to_thread(Producer(self._config).list_topics, topic, SECONDS)
+
+    async def produce(self, topic: str, records: Iterable[Record]) -> None:
+        count = self._partitions[topic]
+        placed = [
+            record._replace(partition=partition_for(record.key or b"%d" % number, count))
+            if record.partition is None
+            else record
+            for number, record in enumerate(records)
+        ]
+        await super().produce(topic, placed)
 
 
 def _raw(message: Any) -> RawMessage:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from .brokers import Broker, KafkaBroker, MemoryBroker
+from .brokers import Broker, KafkaBroker, MemoryBroker, MockCluster
 
 
 @pytest.fixture(params=["memory", "mock", "kafka"])
@@ -17,7 +17,7 @@ def broker(request: pytest.FixtureRequest) -> Broker:
     if request.param == "memory":
         return MemoryBroker(uuid4().hex)
     fixture: Any = request.getfixturevalue("mock_cluster" if request.param == "mock" else "apache_kafka")
-    return KafkaBroker(request.param, fixture.bootstrap)
+    return MockCluster(fixture.bootstrap) if request.param == "mock" else KafkaBroker(fixture.bootstrap)
 
 
 @pytest.fixture

@@ -483,6 +483,7 @@ async def test_what_is_published_is_read_back_byte_for_byte(broker: Broker, topi
     assert len(found) == 53
 
 
+@pytest.mark.not_on("mock", reason="librdkafka's mock cluster makes topics with four partitions")
 async def test_one_key_is_one_partition_for_every_client(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 7)
     keys = [f"key-{number}" for number in numbers(40)]

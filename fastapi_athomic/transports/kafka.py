@@ -1,0 +1,142 @@
+"""`kafka://host:port[,host:port]`: Apache Kafka, and what speaks its protocol, through aiokafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import IncompatibleBrokerVersion, NoError, NotControllerError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
+from aiokafka.protocol.metadata import MetadataRequest
+
+from ..exceptions import TransportClosedError, TransportError
+from ..settings import AthomicSettings
+from .base import ConsumerConfig, RebalanceListener
+from .kafka_connection import close_client, connection_options, milliseconds, open_client, within
+from .kafka_consumer import KafkaConsumer
+from .kafka_producer import KafkaProducer
+
+CONTROLLER_PAUSE = 0.1
+"""Seconds until a request is tried again whose controller has moved."""
+
+
+class CreateTopicsResponse_v4(CreateTopicsResponse_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    API_VERSION = 4
+
+
+class CreateTopicsRequest_v4(CreateTopicsRequest_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    """The first version in which -1 stands for the broker's own number of partitions and replicas (KIP-464).
+
+    Kafka 2.4.
+    """
+
+    API_VERSION = 4
+    RESPONSE_TYPE = CreateTopicsResponse_v4
+
+
+class _CreateTopics(CreateTopicsRequest):  # type: ignore[misc]  # aiokafka is not typed
+    """The request in version 4, which aiokafka 0.14 does not know."""
+
+    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
+        _, newest = versions.get(self.API_KEY, (0, 0))
+        return self.build(CreateTopicsRequest_v4) if newest >= 4 else super().prepare(versions)
+
+
+class KafkaTransport:
+    """See `Transport`. The object may be started again after a stop, also on another event loop."""
+
+    scheme = "kafka"
+
+    def __init__(self, settings: AthomicSettings) -> None:
+        self.address = settings.broker_address
+        self._settings = settings
+        self._connection = connection_options(settings)
+        self._producer = KafkaProducer(settings, self._connection)
+        self._admin: AIOKafkaClient | None = None
+
+    @property
+    def producer(self) -> KafkaProducer:
+        return self._producer
+
+    async def start(self, timeout: float) -> None:
+        if self._admin is not None:
+            return
+        end = monotonic() + timeout
+        admin = AIOKafkaClient(**self._connection)
+        await open_client(admin, timeout, f"connecting to {self.address}")
+        try:
+            await self._producer.start(end - monotonic())
+        except BaseException:
+            await close_client(admin, 1.0)
+            raise
+        self._admin = admin
+
+    async def stop(self, timeout: float) -> None:
+        admin, self._admin = self._admin, None
+        closing = [self._producer.stop(timeout)]
+        if admin is not None:
+            closing.append(close_client(admin, timeout))
+        await asyncio.gather(*closing)
+
+    def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
+        return KafkaConsumer(config, listener, self._settings, self._connection)
+
+    async def partition_counts(self, topics: Collection[str], timeout: float) -> dict[str, int]:
+        if not topics:
+            return {}
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        response = await within(self._ask_any(request), timeout, "asking for topics")
+        found = response.to_object()["topics"]
+        return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
+
+    async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
+        if not topics:
+            return
+        doing = f"creating topic {', '.join(topics)}"
+        replicas = self._settings.kafka.replication_factor
+        wanted: Sequence[Any] = [(name, count, replicas, [], []) for name, count in topics.items()]
+        request = _CreateTopics(wanted, milliseconds(timeout), validate_only=False)
+        try:
+            response = await within(self._ask_controller(request), timeout, doing)
+        except TransportError as error:
+            if not isinstance(error.__cause__, IncompatibleBrokerVersion):
+                raise
+            await self._have_created(topics, timeout)
+            return
+        for topic, code, *detail in response.topic_errors:
+            error = for_code(code)
+            if error not in (NoError, TopicAlreadyExistsError):
+                raise TransportError(f"creating topic {topic}: {error.__name__} {(detail or [''])[0] or ''}".rstrip())
+        self._producer.note_created(topics)
+
+    async def _have_created(self, topics: Collection[str], timeout: float) -> None:
+        """For brokers that know no request to create topics, but create those that are asked for."""
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=True)
+        await within(self._ask_any(request), timeout, "asking for topics")
+        missing = set(topics) - set(await self.partition_counts(topics, timeout))
+        if missing:
+            raise TransportError(f"the broker cannot create topic {', '.join(sorted(missing))}")
+
+    async def _ask_any(self, request: Any) -> Any:
+        client = self._running()
+        return await client.send(client.get_random_node(), request)
+
+    async def _ask_controller(self, request: Any) -> Any:
+        """A controller that has just moved is looked for again."""
+        client = self._running()
+        while True:
+            controller = client.cluster.controller
+            node = controller.nodeId if controller is not None else client.get_random_node()
+            response = await client.send(node, request)
+            if NotControllerError not in (for_code(code) for _, code, *_ in response.topic_errors):
+                return response
+            await asyncio.sleep(CONTROLLER_PAUSE)
+            await client.force_metadata_update()
+
+    def _running(self) -> AIOKafkaClient:
+        if self._admin is None:
+            raise TransportClosedError("the transport is not started")
+        return self._admin

@@ -1,0 +1,404 @@
+"""One member of a consumer group on Apache Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2s
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError, for_code
+from aiokafka.protocol.fetch import FetchRequest
+
+from ..exceptions import TransportClosedError, TransportError
+from ..messages import RawMessage, TopicPartition
+from ..settings import AthomicSettings
+from .base import CommittedOffset, ConsumerConfig, RebalanceListener
+from .kafka_connection import close_client, milliseconds, open_client, translate, within
+from .kafka_records import decode_record
+
+logger = logging.getLogger(__name__)
+
+REBALANCE_MARGIN = 5.0
+"""Seconds the group waits for a member longer than its drain and its last commit may take."""
+METADATA_MAX_AGE = 30.0
+"""Seconds until new partitions of a topic are noticed."""
+METADATA_MAX_AGE_FOR_PATTERN = 5.0
+"""The same for new topics that match a pattern."""
+FETCH_GRACE = 0.05
+"""aiokafka's `getmany` keeps its own timeout, except while a rebalance runs: then it waits for its end."""
+REFETCH_SECONDS = 1.0
+"""How long to wait for records of one partition that are known to be there, when looking for an unreadable one."""
+
+BEGINNING, END = -2, -1
+READ_COMMITTED = 1
+NOBODY = KafkaPartition("", -1)
+"""Asked for when no partition is wanted: without arguments `getmany` takes from all of them."""
+
+Records = Mapping[KafkaPartition, Sequence[Any]]
+
+
+def consumer_options(
+    settings: AthomicSettings, config: ConsumerConfig, connection: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of `AIOKafkaConsumer`."""
+    kafka = settings.kafka
+    rebalance_timeout = config.drain_timeout + settings.request_timeout + REBALANCE_MARGIN
+    return {
+        **connection,
+        "client_id": config.client_id,
+        "group_id": config.group_id,
+        "group_instance_id": group_instance_id(settings, config),
+        "auto_offset_reset": config.auto_offset_reset,
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        # the broker answers a JoinGroup request only when the other members have drained
+        "request_timeout_ms": milliseconds(max(kafka.request_timeout, rebalance_timeout + REBALANCE_MARGIN)),
+        "rebalance_timeout_ms": milliseconds(rebalance_timeout),
+        "session_timeout_ms": milliseconds(kafka.session_timeout),
+        "heartbeat_interval_ms": milliseconds(kafka.heartbeat_interval),
+        "max_poll_interval_ms": milliseconds(kafka.max_poll_interval),
+        "fetch_max_wait_ms": milliseconds(kafka.fetch_max_wait),
+        "fetch_max_bytes": kafka.fetch_max_bytes,
+        "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
+        "max_poll_records": config.max_poll_messages,
+        "metadata_max_age_ms": milliseconds(METADATA_MAX_AGE_FOR_PATTERN if config.pattern else METADATA_MAX_AGE),
+        "partition_assignment_strategy": (_own_assignor(),),
+    }
+
+
+def _own_assignor() -> type[Any]:
+    """Sticky: a rebalance leaves partitions where they are if it can.
+
+    aiokafka keeps what a member had on the class, where all consumers of the process would mix up theirs: each gets a
+    class of its own. More than one assignor may not be offered: aiokafka 0.14 would join once for each.
+    """
+    return type("StickyAssignor", (StickyPartitionAssignor,), {})
+
+
+def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str | None:
+    """The static member id (KIP-345).
+
+    The one of the config as it is, or the template of the settings with a suffix per consumer.
+    """
+    template = settings.kafka.group_instance_id
+    if config.group_instance_id is not None or template is None:
+        return config.group_instance_id
+    subscribed = (config.pattern.pattern,) if config.pattern else config.topics
+    suffix = blake2s("\0".join((config.group_id, *subscribed)).encode(), digest_size=4).hexdigest()
+    name = template.replace("{pid}", str(os.getpid())).replace("{hostname}", socket.gethostname())
+    return f"{name}-{suffix}"
+
+
+class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka is not typed
+    """Keeps the idle clock right when a `getmany` raises or is cancelled.
+
+    Aiokafka's own would stand still from then on.
+    """
+
+    @contextmanager
+    def fetch_context(self) -> Iterator[None]:
+        self._fetch_count += 1
+        try:
+            yield
+        finally:
+            self._fetch_count -= 1
+            self._last_fetch_ended = monotonic()
+
+
+class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's consumer with what its public interface lacks.
+
+    All use of its private parts is here; written for 0.14.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._subscription = _SubscriptionState(loop=self._loop)
+
+    def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
+        """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
+        self._subscription.subscribe_pattern(SimpleNamespace(match=matches), listener)
+        self._client.set_topics([])
+
+    async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Commits, also when aiokafka has already replaced the assignment (a pattern matches a new topic) and revokes
+        it only now.
+        """
+        await self._coordinator.commit_offsets(None, offsets)
+
+    async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
+        """Offsets with metadata; `committed` drops the metadata and asks for one partition at a time."""
+        return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
+
+    def state_of(self, partition: TopicPartition) -> Any:
+        """aiokafka's state of an assigned partition, or None."""
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(partition) if assignment is not None else None
+
+    def known_position(self, partition: TopicPartition) -> int | None:
+        """`position` without waiting."""
+        state = self.state_of(partition)
+        return state.position if state is not None and state.has_valid_position else None
+
+    async def fetch_bytes(self, partition: TopicPartition, offset: int, limit: int) -> bytes:
+        """The record batches at `offset` as the broker sends them."""
+        leader = self._client.cluster.leader_for_partition(partition)
+        wanted = [(partition.topic, [(partition.partition, offset, limit)])]
+        response = await self._client.send(leader, FetchRequest(0, 1, limit, READ_COMMITTED, wanted))
+        ((_, ((_, code, _, *_, batches),)),) = response.topics
+        if code:
+            raise for_code(code)()
+        return bytes(batches)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: Collection[KafkaPartition]) -> None:
+        await self._consumer.revoked()
+
+    async def on_partitions_assigned(self, assigned: Collection[KafkaPartition]) -> None:
+        await self._consumer.assigned(frozenset(TopicPartition(*partition) for partition in assigned))
+
+
+class KafkaConsumer:
+    """One group member, see `TransportConsumer`.
+
+    Rebalances are eager: all partitions are revoked, then the new ones assigned.
+    """
+
+    def __init__(
+        self,
+        config: ConsumerConfig,
+        listener: RebalanceListener,
+        settings: AthomicSettings,
+        connection: Mapping[str, Any],
+    ) -> None:
+        self._config = config
+        self._listener = listener
+        self._settings = settings
+        self._connection = connection
+        self._member: GroupMember | None = None
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self._fetchable: dict[TopicPartition, KafkaPartition] = {}  # owned, and `on_assigned` has returned
+        self._served: set[KafkaPartition] = set()  # had a full `fetch` since the others had their turn
+        self._rebalances = 0  # counts revocations and assignments
+
+    async def start(self) -> None:
+        if self._member is not None:
+            raise TransportError(f"{self._name} has been started already")
+        member = GroupMember(**consumer_options(self._settings, self._config, self._connection))
+        await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
+        # only now: a consumer that knows its topics waits in `start` until the whole group has rebalanced
+        if self._config.pattern is not None:
+            member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))
+        else:
+            member.subscribe(topics=list(self._config.topics), listener=_Listener(self))
+        self._member = member
+
+    async def stop(self, timeout: float) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            self._owned, self._fetchable = frozenset(), {}
+            await close_client(member, timeout)
+
+    # --- rebalances
+
+    async def revoked(self) -> None:
+        """aiokafka begins a rebalance: the group waits for us until this returns."""
+        self._rebalances += 1
+        self._fetchable = {}
+        self._served.clear()
+        if self._owned:
+            await self._tell(self._listener.on_revoked, self._owned)
+        self._owned = frozenset()
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """aiokafka has got a new assignment."""
+        self._rebalances += 1
+        self._owned = partitions
+        await self._tell(self._listener.on_assigned, partitions)
+        self._fetchable = {partition: KafkaPartition(*partition) for partition in partitions}
+
+    async def _tell(
+        self, callback: Callable[[frozenset[TopicPartition]], Any], partitions: frozenset[TopicPartition]
+    ) -> None:
+        try:
+            await callback(partitions)
+        except Exception:
+            logger.exception("%s: %s failed", self._name, callback.__name__)
+
+    # --- fetching
+
+    async def fetch(
+        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
+    ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
+        member = self._running()
+        fetchable = self._fetchable
+        wanted = [fetchable[partition] for partition in partitions if partition in fetchable]
+        patience = timeout if partitions else 0.0
+        rebalances = self._rebalances
+        try:
+            async with asyncio.timeout(patience + FETCH_GRACE):
+                found = await self._take(member, wanted or [NOBODY], patience, max_messages)
+        except TimeoutError:  # a rebalance; `getmany` holds no messages while it waits, so none is lost
+            return {}
+        except ConsumerStoppedError:
+            raise TransportClosedError(f"{self._name} is closed") from None
+        except TransportError:
+            raise
+        except KafkaError as error:
+            raise translate(error, f"fetching for {self._name}") from error
+        except _UnreadableError:
+            return await self._take_carefully(member, wanted)
+        if not found:
+            return {}
+        if rebalances != self._rebalances:
+            self._give_back(member, found)
+            return {}
+        return {TopicPartition(*partition): _messages(partition, records) for partition, records in found.items()}
+
+    async def _take(self, member: GroupMember, wanted: list[KafkaPartition], patience: float, limit: int) -> Records:
+        """`getmany`, fair.
+
+        It empties one partition after the other, so one with a long backlog would keep the others waiting.
+        """
+        if self._served:
+            others = [partition for partition in wanted if partition not in self._served]
+            found = await self._getmany(member, others, 0.0, limit) if others else {}
+            if found:
+                return self._note_served(found, limit)
+            self._served.clear()
+        return self._note_served(await self._getmany(member, wanted, patience, limit), limit)
+
+    def _note_served(self, found: Records, limit: int) -> Records:
+        if sum(map(len, found.values())) >= limit:
+            self._served.update(found)
+        else:
+            self._served.clear()
+        return found
+
+    async def _getmany(
+        self, member: GroupMember, partitions: list[KafkaPartition], patience: float, limit: int
+    ) -> Records:
+        try:
+            found: Records = await member.getmany(*partitions, timeout_ms=round(patience * 1000), max_records=limit)
+        except CorruptRecordException as error:
+            raise _UnreadableError from error
+        except KafkaError:
+            raise
+        except Exception as error:  # whatever aiokafka's parser comes up with
+            raise _UnreadableError from error
+        return found
+
+    async def _take_carefully(
+        self, member: GroupMember, partitions: list[KafkaPartition]
+    ) -> dict[TopicPartition, list[RawMessage]]:
+        """One message of each partition that has any, as one of the next of some partition is unreadable for
+        aiokafka.
+        """
+        found = {}
+        for partition in partitions:
+            state = member.state_of(partition)
+            position = member.known_position(partition)
+            if position is None or state.highwater is None or position >= state.highwater:
+                continue
+            member.seek(partition, position)  # what was prefetched broke, and would give nothing any more
+            try:
+                records = await self._getmany(member, [partition], REFETCH_SECONDS, 1)
+                messages = _messages(partition, records.get(partition, ()))
+            except _UnreadableError:
+                messages = [await self._read_alone(member, partition, position)]
+            if messages:
+                member.seek(partition, messages[0].offset + 1)
+                found[TopicPartition(*partition)] = messages
+        return found
+
+    async def _read_alone(self, member: GroupMember, partition: KafkaPartition, offset: int) -> RawMessage:
+        limit = self._settings.kafka.max_partition_fetch_bytes
+        doing = f"reading the record at offset {offset} of {TopicPartition(*partition)}"
+        batches = await within(member.fetch_bytes(partition, offset, limit), self._settings.request_timeout, doing)
+        message = decode_record(batches, TopicPartition(*partition), offset)
+        if message is None:
+            raise TransportError(f"{doing}: it is damaged")
+        return message
+
+    def _give_back(self, member: GroupMember, found: Records) -> None:
+        """What was taken while the group moved.
+
+        Where it is still ours, and came from the new assignment, it is read again.
+        """
+        for partition, records in found.items():
+            if member.known_position(partition) == records[-1].offset + 1:
+                member.seek(partition, records[0].offset)
+
+    # --- offsets
+
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
+        await within(self._running().commit_now(offsets), timeout, f"committing for {self._name}")
+
+    async def committed(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        member = self._running()
+        asked = member.committed_offsets(partitions)
+        found = await within(asked, timeout, f"asking for the committed offsets of {self._name}")
+        return {
+            TopicPartition(*partition): CommittedOffset(offset.offset, offset.metadata or "")
+            for partition, offset in found.items()
+            if offset.offset >= 0
+        }
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return self._owned
+
+    def position(self, partition: TopicPartition) -> int | None:
+        return self._member.known_position(partition) if self._member is not None else None
+
+    def end_offset(self, partition: TopicPartition) -> int | None:
+        state = self._member.state_of(partition) if self._member is not None else None
+        return state.highwater if state is not None else None
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        member, place = self._running(), KafkaPartition(*partition)
+        if partition not in self._owned:
+            raise TransportError(f"{partition} is not assigned to {self._name}")
+        if offset >= 0:
+            member.seek(place, offset)
+            return
+        seeking = member.seek_to_beginning(place) if offset == BEGINNING else member.seek_to_end(place)
+        await within(seeking, self._settings.request_timeout, f"seeking in {partition}")
+
+    @property
+    def _name(self) -> str:
+        return f"group {self._config.group_id}"
+
+    def _running(self) -> GroupMember:
+        if self._member is None:
+            raise TransportClosedError(f"{self._name} is closed")
+        return self._member
+
+
+class _UnreadableError(Exception):
+    """aiokafka cannot read one of the next records."""
+
+
+def _messages(partition: KafkaPartition, records: Sequence[Any]) -> list[RawMessage]:
+    topic, number = partition
+    return [
+        RawMessage(topic, number, record.offset, record.timestamp, record.key, record.value, record.headers)
+        for record in records
+    ]
