@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from fastapi_athomic import AthomicSettings
+from fastapi_athomic import AthomicSettings, KafkaSettings
 from fastapi_athomic.messages import Headers, OutgoingMessage, RawMessage
 from fastapi_athomic.messages import TopicPartition as Place
 from fastapi_athomic.settings import MemorySettings
@@ -157,13 +157,21 @@ class KafkaBroker:
 
 
 class MockCluster(KafkaBroker):
-    """librdkafka's mock cluster: topics are created by their first use, with four partitions. Others than asked for stay empty."""
+    """librdkafka's mock cluster.
+
+    Topics are created by their first use, with four partitions, of which those that were not asked for stay empty. It
+    waits for members that have left until their session ends.
+    """
 
     name = "mock"
 
     def __init__(self, bootstrap: str) -> None:
         super().__init__(bootstrap)
         self._partitions: dict[str, int] = {}
+
+    def settings(self, **changes: Any) -> AthomicSettings:
+        kafka = KafkaSettings(session_timeout=1.5, heartbeat_interval=0.3)
+        return super().settings(**({"kafka": kafka} | changes))
 
     async def create_topic(self, topic: str, partitions: int) -> None:
         assert partitions <= 4, "mark the test as not_on('mock')"

@@ -39,8 +39,9 @@ def numbers(count: int, start: int = 0) -> list[int]:
     return list(range(start, start + count))
 
 
-async def committed_in_all(broker: Broker, group_id: str, topic: str) -> int:
-    return sum((await broker.committed(group_id, topic)).values())
+async def committed_in_all(broker: Broker, topic: str) -> int:
+    """How many messages are committed. The tests' groups bear the name of their topic."""
+    return sum((await broker.committed(topic, topic)).values())
 
 
 # --- P1, P3: everything once, committed
@@ -51,7 +52,7 @@ async def test_p01_everything_is_handled_and_committed(broker: Broker, topic: st
     await broker.produce(topic, [event(number, key=f"k{number % 7}") for number in numbers(300)])
     record = Record()
 
-    @subscribe_to(topic, group_id="g")
+    @subscribe_to(topic, group_id=topic)
     async def handle(message: Event, raw: RawMessage) -> None:
         record.note((raw.partition, raw.offset, message.number))
 
@@ -61,14 +62,14 @@ async def test_p01_everything_is_handled_and_committed(broker: Broker, topic: st
     for partition in range(3):
         offsets = [offset for place, offset, _ in seen if place == partition]
         assert offsets == numbers(len(offsets)), "out of order"
-    assert await committed_in_all(broker, "g", topic) == 300
+    assert await committed_in_all(broker, topic) == 300
 
 
 async def test_p03_a_clean_stop_and_start_repeats_nothing(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 2)
     record = Record()
 
-    @subscribe_to(topic, group_id="g", concurrency=2)
+    @subscribe_to(topic, group_id=topic, concurrency=2)
     async def handle(message: Event) -> None:
         await asyncio.sleep(0)
         record.note(message.number)
@@ -84,9 +85,9 @@ async def test_p03_a_clean_stop_and_start_repeats_nothing(broker: Broker, topic:
     assert sorted(record.seen) == numbers(120)
 
 
-async def eventually_committed(broker: Broker, topic: str, count: int, group_id: str = "g") -> None:
+async def eventually_committed(broker: Broker, topic: str, count: int) -> None:
     async with asyncio.timeout(30):
-        while await committed_in_all(broker, group_id, topic) != count:  # noqa: ASYNC110 - nobody tells
+        while await committed_in_all(broker, topic) != count:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
 
 
@@ -95,7 +96,7 @@ async def test_p03_a_message_in_the_handler_is_finished_before_the_app_stops(bro
     await broker.produce(topic, [event(0), event(1)])
     record, go_on = Record(), asyncio.Event()
 
-    @subscribe_to(topic, group_id="g")
+    @subscribe_to(topic, group_id=topic)
     async def handle(message: Event) -> None:
         record.note(f"begin {message.number}")
         await go_on.wait()
@@ -105,7 +106,7 @@ async def test_p03_a_message_in_the_handler_is_finished_before_the_app_stops(bro
         await record.count(1)
         asyncio.get_running_loop().call_later(0.1, go_on.set)
     assert record.seen == ["begin 0", "end 0"]
-    assert await broker.committed("g", topic) == {0: 1}
+    assert await broker.committed(topic, topic) == {0: 1}
 
 
 async def test_p01_nothing_is_committed_beyond_what_still_runs(broker: Broker, topic: str) -> None:
@@ -113,7 +114,7 @@ async def test_p01_nothing_is_committed_beyond_what_still_runs(broker: Broker, t
     await broker.produce(topic, [event(number) for number in numbers(50)])
     record, go_on = Record(), asyncio.Event()
 
-    @subscribe_to(topic, group_id="g", ordering="none", concurrency=10)
+    @subscribe_to(topic, group_id=topic, ordering="none", concurrency=10)
     async def handle(message: Event) -> None:
         if message.number == 7:
             await go_on.wait()
@@ -122,8 +123,8 @@ async def test_p01_nothing_is_committed_beyond_what_still_runs(broker: Broker, t
     settings = broker.settings(shutdown_timeout=3.0)
     async with running(new_app(settings, handle)):
         await record.count(49)
-        assert set((await broker.committed("g", topic)).values()) <= {*range(8)}
-    assert await broker.committed("g", topic) == {0: 7}
+        assert set((await broker.committed(topic, topic)).values()) <= {*range(8)}
+    assert await broker.committed(topic, topic) == {0: 7}
 
     go_on.set()
     async with running(new_app(settings, handle)):
@@ -140,7 +141,7 @@ async def test_p02_a_retry_in_place_keeps_the_partitions_order(broker: Broker, t
     await broker.produce(topic, [event(number) for number in numbers(20)])
     record = Record()
 
-    @subscribe_to(topic, group_id="g", retry=QUICK)
+    @subscribe_to(topic, group_id=topic, retry=QUICK)
     async def handle(message: Event, attempt: DeliveryAttempt) -> None:
         record.note((message.number, attempt.number))
         if message.number % 5 == 0 and attempt.number < 3:
@@ -158,7 +159,7 @@ async def test_p02_key_order_holds_while_other_keys_go_on(broker: Broker, topic:
     await broker.produce(topic, [event(number, key=key) for number, key in enumerate(keys)])
     record, go_on = Record(), asyncio.Event()
 
-    @subscribe_to(topic, group_id="g", ordering="key", concurrency=3, retry=QUICK)
+    @subscribe_to(topic, group_id=topic, ordering="key", concurrency=3, retry=QUICK)
     async def handle(message: Event, raw: RawMessage, attempt: DeliveryAttempt) -> None:
         key = (raw.key or b"").decode()
         if key == "slow":
@@ -184,7 +185,7 @@ async def test_p02_messages_without_key_keep_their_partitions_order(broker: Brok
     await broker.produce(topic, [event(number) for number in numbers(30)])
     record = Record()
 
-    @subscribe_to(topic, group_id="g", ordering="key", concurrency=10)
+    @subscribe_to(topic, group_id=topic, ordering="key", concurrency=10)
     async def handle(message: Event) -> None:
         await asyncio.sleep(0.001 * (message.number % 3))
         record.note(message.number)
@@ -202,7 +203,7 @@ async def test_up_to_concurrency_messages_are_handled_at_once(
     record, together = Record(), asyncio.Barrier(5)
     running_now, most = 0, 0
 
-    @subscribe_to(topic, group_id="g", ordering=ordering, concurrency=5)
+    @subscribe_to(topic, group_id=topic, ordering=ordering, concurrency=5)
     async def handle(message: Event) -> None:
         nonlocal running_now, most
         running_now += 1
@@ -222,7 +223,7 @@ async def test_partitions_are_handled_side_by_side(broker: Broker, topic: str) -
     await broker.produce(topic, [event(number, partition=number % 3) for number in numbers(9)])
     record, together = Record(), asyncio.Barrier(3)
 
-    @subscribe_to(topic, group_id="g", concurrency=3)
+    @subscribe_to(topic, group_id=topic, concurrency=3)
     async def handle(message: Event) -> None:
         await together.wait()
         record.note(message.number)
@@ -240,7 +241,7 @@ async def test_batches_come_from_one_partition_and_hold_at_most_batch_size(broke
     await broker.produce(topic, [event(number, partition=number % 2) for number in numbers(100)])
     record = Record()
 
-    @subscribe_to(topic, group_id="g", batch_size=15, batch_linger_ms=20)
+    @subscribe_to(topic, group_id=topic, batch_size=15, batch_linger_ms=20)
     async def handle(messages: list[Event], raw: list[RawMessage]) -> None:
         assert len({message.partition for message in raw}) == 1
         record.note([message.number for message in messages])
@@ -251,7 +252,7 @@ async def test_batches_come_from_one_partition_and_hold_at_most_batch_size(broke
     handled = [number for batch in record.seen for number in batch]
     assert [n for n in handled if n % 2 == 0] == numbers(100)[::2]
     assert [n for n in handled if n % 2] == numbers(100)[1::2]
-    assert await committed_in_all(broker, "g", topic) == 100
+    assert await committed_in_all(broker, topic) == 100
 
 
 async def test_a_poisoned_batch_is_bisected_and_only_the_poison_is_dead_lettered(broker: Broker, topic: str) -> None:
@@ -260,7 +261,7 @@ async def test_a_poisoned_batch_is_bisected_and_only_the_poison_is_dead_lettered
     await broker.produce(topic, [*map(event, numbers(20)), undecodable, *map(event, numbers(19, 20))])
     handled, calls = Record(), Record()
 
-    @subscribe_to(topic, group_id="g", batch_size=40, batch_linger_ms=500, retry=RetryPolicy(max_attempts=1))
+    @subscribe_to(topic, group_id=topic, batch_size=40, batch_linger_ms=500, retry=RetryPolicy(max_attempts=1))
     async def handle(messages: list[Event]) -> None:
         calls.note(len(messages))
         if any(message.number == 13 for message in messages):
@@ -273,7 +274,7 @@ async def test_a_poisoned_batch_is_bisected_and_only_the_poison_is_dead_lettered
         await eventually_committed(broker, topic, 40)
     assert sorted(handled.seen) == [number for number in numbers(39) if number != 13]
     assert len(calls.seen) <= 2 * 6 + 1, "no more calls than bisection needs"
-    letters = await broker.read(f"{topic}.g.dlq")
+    letters = await broker.read(f"{topic}.{topic}.dlq")
     assert [letter.value for letter in letters] == [b"{not json", b'{"number": 13}']
 
 
@@ -282,7 +283,7 @@ async def test_a_batch_handler_may_name_the_item_that_failed(broker: Broker, top
     await broker.produce(topic, map(event, numbers(10)))
     record = Record()
 
-    @subscribe_to(topic, group_id="g", batch_size=10, batch_linger_ms=500, retry=RetryPolicy(max_attempts=1))
+    @subscribe_to(topic, group_id=topic, batch_size=10, batch_linger_ms=500, retry=RetryPolicy(max_attempts=1))
     async def handle(messages: list[Event]) -> None:
         for index, message in enumerate(messages):
             if message.number == 4:
@@ -293,7 +294,7 @@ async def test_a_batch_handler_may_name_the_item_that_failed(broker: Broker, top
         await record.count(9)
         await eventually_committed(broker, topic, 10)
     assert record.seen == [0, 1, 2, 3, 5, 6, 7, 8, 9], "each once"
-    assert [letter.value for letter in await broker.read(f"{topic}.g.dlq")] == [b'{"number": 4}']
+    assert [letter.value for letter in await broker.read(f"{topic}.{topic}.dlq")] == [b'{"number": 4}']
 
 
 # --- P6: poison
@@ -311,7 +312,7 @@ async def test_p06_what_cannot_be_handled_is_dead_lettered_byte_for_byte(broker:
     await broker.produce(topic, [event(1, partition=1), *bad, event(2, partition=1)])
     record = Record()
 
-    @subscribe_to(topic, group_id="g", retry=QUICK)
+    @subscribe_to(topic, group_id=topic, retry=QUICK)
     async def handle(message: Event) -> None:
         if message.number == 13:
             raise LookupError("unlucky")
@@ -320,7 +321,7 @@ async def test_p06_what_cannot_be_handled_is_dead_lettered_byte_for_byte(broker:
     async with running(new_app(broker.settings(), handle)):
         await record.count(2)
         await eventually_committed(broker, topic, 6)
-    letters = await broker.read(f"{topic}.g.dlq")
+    letters = await broker.read(f"{topic}.{topic}.dlq")
     assert [(letter.value, letter.key) for letter in letters] == [(one.value, one.key) for one in bad]
     for letter, one, offset in zip(letters, bad, (1, 2, 3, 4), strict=True):
         assert letter.headers[: len(one.headers)] == one.headers
@@ -328,7 +329,7 @@ async def test_p06_what_cannot_be_handled_is_dead_lettered_byte_for_byte(broker:
         assert added.text("athomic-original-topic") == topic
         assert added.text("athomic-original-partition") == "1"
         assert added.text("athomic-original-offset") == str(offset)
-        assert added.text("athomic-consumer-group") == "g"
+        assert added.text("athomic-consumer-group") == topic
     stages = [MessageHeaders(letter.headers).text("athomic-error-stage") for letter in letters]
     assert stages == ["decode", "decode", "decode", "handler"]
     last = MessageHeaders(letters[-1].headers)
@@ -342,7 +343,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_dead_lettered(brok
     await broker.produce(topic, map(event, numbers(2)))
     record = Record()
 
-    @subscribe_to(topic, group_id="g", timeout=0.05, retry=RetryPolicy(max_attempts=2, delay=0.01))
+    @subscribe_to(topic, group_id=topic, timeout=0.05, retry=RetryPolicy(max_attempts=2, delay=0.01))
     async def handle(message: Event) -> None:
         if message.number == 0:
             try:
@@ -355,7 +356,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_dead_lettered(brok
         await record.count(3)
         await eventually_committed(broker, topic, 2)
     assert record.seen == ["cut off", "cut off", 1]
-    (letter,) = await broker.read(f"{topic}.g.dlq")
+    (letter,) = await broker.read(f"{topic}.{topic}.dlq")
     assert MessageHeaders(letter.headers).text("athomic-error-stage") == "timeout"
 
 
@@ -364,7 +365,7 @@ async def test_without_a_dlq_a_failed_message_is_skipped_and_counted(broker: Bro
     await broker.produce(topic, map(event, numbers(3)))
     record = Record()
 
-    @subscribe_to(topic, group_id="g", handler_id="h", dlq=False, retry=RetryPolicy(max_attempts=1))
+    @subscribe_to(topic, group_id=topic, handler_id="h", dlq=False, retry=RetryPolicy(max_attempts=1))
     async def handle(message: Event) -> None:
         record.note(message.number)
         if message.number == 1:
@@ -386,7 +387,7 @@ async def test_sync_handlers_run_in_a_thread_in_order(broker: Broker, topic: str
     record, main = Record(), threading.get_ident()
     loop = asyncio.get_running_loop()
 
-    @subscribe_to(topic, group_id="g")
+    @subscribe_to(topic, group_id=topic)
     def handle(message: Event) -> None:
         assert threading.get_ident() != main
         loop.call_soon_threadsafe(record.note, message.number)
@@ -401,11 +402,11 @@ async def test_a_handler_may_follow_several_topics_or_a_pattern(broker: Broker, 
         await broker.produce(name, [Written(name.encode())])
     listed, matched = Record(), Record()
 
-    @subscribe_to([f"{topic}.a", f"x{topic}.a"], group_id="g1")
+    @subscribe_to([f"{topic}.a", f"x{topic}.a"], group_id=f"{topic}.1")
     async def by_name(message: str) -> None:
         listed.note(message)
 
-    @subscribe_to(re.compile(re.escape(topic) + r"\.."), group_id="g2")
+    @subscribe_to(re.compile(re.escape(topic) + r"\.."), group_id=f"{topic}.2")
     async def by_pattern(message: str) -> None:
         matched.note(message)
 
@@ -421,7 +422,7 @@ async def test_null_values_reach_handlers_that_take_none(broker: Broker, topic: 
     await broker.produce(topic, [Written(None, b"gone"), event(1)])
     record = Record()
 
-    @subscribe_to(topic, group_id="g")
+    @subscribe_to(topic, group_id=topic)
     async def handle(message: Event | None) -> None:
         record.note(message)
 
@@ -433,11 +434,11 @@ async def test_two_groups_each_get_everything(broker: Broker, topic: str) -> Non
     await broker.create_topic(topic, 2)
     first, second = Record(), Record()
 
-    @subscribe_to(topic, group_id="g1", handler_id="one")
+    @subscribe_to(topic, group_id=f"{topic}.1", handler_id="one")
     async def one(message: Event) -> None:
         first.note(message.number)
 
-    @subscribe_to(topic, group_id="g2", handler_id="two")
+    @subscribe_to(topic, group_id=f"{topic}.2", handler_id="two")
     async def two(message: Event) -> None:
         second.note(message.number)
 
@@ -453,7 +454,7 @@ async def test_latest_skips_what_was_there_before(broker: Broker, topic: str) ->
     await broker.produce(topic, map(event, numbers(5)))
     record = Record()
 
-    @subscribe_to(topic, group_id="g", auto_offset_reset="latest")
+    @subscribe_to(topic, group_id=topic, auto_offset_reset="latest")
     async def handle(message: Event) -> None:
         record.note(message.number)
 
@@ -505,7 +506,7 @@ async def test_p04_members_share_the_partitions_and_hand_them_over(broker: Broke
     record = Record()
 
     def handler(who: str) -> Any:
-        @subscribe_to(topic, group_id="g", handler_id="shared")
+        @subscribe_to(topic, group_id=topic, handler_id="shared")
         async def handle(message: Event) -> None:
             await asyncio.sleep(0.001)
             record.note((who, message.number))

@@ -1,0 +1,88 @@
+"""Everything the README shows works as it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastapi_athomic.decorators import subscriptions_of
+from tests.support.processes import Process, free_port
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SECONDS = 120.0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """`scripts/demo`, as a new user runs it; gives its port."""
+    port = free_port()
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PORT": str(port), "PYTHON": sys.executable}
+    process = Process([str(ROOT / "scripts" / "demo")], tmp_path_factory.mktemp("demo") / "log", **environment)
+    process.start()
+    process.wait_until(lambda: fetch(port, "/consumers/health"), SECONDS)
+    yield port
+    process.stop()
+    assert "Finished server process" in process.output(), "it stopped as it should"
+
+
+def fetch(port: int, path: str) -> object:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_python_blocks_run(number: int) -> None:
+    names: dict[str, object] = {"__name__": f"readme_{number}"}
+    exec(compile(blocks("python")[number], "README.md", "exec"), names)
+    assert any(subscriptions_of(value) for value in names.values())
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_and_the_curl_lines(demo: int) -> None:
+    (commands,) = blocks("bash")
+    order, *rest = commands.strip().replace("localhost:8000", f"127.0.0.1:{demo}").splitlines()
+    placed = json.loads(subprocess.run(["bash", "-c", order], capture_output=True, check=True).stdout)
+    end = time.monotonic() + SECONDS
+    while not fetch(demo, "/invoices") and time.monotonic() < end:
+        time.sleep(0.02)  # the invoice is written behind the request's back
+    invoices, consumers = (
+        json.loads(subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout) for line in rest
+    )
+    assert [invoice["order_id"] for invoice in invoices] == [placed["order_id"]]
+    assert {consumer["id"] for consumer in consumers} == {"billing", "analytics"}
+    (billing,) = [consumer for consumer in consumers if consumer["id"] == "billing"]
+    assert billing["counters"]["processed"] == 1
+
+
+def test_the_commands_exist() -> None:
+    commands = "\n".join(blocks("console"))
+    scripts = set(re.findall(r"scripts/\w+", commands))
+    assert scripts >= {"scripts/demo", "scripts/test", "scripts/check"}
+    assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    for number, files in re.findall(
+        r"^\| P(\d+) \|.*\| (.*) \|$", (ROOT / "docs/promises.md").read_text(), re.MULTILINE
+    ):
+        sources = [(ROOT / name).read_text() for name in re.findall(r"`([^`]+)`", files)]
+        assert any(f"def test_p{int(number):02d}_" in source for source in sources), f"P{number}"

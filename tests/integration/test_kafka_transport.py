@@ -1,0 +1,190 @@
+"""What Apache Kafka and aiokafka bring with them; what all transports share is in tests/delivery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from fastapi_athomic import (
+    AthomicSettings,
+    CommitFailedError,
+    KafkaSettings,
+    MessageTooLargeError,
+    RawMessage,
+    TopicNotFoundError,
+    subscribe_to,
+)
+from fastapi_athomic.messages import OutgoingMessage, PublishedMessage, TopicPartition
+from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
+from fastapi_athomic.transports.kafka import KafkaTransport
+from fastapi_athomic.transports.kafka_consumer import KafkaConsumer
+from tests.delivery.brokers import KafkaBroker as Foreign
+from tests.support.apps import Record, new_app, running
+from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+
+Kafka = KafkaBroker | ExternalKafka
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"t-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def transport(apache_kafka: Kafka) -> AsyncIterator[KafkaTransport]:
+    transport = KafkaTransport(AthomicSettings(broker_url=f"kafka://{apache_kafka.bootstrap}"))
+    await transport.start(10)
+    yield transport
+    await transport.stop(5)
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.assigned = asyncio.Event()
+
+    async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        self.assigned.set()
+
+    async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None: ...
+
+
+async def member(transport: KafkaTransport, topic: str) -> KafkaConsumer:
+    consumer = transport.consumer(
+        ConsumerConfig(group_id=topic, client_id="c", topics=(topic,)), listener := Listener()
+    )
+    await consumer.start()
+    async with asyncio.timeout(30):
+        await listener.assigned.wait()
+    return consumer
+
+
+async def test_missing_topics_are_said_to_be_missing_and_can_be_created(transport: KafkaTransport, topic: str) -> None:
+    (result,) = await transport.producer.send([OutgoingMessage(topic, b"k", b"v")], 5)
+    assert isinstance(result, TopicNotFoundError)
+    assert await transport.partition_counts([topic], 5) == {}
+    await transport.create_topics({topic: -1, f"{topic}.5": 5}, 5)
+    await transport.create_topics({topic: 7}, 5)  # stays as it is
+    (result,) = await transport.producer.send([OutgoingMessage(topic, b"k", b"v")], 5)
+    assert isinstance(result, PublishedMessage)
+    assert await transport.partition_counts([topic, f"{topic}.5"], 5) == {topic: 3, f"{topic}.5": 5}
+
+
+async def test_a_message_that_is_too_large_does_not_touch_its_neighbours(transport: KafkaTransport, topic: str) -> None:
+    await transport.create_topics({topic: 1}, 5)
+    messages = [OutgoingMessage(topic, b"k", value) for value in (b"first", b"x" * 2_000_000, b"last")]
+    first, large, last = await transport.producer.send(messages, 10)
+    assert isinstance(large, MessageTooLargeError)
+    assert [first, last] == [(topic, 0, 0), (topic, 0, 1)]
+
+
+async def test_a_batch_the_broker_refuses_does_not_poison_the_producer(
+    apache_kafka: Kafka, transport: KafkaTransport, topic: str
+) -> None:
+    admin = AdminClient({"bootstrap.servers": apache_kafka.bootstrap})
+    small = NewTopic(topic, 1, 1, config={"max.message.bytes": "1000"})
+    admin.create_topics([small])[topic].result(30)
+    await transport.create_topics({f"{topic}.other": 1}, 5)
+    sizes = (10, 900, 20, 5_000, 30, 700)
+    results = await transport.producer.send([OutgoingMessage(topic, b"k", b"x" * size) for size in sizes], 20)
+    assert [type(result) for result in results] == [
+        MessageTooLargeError if size > 1000 else PublishedMessage for size in sizes
+    ]
+    assert [result.offset for result in results if isinstance(result, PublishedMessage)] == [0, 1, 2, 3, 4]
+    (other,) = await transport.producer.send([OutgoingMessage(f"{topic}.other", b"k", b"v")], 5)
+    (again,) = await transport.producer.send([OutgoingMessage(topic, b"k", b"v")], 5)
+    assert (other, again) == ((f"{topic}.other", 0, 0), (topic, 0, 5))
+
+
+async def test_commits_carry_their_note(transport: KafkaTransport, topic: str) -> None:
+    await transport.create_topics({topic: 2}, 5)
+    consumer = await member(transport, topic)
+    place = TopicPartition(topic, 1)
+    note = "a1:" + "x" * 4_000
+    await consumer.commit({place: CommittedOffset(7, note)}, 5)
+    assert await consumer.committed([place, TopicPartition(topic, 0)], 5) == {place: CommittedOffset(7, note)}
+    await consumer.stop(5)
+
+
+async def test_a_member_that_was_replaced_commits_nothing(transport: KafkaTransport, topic: str) -> None:
+    await transport.create_topics({topic: 1}, 5)
+    consumer = await member(transport, topic)
+    client = consumer._member
+    assert client is not None
+    client._coordinator.generation -= 1  # as one that slept through a rebalance
+    with pytest.raises(CommitFailedError):
+        await consumer.commit({TopicPartition(topic, 0): CommittedOffset(1)}, 5)
+    await consumer.stop(5)
+
+
+async def test_seek(transport: KafkaTransport, topic: str) -> None:
+    await transport.create_topics({topic: 1}, 5)
+    await transport.producer.send([OutgoingMessage(topic, b"k", b"%d" % n) for n in range(10)], 5)
+    consumer = await member(transport, topic)
+    place = TopicPartition(topic, 0)
+    for offset, expected in ((7, b"7"), (-2, b"0")):
+        await consumer.seek(place, offset)
+        found: dict[TopicPartition, list[RawMessage]] = {}
+        while not found:
+            found = dict(await consumer.fetch([place], 5, 1))  # type: ignore[arg-type]
+        assert found[place][0].value == expected
+    await consumer.stop(5)
+
+
+async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka: Kafka, topic: str) -> None:
+    """Written by us with bytes that no Python client lets through, read and dead-lettered again."""
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    foreign, record = Foreign(apache_kafka.bootstrap), Record()
+    await foreign.create_topic(topic, 1)
+
+    @subscribe_to(topic, group_id=topic)
+    async def handle(message: str, raw: RawMessage) -> None:
+        record.note((message, raw.headers))
+        if message == "odd":
+            raise RuntimeError("never")
+
+    settings = AthomicSettings(
+        broker_url=f"kafka://{apache_kafka.bootstrap}",
+        handler_tuning={
+            f"{__name__}.test_header_names_that_are_not_utf8_pass_through_unharmed.<locals>.handle": {
+                "retry": {"max_attempts": 1}
+            }
+        },  # type: ignore[dict-item]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        await athomic.publish(topic, "before")
+        await athomic.publish(topic, "odd", headers={name: b"1"})
+        await athomic.publish(topic, "after")
+        await record.count(3)
+        transport = athomic._transport
+        assert isinstance(transport, KafkaTransport)
+        letters = await member(transport, f"{topic}.{topic}.dlq")
+        place = TopicPartition(f"{topic}.{topic}.dlq", 0)
+        found = dict(await letters.fetch([place], 10, 10))
+        while place not in found:
+            found = dict(await letters.fetch([place], 10, 10))
+        await letters.stop(5)
+    assert [message for message, _ in record.seen] == ["before", "odd", "after"]
+    assert record.seen[1][1][0] == (name, b"1")
+    assert found[place][0].headers[0] == (name, b"1")
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+async def test_compressed_batches(apache_kafka: Kafka, topic: str, compression: str) -> None:
+    kafka = KafkaSettings(compression_type=compression)  # type: ignore[arg-type]
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic)
+    async def handle(message: bytes) -> None:
+        record.note(message)
+
+    settings = AthomicSettings(broker_url=f"kafka://{apache_kafka.bootstrap}", kafka=kafka)
+    async with running(new_app(settings, handle)) as athomic:
+        values = [b"%d" % number * 100 for number in range(50)]
+        await athomic.publish_many(topic, values, key=lambda _: "k")
+        assert await record.count(50) == values
