@@ -212,6 +212,9 @@ class ConsumerService:
         reasons = []
         if now - self._session.polled_at > STALE_POLL_SECONDS:
             reasons.append(f"has not polled for {now - self._session.polled_at:.0f} s")
+        since = self._session.without_partitions_since
+        if since is not None and now - since > STALE_POLL_SECONDS:
+            reasons.append(f"has been waiting for its partitions for {now - since:.0f} s")
         stalled = now - self._session.progress_at
         if stalled > self._settings.stall_timeout / 2:
             reasons.append(f"no progress for {stalled:.0f} s although there is something to consume")

@@ -79,6 +79,8 @@ class ConsumerManager:
             statuses.append(HealthStatus.UNHEALTHY)
         elif not self._lifecycle.started:
             statuses.append(HealthStatus.STARTING)
+        elif self._publisher.last_error is not None:
+            statuses.append(HealthStatus.UNHEALTHY)
         status = worst(statuses)
         self._was_ready = self._was_ready or status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
         return HealthReport(status=status, consumers=consumers, reasons=reasons)

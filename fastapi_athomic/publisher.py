@@ -24,6 +24,11 @@ HeaderValue = str | bytes | None
 GivenHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] | None
 
 CONNECT_SECONDS = 10.0
+PING_INTERVAL = 2.0
+"""Seconds between two questions whether the broker is still there."""
+PING_SECONDS = 5.0
+PINGS = 2
+"""So many in a row must fail before the broker counts as away: one of several brokers may be."""
 
 
 class Publisher:
@@ -45,7 +50,8 @@ class Publisher:
         self._orchestrator = orchestrator
         self._settings = settings
         self._connected: asyncio.Event | None = None  # None: not started, or stopped
-        self.last_error: TransportError | None = None  # why the broker could not be reached, while it could not
+        self._watching: asyncio.Task[None] | None = None
+        self.last_error: TransportError | None = None  # why the broker cannot be reached, while it cannot
 
     @property
     def connected(self) -> bool:
@@ -67,9 +73,35 @@ class Publisher:
             delay = min(delay * 2, self._settings.restart_backoff_max)
         self.last_error = None
         self._connected.set()
+        self._watching = asyncio.create_task(self._watch(), name="athomic-broker-watch")
+
+    async def _watch(self) -> None:
+        """Keeps `last_error` true. A client library tries to reconnect for ever and says nothing."""
+        while True:
+            await asyncio.sleep(PING_INTERVAL)
+            error = await self._ping()
+            if error is not None and self.last_error is None:
+                logger.warning("the broker cannot be reached any more: %s", error)
+            elif error is None and self.last_error is not None:
+                logger.warning("the broker can be reached again")
+            self.last_error = error
+
+    async def _ping(self) -> TransportError | None:
+        error: TransportError | None = None
+        for _ in range(PINGS):
+            try:
+                await self._transport.ping(PING_SECONDS)
+            except TransportError as caught:
+                error = caught
+            else:
+                return None
+        return error
 
     async def stop(self, timeout: float) -> None:
         self._connected = None
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         await self._transport.stop(timeout)
 
     async def publish(

@@ -64,6 +64,7 @@ class ConsumerSession:
         self._started = False
         self.joined = asyncio.Event()  # the group has given us our partitions, perhaps none
         self.polled_at = monotonic()
+        self.without_partitions_since: float | None = monotonic()  # None: the group has given us ours
         self.progress_at = monotonic()  # the last time messages came, or there was nothing to come
         self.last_message_at: float | None = None  # seconds since the epoch
         self.warning: str | None = None  # something that does not stop consumption
@@ -224,6 +225,7 @@ class ConsumerSession:
             skip = decode_note(found.offset, found.metadata) if found else frozenset()
             self._states[topic_partition] = self._new_state(topic_partition, found.offset if found else None, skip)
         self.polled_at = self.progress_at = monotonic()
+        self.without_partitions_since = None
         self.joined.set()
         self._room.set()
         self._prepare(partitions)
@@ -241,7 +243,7 @@ class ConsumerSession:
         for state in states:
             self._states.pop(state.topic_partition, None)
         self._parts.forget(partitions)
-        self.polled_at = self.progress_at = monotonic()
+        self.polled_at = self.progress_at = self.without_partitions_since = monotonic()
 
     async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
         try:

@@ -122,6 +122,9 @@ class Transport(Protocol):
         Never raises, may be called twice; `start` may follow.
         """
 
+    async def ping(self, timeout: float) -> None:
+        """Ask the broker for a sign of life. Raises `TransportError`."""
+
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> TransportConsumer:
         """A new group member, not yet started."""
         ...

@@ -81,6 +81,10 @@ class KafkaTransport:
             closing.append(close_client(admin, timeout))
         await asyncio.gather(*closing)
 
+    async def ping(self, timeout: float) -> None:
+        no_topics = MetadataRequest([], allow_auto_topic_creation=False)
+        await within(self._ask_any(no_topics), timeout, f"asking {self.address} for a sign of life")
+
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
         return KafkaConsumer(config, listener, self._settings, self._connection)
 
@@ -107,9 +111,9 @@ class KafkaTransport:
             await self._have_created(topics, timeout)
             return
         for topic, code, *detail in response.topic_errors:
-            error = for_code(code)
-            if error not in (NoError, TopicAlreadyExistsError):
-                raise TransportError(f"creating topic {topic}: {error.__name__} {(detail or [''])[0] or ''}".rstrip())
+            kind = for_code(code)
+            if kind not in (NoError, TopicAlreadyExistsError):
+                raise TransportError(f"creating topic {topic}: {kind.__name__} {(detail or [''])[0] or ''}".rstrip())
         self._producer.note_created(topics)
 
     async def _have_created(self, topics: Collection[str], timeout: float) -> None:

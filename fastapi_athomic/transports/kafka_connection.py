@@ -34,6 +34,8 @@ TEARDOWN_SECONDS = 0.3
 """Kept of the time for closing, to take apart a client that does not stop."""
 TEARDOWN_ROUNDS = 3
 """aiokafka's tasks wait for each other when they are cancelled; so often they are asked again."""
+RETRY_SECONDS = 0.25
+"""Between two attempts to reach a broker; each one that fails is an error in aiokafka's log."""
 MAX_DETAIL = 300
 """Characters of a foreign error's text that are passed on."""
 
@@ -56,6 +58,7 @@ def connection_options(settings: AthomicSettings) -> dict[str, Any]:
         "bootstrap_servers": [server.rstrip("/") for server in settings.broker_address.split(",")],
         "client_id": settings.client_id,
         "request_timeout_ms": milliseconds(kafka.request_timeout),
+        "retry_backoff_ms": milliseconds(RETRY_SECONDS),
         "security_protocol": kafka.security_protocol,
     }
     if kafka.security_protocol.endswith("SSL"):

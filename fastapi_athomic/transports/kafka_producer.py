@@ -15,7 +15,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.protocol.produce import ProduceRequest
 
 from ..exceptions import MessageTooLargeError, TopicNotFoundError, TransportClosedError, TransportError
-from ..messages import OutgoingMessage, PublishedMessage
+from ..messages import OutgoingMessage, PublishedMessage, TopicPartition
 from ..settings import AthomicSettings
 from .kafka_connection import close_client, milliseconds, open_client, retrieve, translate, within
 from .kafka_records import encode_record
@@ -213,7 +213,7 @@ class KafkaProducer:
 
     async def _produce(self, client: AIOKafkaProducer, topic: str, partition: int, batch: bytes) -> int | None:
         """The offset; None: the leader has moved, try again."""
-        leader = client.client.cluster.leader_for_partition((topic, partition))
+        leader = client.client.cluster.leader_for_partition(TopicPartition(topic, partition))
         if leader is None or leader == -1:
             return None
         timeout = milliseconds(self._settings.kafka.request_timeout)

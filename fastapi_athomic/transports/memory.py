@@ -65,6 +65,9 @@ class MemoryTransport:
             await consumer.stop(timeout)
         self._consumers.clear()
 
+    async def ping(self, timeout: float) -> None:
+        self.broker.check_connected()
+
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> MemoryConsumer:
         consumer = MemoryConsumer(self.broker, config, listener)
         self._consumers = [known for known in self._consumers if not known.stopped]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, PublishError, TransportError, subscribe_to
@@ -42,19 +43,14 @@ def alive(broker: KafkaBroker) -> KafkaBroker:
     return broker
 
 
-def settings(broker: KafkaBroker, **changes: object) -> AthomicSettings:
-    kafka = KafkaSettings(session_timeout=3, heartbeat_interval=1)
-    return AthomicSettings(
-        **(  # type: ignore[arg-type]
-            {
-                "broker_url": f"kafka://{broker.bootstrap}",
-                "restart_backoff": 0.1,
-                "restart_backoff_max": 0.5,
-                "kafka": kafka,
-            }
-            | changes
-        )
-    )
+def settings(broker: KafkaBroker, **changes: Any) -> AthomicSettings:
+    usual: dict[str, Any] = {
+        "broker_url": f"kafka://{broker.bootstrap}",
+        "restart_backoff": 0.1,
+        "restart_backoff_max": 0.5,
+        "kafka": KafkaSettings(session_timeout=3, heartbeat_interval=1),
+    }
+    return AthomicSettings(**(usual | changes))
 
 
 def status(athomic: Athomic) -> str:
@@ -196,9 +192,6 @@ def test_an_app_may_run_again_on_another_event_loop(alive: KafkaBroker) -> None:
 
 
 def test_a_wrong_address_does_not_stop_the_web_service() -> None:
-    from fastapi.testclient import TestClient
-
-    app = FastAPI()
     athomic = new_app(AthomicSettings(broker_url="kafka://127.0.0.1:1", shutdown_timeout=2.0))
     app = athomic.app
 

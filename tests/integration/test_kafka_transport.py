@@ -16,6 +16,7 @@ from fastapi_athomic import (
     KafkaSettings,
     MessageTooLargeError,
     RawMessage,
+    RetryPolicy,
     TopicNotFoundError,
     subscribe_to,
 )
@@ -141,21 +142,13 @@ async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka
     foreign, record = Foreign(apache_kafka.bootstrap), Record()
     await foreign.create_topic(topic, 1)
 
-    @subscribe_to(topic, group_id=topic)
+    @subscribe_to(topic, group_id=topic, retry=RetryPolicy(max_attempts=1))
     async def handle(message: str, raw: RawMessage) -> None:
         record.note((message, raw.headers))
         if message == "odd":
             raise RuntimeError("never")
 
-    settings = AthomicSettings(
-        broker_url=f"kafka://{apache_kafka.bootstrap}",
-        handler_tuning={
-            f"{__name__}.test_header_names_that_are_not_utf8_pass_through_unharmed.<locals>.handle": {
-                "retry": {"max_attempts": 1}
-            }
-        },  # type: ignore[dict-item]
-    )
-    athomic = new_app(settings, handle)
+    athomic = new_app(AthomicSettings(broker_url=f"kafka://{apache_kafka.bootstrap}"), handle)
     async with running(athomic):
         await athomic.publish(topic, "before")
         await athomic.publish(topic, "odd", headers={name: b"1"})
