@@ -170,7 +170,7 @@ class MockCluster(KafkaBroker):
         self._partitions: dict[str, int] = {}
 
     def settings(self, **changes: Any) -> AthomicSettings:
-        kafka = KafkaSettings(session_timeout=1.5, heartbeat_interval=0.3)
+        kafka = KafkaSettings(session_timeout=5, heartbeat_interval=1)
         return super().settings(**({"kafka": kafka} | changes))
 
     async def create_topic(self, topic: str, partitions: int) -> None:

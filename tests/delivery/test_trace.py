@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
@@ -48,6 +47,17 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 def find(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
     return [span for span in exporter.get_finished_spans() if span.name == name]
+
+
+def ancestors(exporter: InMemorySpanExporter, span: ReadableSpan) -> list[int]:
+    """The ids of the spans above; FastAPI has some of its own between the request and the route."""
+    spans = {found.context.span_id: found for found in exporter.get_finished_spans()}
+    above = []
+    current: ReadableSpan | None = span
+    while current is not None and current.parent is not None:
+        above.append(current.parent.span_id)
+        current = spans.get(current.parent.span_id)
+    return above
 
 
 def client(athomic: Athomic) -> AsyncClient:
@@ -97,8 +107,7 @@ async def test_request_publish_handling_and_next_publish_are_one_trace(
     ):
         (span,) = find(exporter, name)
         assert span.kind is kind
-        assert span.parent is not None
-        assert span.parent.span_id == chain[-1].context.span_id, f"{name} is the child of {chain[-1].name}"
+        assert chain[-1].context.span_id in ancestors(exporter, span), f"{name} belongs to {chain[-1].name}"
         assert span.context.trace_id == server.context.trace_id
         chain.append(span)
     attributes = chain[2].attributes or {}
@@ -181,7 +190,7 @@ async def test_p11_nobody_sees_anothers_context_or_span(
         assert get_context().tenant_id == tenant
 
     @athomic.subscribe_to(topic, group_id=topic, ordering="key", concurrency=20)
-    async def handle(event: Event, tenant: Annotated[str | None, Depends(dependency)]) -> None:
+    async def handle(event: Event, tenant: str | None = Depends(dependency)) -> None:
         span = trace.get_current_span().get_span_context()
         await asyncio.sleep(0.001)
         same_span = trace.get_current_span().get_span_context() == span
