@@ -48,7 +48,7 @@ def test_the_request_id_is_taken_over_and_sent_back() -> None:
 
 @pytest.mark.parametrize("given", ["", "x" * 300, "with space", "über"])
 def test_a_request_id_that_makes_no_sense_is_replaced(given: str) -> None:
-    answer = TestClient(app_with()).get("/context", headers={"x-request-id": given.encode()})
+    answer = TestClient(app_with()).get("/context", headers={b"x-request-id": given.encode()})
     made = answer.headers["x-request-id"]
     assert made != given
     assert len(made) == 32

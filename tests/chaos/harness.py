@@ -1,0 +1,255 @@
+"""Real workers, a real broker, a foreign producer, and a record of every handling that nobody can falsify.
+
+Workers are uvicorn processes; the record is a file each writes to. Numbers per key tell what was lost, repeated or
+misordered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.support.processes import Process, free_port
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60.0
+KEYS = 120
+RATE = 600  # messages per second
+
+
+class Handling(NamedTuple):
+    """One line of the record. Times are nanoseconds of the machine's monotonic clock, the same for all processes."""
+
+    began: int
+    ended: int
+    process: int
+    key: str
+    sequence: int
+
+
+@dataclass
+class Report:
+    """What the record says, compared with what was produced."""
+
+    produced: int
+    lost: list[tuple[str, int]]
+    repeated: int
+    misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that had come before
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{count} x {name}" for name, count in self.faults.items())
+        return (
+            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated}, "
+            f"out of order {len(self.misordered)}; faults: {faults}"
+        )
+
+
+class Worker:
+    """One uvicorn process. It keeps its port over restarts."""
+
+    def __init__(self, number: int, directory: Path, environment: dict[str, str]) -> None:
+        self._port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "tests.chaos.worker:app", "--port", str(self._port)]
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        environment = inherited | environment | {"PYTHONPATH": str(ROOT)}
+        self.process = Process([*command, "--log-level", "warning"], directory / f"worker-{number}.log", **environment)
+
+    def start(self) -> None:
+        self.process.start()
+
+    def wait_until_ready(self) -> None:
+        self.process.wait_until(lambda: self.fetch("/consumers/health/ready"), START_SECONDS)
+
+    def fetch(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+            return json.load(answer)
+
+
+class Load(threading.Thread):
+    """A foreign client that writes numbered messages, so many per second, until it is told to stop."""
+
+    def __init__(self, bootstrap: str, topic: str, rate: int = RATE, keys: int = KEYS) -> None:
+        super().__init__(daemon=True)
+        config: dict[str, Any] = {"enable.idempotence": True, "linger.ms": 2, "partitioner": "murmur2_random"}
+        self._producer = Producer(config | {"bootstrap.servers": bootstrap, "log_level": 0})
+        self._topic, self._rate, self._keys = topic, rate, keys
+        self._stop = threading.Event()
+        self.produced: dict[str, int] = defaultdict(int)  # per key: how many are acknowledged or on their way
+
+    def run(self) -> None:
+        began, count = time.monotonic(), 0
+        while not self._stop.is_set():
+            due = int((time.monotonic() - began) * self._rate)
+            for _ in range(due - count):
+                key = f"k{count % self._keys}"
+                self.write(key)
+                count += 1
+            self._producer.poll(0)
+            self._stop.wait(0.005)
+
+    def write(self, key: str, **more: Any) -> None:
+        sequence = self.produced[key]
+        value = json.dumps({"key": key, "sequence": sequence, **more}).encode()
+        self._producer.produce(self._topic, value, key.encode())
+        self.produced[key] = sequence + 1
+
+    def finish(self) -> int:
+        """Stops, and gives the number of messages once all are acknowledged."""
+        self._stop.set()
+        if self.is_alive():
+            self.join()
+        assert self._producer.flush(60) == 0, "the broker did not take all messages"
+        return sum(self.produced.values())
+
+
+class Arena:
+    """A topic, its workers, its load and its record."""
+
+    def __init__(
+        self, bootstrap: str, directory: Path, worker_environment: dict[str, str], partitions: int = 6
+    ) -> None:
+        self.topic = f"chaos-{directory.name}-{random.randrange(10**6)}"
+        self.record = directory / "record"
+        self.bootstrap = bootstrap
+        self.faults: dict[str, int] = defaultdict(int)
+        self._directory = directory
+        self._environment = {
+            "ATHOMIC_BROKER_URL": f"kafka://{bootstrap}",
+            "CHAOS_TOPIC": self.topic,
+            "CHAOS_RECORD": str(self.record),
+        } | worker_environment
+        self._partitions = partitions
+        self.workers: list[Worker] = []
+        self.load = Load(bootstrap, self.topic)
+
+    def open(self, workers: int) -> None:
+        self.record.touch()
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin.create_topics([NewTopic(self.topic, self._partitions, 1)])[self.topic].result(30)
+        for _ in range(workers):
+            self.add_worker()
+        for worker in self.workers:
+            worker.wait_until_ready()
+
+    def add_worker(self) -> Worker:
+        worker = Worker(len(self.workers), self._directory, self._environment)
+        self.workers.append(worker)
+        worker.start()
+        return worker
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.process.thaw()
+            worker.process.kill()
+
+    # --- faults: each makes sure that it happened
+
+    def restart(self, worker: Worker) -> None:
+        """SIGTERM, and a new process in its place."""
+        worker.process.stop()
+        assert not worker.process.is_running
+        self.faults["SIGTERM"] += 1
+        worker.start()
+        worker.wait_until_ready()
+
+    def kill(self, worker: Worker) -> None:
+        """SIGKILL, and a new process in its place."""
+        pid = worker.process.pid
+        assert any(handling.process == pid for handling in self.handlings()), "it had not worked yet"
+        worker.process.kill()
+        self.faults["SIGKILL"] += 1
+        worker.start()
+        worker.wait_until_ready()
+
+    def freeze(self, worker: Worker, seconds: float) -> None:
+        """SIGSTOP for longer than the session; the others take its partitions over meanwhile."""
+        frozen = worker.process.pid
+        worker.process.freeze()
+        time.sleep(seconds)
+        meanwhile = time.monotonic_ns() - int(1e9)
+        worker.process.thaw()
+        assert all(
+            h.process != frozen for h in self.handlings() if h.ended > meanwhile - int(1e9) and h.began < meanwhile
+        )
+        self.faults["SIGSTOP"] += 1
+        worker.wait_until_ready()
+
+    def join_and_leave(self) -> None:
+        """A member more for a moment."""
+        worker = self.add_worker()
+        worker.wait_until_ready()
+        self.wait_for(lambda: any(h.process == worker.process.pid for h in self.handlings()), "the new member works")
+        worker.process.stop()
+        self.workers.remove(worker)
+        self.faults["join and leave"] += 1
+
+    # --- the record
+
+    def handlings(self) -> list[Handling]:
+        lines = self.record.read_text().splitlines()
+        return [
+            Handling(int(began), int(ended), int(process), key, int(sequence))
+            for began, ended, process, key, sequence in map(str.split, lines)
+        ]
+
+    def wait_for(self, holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, f"did not happen: {what}"
+            time.sleep(0.05)
+
+    def settle(self, seconds: float = 120.0) -> Report:
+        """Stops the load, waits until all is handled, and compares."""
+        self.load.finish()
+        produced = {(key, number) for key, count in self.load.produced.items() for number in range(count)}
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            handlings = self.handlings()
+            if len(handlings) >= len(produced) and produced <= {(h.key, h.sequence) for h in handlings}:
+                break
+            time.sleep(0.2)
+        return self._report(produced)
+
+    def _report(self, produced: set[tuple[str, int]]) -> Report:
+        handlings = sorted(self.handlings())
+        seen: set[tuple[str, int]] = set()
+        greatest: dict[str, int] = {}
+        misordered = []
+        for handling in handlings:
+            place = (handling.key, handling.sequence)
+            before = greatest.get(handling.key, -1)
+            if place not in seen and handling.sequence < before:
+                misordered.append((handling.key, handling.sequence, before))
+            seen.add(place)
+            greatest[handling.key] = max(before, handling.sequence)
+        lost = sorted(produced - seen)
+        return Report(len(produced), lost, len(handlings) - len(seen), misordered, dict(self.faults))
+
+
+@contextmanager
+def arena(bootstrap: str, directory: Path, *, workers: int = 3, **environment: str) -> Iterator[Arena]:
+    """Workers that are ready, and a load that runs."""
+    opened = Arena(bootstrap, directory, environment)
+    try:
+        opened.open(workers)
+        opened.load.start()
+        yield opened
+    finally:
+        opened.load.finish()
+        opened.close()

@@ -1,0 +1,92 @@
+"""Promises under fire, on Apache Kafka at default settings.
+
+Three workers, 600 messages a second over 120 keys, 20 ms handlers, 50 at once. `ATHOMIC_TEST_CHAOS_SECONDS` makes the
+storm last longer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+
+from .harness import Arena, Report, arena
+
+pytestmark = pytest.mark.timeout(900)
+
+STORM_SECONDS = float(os.environ.get("ATHOMIC_TEST_CHAOS_SECONDS", "0"))
+
+
+@pytest.fixture
+def fighting(apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path) -> Iterator[Arena]:
+    with arena(apache_kafka.bootstrap, tmp_path) as opened:
+        opened.wait_for(lambda: len(opened.handlings()) > 500, "the workers work")
+        yield opened
+
+
+def check(report: Report, *, repeated: int) -> None:
+    print(report)  # noqa: T201 - the figures are what the harness is for
+    assert report.lost == []
+    assert report.misordered == []
+    assert report.repeated <= repeated, str(report)
+
+
+def test_p03_a_rolling_restart_repeats_nothing(fighting: Arena) -> None:
+    for _ in range(3):
+        for worker in list(fighting.workers):
+            fighting.restart(worker)
+    report = fighting.settle()
+    check(report, repeated=0)
+    assert report.faults == {"SIGTERM": 9}
+
+
+def test_p05_a_crash_repeats_a_handful(fighting: Arena) -> None:
+    for worker in [*fighting.workers, *fighting.workers]:
+        fighting.kill(worker)
+        time.sleep(2)  # the load goes on between two crashes
+    report = fighting.settle()
+    check(report, repeated=5 * 6)
+    assert report.faults == {"SIGKILL": 6}
+
+
+def test_p05_a_freeze_beyond_the_session_repeats_a_handful(fighting: Arena) -> None:
+    for worker in fighting.workers[:2]:
+        fighting.freeze(worker, 15)
+    report = fighting.settle()
+    check(report, repeated=10 * 2)
+    assert report.faults == {"SIGSTOP": 2}
+
+
+def test_p04_members_that_come_and_go_repeat_nothing(fighting: Arena) -> None:
+    for _ in range(5):
+        fighting.join_and_leave()
+    report = fighting.settle()
+    check(report, repeated=0)
+    assert report.faults == {"join and leave": 5}
+
+
+def test_p01_p02_a_storm_of_everything_loses_and_misorders_nothing(
+    apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path
+) -> None:
+    """Handlers fail at random too, and what comes later for their key waits."""
+    with arena(apache_kafka.bootstrap, tmp_path, CHAOS_FAILURES="0.02") as fighting:
+        fighting.wait_for(lambda: len(fighting.handlings()) > 500, "the workers work")
+        end = time.monotonic() + STORM_SECONDS
+        faults = 0
+        while faults < 8 or time.monotonic() < end:
+            worker = random.choice(fighting.workers)
+            fault = (fighting.restart, fighting.kill, fighting.restart, None)[faults % 4]
+            if fault is None:
+                fighting.join_and_leave()
+            else:
+                fault(worker)
+            faults += 1
+        report = fighting.settle()
+    check(report, repeated=5 * faults)
+    assert sum(report.faults.values()) == faults

@@ -1,0 +1,50 @@
+"""The service under fire: run by uvicorn in processes of its own, told what to do by its environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from fastapi_athomic import RetryPolicy, include_athomic, subscribe_to
+
+TOPIC = os.environ["CHAOS_TOPIC"]
+HANDLER_SECONDS = float(os.environ.get("CHAOS_HANDLER_SECONDS", "0.02"))
+FAILURES = float(os.environ.get("CHAOS_FAILURES", "0"))  # the share of attempts that fail
+SLOW_SECONDS = float(os.environ.get("CHAOS_SLOW_SECONDS", "0"))  # how long messages with `slow` take
+
+app = FastAPI()
+include_athomic(app)
+record = os.open(os.environ["CHAOS_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+class Numbered(BaseModel):
+    key: str
+    sequence: int
+    slow: bool = False
+
+
+class InjectedError(Exception):
+    """What the handler fails with now and then."""
+
+
+@subscribe_to(
+    TOPIC,
+    group_id=TOPIC,
+    handler_id="worker",
+    ordering=os.environ.get("CHAOS_ORDERING", "key"),  # type: ignore[arg-type]
+    concurrency=int(os.environ.get("CHAOS_CONCURRENCY", "50")),
+    retry=RetryPolicy(max_attempts=0, delay=0.02, max_delay=0.2),
+)
+async def handle(message: Numbered) -> None:
+    """Notes each handling in one write to a file, which outlives the process however it dies."""
+    began = time.monotonic_ns()
+    await asyncio.sleep(SLOW_SECONDS if message.slow else HANDLER_SECONDS)
+    if random.random() < FAILURES:
+        raise InjectedError
+    line = f"{began} {time.monotonic_ns()} {os.getpid()} {message.key} {message.sequence}\n"
+    os.write(record, line.encode())
