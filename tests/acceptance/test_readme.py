@@ -8,10 +8,10 @@ import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from fastapi_athomic.decorators import subscriptions_of
@@ -40,8 +40,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def fetch(port: int, path: str) -> object:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-        return json.load(answer)
+    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).raise_for_status().json()
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))

@@ -12,7 +12,6 @@ import random
 import sys
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -77,8 +77,7 @@ class Worker:
         self.process.wait_until(lambda: self.fetch("/consumers/health/ready"), START_SECONDS)
 
     def fetch(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
-            return json.load(answer)
+        return httpx.get(f"http://127.0.0.1:{self._port}{path}", timeout=5).raise_for_status().json()
 
 
 class Load(threading.Thread):
@@ -89,19 +88,19 @@ class Load(threading.Thread):
         config: dict[str, Any] = {"enable.idempotence": True, "linger.ms": 2, "partitioner": "murmur2_random"}
         self._producer = Producer(config | {"bootstrap.servers": bootstrap, "log_level": 0})
         self._topic, self._rate, self._keys = topic, rate, keys
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self.produced: dict[str, int] = defaultdict(int)  # per key: how many are acknowledged or on their way
 
     def run(self) -> None:
         began, count = time.monotonic(), 0
-        while not self._stop.is_set():
+        while not self._ending.is_set():
             due = int((time.monotonic() - began) * self._rate)
             for _ in range(due - count):
                 key = f"k{count % self._keys}"
                 self.write(key)
                 count += 1
             self._producer.poll(0)
-            self._stop.wait(0.005)
+            self._ending.wait(0.005)
 
     def write(self, key: str, **more: Any) -> None:
         sequence = self.produced[key]
@@ -109,11 +108,14 @@ class Load(threading.Thread):
         self._producer.produce(self._topic, value, key.encode())
         self.produced[key] = sequence + 1
 
-    def finish(self) -> int:
-        """Stops, and gives the number of messages once all are acknowledged."""
-        self._stop.set()
+    def stop(self) -> None:
+        self._ending.set()
         if self.is_alive():
             self.join()
+
+    def finish(self) -> int:
+        """Stops, and gives the number of messages once all are acknowledged."""
+        self.stop()
         assert self._producer.flush(60) == 0, "the broker did not take all messages"
         return sum(self.produced.values())
 
@@ -154,6 +156,7 @@ class Arena:
         return worker
 
     def close(self) -> None:
+        self.load.stop()
         for worker in self.workers:
             worker.process.thaw()
             worker.process.kill()
@@ -251,5 +254,4 @@ def arena(bootstrap: str, directory: Path, *, workers: int = 3, **environment: s
         opened.load.start()
         yield opened
     finally:
-        opened.load.finish()
         opened.close()
