@@ -19,3 +19,8 @@ class Counters:
     commits: int = 0
     rebalances: int = 0
     abandoned: int = 0  # still running when their partition had to be given up
+
+    @property
+    def done(self) -> int:
+        """Concluded by a rule that allows the commit."""
+        return self.processed + self.dead_lettered + self.skipped

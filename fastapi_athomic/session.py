@@ -23,6 +23,8 @@ POLL_SECONDS = 0.2
 """How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
 POLL_SECONDS_WHILE_FULL = 0.02
 """The same while some partitions are not asked for: they may get room at any time."""
+COMMIT_PAUSE = 0.005
+"""Seconds between two commits at least: each costs about 0.3 ms of CPU."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
 
@@ -270,7 +272,7 @@ class ConsumerSession:
     async def _commit_regularly(self) -> None:
         while True:
             await self._work_seen.wait()
-            await asyncio.sleep(self._settings.commit_interval)
+            await self._commit_due()
             try:
                 await self._commit(list(self._states.values()), self._settings.request_timeout)
             except CommitFailedError as error:
@@ -281,6 +283,17 @@ class ConsumerSession:
                 await asyncio.sleep(POLL_SECONDS)
             if all(state.tracker.settled for state in self._states.values()):
                 self._work_seen.clear()
+
+    async def _commit_due(self) -> None:
+        """Returns when `commit_interval` has passed or `commit_count` messages are done.
+
+        Looking now and then costs nothing where the messages are handled.
+        """
+        end, done = monotonic() + self._settings.commit_interval, self._counters.done
+        while (left := end - monotonic()) > 0:
+            await asyncio.sleep(min(left, COMMIT_PAUSE))
+            if self._counters.done - done >= self._settings.commit_count:
+                return
 
     async def _commit(self, states: Iterable[PartitionState], timeout: float) -> None:
         async with self._commit_lock:

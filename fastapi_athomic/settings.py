@@ -113,7 +113,8 @@ class AthomicSettings(BaseSettings):
     broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
     client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"
 
-    commit_interval: Seconds = 0.025  # offsets are committed so often while there is something to commit
+    commit_interval: Seconds = 0.025  # offsets are committed so often while there is something to commit ...
+    commit_count: Count = 10  # ... and sooner when so many messages are done (but not more often than every 5 ms)
     drain_timeout: PositiveSeconds = 20.0  # work in flight may take so long when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # stopping takes no longer, whatever happens
     publish_timeout: PositiveSeconds = 30.0

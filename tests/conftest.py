@@ -30,6 +30,27 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBrok
     broker.stop()
 
 
+@pytest.fixture
+def mortal_kafka(mortal_kafka_of_the_run: KafkaBroker) -> KafkaBroker:
+    """A second Apache Kafka, alive, for tests that stop or kill it."""
+    if not mortal_kafka_of_the_run.process.is_running:
+        mortal_kafka_of_the_run.start()
+    return mortal_kafka_of_the_run
+
+
+@pytest.fixture(scope="session")
+def mortal_kafka_of_the_run(
+    apache_kafka: KafkaBroker | ExternalKafka, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaBroker]:
+    try:
+        broker = KafkaBroker(tmp_path_factory.mktemp("mortal") / "broker", heap="300m")
+    except KafkaUnavailableError as error:
+        _do_without(f"a broker to kill: {error}")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
 @pytest.fixture(scope="session")
 def mock_cluster() -> MockCluster:
     cluster = MockCluster()

@@ -24,6 +24,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import Process, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +202,16 @@ class Arena:
         worker.process.stop()
         self.workers.remove(worker)
         self.faults["join and leave"] += 1
+
+    def restart_broker(self, broker: KafkaBroker) -> None:
+        """The broker goes down for a moment, and the workers notice."""
+        broker.stop()
+        assert not broker.process.is_running
+        handled = len(self.handlings())
+        time.sleep(3)
+        broker.start()
+        self.wait_for(lambda: len(self.handlings()) > handled + 100, "work goes on")
+        self.faults["broker down"] += 1
 
     # --- the record
 

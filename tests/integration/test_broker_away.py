@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -16,31 +15,13 @@ from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.kafka import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
-from tests.support.kafka_broker import KafkaBroker, KafkaUnavailableError
+from tests.support.kafka_broker import KafkaBroker
 
 pytestmark = pytest.mark.timeout(300)
 
 
 class Event(BaseModel):
     number: int
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[KafkaBroker]:
-    request.getfixturevalue("apache_kafka")  # skips or fails where there is none
-    try:
-        broker = KafkaBroker(tmp_path_factory.mktemp("mortal") / "broker", heap="300m")
-    except KafkaUnavailableError as error:
-        pytest.skip(f"only an address was given, and this test needs a broker to kill: {error}")
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def alive(broker: KafkaBroker) -> KafkaBroker:
-    if not broker.process.is_running:
-        broker.start()
-    return broker
 
 
 def settings(broker: KafkaBroker, **changes: Any) -> AthomicSettings:
@@ -58,27 +39,27 @@ def status(athomic: Athomic) -> str:
     return health.status if health is not None else "not running"
 
 
-async def test_p08_the_app_is_up_before_the_broker_and_recovers_without_a_restart(broker: KafkaBroker) -> None:
-    broker.stop()
+async def test_p08_the_app_is_up_before_the_broker_and_recovers_without_a_restart(mortal_kafka: KafkaBroker) -> None:
+    mortal_kafka.stop()
     record = Record()
 
     @subscribe_to("p08-start", group_id="p08-start", handler_id="h")
     async def handle(message: Event) -> None:
         record.note(message.number)
 
-    athomic = new_app(settings(broker), handle)
+    athomic = new_app(settings(mortal_kafka), handle)
     async with athomic.app.router.lifespan_context(athomic.app):
         await eventually(lambda: "the broker cannot be reached" in str(athomic.health()))
         assert status(athomic) == "starting"
         publishing = asyncio.create_task(athomic.publish("p08-start", Event(number=1)))
-        broker.start()
+        mortal_kafka.start()
         await eventually(lambda: status(athomic) == "healthy", 60)
         await publishing
         assert await record.count(1) == [1]
         assert athomic.consumers()[0].restarts == 0
 
 
-async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(alive: KafkaBroker) -> None:
+async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(mortal_kafka: KafkaBroker) -> None:
     record = Record()
     sent: list[int] = []
 
@@ -97,15 +78,15 @@ async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(alive: K
                     await asyncio.sleep(0.1)
             sent.append(number)
 
-    async with running(new_app(settings(alive, publish_timeout=5.0), handle)) as athomic:
+    async with running(new_app(settings(mortal_kafka, publish_timeout=5.0), handle)) as athomic:
         await publish(athomic, range(100))
         await record.count(50)
         publishing = asyncio.create_task(publish(athomic, range(100, 300)))
         await record.count(110)
-        alive.kill()
+        mortal_kafka.kill()
         await eventually(lambda: status(athomic) != "healthy", 60)
         assert not publishing.done(), "the broker died under load"
-        alive.start()
+        mortal_kafka.start()
         await publishing
         await record.until(lambda seen: set(seen) >= set(range(300)), 60)
         await eventually(lambda: status(athomic) == "healthy", 60)
@@ -114,7 +95,7 @@ async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(alive: K
         assert first_seen == sorted(first_seen), "out of order"
 
 
-async def test_p10_stopping_ends_also_with_the_broker_dead(alive: KafkaBroker) -> None:
+async def test_p10_stopping_ends_also_with_the_broker_dead(mortal_kafka: KafkaBroker) -> None:
     record = Record()
 
     @subscribe_to("p10", group_id="p10", handler_id="h")
@@ -122,18 +103,18 @@ async def test_p10_stopping_ends_also_with_the_broker_dead(alive: KafkaBroker) -
         record.note(message.number)
 
     limit = 5.0
-    async with running(new_app(settings(alive, shutdown_timeout=limit, drain_timeout=3.0), handle)) as athomic:
+    async with running(new_app(settings(mortal_kafka, shutdown_timeout=limit, drain_timeout=3.0), handle)) as athomic:
         await athomic.publish("p10", Event(number=1))
         await record.count(1)
-        alive.kill()
+        mortal_kafka.kill()
         began = monotonic()
     assert monotonic() - began < limit + 2
     leftovers = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert leftovers == [], "nothing of the clients is left behind"
 
 
-async def test_every_call_returns_by_its_deadline_with_the_broker_dead(alive: KafkaBroker) -> None:
-    transport = KafkaTransport(settings(alive))
+async def test_every_call_returns_by_its_deadline_with_the_broker_dead(mortal_kafka: KafkaBroker) -> None:
+    transport = KafkaTransport(settings(mortal_kafka))
     await transport.start(10)
     await transport.create_topics({"deadline": 1}, 10)
 
@@ -152,7 +133,7 @@ async def test_every_call_returns_by_its_deadline_with_the_broker_dead(alive: Ka
             await consumer.fetch([], 0, 1)
             await asyncio.sleep(0.01)
     place = TopicPartition("deadline", 0)
-    alive.kill()
+    mortal_kafka.kill()
 
     began = monotonic()
     (result,) = await transport.producer.send([OutgoingMessage("deadline", b"k", b"v")], 1)
@@ -169,17 +150,17 @@ async def test_every_call_returns_by_its_deadline_with_the_broker_dead(alive: Ka
     await transport.stop(1)
     assert monotonic() - began < 9
     with pytest.raises(TransportError):
-        await KafkaTransport(settings(alive)).start(1)
+        await KafkaTransport(settings(mortal_kafka)).start(1)
 
 
-def test_an_app_may_run_again_on_another_event_loop(alive: KafkaBroker) -> None:
+def test_an_app_may_run_again_on_another_event_loop(mortal_kafka: KafkaBroker) -> None:
     record: list[int] = []
 
     @subscribe_to("loops", group_id="loops", handler_id="h")
     async def handle(message: Event) -> None:
         record.append(message.number)
 
-    athomic = new_app(settings(alive), handle)
+    athomic = new_app(settings(mortal_kafka), handle)
 
     async def one_run(number: int) -> None:
         async with running(athomic):
