@@ -23,6 +23,7 @@ from .exceptions import (
     TopicNotFoundError,
     TransportClosedError,
     TransportError,
+    WorkerDiedError,
 )
 from .lineage import Lineage, get_lineage
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
@@ -65,6 +66,7 @@ __all__ = [
     "TopicNotFoundError",
     "TransportClosedError",
     "TransportError",
+    "WorkerDiedError",
     "__version__",
     "capture_context",
     "get_athomic",

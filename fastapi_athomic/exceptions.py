@@ -14,6 +14,7 @@ AthomicError
 ├── PayloadError                  a payload step failed
 │   ├── PayloadEncodeError
 │   └── PayloadDecodeError
+├── WorkerDiedError               no message is to blame: the consumer is rebuilt
 ├── BatchItemError                raised by a batch handler: one item is to blame
 └── HandlerTimeoutError           a handler ran longer than its timeout
 """
@@ -96,6 +97,10 @@ class BatchItemError(AthomicError):
     def __init__(self, index: int, message: str | None = None) -> None:
         super().__init__(message or f"item {index} of the batch failed")
         self.index = index
+
+
+class WorkerDiedError(AthomicError):
+    """A worker died of what no message is to blame for."""
 
 
 class HandlerTimeoutError(AthomicError):

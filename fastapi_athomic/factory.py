@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import anyio
 from opentelemetry.trace import TracerProvider
 
 from .consumer import ConsumerService
@@ -39,6 +38,7 @@ from .strategies import (
     Unordered,
 )
 from .telemetry import MessagingTelemetryAdapter
+from .threads import HandlerThreads
 from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
 from .transports.memory import MemoryTransport
 
@@ -148,7 +148,7 @@ class ConsumerFactory:
             providers=self._parts.providers,
             known=self._parts.known,
             overrides=self._parts.overrides,
-            limiter=anyio.CapacityLimiter(subscription.concurrency),
+            threads=HandlerThreads(subscription.concurrency, f"athomic-{subscription.handler_id}"),
         )
 
     def _processor_parts(

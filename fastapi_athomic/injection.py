@@ -7,7 +7,6 @@ thread, `dependency_overrides` count. There is no HTTP request, so what needs on
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -16,7 +15,6 @@ from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-import anyio.to_thread
 from fastapi import BackgroundTasks, Request, Response, WebSocket, params
 from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
@@ -24,8 +22,12 @@ from starlette.requests import HTTPConnection
 from .context import ExecutionContext, get_context
 from .exceptions import HandlerSignatureError
 from .messages import DeliveryAttempt, MessageHeaders, RawMessage
+from .threads import HandlerThreads
 
 Function = Callable[..., Any]
+
+DEFAULT_THREADS = 40
+"""As many as anyio allows FastAPI's routes."""
 
 
 class Delivery(NamedTuple):
@@ -77,7 +79,7 @@ def compile_handler(
     providers: Mapping[type, Provider] | None = None,
     known: Mapping[Function, Provider] | None = None,
     overrides: Overrides = dict,
-    limiter: anyio.CapacityLimiter | None = None,
+    threads: HandlerThreads | None = None,
 ) -> HandlerPlan:
     """Compiles the call of a handler.
 
@@ -87,13 +89,13 @@ def compile_handler(
         providers: what is injected by type, beside the message's own properties.
         known: dependencies that are answered without being called.
         overrides: the app's `dependency_overrides`, asked at each call.
-        limiter: how many sync functions may run in threads at once; None: as many as FastAPI has for its routes.
+        threads: where sync functions run; None: in threads of the handler's own.
 
     Raises:
         HandlerSignatureError: names the handler and the parameter.
     """
     by_type = {**(_BATCH if batch else _SINGLE), **(providers or {})}
-    compiler = _Compiler(handler_id, by_type, known or {}, limiter or anyio.CapacityLimiter(40))
+    compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS))
     message, others = compiler.parameters_of_handler(function)
     target = target_type if target_type is not None else compiler.target_of(message, batch)
     plain = compiler.compile(function, others, {})
@@ -111,12 +113,12 @@ class _Compiler:
         handler_id: str,
         by_type: Mapping[Any, Provider],
         known: Mapping[Function, Provider],
-        limiter: anyio.CapacityLimiter,
+        threads: HandlerThreads,
     ) -> None:
         self._handler_id = handler_id
         self._by_type = by_type
         self._known = known
-        self._limiter = limiter
+        self._threads = threads
 
     # --- the handler itself
 
@@ -149,7 +151,7 @@ class _Compiler:
     def compile(self, function: Function, others: Iterable[inspect.Parameter], replaced: _Replaced) -> _Plan:
         nodes: list[_Node] = []
         arguments = self._arguments(others, "the handler", _Building(nodes, {}, replaced, ()))
-        return _Plan(_caller(function, self._limiter), arguments, nodes)
+        return _Plan(_caller(function, self._threads), arguments, nodes)
 
     def _arguments(self, parameters: Iterable[inspect.Parameter], where: str, building: _Building) -> list[_Argument]:
         named = (parameter for parameter in parameters if parameter.kind not in _VARIADIC)
@@ -208,10 +210,10 @@ class _Compiler:
         where = f"dependency {_name(function)}"
         inner = building._replace(path=(*building.path, function))
         arguments = self._arguments(self._parameters(function, where), where, inner)
-        manager = _context_manager(function, self._limiter)
+        manager = _context_manager(function, self._threads)
         if manager is not None:
             return _Node(manager, arguments, True)
-        return _Node(_caller(function, self._limiter), arguments, False)
+        return _Node(_caller(function, self._threads), arguments, False)
 
     # --- signatures
 
@@ -337,19 +339,19 @@ def _values(arguments: Sequence[_Argument], delivery: Delivery, values: Sequence
 # --- calling
 
 
-def _caller(function: Function, limiter: anyio.CapacityLimiter) -> Callable[..., Awaitable[Any]]:
+def _caller(function: Function, threads: HandlerThreads) -> Callable[..., Awaitable[Any]]:
     if _is_async(function):
         return function
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        result = await run_in_thread(partial(function, *args, **kwargs), limiter)
+        result = await threads.run(partial(function, *args, **kwargs))
         # a plain function around an async one gives something to await
         return await result if inspect.isawaitable(result) else result
 
     return call
 
 
-def _context_manager(function: Function, limiter: anyio.CapacityLimiter) -> Callable[..., Any] | None:
+def _context_manager(function: Function, threads: HandlerThreads) -> Callable[..., Any] | None:
     """An async context manager for a function that yields; None for one that does not."""
     target = function if inspect.isroutine(function) or isinstance(function, partial) else type(function).__call__
     target = target.func if isinstance(target, partial) else target
@@ -362,36 +364,17 @@ def _context_manager(function: Function, limiter: anyio.CapacityLimiter) -> Call
     @asynccontextmanager
     async def in_threads(**kwargs: Any) -> AsyncIterator[Any]:
         manager = make(**kwargs)
-        value = await run_in_thread(manager.__enter__, limiter)
+        value = await threads.run(manager.__enter__)
         try:
             yield value
         except BaseException as error:
             leave = partial(manager.__exit__, type(error), error, error.__traceback__)
-            if not await run_in_thread(leave, limiter):
+            if not await threads.run(leave):
                 raise
         else:
-            await run_in_thread(partial(manager.__exit__, None, None, None), limiter)
+            await threads.run(partial(manager.__exit__, None, None, None))
 
     return in_threads
-
-
-async def run_in_thread(function: Callable[[], Any], limiter: anyio.CapacityLimiter) -> Any:
-    """Runs the function in a thread, with the current context.
-
-    A thread cannot be cut off. A cancellation is therefore passed on only when the function has returned: as long as it
-    runs, it counts as running, and nothing takes its place.
-    """
-    running = asyncio.ensure_future(anyio.to_thread.run_sync(function, limiter=limiter))
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        running.exception()  # seen: nobody will ask for it
-        raise cancelled
-    return running.result()
 
 
 # --- signatures

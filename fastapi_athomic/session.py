@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 
 from .counters import Counters
-from .exceptions import CommitFailedError, TransportError
+from .exceptions import CommitFailedError, TransportError, WorkerDiedError
 from .messages import RawMessage, TopicPartition
 from .offsets import NOTE_SPAN, decode_note
 from .partitions import PartitionState
@@ -92,8 +92,11 @@ class ConsumerSession:
             self._ended.set()
 
     def _raise_if_broken(self, committing: asyncio.Task[None]) -> None:
-        if self._strategy.failure is not None:
-            raise self._strategy.failure
+        failure = self._strategy.failure
+        if isinstance(failure, Exception):
+            raise failure
+        if failure is not None:  # SystemExit would end the event loop, a cancellation would look like ours
+            raise WorkerDiedError(f"the handler raised {type(failure).__name__}") from failure
         if committing.done():
             committing.result()
         if monotonic() - self.progress_at > self._settings.stall_timeout:

@@ -8,6 +8,7 @@ retry occupies nobody.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from .messages import RawMessage
 from .outcomes import FailureContext
 from .partitions import PartitionState
 from .processors import BatchMessageProcessor, BatchReport, SingleMessageProcessor
+
+logger = logging.getLogger(__name__)
 
 LANE_TURN = 0.02
 """Seconds a worker stays with one lane while others wait."""
@@ -131,9 +134,12 @@ class WorkerPool(Generic[L]):
 
     async def _work(self, worker: Worker) -> None:
         ready, serve = self._ready, self._serve
-        while True:
-            lane = ready.popleft() if ready else await self._next_lane()
-            await serve(worker, lane)
+        try:
+            while True:
+                lane = ready.popleft() if ready else await self._next_lane()
+                await serve(worker, lane)
+        except (SystemExit, KeyboardInterrupt) as error:  # asyncio would stop the event loop for it
+            self.failure = self.failure or error
 
     async def _next_lane(self) -> L:
         waiter: asyncio.Future[L] = asyncio.get_running_loop().create_future()
@@ -151,9 +157,18 @@ class WorkerPool(Generic[L]):
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=grace)
+            _, stubborn = await asyncio.wait(tasks, timeout=grace)
+            for task in stubborn:
+                _abandon(task)
         self._ready.clear()
         self._idle.clear()
+
+
+def _abandon(task: asyncio.Task[None]) -> None:
+    """A handler ignores its cancellation. `asyncio.run` would wait for it before the process may end."""
+    logger.error("%s ignores its cancellation and is abandoned", task.get_name())
+    asyncio.tasks._unregister_task(task)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is known that it is pending
 
 
 class StrategyParts(TypedDict):

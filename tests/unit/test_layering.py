@@ -12,7 +12,7 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 LAYERS = [
-    ["exceptions", "messages", "counters", "status", "fairness"],
+    ["exceptions", "messages", "counters", "status", "fairness", "threads"],
     ["settings", "outcomes", "context"],
     ["payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker"],
