@@ -106,7 +106,11 @@ class Load(threading.Thread):
     def write(self, key: str, **more: Any) -> None:
         sequence = self.produced[key]
         value = json.dumps({"key": key, "sequence": sequence, **more}).encode()
-        self._producer.produce(self._topic, value, key.encode())
+        try:
+            self._producer.produce(self._topic, value, key.encode())
+        except BufferError:  # the queue is full
+            self._producer.flush()
+            self._producer.produce(self._topic, value, key.encode())
         self.produced[key] = sequence + 1
 
     def stop(self) -> None:

@@ -32,14 +32,6 @@ class InjectedError(Exception):
     """What the handler fails with now and then."""
 
 
-@subscribe_to(
-    TOPIC,
-    group_id=TOPIC,
-    handler_id="worker",
-    ordering=os.environ.get("CHAOS_ORDERING", "key"),  # type: ignore[arg-type]
-    concurrency=int(os.environ.get("CHAOS_CONCURRENCY", "50")),
-    retry=RetryPolicy(max_attempts=0, delay=0.02, max_delay=0.2),
-)
 async def handle(message: Numbered) -> None:
     """Notes each handling in one write to a file, which outlives the process however it dies."""
     began = time.monotonic_ns()
@@ -48,3 +40,34 @@ async def handle(message: Numbered) -> None:
         raise InjectedError
     line = f"{began} {time.monotonic_ns()} {os.getpid()} {message.key} {message.sequence}\n"
     os.write(record, line.encode())
+
+
+def note_start(message: Numbered) -> None:
+    now = time.monotonic_ns()
+    os.write(record, f"{now} {now} {os.getpid()} {message.key} {message.sequence}\n".encode())
+
+
+async def stubborn(message: Numbered) -> None:
+    """Never ends, whoever asks."""
+    note_start(message)
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+
+
+def thread(message: Numbered) -> None:
+    """Never ends, in a thread that cannot be cancelled."""
+    note_start(message)
+    time.sleep(1e6)
+
+
+subscribe_to(
+    TOPIC,
+    group_id=TOPIC,
+    handler_id="worker",
+    ordering=os.environ.get("CHAOS_ORDERING", "key"),  # type: ignore[arg-type]
+    concurrency=int(os.environ.get("CHAOS_CONCURRENCY", "50")),
+    retry=RetryPolicy(max_attempts=0, delay=0.02, max_delay=0.2),
+)({"handle": handle, "stubborn": stubborn, "thread": thread}[os.environ.get("CHAOS_HANDLER", "handle")])

@@ -28,6 +28,7 @@ class Process:
         self._log = log
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self.ending = ""  # how the last one ended
 
     def start(self) -> None:
         assert not self.is_running, "runs already"
@@ -62,6 +63,7 @@ class Process:
         assert self._process is not None
         try:
             self._process.wait(seconds)
+            self.ending = f"stopped with {self._process.returncode}"
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -69,6 +71,7 @@ class Process:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self.ending = "killed"
 
     def freeze(self) -> None:
         self.signal(signal.SIGSTOP)
