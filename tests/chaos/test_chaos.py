@@ -49,7 +49,7 @@ def test_p03_a_rolling_restart_repeats_nothing(fighting: Arena) -> None:
 def test_p05_a_crash_repeats_a_handful(fighting: Arena) -> None:
     for worker in [*fighting.workers, *fighting.workers]:
         fighting.kill(worker)
-        time.sleep(2)  # the load goes on between two crashes
+        fighting.catch_up()
     report = fighting.settle()
     check(report, repeated=5 * 6)
     assert report.faults == {"SIGKILL": 6}
@@ -58,6 +58,7 @@ def test_p05_a_crash_repeats_a_handful(fighting: Arena) -> None:
 def test_p05_a_freeze_beyond_the_session_repeats_a_handful(fighting: Arena) -> None:
     for worker in fighting.workers[:2]:
         fighting.freeze(worker, 15)
+        fighting.catch_up()
     report = fighting.settle()
     check(report, repeated=10 * 2)
     assert report.faults == {"SIGSTOP": 2}
