@@ -254,7 +254,8 @@ class ConsumerService:
         )
 
     def _dlq_topics(self) -> list[str]:
-        sources = {*self.subscription.topics, *(state.topic for state in self._partitions())}
+        source_of = self._dlq_handler.returns.source_of
+        sources = {*self.subscription.topics, *(source_of(state.topic) for state in self._partitions())}
         return sorted({topic for source in sources if (topic := self._dlq_handler.topic_for(source)) is not None})
 
     def _partitions(self) -> list[TopicPartition]:

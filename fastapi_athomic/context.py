@@ -39,7 +39,21 @@ UNTRUSTED_FIELDS = frozenset(("request_id", "correlation_id", "locale"))
 """What may come from anybody: it names a request or a language, and grants nothing."""
 
 _EXTRA_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class FrozenDict(dict[str, str]):
+    """A dict that cannot be changed; unlike a mapping proxy it can be pickled, copied, and serialized by FastAPI."""
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise TypeError("it is immutable: use set_context(extra={...}) or dataclasses.replace")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+
+_NOTHING: Mapping[str, str] = FrozenDict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +86,7 @@ class ExecutionContext:
             raise ValueError("a feature flag is not empty, has no comma in it and no space around it")
         if self.extra is not _NOTHING:
             _check_extra_names(self.extra)
-            object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
-
-    def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled
-        return _rebuilt, ({name: getattr(self, name) for name in FIELDS} | {"extra": dict(self.extra)},)
-
-
-def _rebuilt(values: dict[str, Any]) -> ExecutionContext:
-    return ExecutionContext(**values)
+            object.__setattr__(self, "extra", FrozenDict(self.extra))
 
 
 def _check_extra_names(names: Iterable[str]) -> None:

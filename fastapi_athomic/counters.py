@@ -13,6 +13,7 @@ class Counters:
     processed: int = 0  # handled with success
     failed: int = 0  # attempts that failed
     retried: int = 0  # attempts that were started again
+    deferred: int = 0  # moved to a retry topic
     dead_lettered: int = 0
     skipped: int = 0  # by a rule: failed without a DLQ
     redelivered: int = 0  # taken in again, though known to be done: not handled again
@@ -23,4 +24,4 @@ class Counters:
     @property
     def done(self) -> int:
         """Concluded by a rule that allows the commit."""
-        return self.processed + self.dead_lettered + self.skipped
+        return self.processed + self.deferred + self.dead_lettered + self.skipped

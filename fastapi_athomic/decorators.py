@@ -99,11 +99,20 @@ class Subscription:
             (self.timeout is not None and self.timeout <= 0, "timeout must be positive (seconds), or None"),
             (self.auto_offset_reset not in ("earliest", "latest"), "auto_offset_reset must be 'earliest' or 'latest'"),
             (not isinstance(self.retry, RetryPolicy), "retry must be a RetryPolicy"),
+            (
+                isinstance(self.retry, RetryPolicy) and self._loses_order(),
+                "retry topics let later messages overtake: set ordering='none', or RetryPolicy(allow_reordering=True)",
+            ),
+            (self.dlq in self.topics, "its dead letters must not go to a topic it consumes: they would come back"),
         ):
             if problem:
                 raise ConfigurationError(f"handler {self.handler_id}: {message}")
         for topic in self.topics:
             check_topic(topic, f"handler {self.handler_id}")
+
+    def _loses_order(self) -> bool:
+        ordered = self.ordering != "none" or self.sequencing is not None
+        return bool(self.retry.retry_topics) and ordered and not self.retry.allow_reordering
 
     @property
     def source(self) -> str:

@@ -1,10 +1,10 @@
-"""What becomes of a message that failed: again in place, or a dead letter. Never just dropped."""
+"""What becomes of a message that failed: again in place, again later, or a dead letter. Never just dropped."""
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -13,13 +13,13 @@ from .decorators import Subscription
 from .exceptions import TransportError
 from .messages import Headers, OutgoingMessage, TopicPartition
 from .outcomes import FailureContext
+from .redelivery import DUE, PREFIX, STAGE, ReturnTopics
 from .retry import RetryDecision
 from .settings import AthomicSettings
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "athomic-"
 MAX_ERROR_LENGTH = 1_000
 """Characters of an error message that a dead letter carries."""
 MAX_TRACEBACK_LENGTH = 8_000
@@ -32,9 +32,10 @@ class Verdict(Enum):
     """The decision on a failed message."""
 
     RETRY = "retry"  # the same message again, after the delay
+    DEFERRED = "deferred"  # moved to a retry topic and acknowledged
     DEAD_LETTERED = "dead_lettered"  # written to the DLQ and acknowledged
     SKIPPED = "skipped"  # the handler asked for no DLQ
-    BLOCKED = "blocked"  # the DLQ cannot be written: the same dead letter again, after the delay
+    BLOCKED = "blocked"  # the DLQ or retry topic cannot be written: the same again, after the delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +49,23 @@ class Judgement:
     @property
     def settled(self) -> bool:
         """The offset may be committed."""
-        return self.verdict in (Verdict.DEAD_LETTERED, Verdict.SKIPPED)
+        return self.verdict in (Verdict.DEFERRED, Verdict.DEAD_LETTERED, Verdict.SKIPPED)
 
 
 class DLQHandler:
-    """Decides what happens to the failures of one subscription, and writes its dead letters.
+    """Decides what happens to the failures of one subscription, and writes its dead letters and deferred messages.
 
     A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended. It goes to the
-    partition of the same number, if the DLQ topic has it.
+    partition of the same number, if the DLQ topic has it. A message for a retry topic has the same headers, and says
+    when it is due.
     """
 
     def __init__(self, subscription: Subscription, transport: Transport, settings: AthomicSettings) -> None:
         self._subscription = subscription
         self._transport = transport
         self._settings = settings
-        self._partition_counts: dict[str, int] = {}  # of the DLQ topics known to exist
+        self.returns = ReturnTopics(subscription, settings)
+        self._partition_counts: dict[str, int] = {}  # of the DLQ, retry and redrive topics known to exist
         self._write_delays: dict[TopicPartition, float] = {}
         self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
 
@@ -76,79 +79,109 @@ class DLQHandler:
         return self._settings.dlq_topic.format(topic=source, group_id=self._subscription.group_id)
 
     async def handle(self, failure: FailureContext) -> Judgement:
-        """Retry by the policy, else dead-letter. Never raises for a broker that is away."""
+        """Retry in place by the policy, else `move`. Never raises for a broker that is away."""
         decision = self.decide(failure)
         if decision.delay is not None:
+            logger.info("%s: %r will be retried in %.2f s", failure.handler_id, failure, decision.delay)
             return Judgement(Verdict.RETRY, failure, decision.delay)
-        return await self.dead_letter(failure)
+        return await self.move(failure)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
-        decision = self._subscription.retry.decide(
+        return self._subscription.retry.decide(
             failure.error,
             stage=failure.stage,
             attempt=failure.attempt,
             elapsed=failure.failed_at - failure.first_failed_at,
+            place=self.returns.stage_of(failure.message.topic),
         )
-        if decision.delay is not None:
-            logger.info("%s: %r will be retried in %.2f s", failure.handler_id, failure, decision.delay)
-        return decision
 
-    async def dead_letter(self, failure: FailureContext) -> Judgement:
-        """Writes the dead letter and waits for the acknowledgement; BLOCKED with a growing delay where that fails."""
-        topic = self.topic_for(failure.message.topic)
-        partition = failure.message.topic_partition
+    async def move(self, failure: FailureContext) -> Judgement:
+        """Writes the message to its next retry topic, or else to the DLQ, and waits for the acknowledgement.
+
+        BLOCKED with a growing delay where that fails.
+        """
+        later = self.decide(failure).later
+        source = failure.origin.topic
+        if later is not None:
+            topic: str | None = self.returns.retry(source, self.returns.stage_of(failure.message.topic) + 1)
+        else:
+            topic = self.topic_for(source)
         if topic is None:
             logger.error("%s: %r is skipped: the handler has no dead-letter topic", failure.handler_id, failure)
             return Judgement(Verdict.SKIPPED, failure)
-        problem = await self._write(topic, failure)
+        partition = failure.message.topic_partition
+        problem = await self._write(topic, failure, later)
         if problem is not None:
             return self._block(partition, failure, f"dead letter to {topic} refused: {problem}")
         self._unblock(partition)
-        logger.error("%s: %r went to %s", failure.handler_id, failure, topic)
-        return Judgement(Verdict.DEAD_LETTERED, failure)
+        level = logging.ERROR if later is None else logging.WARNING
+        logger.log(level, "%s: %r went to %s", failure.handler_id, failure, topic)
+        return Judgement(Verdict.DEAD_LETTERED if later is None else Verdict.DEFERRED, failure)
 
     async def prepare(self, sources: Collection[str]) -> None:
-        """Creates the DLQ topics of the given source topics, with as many partitions, where they are missing.
+        """Creates the DLQ, retry and redrive topics of the given source topics, with as many partitions, where missing.
 
         Raises:
-            TransportError: the broker does not allow it, or is away. Writing tries again.
+            TransportError: names those that are missing still. Writing tries again.
         """
-        targets = {topic: source for source in sources if (topic := self.topic_for(source)) is not None}
-        missing = [topic for topic in targets if topic not in self._partition_counts]
+        related = {topic: source for source in sources for topic in self._related(self.returns.source_of(source))}
+        missing = [topic for topic in related if topic not in self._partition_counts]
         if not missing:
             return
         timeout = self._settings.request_timeout
-        counts = await self._transport.partition_counts([*missing, *(targets[topic] for topic in missing)], timeout)
-        absent = {topic: counts.get(targets[topic], 1) for topic in missing if topic not in counts}
+        asked = {*missing, *(self.returns.source_of(related[topic]) for topic in missing)}
+        counts = await self._transport.partition_counts(asked, timeout)
+        absent = {
+            topic: counts.get(self.returns.source_of(related[topic]), 1) for topic in missing if topic not in counts
+        }
         if absent and self._settings.create_topics:
             await self._transport.create_topics(absent, timeout)
             counts.update(absent)
         self._partition_counts.update({topic: counts[topic] for topic in missing if topic in counts})
         unknown = [topic for topic in missing if topic not in counts]
         if unknown:
-            raise TransportError(f"dead-letter topic {', '.join(unknown)} does not exist and create_topics is off")
+            raise TransportError(f"topic {', '.join(unknown)} does not exist and create_topics is off")
+
+    def _related(self, source: str) -> list[str]:
+        dlq = self.topic_for(source)
+        if dlq is None:
+            return self.returns.retries(source)
+        return [dlq, *self.returns.retries(source), self.returns.redrive(source)]
+
+    def followed(self, sources: Collection[str]) -> list[str]:
+        """The retry and redrive topics of the sources that are known to exist."""
+        related = [topic for source in sources for topic in self._related(source)[self.topic_for(source) is not None :]]
+        return [topic for topic in related if topic in self._partition_counts]
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """Another member writes the dead letters of these partitions now."""
         for partition in partitions:
             self._unblock(partition)
 
-    async def _write(self, topic: str, failure: FailureContext) -> Exception | None:
+    async def _write(self, topic: str, failure: FailureContext, later: float | None) -> Exception | None:
         try:
-            await self.prepare([failure.message.topic])
+            if topic not in self._partition_counts:
+                await self.prepare([failure.origin.topic])
         except TransportError as error:
-            return error
-        letter = self._letter(topic, failure)
-        (result,) = await self._transport.producer.send([letter], self._settings.publish_timeout)
+            if topic not in self._partition_counts:  # else it is another one that is missing
+                return error
+        message = self._message_for(topic, failure, later)
+        (result,) = await self._transport.producer.send([message], self._settings.publish_timeout)
         return result if isinstance(result, Exception) else None
 
-    def _letter(self, topic: str, failure: FailureContext) -> OutgoingMessage:
+    def _message_for(self, topic: str, failure: FailureContext, later: float | None) -> OutgoingMessage:
         message = failure.message
         added = dead_letter_headers(failure, self._settings)
-        names = {name for name, _ in added}
-        kept = tuple(header for header in message.headers if header[0] not in names)
-        same = message.partition < self._partition_counts.get(topic, 0)
-        return OutgoingMessage(topic, message.key, message.value, kept + added, message.partition if same else None)
+        if later is not None:
+            due = round((failure.failed_at + later) * 1000)
+            stage = self.returns.stage_of(message.topic) + 1
+            added += ((DUE, b"%d" % due), (STAGE, b"%d" % stage))
+        replaced = {DUE, STAGE, *(name for name, _ in added)}
+        kept = tuple(header for header in message.headers if header[0] not in replaced)
+        same = failure.origin.partition < self._partition_counts.get(topic, 0)
+        return OutgoingMessage(
+            topic, message.key, message.value, kept + added, failure.origin.partition if same else None
+        )
 
     def _block(self, partition: TopicPartition, failure: FailureContext, reason: str) -> Judgement:
         delay = self._write_delays.get(partition, FIRST_WRITE_DELAY)
@@ -165,15 +198,15 @@ class DLQHandler:
 
 def dead_letter_headers(failure: FailureContext, settings: AthomicSettings) -> Headers:
     """The headers that tell where a dead letter comes from and why, in UTF-8; times in ISO 8601, UTC."""
-    message, error = failure.message, failure.error
+    origin, error = failure.origin, failure.error
     values = {
-        "original-topic": message.topic,
-        "original-partition": str(message.partition),
-        "original-offset": str(message.offset),
-        "original-timestamp": str(message.timestamp),
+        "original-topic": origin.topic,
+        "original-partition": str(origin.partition),
+        "original-offset": str(origin.offset),
+        "original-timestamp": str(origin.timestamp),
         "consumer-group": failure.group_id,
         "handler": failure.handler_id,
-        "error-type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "error-type": _type_name(error),
         "error-message": _text(error)[:MAX_ERROR_LENGTH] if settings.expose_error_messages else "",
         "error-stage": failure.stage.value,
         "attempts": str(failure.attempt),
@@ -182,7 +215,44 @@ def dead_letter_headers(failure: FailureContext, settings: AthomicSettings) -> H
     }
     if settings.dlq_traceback:
         values["error-traceback"] = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_LENGTH:]
-    return tuple((PREFIX + name, value.encode("utf-8", "replace")) for name, value in values.items())
+    own: Headers = tuple((PREFIX + name, value.encode("utf-8", "replace")) for name, value in values.items())
+    for spelling in settings.dlq_header_spellings:
+        own += FOREIGN_SPELLINGS[spelling](failure, values["error-message"])
+    return own
+
+
+def _spring(failure: FailureContext, error_message: str) -> Headers:
+    """As Spring Kafka's `DeadLetterPublishingRecoverer` writes them; numbers are big-endian."""
+    origin = failure.origin
+    return (
+        ("kafka_dlt-original-topic", origin.topic.encode()),
+        ("kafka_dlt-original-partition", origin.partition.to_bytes(4, "big")),
+        ("kafka_dlt-original-offset", origin.offset.to_bytes(8, "big")),
+        ("kafka_dlt-original-timestamp", origin.timestamp.to_bytes(8, "big", signed=True)),
+        ("kafka_dlt-original-timestamp-type", b"CreateTime"),
+        ("kafka_dlt-original-consumer-group", failure.group_id.encode()),
+        ("kafka_dlt-exception-fqcn", _type_name(failure.error).encode()),
+        ("kafka_dlt-exception-message", error_message.encode("utf-8", "replace")),
+    )
+
+
+def _smallrye(failure: FailureContext, error_message: str) -> Headers:
+    """As SmallRye Reactive Messaging writes them."""
+    origin = failure.origin
+    return (
+        ("dead-letter-topic", origin.topic.encode()),
+        ("dead-letter-partition", str(origin.partition).encode()),
+        ("dead-letter-offset", str(origin.offset).encode()),
+        ("dead-letter-reason", error_message.encode("utf-8", "replace")),
+        ("dead-letter-exception-class-name", _type_name(failure.error).encode()),
+    )
+
+
+FOREIGN_SPELLINGS: Mapping[str, Callable[[FailureContext, str], Headers]] = {"spring": _spring, "smallrye": _smallrye}
+
+
+def _type_name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def _text(error: BaseException) -> str:

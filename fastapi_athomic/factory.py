@@ -6,7 +6,7 @@ The only place that knows concrete classes: read `ConsumerFactory.create` to see
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from .counters import Counters
 from .decorators import Subscription
 from .discovery import Discovered
 from .dlq import DLQHandler
-from .exceptions import ConfigurationError, TopicNotFoundError
+from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
 from .fairness import LoopShare
 from .headers import ContextAdapter, HeadersOrchestrator
 from .injection import HandlerPlan, Provider, compile_handler
@@ -121,10 +121,11 @@ class ConsumerFactory:
         processor_parts = self._processor_parts(subscription, plan, dlq_handler)
         session_parts = SessionParts(
             name=subscription.handler_id,
-            connect=lambda listener: self._connect(subscription, listener),
+            connect=lambda listener, topics: self._connect(subscription, dlq_handler, listener, topics),
             make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard),
-            ensure_topics=lambda: self._ensure_topics(subscription),
+            ensure_topics=lambda: self._ensure_topics(subscription, dlq_handler),
             prepare=dlq_handler.prepare,
+            delay_of=dlq_handler.returns.delay_of,
             forget=dlq_handler.forget,
             settings=self._settings,
             counters=counters,
@@ -162,7 +163,7 @@ class ConsumerFactory:
             decode=None if plan.target_type is RawMessage else pipeline.decoder(plan.target_type),
             orchestrator=self._parts.orchestrator(subscription),
             dlq_handler=dlq_handler,
-            max_attempts=subscription.retry.max_attempts,
+            max_attempts=subscription.retry.total_attempts,
             timeout=subscription.timeout,
         )
 
@@ -185,32 +186,45 @@ class ConsumerFactory:
             )
         return STRATEGIES[subscription.ordering](SingleMessageProcessor(processor_parts), **parts)
 
-    def _connect(self, subscription: Subscription, listener: RebalanceListener) -> TransportConsumer:
+    def _connect(
+        self,
+        subscription: Subscription,
+        dlq_handler: DLQHandler,
+        listener: RebalanceListener,
+        topics: Sequence[str],
+    ) -> TransportConsumer:
         settings = self._settings
         config = ConsumerConfig(
             group_id=subscription.group_id,
             client_id=settings.client_id,
-            topics=subscription.topics,
-            pattern=subscription.pattern,
+            topics=tuple(topics),
+            pattern=dlq_handler.returns.pattern(subscription.pattern) if subscription.pattern else None,
             auto_offset_reset=subscription.auto_offset_reset,
             drain_timeout=settings.drain_timeout,
             max_poll_messages=settings.max_poll_messages,
         )
         return self._parts.transport.consumer(config, listener)
 
-    async def _ensure_topics(self, subscription: Subscription) -> None:
-        """A consumer of a topic that does not exist would wait for it without a word.
+    async def _ensure_topics(self, subscription: Subscription, dlq_handler: DLQHandler) -> Sequence[str]:
+        """A consumer of a topic that does not exist would wait for it without a word. Gives what there is to follow.
 
         Raises:
             TopicNotFoundError: names the topics that are missing and may not be created.
         """
+        if subscription.pattern is not None:
+            return ()
         transport, timeout = self._parts.transport, self._settings.request_timeout
-        counts = await transport.partition_counts(subscription.topics, timeout) if subscription.topics else {}
+        counts = await transport.partition_counts(subscription.topics, timeout)
         missing = [topic for topic in subscription.topics if topic not in counts]
         if missing and self._settings.create_topics:
             await transport.create_topics(dict.fromkeys(missing, -1), timeout)
         elif missing:
             raise TopicNotFoundError(f"topic {', '.join(missing)} does not exist and create_topics is off")
+        try:
+            await dlq_handler.prepare(subscription.topics)
+        except TransportError as error:  # said in health once partitions are assigned, see `ConsumerSession`
+            logger.warning("%s: %s", subscription.handler_id, error)
+        return [*subscription.topics, *dlq_handler.followed(subscription.topics)]
 
 
 def tuned(subscription: Subscription, tuning: HandlerTuning | None) -> Subscription:

@@ -92,6 +92,7 @@ class HeadersOrchestrator:
     ) -> None:
         self._telemetry = telemetry
         self._tracing = telemetry.enabled
+        self._remote_context = telemetry.remote_context
         self._lineage = lineage
         self._context = context
         self._complaints = _Complaints()
@@ -105,7 +106,7 @@ class HeadersOrchestrator:
         parent = NO_CONTEXT
         if message.headers:
             try:
-                parent = self._telemetry.remote_context(message.headers)
+                parent = self._remote_context(message.headers)
             except Exception as error:
                 self._complaints.note(self._telemetry, error)
         return apply_context((self, message, None)), attach(parent), None, None
@@ -128,11 +129,12 @@ class HeadersOrchestrator:
     def close(self, scope: Scope, error: BaseException | None) -> None:
         """Ends the span and brings back what was current before `open`. Never raises."""
         context, trace_context, span, first_attempt_of = scope
-        detach(trace_context)
         try:
             undo_context(context)
         except ValueError:  # the garbage collector closes an abandoned coroutine in a context that was never ours
             logger.debug("the scope of an abandoned handler was closed elsewhere")
+        else:
+            detach(trace_context)  # it would log the same fault as an error, with a traceback
         if span is not None:
             self._finish(span, error, first_attempt_of)
 
@@ -142,8 +144,11 @@ class HeadersOrchestrator:
         """The headers with the current trace, context and lineage; what is given stays as it is."""
         return self._inject(headers, None)
 
-    def open_publish(self, topic: str, headers: Headers, value: bytes | None, count: int = 1) -> PublishScope:
-        """Starts the span of a publish of `count` messages; the scope has the headers they are to carry."""
+    def open_publish(self, topic: str, headers: Headers, value: bytes | None, count: int | None = None) -> PublishScope:
+        """Starts the span of a publish; the scope has the headers that what is published is to carry.
+
+        `count` is the number of messages of a batch, None for a single message.
+        """
         span: Span | None = None
         if self._tracing:
             try:

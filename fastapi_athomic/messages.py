@@ -60,6 +60,17 @@ class PublishedMessage(NamedTuple):
     offset: int
 
 
+class Origin(NamedTuple):
+    """Where a message stood first, and what it has been through since."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # milliseconds since the epoch
+    attempts: int = 0  # before it came back
+    first_failed_at: float = 0.0  # seconds since the epoch; 0: it has not failed
+
+
 class MessageHeaders(Mapping[str, bytes | None]):
     """The headers of a message as a read-only mapping; of a repeated name the last value counts.
 

@@ -42,7 +42,7 @@ class AthomicMiddleware:
     The request id is taken over from `x-request-id` or made, and sent back. Correlation id and locale are taken over.
     Everything that could grant something (tenant, user, role, feature flags, `x-context-*`) is believed only if
     `settings.context.trust_identity_headers` says so; else the app's own code sets it: `set_context` in an async
-    dependency, or `identify`, which is given the ASGI scope and the context so far.
+    dependency, or `identify`, which is given the ASGI scope and the context so far; the request id stays.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class AthomicMiddleware:
         token = apply_context(context)
         try:
             if self._identify is not None:
-                set_context(self._identify(scope, context))
+                set_context(replace(self._identify(scope, context), request_id=context.request_id))
             await self.app(scope, receive, _sending_back(context.request_id or "", send))
         finally:
             undo_context(token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .messages import RawMessage
+from .messages import Origin, RawMessage
 
 
 class Stage(StrEnum):
@@ -34,9 +34,10 @@ class FailureContext:
     """The handler, or a stage before it, failed."""
 
     message: RawMessage
+    origin: Origin  # where the message stood first; itself, unless it came back from a retry or redrive topic
     error: BaseException
     stage: Stage
-    attempt: int  # 1 for the first
+    attempt: int  # 1 for the first, counted over all topics
     handler_id: str
     group_id: str
     first_failed_at: float  # seconds since the epoch

@@ -22,6 +22,7 @@ class PartitionState:
         "_drained",
         "average_size",
         "buffered",
+        "delay",
         "has_room",
         "high_offset",
         "low_mark",
@@ -42,12 +43,14 @@ class PartitionState:
         low_mark: int,
         has_room: Callable[[], None],
         skip: frozenset[int] = frozenset(),
+        delay: Callable[[RawMessage], float] | None = None,
     ) -> None:
         self.topic_partition = topic_partition
         self.low_mark = low_mark
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
         self.tracker = OffsetTracker(committed)
         self.skip = skip  # done before, by whoever had the partition (noted in the commit)
+        self.delay = delay  # of a retry topic: seconds until a message is due
         self.open = True  # new work may start
         self.paused = False  # by an operator
         self.revoked = False

@@ -46,11 +46,11 @@ class _Processor:
     def decide(self, failure: FailureContext) -> RetryDecision:
         return self._dlq_handler.decide(failure)
 
-    async def dead_letter(self, failure: FailureContext) -> Judgement:
-        """Writes a dead letter that is due, in the message's own scope."""
+    async def move(self, failure: FailureContext) -> Judgement:
+        """Writes a dead letter (or a message for a retry topic) that is due, in the message's own scope."""
         scope = self._orchestrator.open(failure.message)
         try:
-            return await self._dlq_handler.dead_letter(failure)
+            return await self._dlq_handler.move(failure)
         finally:
             self._orchestrator.close(scope, failure.error)
 
@@ -58,16 +58,23 @@ class _Processor:
         self, message: RawMessage, error: Exception, stage: Stage, attempt: int, first_failed_at: float
     ) -> FailureContext:
         now = time.time()
+        origin = self._dlq_handler.returns.origin(message)
         return FailureContext(
             message=message,
+            origin=origin,
             error=error,
             stage=stage,
-            attempt=attempt,
+            attempt=origin.attempts + attempt,
             handler_id=self._parts.handler_id,
             group_id=self._parts.group_id,
-            first_failed_at=first_failed_at or now,
+            first_failed_at=origin.first_failed_at or first_failed_at or now,
             failed_at=now,
         )
+
+    def _delivery(self, message: RawMessage, attempt: int, messages: Sequence[RawMessage] | None = None) -> Delivery:
+        returns = self._dlq_handler.returns
+        before = returns.origin(message).attempts if returns.stage_of(message.topic) else 0
+        return Delivery(message, DeliveryAttempt(before + attempt, self._parts.max_attempts), messages)
 
 
 class SingleMessageProcessor(_Processor):
@@ -92,8 +99,7 @@ class SingleMessageProcessor(_Processor):
             stage = Stage.HANDLER
             if self._direct is not None:
                 return ConsumptionOutcome(await self._direct(value))
-            delivery = Delivery(message, DeliveryAttempt(attempt, self._parts.max_attempts))
-            return ConsumptionOutcome(await self._call(value, delivery))
+            return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
         except MemoryError as fatal:
             error = fatal
             raise
@@ -160,9 +166,8 @@ class BatchMessageProcessor(_Processor):
     async def _handle(
         self, report: BatchReport, decoded: list[RawMessage], values: list[Any], attempt: int, first_failed_at: float
     ) -> Exception | None:
-        delivery = Delivery(decoded[0], DeliveryAttempt(attempt, self._parts.max_attempts), decoded)
         try:
-            await self._call(values, delivery)
+            await self._call(values, self._delivery(decoded[0], attempt, decoded))
         except MemoryError:
             raise
         except Exception as error:

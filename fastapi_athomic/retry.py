@@ -17,21 +17,22 @@ Delay = float | Callable[[int, BaseException], float]
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What to do with a failed message. `delay` in seconds; None: no further attempt."""
+    """What to do with a failed message: try it again in its place, move it to a retry topic, or give it up."""
 
-    delay: float | None
+    delay: float | None = None  # seconds until it is tried again in its place
+    later: float | None = None  # seconds until it comes back from a retry topic
 
     @property
     def again(self) -> bool:
         return self.delay is not None
 
 
-GIVE_UP = RetryDecision(None)
+GIVE_UP = RetryDecision()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Tries a message again in its place: what comes later in its order waits, polling goes on.
+    """Tries a message again: first in its place, where what comes later in its order waits, then from retry topics.
 
     The delay after attempt n is `delay * backoff ** (n - 1)`, at most `max_delay`, less a random part of up to
     `jitter` of it. Errors in decoding and those in `fatal` are never tried again. An exception group is fatal if one
@@ -49,6 +50,9 @@ class RetryPolicy:
     max_elapsed: float | None = None  # seconds since the first failure, after which no attempt is started
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     fatal: tuple[type[BaseException], ...] = ()
+    # then, without blocking: seconds until the message comes back from a retry topic, one attempt for each
+    retry_topics: tuple[float, ...] = ()
+    allow_reordering: bool = False  # retry topics break the order of partition and key: say that this is wanted
 
     def __post_init__(self) -> None:
         for problem, message in (
@@ -58,6 +62,14 @@ class RetryPolicy:
             (self.max_delay < 0, "max_delay must not be negative (seconds)"),
             (not 0 <= self.jitter <= 1, "jitter must lie between 0 and 1"),
             (self.max_elapsed is not None and self.max_elapsed <= 0, "max_elapsed must be positive (seconds)"),
+            (
+                not isinstance(self.retry_topics, tuple) or any(not _is_delay(delay) for delay in self.retry_topics),
+                "retry_topics must be a tuple of positive numbers (seconds)",
+            ),
+            (
+                len(set(self.retry_topics)) < len(self.retry_topics),
+                "retry_topics must differ: the delay is in the name",
+            ),
             (not _are_exceptions(self.retry_on), "retry_on must be a tuple of exception types"),
             (not _are_exceptions(self.fatal), "fatal must be a tuple of exception types"),
         ):
@@ -71,17 +83,32 @@ class RetryPolicy:
         stage: Stage,
         attempt: int,
         elapsed: float = 0.0,
+        place: int = 0,
         chance: Callable[[], float] = random.random,
     ) -> RetryDecision:
-        """The decision after `attempt` failed, `elapsed` seconds after the first failure. Pure but for `chance`."""
-        if stage in (Stage.DECODE, Stage.HEADERS) or (self.max_attempts and attempt >= self.max_attempts):
+        """The decision after `attempt` failed, `elapsed` seconds after the first failure. Pure but for `chance`.
+
+        `place` is the number of the retry topic the message came from, 0 if from none: there it has one attempt.
+        """
+        if stage in (Stage.DECODE, Stage.HEADERS):
             return GIVE_UP
         if _any_leaf(error, self.fatal) or not all(isinstance(leaf, self.retry_on) for leaf in _leaves(error)):
             return GIVE_UP
-        delay = self._delay_after(attempt, error) * (1 - self.jitter * chance())
-        if self.max_elapsed is not None and elapsed + delay > self.max_elapsed:
-            return GIVE_UP
-        return RetryDecision(delay)
+        if place == 0 and (not self.max_attempts or attempt < self.max_attempts):
+            delay = self._delay_after(attempt, error) * (1 - self.jitter * chance())
+            return RetryDecision(delay=delay) if self._in_time(elapsed + delay) else GIVE_UP
+        if place < len(self.retry_topics):
+            later = self.retry_topics[place]
+            return RetryDecision(later=later) if self._in_time(elapsed + later) else GIVE_UP
+        return GIVE_UP
+
+    @property
+    def total_attempts(self) -> int:
+        """In place and from retry topics; 0: no limit."""
+        return self.max_attempts + len(self.retry_topics) if self.max_attempts else 0
+
+    def _in_time(self, elapsed: float) -> bool:
+        return self.max_elapsed is None or elapsed <= self.max_elapsed
 
     def tuned(self, tuning: RetryTuning | None) -> RetryPolicy:
         """The policy with the fields that an operator set."""
@@ -106,6 +133,10 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _any_leaf(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:
     return bool(types) and (isinstance(error, types) or any(isinstance(leaf, types) for leaf in _leaves(error)))
+
+
+def _is_delay(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _are_exceptions(types: Any) -> bool:

@@ -34,10 +34,11 @@ class SessionParts:
     """What a session is built from."""
 
     name: str
-    connect: Callable[[RebalanceListener], TransportConsumer]
+    connect: Callable[[RebalanceListener, Sequence[str]], TransportConsumer]  # a member that follows these topics
     make_strategy: Callable[[Guard], ConsumptionStrategy]
-    ensure_topics: Callable[[], Awaitable[None]]  # before subscribing
+    ensure_topics: Callable[[], Awaitable[Sequence[str]]]  # makes ready what will be followed, and names it
     prepare: Callable[[Collection[str]], Awaitable[None]]  # makes ready what the topics' messages will need
+    delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: when a message is due
     forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
     settings: AthomicSettings
     counters: Counters
@@ -51,7 +52,7 @@ class ConsumerSession:
         self._parts = parts
         self._settings = parts.settings
         self._counters = parts.counters
-        self._client = parts.connect(self)
+        self._connected: TransportConsumer | None = None
         self._strategy = parts.make_strategy(self)
         self._states: dict[TopicPartition, PartitionState] = {}
         self._paused = paused
@@ -77,8 +78,8 @@ class ConsumerSession:
         """Consumes until `close`. Raises `TransportError`, or what killed a worker."""
         self._started = True
         try:
-            await self._parts.ensure_topics()
-            await self._client.start()
+            self._connected = self._parts.connect(self, await self._parts.ensure_topics())
+            await self._connected.start()
             self.polled_at = monotonic()
             committing = asyncio.create_task(self._commit_regularly(), name=f"{self._parts.name}-commit")
             try:
@@ -112,7 +113,7 @@ class ConsumerSession:
             await self._confirm_membership()
         wanted = [state.topic_partition for state in self._states.values() if self._has_room(state)]
         patience = POLL_SECONDS if len(wanted) == len(self._states) else POLL_SECONDS_WHILE_FULL
-        fetched = await self._client.fetch(wanted, patience if wanted else 0.0, self._settings.max_poll_messages)
+        fetched = await self.client.fetch(wanted, patience if wanted else 0.0, self._settings.max_poll_messages)
         for topic_partition, messages in fetched.items():
             if messages:
                 self._accept(topic_partition, messages)
@@ -164,18 +165,25 @@ class ConsumerSession:
         self, topic_partition: TopicPartition, committed: int | None, skip: frozenset[int] = frozenset()
     ) -> PartitionState:
         low_mark = self._settings.max_buffered_messages - self._settings.max_poll_messages
-        state = PartitionState(topic_partition, committed, low_mark=low_mark, has_room=self._room.set, skip=skip)
+        state = PartitionState(
+            topic_partition,
+            committed,
+            low_mark=low_mark,
+            has_room=self._room.set,
+            skip=skip,
+            delay=self._parts.delay_of(topic_partition.topic),
+        )
         state.paused = self._paused
         state.open = not (self._paused or self._closing or self._doubtful)
         return state
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
-        settled = self.joined.is_set() and (self._states or not self._client.assignment())
+        settled = self.joined.is_set() and (self._states or not self.client.assignment())
         if fetched or (settled and not any(map(self._lags, wanted))):
             self.progress_at = monotonic()
 
     def _lags(self, topic_partition: TopicPartition) -> bool:
-        position, end = self._client.position(topic_partition), self._client.end_offset(topic_partition)
+        position, end = self.client.position(topic_partition), self.client.end_offset(topic_partition)
         return position is not None and end is not None and position < end
 
     # --- membership
@@ -202,7 +210,7 @@ class ConsumerSession:
         }
         try:
             if offsets:
-                await self._client.commit(offsets, self._settings.request_timeout)
+                await self.client.commit(offsets, self._settings.request_timeout)
         except CommitFailedError:
             logger.warning("%s: the group went on without us, buffered messages are dropped", self._parts.name)
             self._fence(states)
@@ -252,7 +260,7 @@ class ConsumerSession:
 
     async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
         try:
-            return dict(await self._client.committed(partitions, self._settings.request_timeout)) if partitions else {}
+            return dict(await self.client.committed(partitions, self._settings.request_timeout)) if partitions else {}
         except TransportError as error:
             logger.warning("%s: commits could not be read, some messages may repeat: %s", self._parts.name, error)
             return {}
@@ -306,7 +314,7 @@ class ConsumerSession:
                     due[state] = offset
             if not due:
                 return
-            await self._client.commit({state.topic_partition: offset for state, offset in due.items()}, timeout)
+            await self.client.commit({state.topic_partition: offset for state, offset in due.items()}, timeout)
             self._counters.commits += 1
             for state, offset in due.items():
                 state.tracker.committed_as(offset)
@@ -347,7 +355,8 @@ class ConsumerSession:
         self._states.clear()
         if self._preparing is not None:
             self._preparing.cancel()
-        await self._client.stop(max(0.1, end - monotonic()))
+        if self._connected is not None:
+            await self._connected.stop(max(0.1, end - monotonic()))
 
     def _shut(self, states: Iterable[PartitionState]) -> None:
         for state in states:
@@ -384,7 +393,10 @@ class ConsumerSession:
 
     @property
     def client(self) -> TransportConsumer:
-        return self._client
+        """There is one as soon as there are partitions."""
+        if self._connected is None:
+            raise TransportError("not connected yet")
+        return self._connected
 
 
 async def _within(work: Awaitable[object], timeout: float) -> None:

@@ -113,7 +113,7 @@ class AthomicSettings(BaseSettings):
     broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
     client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"
 
-    commit_interval: Seconds = 0.025  # offsets are committed so often while there is something to commit ...
+    commit_interval: Seconds = 0.01  # offsets are committed so often while there is something to commit ...
     commit_count: Count = 10  # ... and sooner when so many messages are done (but not more often than every 5 ms)
     drain_timeout: PositiveSeconds = 20.0  # work in flight may take so long when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # stopping takes no longer, whatever happens
@@ -137,6 +137,7 @@ class AthomicSettings(BaseSettings):
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"
     redrive_topic: str = "{topic}.{group_id}.redrive"
     dlq_traceback: bool = False  # add the traceback to dead letters
+    dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # headers as others write them, beside ours
     # the handlers' exception texts in dead letters; status and spans show the type only
     expose_error_messages: bool = True
 

@@ -51,6 +51,7 @@ class CounterValues(BaseModel):
     processed: int
     failed: int
     retried: int
+    deferred: int
     dead_lettered: int
     skipped: int
     redelivered: int

@@ -232,13 +232,16 @@ class LaneStrategy:
         self._guard.suspect(now)
         while queue and partition.open:
             message = queue[0]
+            if partition.delay is not None and (wait := partition.delay(message)) > 0:
+                pool.put_later(lane, wait)
+                return
             worker.started_at = now
             partition.running += 1
             try:
                 if lane.letter is None:
                     outcome = await process(message, lane.attempt, lane.first_failed_at)
                 else:
-                    outcome = await self._processor.dead_letter(lane.letter)
+                    outcome = await self._processor.move(lane.letter)
             finally:
                 worker.started_at = None
                 partition.finished_running()
@@ -443,11 +446,22 @@ class BatchStrategy:
     def _wake(self, lane: BatchLane) -> None:
         if lane.busy:
             return
-        if lane.work or len(lane.queue) >= self._batch_size or (lane.queue and lane.due):
+        if lane.partition.delay is not None and lane.queue and not lane.work:
+            self._wake_when_due(lane, lane.partition.delay(lane.queue[0]))
+        elif lane.work or len(lane.queue) >= self._batch_size or (lane.queue and lane.due):
             lane.busy = True
             self.pool.put(lane)
         elif lane.queue and lane.linger is None:
             lane.linger = asyncio.get_running_loop().call_later(self._linger, self._lingered, lane)
+
+    def _wake_when_due(self, lane: BatchLane, wait: float) -> None:
+        """Of a retry topic: one message at a time, which it is for certain no other's fault that it failed."""
+        if wait <= 0:
+            lane.work.append(BatchUnit([lane.queue.popleft()]))
+            lane.busy = True
+            self.pool.put(lane)
+        elif lane.linger is None:
+            lane.linger = asyncio.get_running_loop().call_later(wait, self._lingered, lane)
 
     def _lingered(self, lane: BatchLane) -> None:
         lane.linger = None
@@ -457,7 +471,7 @@ class BatchStrategy:
     def _next(self, lane: BatchLane) -> BatchUnit | FailureContext | None:
         """What comes next, left standing in `work` until it is concluded."""
         queue = lane.queue
-        if not lane.work and queue and (lane.due or len(queue) >= self._batch_size):
+        if not lane.work and queue and lane.partition.delay is None and (lane.due or len(queue) >= self._batch_size):
             size = min(len(queue), self._batch_size)
             lane.work.append(BatchUnit([queue.popleft() for _ in range(size)]))
             lane.due = False
@@ -527,7 +541,7 @@ class BatchStrategy:
         ], None
 
     async def _write_letter(self, lane: BatchLane, failure: FailureContext) -> float | None:
-        judgement = await self._processor.dead_letter(failure)
+        judgement = await self._processor.move(failure)
         if not judgement.settled:
             return judgement.delay
         if lane.work:
@@ -541,5 +555,6 @@ def count_judgement(counters: Counters, judgement: Judgement, *, again: bool = F
     """`again`: the failure was counted before, only its dead letter was late."""
     counters.failed += not again
     counters.retried += judgement.verdict is Verdict.RETRY
+    counters.deferred += judgement.verdict is Verdict.DEFERRED
     counters.dead_lettered += judgement.verdict is Verdict.DEAD_LETTERED
     counters.skipped += judgement.verdict is Verdict.SKIPPED

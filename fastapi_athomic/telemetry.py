@@ -24,6 +24,7 @@ from .messages import Headers, PublishedMessage, RawMessage
 
 TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
 NO_CONTEXT = Context()
+_SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT)))  # set_span_in_context copies, slower
 FIRST_ATTEMPTS = 1_000
 """Messages between two attempts whose first span is remembered, so that the next one can link to it."""
 
@@ -89,7 +90,7 @@ class MessagingTelemetryAdapter:
                 if name not in TRACE_HEADERS:
                     return self._extract(headers)
                 traced = True
-        return trace.set_span_in_context(RemoteSpan(self, headers), NO_CONTEXT) if traced else NO_CONTEXT
+        return Context({_SPAN_KEY: RemoteSpan(self, headers)}) if traced else NO_CONTEXT
 
     def start(self, messages: Messages, attempt: int = 1, links: Sequence[Link] = ()) -> tuple[Span, Context]:
         """A started span, and the context in which it is current. Only where `enabled`.
@@ -132,13 +133,16 @@ class MessagingTelemetryAdapter:
 
     # --- publishing
 
-    def start_publish(self, topic: str, value: bytes | None, count: int = 1) -> Span:
-        """A started span around the sending of `count` messages, the child of the current one. Only where `enabled`."""
+    def start_publish(self, topic: str, value: bytes | None, count: int | None = None) -> Span:
+        """A started span around a publish, the child of the current one. Only where `enabled`.
+
+        `count` is the number of messages of a batch, also of a batch of one; None: it is a single message.
+        """
         attributes = self._attributes("send", topic)
         span = self._tracer.start_span(f"send {topic}", None, SpanKind.PRODUCER, attributes)
         if not span.is_recording():
             return span
-        if count > 1:
+        if count is not None:
             span.set_attribute(MESSAGE_COUNT, count)
         else:
             span.set_attributes(_of_value(value))
@@ -245,6 +249,7 @@ _BAGGAGE_MEMBER = re.compile(rf"{_TOKEN}={_BAGGAGE_VALUE}(?:;{_TOKEN}(?:={_BAGGA
 # The limits of W3C Trace Context 3.3.1.5 (a vendor must pass on 512 characters, 32 members) and W3C Baggage 3.3.2.
 _MAX_TRACEPARENT, _MAX_STATE, _MAX_STATE_MEMBERS = 128, 512, 32
 _MAX_BAGGAGE, _MAX_BAGGAGE_MEMBERS = 8_192, 64
+_SPACE = " \t"
 
 
 def _traceparent(text: str) -> str | None:
@@ -252,7 +257,7 @@ def _traceparent(text: str) -> str | None:
 
 
 def _tracestate(text: str) -> str | None:
-    members = [member for part in text.split(",") if (member := part.strip(" \t"))]
+    members = [member for part in text.split(",") if (member := part.strip(_SPACE))]
     usable = (
         len(text) <= _MAX_STATE and len(members) <= _MAX_STATE_MEMBERS and all(map(_STATE_MEMBER.fullmatch, members))
     )
@@ -262,8 +267,14 @@ def _tracestate(text: str) -> str | None:
 def _baggage(text: str) -> str | None:
     if len(text) > _MAX_BAGGAGE:
         return None
-    members = (re.sub(r"[ \t]*([;=])[ \t]*", r"\1", part.strip(" \t")) for part in text.split(","))
-    return ",".join([member for member in members if _BAGGAGE_MEMBER.fullmatch(member)][:_MAX_BAGGAGE_MEMBERS])
+    members = map(_without_spaces, text.split(",", _MAX_BAGGAGE_MEMBERS)[:_MAX_BAGGAGE_MEMBERS])
+    return ",".join(member for member in members if _BAGGAGE_MEMBER.fullmatch(member))
+
+
+def _without_spaces(member: str) -> str:
+    """Without the optional white space around `;` and `=`. Linear in time: a pattern for it is quadratic."""
+    properties = (part.partition("=") for part in member.split(";"))
+    return ";".join(f"{name.strip(_SPACE)}{equals}{value.strip(_SPACE)}" for name, equals, value in properties)
 
 
 _CHECKS: Mapping[str, Callable[[str], str | None]] = {
@@ -318,11 +329,13 @@ def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, 
     stays, so the next run finds it.
     """
     provider = resolve_tracer_provider(app, tracer_provider)
-    if provider is None or getattr(app, "_is_instrumented_by_opentelemetry", False):
+    if provider is None:
         return
     native = _native_tracing(app)
-    if native and provider is resolve_tracer_provider(app):
+    if native:  # of an instrumented app too: FastAPI goes on tracing if that came after the stack was built
         _exclude_from_native(native, prefix)
+    instrumented = getattr(app, "_is_instrumented_by_opentelemetry", False)
+    if instrumented or (native and provider is resolve_tracer_provider(app)):
         return
     try:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor

@@ -16,7 +16,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
@@ -73,17 +73,9 @@ def consumer_options(
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
         "max_poll_records": config.max_poll_messages,
         "metadata_max_age_ms": milliseconds(METADATA_MAX_AGE_FOR_PATTERN if config.pattern else METADATA_MAX_AGE),
-        "partition_assignment_strategy": (_own_assignor(),),
+        # each topic is spread over all members, also small ones (retry and redrive topics stand beside each source)
+        "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
     }
-
-
-def _own_assignor() -> type[Any]:
-    """Sticky: a rebalance leaves partitions where they are if it can.
-
-    aiokafka keeps what a member had on the class, where all consumers of the process would mix up theirs: each gets a
-    class of its own. More than one assignor may not be offered: aiokafka 0.14 would join once for each.
-    """
-    return type("StickyAssignor", (StickyPartitionAssignor,), {})
 
 
 def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from fastapi_athomic import DeliveryAttempt, KafkaSettings, RetryPolicy, subscribe_to
 from fastapi_athomic.settings import HandlerTuning
-from tests.support.apps import Record, eventually, new_app, running
+from tests.support.apps import Record, eventually, new_app, owned, running
 
 from .brokers import Broker
 from .brokers import Record as Written
@@ -150,11 +150,11 @@ async def test_a_pause_set_by_an_operator_survives_a_rebalance(broker: Broker, t
     first, second = build("paused", paused=True), build("other", paused=False)
     async with running(first):
         async with running(second):
-            await eventually(lambda: len(first.consumers()[0].assignment) == 1)
+            await eventually(lambda: len(owned(first, topic)) == 1)
             await broker.produce(topic, [event(number, partition=number % 2) for number in numbers(10)])
             await record.count(5)
             assert all(place.paused for place in first.consumers()[0].assignment)
-        await eventually(lambda: len(first.consumers()[0].assignment) == 2)
+        await eventually(lambda: len(owned(first, topic)) == 2)
         assert {name for name, _ in record.seen} == {"other"}
         first.manager().consumers["h"].resume()
         await record.count(10)
@@ -177,7 +177,7 @@ async def test_a_static_member_comes_back_without_a_rebalance_for_the_others(bro
     first, second = build("first"), build("second")
     async with running(first):
         async with running(second):
-            await eventually(lambda: len(first.consumers()[0].assignment) == 1)
+            await eventually(lambda: len(owned(first, topic)) == 1)
         rebalances = first.consumers()[0].counters.rebalances
         async with running(second):
             await broker.produce(topic, [event(number, partition=number % 2) for number in numbers(10)])

@@ -28,6 +28,11 @@ async def running(athomic: Athomic) -> AsyncIterator[Athomic]:
         yield athomic
 
 
+def owned(athomic: Athomic, topic: str) -> set[int]:
+    """The partitions of the topic that the app's first consumer has."""
+    return {place.partition for place in athomic.consumers()[0].assignment if place.topic == topic}
+
+
 class Record:
     """What handlers note, for tests to wait for."""
 

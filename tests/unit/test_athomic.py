@@ -242,7 +242,7 @@ async def test_status_tells_what_happened() -> None:
     counters = status.counters
     assert (counters.received, counters.processed, counters.failed) == (3, 2, 2)
     assert (counters.retried, counters.dead_lettered) == (1, 1)
-    (place,) = [place for place in status.assignment if place.partition == 1]
+    (place,) = [place for place in status.assignment if (place.topic, place.partition) == ("t", 1)]
     assert (place.position, place.committed, place.end_offset, place.lag, place.in_flight) == (3, 3, 3, 0, 0)
     assert status.last_message_at is not None
     assert status.dlq_topics == ["t.g.dlq"]

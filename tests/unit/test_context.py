@@ -4,10 +4,13 @@ import asyncio
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from copy import deepcopy
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from fastapi_athomic import ExecutionContext, capture_context, get_context, restore_context, set_context
 from fastapi_athomic.context import common_context, context_from_headers, headers_from_context
@@ -50,6 +53,13 @@ def test_a_value_that_makes_no_sense_is_ignored(value: bytes | None) -> None:
     assert context_from_headers(headers) == ExecutionContext(user_id="fine")
 
 
+def test_own_fields_from_outside_are_bounded() -> None:
+    headers = tuple((f"x-context-f{number}", b"1") for number in range(100))
+    extra = context_from_headers((*headers, ("x-context-f0", b"2"))).extra
+    assert len(extra) == 32
+    assert extra["f0"] == "2", "the last value of a name counts"
+
+
 def test_without_belief_only_what_grants_nothing_is_read() -> None:
     context = context_from_headers(headers_from_context(FULL), believe_identity=False)
     assert context == ExecutionContext(request_id="r", correlation_id="c", locale="de-AT")
@@ -72,10 +82,25 @@ def test_no_header_can_make_it_fail(headers: list[tuple[str, bytes | None]]) -> 
 def test_the_context_is_immutable_and_can_be_pickled() -> None:
     with pytest.raises(AttributeError):
         FULL.tenant_id = "other"  # type: ignore[misc]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="immutable"):
         FULL.extra["region"] = "us"  # type: ignore[index]
+    with pytest.raises(TypeError, match="immutable"):
+        FULL.extra.pop("region")  # type: ignore[attr-defined]
+    given = {"region": "eu"}
+    context = ExecutionContext(extra=given)
+    given["region"] = "us"
+    assert context.extra == {"region": "eu"}
     assert pickle.loads(pickle.dumps(FULL)) == FULL
     assert len({FULL, pickle.loads(pickle.dumps(FULL))}) == 1
+
+
+def test_it_can_be_copied_logged_and_returned_from_a_route() -> None:
+    values = asdict(FULL)
+    assert ExecutionContext(**values) == FULL
+    assert replace(FULL, user_id="v").extra == FULL.extra
+    assert deepcopy(FULL) == FULL
+    adapter = TypeAdapter(ExecutionContext)
+    assert adapter.validate_json(adapter.dump_json(FULL)) == FULL
 
 
 def test_what_could_not_travel_is_refused() -> None:

@@ -63,7 +63,9 @@ def test_the_scope_has_trace_context_and_lineage_and_leaves_nothing(provider: Tr
     assert lineage is not None
     assert (lineage.parent, lineage.root) == (run, run)
     assert lineage.source == ("kafka://a:1", "t", 1, 2, 2)
+    assert get_context() is get_context(), "it is parsed once"
     set_context(tenant_id="changed by the handler")
+    assert get_lineage() == lineage, "who changes the context still handles the message"
     tested.close(scope, None)
     assert get_context() == ExecutionContext(tenant_id="outside")
     assert get_lineage() is None

@@ -16,6 +16,7 @@ LAYERS = [
     ["settings", "outcomes", "context"],
     ["payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker"],
+    ["redelivery"],
     ["partitions", "dlq", "discovery", "transports.memory"],
     ["transports.kafka_connection", "transports.kafka_records"],
     ["transports.kafka_consumer", "transports.kafka_producer"],

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Response, WebSocket
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
 
 from fastapi_athomic import AthomicSettings, ExecutionContext, get_context, include_athomic, set_context
 from fastapi_athomic.context import headers_from_context
@@ -89,6 +90,21 @@ def test_two_plugins_on_one_app_share_the_requests_context() -> None:
     assert answer.headers.get_list("x-request-id") == [answer.json()["x-request-id"]]
 
 
+async def test_a_second_plugin_leaves_the_requests_context_alone() -> None:
+    seen: list[ExecutionContext] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(get_context())
+
+    def identify(scope: Any, context: ExecutionContext) -> ExecutionContext:
+        return ExecutionContext(tenant_id="acme")
+
+    second = AthomicMiddleware(inner, settings=AthomicSettings())
+    middleware = AthomicMiddleware(second, settings=AthomicSettings(), identify=identify)
+    await middleware({"type": "http", "path": "/", "headers": [(b"x-request-id", b"r")]}, None, None)  # type: ignore[arg-type]
+    assert seen == [ExecutionContext(request_id="r", tenant_id="acme")]
+
+
 async def test_a_hook_of_the_app_may_identify() -> None:
     seen: list[ExecutionContext] = []
 
@@ -96,7 +112,7 @@ async def test_a_hook_of_the_app_may_identify() -> None:
         seen.append(get_context())
 
     def identify(scope: Any, context: ExecutionContext) -> ExecutionContext:
-        return ExecutionContext(request_id=context.request_id, tenant_id=scope["path"])
+        return ExecutionContext(tenant_id=scope["path"])  # that it forgets the request id does no harm
 
     middleware = AthomicMiddleware(inner, settings=AthomicSettings(), identify=identify)
     await middleware({"type": "http", "path": "/acme", "headers": [(b"x-request-id", b"r")]}, None, None)  # type: ignore[arg-type]
@@ -121,3 +137,55 @@ def test_requests_in_flight_are_counted() -> None:
     client.get("/count")
     assert counted == [1]
     assert athomic.requests.in_flight == 0
+
+
+def test_an_identify_that_refuses_leaves_nothing_behind() -> None:
+    app = FastAPI()
+
+    def identify(scope: Any, context: ExecutionContext) -> ExecutionContext:
+        set_context(tenant_id="half done")
+        raise PermissionError
+
+    app.add_middleware(AthomicMiddleware, settings=AthomicSettings(), identify=identify)
+    assert TestClient(app, raise_server_exceptions=False).get("/").status_code == 500
+    assert get_context() == ExecutionContext()
+
+
+async def test_nothing_is_left_in_the_servers_own_context() -> None:
+    """A server may serve one request after the other in the same task."""
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        set_context(tenant_id="acme")
+        if scope["path"] == "/fail":
+            raise RuntimeError("broken")
+
+    middleware = AthomicMiddleware(inner, settings=AthomicSettings())
+    for kind in ("http", "websocket"):
+        await middleware({"type": kind, "path": "/", "headers": []}, None, None)  # type: ignore[arg-type]
+        assert get_context() == ExecutionContext()
+        with pytest.raises(RuntimeError):
+            await middleware({"type": kind, "path": "/fail", "headers": []}, None, None)  # type: ignore[arg-type]
+        assert get_context() == ExecutionContext()
+
+
+def test_a_refused_websocket_is_told_its_request_id() -> None:
+    app = app_with()
+
+    @app.websocket("/refuse")
+    async def refuse(connection: WebSocket) -> None:
+        await connection.send_denial_response(Response(status_code=403))
+
+    refused = TestClient(app).websocket_connect("/refuse", headers={"x-request-id": "ws"})
+    with pytest.raises(WebSocketDenialResponse) as caught, refused:
+        raise AssertionError("it was accepted")
+    assert caught.value.headers["x-request-id"] == "ws"
+
+
+async def test_what_is_neither_http_nor_websocket_passes() -> None:
+    seen: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope, get_context()))
+
+    await AthomicMiddleware(inner, settings=AthomicSettings())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    assert seen == [({"type": "lifespan"}, ExecutionContext())]
