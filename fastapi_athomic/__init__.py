@@ -5,6 +5,7 @@ Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 
 from .athomic import Athomic, get_athomic, include_athomic, install
 from .context import ExecutionContext, capture_context, get_context, restore_context, set_context
+from .dead_letters import DeadLetter, DeadLetters, SettlingReport
 from .decorators import ordered_consumer, subscribe_to
 from .exceptions import (
     AthomicError,
@@ -42,6 +43,8 @@ __all__ = [
     "CommitFailedError",
     "ConfigurationError",
     "ConsumptionOutcome",
+    "DeadLetter",
+    "DeadLetters",
     "DeliveryAttempt",
     "DiscoveryError",
     "DuplicateHandlerError",
@@ -62,6 +65,7 @@ __all__ = [
     "PublishedMessage",
     "RawMessage",
     "RetryPolicy",
+    "SettlingReport",
     "Stage",
     "TopicNotFoundError",
     "TransportClosedError",

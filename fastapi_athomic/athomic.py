@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.params import Depends
 from starlette.requests import HTTPConnection
 
+from .dead_letters import DeadLetters
 from .decorators import (
     ConsumerOptions,
     OrderedOptions,
@@ -28,13 +29,14 @@ from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_
 from .lifecycle import LifecycleManager
 from .manager import ConsumerManager
 from .messages import PublishedMessage
-from .middleware import AthomicMiddleware, RequestGauge
+from .middleware import AthomicMiddleware, Identify, RequestGauge
 from .payload import PayloadPipeline
 from .publisher import GivenHeaders, Key, Publisher
 from .routes import add_routes, new_router
 from .settings import AthomicSettings, read_settings
 from .status import ConsumerStatus, HealthReport
 from .telemetry import instrument_app, resolve_tracer_provider
+from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,13 @@ class Athomic:
         calling_module: str,
         packages: Sequence[str | ModuleType] = (),
         handlers: Sequence[Callable[..., Any]] = (),
+        prefix: str = "/consumers",
         name: str = "athomic",
     ) -> None:
         self.app = app
         self.settings = settings
         self.name = name
+        self._prefix = prefix
         self.requests = RequestGauge()
         self._calling_module = calling_module
         self._packages = tuple(packages)
@@ -139,6 +143,32 @@ class Athomic:
         self._bound.append(Discovered(function, subscription))
         return function
 
+    # --- dead letters
+
+    def dead_letters(self, handler_id: str) -> DeadLetters:
+        """The dead letters of one handler: to look at, to send back, to discard.
+
+        Raises:
+            ConfigurationError: there is no such handler.
+            PublishError: the app is not running; see `offline`.
+        """
+        return self._running().dead_letters(handler_id)
+
+    @asynccontextmanager
+    async def offline(self) -> AsyncIterator[Callable[[str], DeadLetters]]:
+        """Connects to the broker without starting a consumer; gives `dead_letters`. For tools.
+
+        Raises:
+            ConfigurationError: something is wrong with a handler.
+            TransportError: the broker cannot be reached.
+        """
+        parts = self._assemble()
+        await self._transport.start(self.settings.request_timeout)
+        try:
+            yield Run(parts, self.settings, self._transport).dead_letters
+        finally:
+            await self._transport.stop(self.settings.request_timeout)
+
     # --- looking
 
     def health(self) -> HealthReport | None:
@@ -162,15 +192,14 @@ class Athomic:
         return self
 
     async def drain(self, timeout: float = 30.0) -> None:
-        """Returns when all that has been published has been handled and committed. For tests on `memory://`.
+        """Returns when all that has been published has been handled and committed. For tests.
 
         Raises:
             TimeoutError: it had not within `timeout` seconds.
         """
         run = self._running()
         async with asyncio.timeout(timeout):
-            # nobody tells when the last commit is done; this is for tests
-            while not (run.manager.ready and all(c.settled() for c in run.manager.consumers.values())):  # noqa: ASYNC110
+            while not await run.is_drained():  # noqa: ASYNC110 - nobody tells when the last commit is done
                 await asyncio.sleep(0.005)
 
     def _running(self) -> Run:
@@ -186,7 +215,7 @@ class Athomic:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
-        run = Run(self._assemble(), self.settings)
+        run = Run(self._assemble(), self.settings, self._transport)
         self._run = run
         try:
             await run.begin()
@@ -201,7 +230,7 @@ class Athomic:
         Raises:
             ConfigurationError: what no waiting cures stops the start-up.
         """
-        instrument_app(self.app)
+        instrument_app(self.app, prefix=self._prefix)
         orchestrators = create_orchestrator(self.settings, self._transport, resolve_tracer_provider(self.app))
         lifecycle = LifecycleManager()
         publisher = Publisher(self._transport, self._pipeline, orchestrators(None), self.settings)
@@ -240,10 +269,38 @@ class Athomic:
 class Run:
     """One run of an app's lifespan."""
 
-    def __init__(self, parts: tuple[ConsumerManager, LifecycleManager, Publisher], settings: AthomicSettings) -> None:
+    def __init__(
+        self,
+        parts: tuple[ConsumerManager, LifecycleManager, Publisher],
+        settings: AthomicSettings,
+        transport: Transport,
+    ) -> None:
         self.manager, self.lifecycle, self.publisher = parts
         self._settings = settings
+        self._transport = transport
         self.starting: asyncio.Task[None]
+
+    def dead_letters(self, handler_id: str) -> DeadLetters:
+        service = self.manager.consumers.get(handler_id)
+        if service is None:
+            known = ", ".join(self.manager.consumers) or "none"
+            raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
+        return DeadLetters(service.subscription, service.dlq_handler, self._transport, self._settings)
+
+    async def is_drained(self) -> bool:
+        """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""
+        consumers = self.manager.consumers.values()
+        if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
+            return False
+        topics = {place.topic for consumer in consumers for place in consumer.positions()}
+        ends = {topic: await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics}
+        reached = all(
+            position is not None and position >= ends[place.topic][place.partition][1]
+            for consumer in consumers
+            for place, position in consumer.positions().items()
+            if place.topic in ends
+        )
+        return reached and all(consumer.settled() for consumer in consumers)  # again: what was reached came meanwhile
 
     async def begin(self) -> None:
         """HTTP is up at once; consumers connect in the background, unless `startup_timeout` says to wait for them."""
@@ -277,6 +334,7 @@ def include_athomic(
     prefix: str = "/consumers",
     dependencies: Sequence[Depends] = (),
     name: str = "athomic",
+    identify: Identify | None = None,
 ) -> Athomic:
     """Runs the consumers of `app` inside its lifespan, and adds their routes.
 
@@ -289,6 +347,7 @@ def include_athomic(
         dependencies: FastAPI dependencies put on every route of the plugin.
         name: under which the object is found in `app.state`; a second call on the same app needs another name and
         prefix.
+        identify: gives a request its identity: called with the ASGI scope and the `ExecutionContext` so far.
 
     Raises:
         ConfigurationError: the settings are wrong, or the app has a plugin of that name.
@@ -302,13 +361,14 @@ def include_athomic(
         calling_module=calling_module,
         packages=packages,
         handlers=handlers,
+        prefix=prefix,
         name=name,
     )
     setattr(app.state, name, athomic)
     router = new_router(prefix, dependencies, athomic.lifespan)
     add_routes(router, athomic.manager)
     app.include_router(router)
-    app.add_middleware(AthomicMiddleware, settings=athomic.settings, gauge=athomic.requests)
+    app.add_middleware(AthomicMiddleware, settings=athomic.settings, gauge=athomic.requests, identify=identify)
     return athomic
 
 

@@ -84,7 +84,7 @@ class ConsumerService:
         self.paused = paused
         self.last_error: BaseException | None = None
         self._new_session = new_session
-        self._dlq_handler = dlq_handler
+        self.dlq_handler = dlq_handler
         self._settings = settings
         self._session: ConsumerSession | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -224,7 +224,7 @@ class ConsumerService:
         return reasons
 
     def _worrying(self) -> list[str]:
-        blocked = [f"{partition} waits: {reason}" for partition, reason in self._dlq_handler.blocked.items()]
+        blocked = [f"{partition} waits: {reason}" for partition, reason in self.dlq_handler.blocked.items()]
         warning = self._session.warning if self._session is not None else None
         return [*blocked, *([warning] if warning else [])]
 
@@ -254,9 +254,9 @@ class ConsumerService:
         )
 
     def _dlq_topics(self) -> list[str]:
-        source_of = self._dlq_handler.returns.source_of
+        source_of = self.dlq_handler.returns.source_of
         sources = {*self.subscription.topics, *(source_of(state.topic) for state in self._partitions())}
-        return sorted({topic for source in sources if (topic := self._dlq_handler.topic_for(source)) is not None})
+        return sorted({topic for source in sources if (topic := self.dlq_handler.topic_for(source)) is not None})
 
     def _partitions(self) -> list[TopicPartition]:
         return list(self._session.states) if self._session is not None else []
@@ -264,6 +264,11 @@ class ConsumerService:
     def settled(self) -> bool:
         """All that is in the assigned partitions, as far as known, has been concluded and committed."""
         return self._session is not None and self.ready and self._session.settled()
+
+    def positions(self) -> dict[TopicPartition, int | None]:
+        """The next offset to be fetched of each assigned partition, if known."""
+        session = self._session
+        return {place: session.client.position(place) for place in session.states} if session is not None else {}
 
     def _rates(self) -> Rates:
         seconds = max(monotonic() - self._ready_since, 1e-3)

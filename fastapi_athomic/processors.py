@@ -48,7 +48,7 @@ class _Processor:
 
     async def move(self, failure: FailureContext) -> Judgement:
         """Writes a dead letter (or a message for a retry topic) that is due, in the message's own scope."""
-        scope = self._orchestrator.open(failure.message)
+        scope = self._orchestrator.open(failure.message, failure.attempt)
         try:
             return await self._dlq_handler.move(failure)
         finally:

@@ -136,6 +136,7 @@ class AthomicSettings(BaseSettings):
     dlq_topic: str = "{topic}.{group_id}.dlq"
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"
     redrive_topic: str = "{topic}.{group_id}.redrive"
+    max_redrives: Count = 5  # a dead letter is not sent back more often
     dlq_traceback: bool = False  # add the traceback to dead letters
     dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # headers as others write them, beside ours
     # the handlers' exception texts in dead letters; status and spans show the type only

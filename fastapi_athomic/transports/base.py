@@ -125,6 +125,14 @@ class Transport(Protocol):
     async def ping(self, timeout: float) -> None:
         """Ask the broker for a sign of life. Raises `TransportError`."""
 
+    async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
+        """The first offset that is kept and the end of each partition. Raises `TransportError`."""
+        ...
+
+    async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:
+        """Some messages from `offset` on, none at the end. No group's offsets are touched. Raises `TransportError`."""
+        ...
+
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> TransportConsumer:
         """A new group member, not yet started."""
         ...

@@ -13,11 +13,13 @@ from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3,
 from aiokafka.protocol.metadata import MetadataRequest
 
 from ..exceptions import TransportClosedError, TransportError
+from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import ConsumerConfig, RebalanceListener
 from .kafka_connection import close_client, connection_options, milliseconds, open_client, within
 from .kafka_consumer import KafkaConsumer
 from .kafka_producer import KafkaProducer
+from .kafka_reader import KafkaReader
 
 CONTROLLER_PAUSE = 0.1
 """Seconds until a request is tried again whose controller has moved."""
@@ -84,6 +86,15 @@ class KafkaTransport:
     async def ping(self, timeout: float) -> None:
         no_topics = MetadataRequest([], allow_auto_topic_creation=False)
         await within(self._ask_any(no_topics), timeout, f"asking {self.address} for a sign of life")
+
+    async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
+        return await within(self._reader().bounds(topic), timeout, f"asking for the offsets of {topic}")
+
+    async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
+        return await within(self._reader().read(partition, offset), timeout, f"reading {partition}")
+
+    def _reader(self) -> KafkaReader:
+        return KafkaReader(self._running(), self._settings.kafka.max_partition_fetch_bytes)
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
         return KafkaConsumer(config, listener, self._settings, self._connection)

@@ -37,9 +37,16 @@ def decode_record(batches: bytes, topic_partition: TopicPartition, offset: int) 
     return None
 
 
+def decode_records(batches: bytes, topic_partition: TopicPartition, offset: int) -> list[RawMessage]:
+    """All records at or after `offset`. Raises whatever a damaged batch, or a decompressor on one, comes up with."""
+    return [message for message in _records(memoryview(batches), topic_partition) if message.offset >= offset]
+
+
 def _records(data: memoryview, topic_partition: TopicPartition) -> Iterator[RawMessage]:
     while len(data) >= _BATCH.size:
         base_offset, length, _, magic, crc, attributes, _, first_time, max_time, *_, count = _BATCH.unpack_from(data)
+        if len(data) < _LENGTH_END + length:  # the broker cuts off what exceeds the limit of the request
+            return
         batch, data = data[: _LENGTH_END + length], data[_LENGTH_END + length :]
         if magic != _MAGIC or calc_crc32c(batch[_CRC_END:].tobytes()) != crc:
             raise ValueError("damaged batch")

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from weakref import WeakValueDictionary
 
-from ..exceptions import TransportClosedError, TransportError
+from ..exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import CommittedOffset, ConsumerConfig, RebalanceListener
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_INTERVAL = 0.02
 """Seconds after which a send tries again while the broker is disconnected."""
+
+READ_LIMIT = 500
+"""Messages that one `read` gives at most."""
 
 _shared: WeakValueDictionary[str, MemoryBroker] = WeakValueDictionary()
 _shared_lock = threading.Lock()
@@ -67,6 +70,18 @@ class MemoryTransport:
 
     async def ping(self, timeout: float) -> None:
         self.broker.check_connected()
+
+    async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
+        counts = self.broker.partition_counts([topic])
+        if topic not in counts:
+            raise TopicNotFoundError(f"topic {topic} does not exist")
+        logs = ((number, self.broker.log(TopicPartition(topic, number))) for number in range(counts[topic]))
+        return {number: (log.first, log.end) for number, log in logs if log is not None}
+
+    async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
+        self.broker.check_connected()
+        await asyncio.sleep(0)  # as over a network, others get a turn
+        return self.broker.read(partition, offset, READ_LIMIT)
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> MemoryConsumer:
         consumer = MemoryConsumer(self.broker, config, listener)

@@ -19,9 +19,9 @@ LAYERS = [
     ["redelivery"],
     ["partitions", "dlq", "discovery", "transports.memory"],
     ["transports.kafka_connection", "transports.kafka_records"],
-    ["transports.kafka_consumer", "transports.kafka_producer"],
+    ["transports.kafka_consumer", "transports.kafka_producer", "transports.kafka_reader"],
     ["transports.kafka"],
-    ["processors", "publisher"],
+    ["processors", "publisher", "dead_letters"],
     ["strategies"],
     ["session"],
     ["consumer"],
@@ -29,6 +29,7 @@ LAYERS = [
     ["manager"],
     ["routes"],
     ["athomic"],
+    ["cli"],
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -107,3 +107,65 @@ def test_tuning_replaces_single_fields() -> None:
     assert (policy.max_attempts, policy.delay) == (7, 1.0)
     assert policy.tuned(None) is policy
     assert not GIVE_UP.again
+
+
+class SubError(LookupError): ...
+
+
+errors = st.sampled_from(
+    [
+        ValueError(),
+        KeyError(),
+        SubError(),
+        ExceptionGroup("g", [ValueError(), SubError()]),
+        ExceptionGroup("g", [ValueError()]),
+    ]
+)
+policies = st.builds(
+    RetryPolicy,
+    max_attempts=st.integers(0, 5),
+    delay=st.floats(0, 10),
+    backoff=st.floats(1, 3),
+    max_delay=st.floats(0, 20),
+    jitter=st.floats(0, 1),
+    max_elapsed=st.none() | st.floats(0.1, 100),
+    retry_topics=st.lists(st.floats(0.1, 100), unique=True, max_size=3).map(tuple),
+    retry_on=st.sampled_from([(Exception,), (ValueError,)]),
+    fatal=st.sampled_from([(), (LookupError,)]),
+)
+
+
+@given(
+    policies,
+    errors,
+    st.sampled_from(list(Stage)),
+    st.integers(1, 8),
+    st.integers(0, 4),
+    st.floats(0, 200),
+    st.floats(0, 1),
+)
+def test_a_decision_keeps_every_rule(
+    policy: RetryPolicy, error: Exception, stage: Stage, attempt: int, place: int, elapsed: float, chance: float
+) -> None:
+    decision = policy.decide(error, stage=stage, attempt=attempt, place=place, elapsed=elapsed, chance=lambda: chance)
+    leaves = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    hopeless = (
+        stage in (Stage.DECODE, Stage.HEADERS)
+        or any(isinstance(leaf, policy.fatal) for leaf in leaves)
+        or not all(isinstance(leaf, policy.retry_on) for leaf in leaves)
+    )
+    assert decision.delay is None or decision.later is None, "one or the other"
+    if hopeless:
+        assert decision == GIVE_UP
+    if decision.delay is not None:
+        assert place == 0
+        assert policy.max_attempts == 0 or attempt < policy.max_attempts
+        assert 0 <= decision.delay <= policy.max_delay
+    if decision.later is not None:
+        assert decision.later == policy.retry_topics[place]
+        assert place > 0 or attempt >= policy.max_attempts > 0
+    waiting = decision.delay if decision.delay is not None else decision.later
+    if waiting is not None and policy.max_elapsed is not None:
+        assert elapsed + waiting <= policy.max_elapsed
+    if waiting is None and not hopeless and policy.max_elapsed is None:
+        assert place >= len(policy.retry_topics), "given up only when nothing is left"
