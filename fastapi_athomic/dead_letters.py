@@ -18,8 +18,8 @@ from time import time
 from .decorators import Subscription
 from .dlq import DLQHandler
 from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
-from .messages import MessageHeaders, OutgoingMessage, RawMessage, TopicPartition
-from .redelivery import PREFIX, REDRIVES
+from .messages import REDRIVES, MessageHeaders, OutgoingMessage, RawMessage, TopicPartition
+from .redelivery import PREFIX
 from .settings import AthomicSettings
 from .transports.base import Transport
 

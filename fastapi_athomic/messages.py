@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+REDRIVES = "athomic-redrives"
+"""Header of a dead letter that was sent back: how often."""
+
 Headers = tuple[tuple[str, bytes | None], ...]
 """Header names and values in the order they stand in the message; names may repeat, values may be null."""
 

@@ -16,7 +16,7 @@ from .messages import MessageHeaders, Origin, RawMessage
 from .settings import AthomicSettings
 
 PREFIX = "athomic-"
-DUE, STAGE, REDRIVES = f"{PREFIX}retry-due", f"{PREFIX}retry-stage", f"{PREFIX}redrives"
+DUE, STAGE = f"{PREFIX}retry-due", f"{PREFIX}retry-stage"
 _ANY_TOPIC = r"[a-zA-Z0-9._-]+"
 
 

@@ -20,7 +20,7 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TracerProvider
 
 from .context import Messages
-from .messages import Headers, PublishedMessage, RawMessage
+from .messages import REDRIVES, Headers, PublishedMessage, RawMessage
 
 TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
 NO_CONTEXT = Context()
@@ -107,6 +107,8 @@ class MessagingTelemetryAdapter:
     def _start_single(self, message: RawMessage, links: Sequence[Link]) -> tuple[Span, Context]:
         name, attributes = self._span_of_topic(message.topic)
         parent = self._extract(message.headers)
+        if any(name == REDRIVES for name, _ in message.headers):
+            parent, links = _as_link(parent, links)
         span = self._tracer.start_span(name, parent, SpanKind.CONSUMER, attributes, links)
         if span.is_recording():
             span.set_attributes(self._of_message(message))
@@ -219,6 +221,14 @@ class RemoteSpan(NonRecordingSpan):
 
     def __repr__(self) -> str:
         return f"<RemoteSpan {self.get_span_context()!r}>"
+
+
+def _as_link(parent: Context, links: Sequence[Link]) -> tuple[Context, Sequence[Link]]:
+    """A redrive is a new story: the trace in which the message failed, perhaps days ago, becomes a link."""
+    first = trace.get_current_span(parent).get_span_context()
+    if first.is_valid:
+        links = (*links, Link(first))
+    return trace.set_span_in_context(trace.INVALID_SPAN, parent), links
 
 
 def _id(messages: Messages) -> MessageId:

@@ -278,6 +278,46 @@ async def test_a_poisoned_batch_is_bisected_and_only_the_poison_is_dead_lettered
     assert [letter.value for letter in letters] == [b"{not json", b'{"number": 13}']
 
 
+async def test_one_poison_in_a_large_batch_costs_few_calls(broker: Broker, topic: str) -> None:
+    await broker.create_topic(topic, 1)
+    await broker.produce(topic, [event(number, partition=0) for number in numbers(500)])
+    handled, calls = Record(), Record()
+
+    @subscribe_to(topic, group_id=topic, batch_size=500, batch_linger_ms=2_000, retry=RetryPolicy(max_attempts=1))
+    async def handle(messages: list[Event]) -> None:
+        calls.note(len(messages))
+        if any(message.number == 333 for message in messages):
+            raise ValueError("poison")
+        for message in messages:
+            handled.note(message.number)
+
+    async with running(new_app(broker.settings(), handle)):
+        await handled.count(499)
+        await eventually_committed(broker, topic, 500)
+    assert max(calls.seen) == 500
+    assert len(calls.seen) <= 1 + 2 * 9, "2 log2(500) more"
+    assert handled.seen == [number for number in numbers(500) if number != 333]
+    assert [letter.value for letter in await broker.read(f"{topic}.{topic}.dlq")] == [b'{"number": 333}']
+
+
+async def test_a_pattern_that_matches_its_own_dead_letters_does_not_loop(broker: Broker, topic: str) -> None:
+    await broker.create_topic(topic, 1)
+    await broker.produce(topic, [event(1)])
+    record = Record()
+
+    @subscribe_to(re.compile(re.escape(topic) + ".*"), group_id=topic, retry=RetryPolicy(max_attempts=1))
+    async def handle(message: Event, raw: RawMessage) -> None:
+        record.note(raw.topic)
+        raise RuntimeError("never")
+
+    async with running(new_app(broker.settings(), handle)) as athomic:
+        await record.count(1)
+        await athomic.drain()
+        assert not [place for place in athomic.consumers()[0].assignment if place.topic.endswith(".dlq")]
+    assert record.seen == [topic]
+    assert len(await broker.read(f"{topic}.{topic}.dlq")) == 1
+
+
 async def test_a_batch_handler_may_name_the_item_that_failed(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
     await broker.produce(topic, map(event, numbers(10)))

@@ -162,6 +162,31 @@ async def test_a_failed_handling_is_an_error_on_its_span_without_its_words(
     assert "s3cret" not in failed.to_json()
 
 
+async def test_a_redriven_message_links_to_the_trace_in_which_it_failed(
+    broker: Broker, topic: str, exporter: InMemorySpanExporter
+) -> None:
+    await broker.create_topic(topic, 1)
+    record = Record()
+    athomic = include_athomic(FastAPI(), broker.settings())
+
+    @athomic.subscribe_to(topic, group_id=topic, handler_id="h", retry=RetryPolicy(max_attempts=1))
+    async def handle(event: Event) -> None:
+        record.note(event)
+        if len(record.seen) == 1:
+            raise RuntimeError("once")
+
+    async with running(athomic):
+        await athomic.publish(topic, Event(number=1), partition=0)
+        await record.count(1)
+        await athomic.drain()
+        await athomic.dead_letters("h").redrive()
+        await record.count(2)
+    (sent,) = find(exporter, f"send {topic}")
+    (again,) = find(exporter, f"process {topic}.{topic}.redrive")
+    assert again.parent is None
+    assert [link.context.span_id for link in again.links] == [sent.context.span_id]
+
+
 @pytest.mark.parametrize("traced", [True, False])
 async def test_p11_nobody_sees_anothers_context_or_span(
     broker: Broker, topic: str, request: pytest.FixtureRequest, traced: bool

@@ -5,6 +5,7 @@ import pytest
 
 from fastapi_athomic.decorators import Sequencing, ordered_consumer, subscribe_to, subscriptions_of
 from fastapi_athomic.exceptions import ConfigurationError
+from fastapi_athomic.retry import RetryPolicy
 
 
 def bill(order: dict[str, Any]) -> None: ...
@@ -16,6 +17,21 @@ def noted(*args: Any, **options: Any) -> Any:
     assert subscribe_to(*args, **options)(handler) is handler
     (subscription,) = subscriptions_of(handler)
     return subscription
+
+
+def test_retry_topics_need_a_word_on_the_order() -> None:
+    retry = RetryPolicy(retry_topics=(10,))
+    for ordering in ("partition", "key"):
+        with pytest.raises(ConfigurationError, match="let later messages overtake: set ordering='none'"):
+            noted("t", group_id="g", ordering=ordering, retry=retry)
+    assert noted("t", group_id="g", ordering="none", retry=retry).retry is retry
+    reordering = RetryPolicy(retry_topics=(10,), allow_reordering=True)
+    assert noted("t", group_id="g", retry=reordering).retry is reordering
+
+
+def test_dead_letters_must_not_come_back() -> None:
+    with pytest.raises(ConfigurationError, match="must not go to a topic it consumes"):
+        noted(["a", "b"], group_id="g", dlq="b")
 
 
 def test_the_function_comes_back_unchanged_with_its_subscription_noted() -> None:
