@@ -12,6 +12,8 @@ from typing import Any, Self, TypeVar, Unpack
 
 from fastapi import FastAPI
 from fastapi.params import Depends
+from opentelemetry import metrics
+from opentelemetry.metrics._internal import _ProxyMeterProvider
 from starlette.requests import HTTPConnection
 
 from .dead_letters import DeadLetters
@@ -29,6 +31,7 @@ from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_
 from .lifecycle import LifecycleManager
 from .manager import ConsumerManager
 from .messages import PublishedMessage
+from .metrics import Collector, LoopLag, observe_with_opentelemetry
 from .middleware import AthomicMiddleware, Identify, RequestGauge
 from .payload import PayloadPipeline
 from .publisher import GivenHeaders, Key, Publisher
@@ -62,6 +65,8 @@ class Athomic:
         self.name = name
         self._prefix = prefix
         self.requests = RequestGauge()
+        self.loop_lag = LoopLag()
+        self._metered = False
         self._calling_module = calling_module
         self._packages = tuple(packages)
         self._handlers = tuple(handlers)
@@ -217,12 +222,34 @@ class Athomic:
         """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
         run = Run(self._assemble(), self.settings, self._transport)
         self._run = run
+        self._meter()
+        watching = asyncio.create_task(self.loop_lag.watch(), name="athomic-loop-lag")
         try:
             await run.begin()
             yield
         finally:
+            watching.cancel()
             await run.end()
             self._run = None
+
+    def _meter(self) -> None:
+        """OpenTelemetry metrics, where the app has a meter provider. Instruments stay, so once is enough."""
+        provider = metrics.get_meter_provider()
+        if not self._metered and not isinstance(provider, metrics.NoOpMeterProvider | _ProxyMeterProvider):
+            observe_with_opentelemetry(provider, self.manager, self._transport.scheme)
+            self._metered = True
+
+    def prometheus_collector(self) -> Collector:
+        """For a registry of the app's own: `registry.register(athomic.prometheus_collector())`.
+
+        Raises:
+            ConfigurationError: the extra `prometheus` is not installed.
+        """
+        try:
+            from .prometheus import PrometheusCollector
+        except ImportError:
+            raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
+        return PrometheusCollector(self.manager, self.loop_lag)
 
     def _assemble(self) -> tuple[ConsumerManager, LifecycleManager, Publisher]:
         """Everything that one run of the app needs.
@@ -366,7 +393,7 @@ def include_athomic(
     )
     setattr(app.state, name, athomic)
     router = new_router(prefix, dependencies, athomic.lifespan)
-    add_routes(router, athomic.manager)
+    add_routes(router, athomic.manager, athomic.loop_lag)
     app.include_router(router)
     app.add_middleware(AthomicMiddleware, settings=athomic.settings, gauge=athomic.requests, identify=identify)
     return athomic

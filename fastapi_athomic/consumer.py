@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
@@ -244,7 +243,7 @@ class ConsumerService:
             paused=self.paused,
             health=self.health(),
             assignment=[_partition_status(session, state) for state in session.states.values()] if session else [],
-            counters=CounterValues(**asdict(self.counters)),
+            counters=CounterValues.model_validate(self.counters),
             rates=self._rates(),
             oldest_in_flight_seconds=monotonic() - oldest if oldest is not None else None,
             last_message_at=_moment(session.last_message_at) if session else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .timings import Timings
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class Counters:
     commits: int = 0
     rebalances: int = 0
     abandoned: int = 0  # still running when their partition had to be given up
+    timings: Timings = field(default_factory=Timings)
 
     @property
     def done(self) -> int:

@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.params import Depends
 from pydantic import BaseModel
+from starlette.responses import PlainTextResponse
 
 from .manager import ConsumerManager, unstarted
+from .metrics import LoopLag
 from .status import ConsumerStatus, HealthReport, HealthStatus
 
-UNAVAILABLE = 503
+UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
 
 
 class ProbeResult(BaseModel):
     ok: bool
 
 
-def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None]) -> None:
-    """Adds health, probes and status. `manager` gives None while the app does not run."""
+def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None], lag: LoopLag) -> None:
+    """Adds health, probes, metrics and status. `manager` gives None while the app does not run."""
+    _add_metrics(router, manager, lag)
 
     @router.get(
         "/health",
@@ -70,6 +73,23 @@ def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None])
         if service is None:
             raise HTTPException(404, f"no consumer has the id {consumer_id!r}")
         return service.status()
+
+
+def _add_metrics(router: APIRouter, manager: Callable[[], ConsumerManager | None], lag: LoopLag) -> None:
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=PlainTextResponse,
+        responses={NOT_IMPLEMENTED: {"description": "The extra `prometheus` is not installed"}},
+    )
+    async def metrics() -> Response:
+        try:
+            from .prometheus import PrometheusCollector, exposition
+        except ImportError:
+            hint = "install fastapi-athomic[prometheus] for metrics\n"
+            return PlainTextResponse(hint, status_code=NOT_IMPLEMENTED)
+        content, content_type = exposition(PrometheusCollector(manager, lag))
+        return Response(content, media_type=content_type)
 
 
 def new_router(prefix: str, dependencies: Sequence[Depends], lifespan: Callable[..., object]) -> APIRouter:

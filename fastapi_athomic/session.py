@@ -77,6 +77,7 @@ class ConsumerSession:
     async def run(self) -> None:
         """Consumes until `close`. Raises `TransportError`, or what killed a worker."""
         self._started = True
+        self._counters.timings.set_clock()
         try:
             self._connected = self._parts.connect(self, await self._parts.ensure_topics())
             await self._connected.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class HealthStatus(StrEnum):
@@ -47,6 +47,8 @@ class PartitionStatus(BaseModel):
 
 
 class CounterValues(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     received: int
     processed: int
     failed: int

@@ -253,7 +253,8 @@ class LaneStrategy:
                 queue.popleft()
             lane.attempt = 1
             partition.concluded(message.offset)
-            now = monotonic()
+            began, now = now, monotonic()
+            counters.timings.note(began, now, message.timestamp)
             if now >= share.deadline:
                 if self._guard.suspect(now):
                     continue
@@ -510,7 +511,9 @@ class BatchStrategy:
         """
         if isinstance(unit, FailureContext):
             return await self._write_letter(lane, unit)
+        began = monotonic()
         report = await self._processor.process(unit.messages, unit.attempt, unit.first_failed_at)
+        self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
         for message in report.handled:
             lane.partition.concluded(message.offset)

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import fastapi_athomic
 
-HEAVY = ("aiokafka", "confluent_kafka", "cryptography", "lz4", "opentelemetry.sdk", "redis", "uvicorn", "zstandard")
+HEAVY = (
+    "aiokafka",
+    "confluent_kafka",
+    "cryptography",
+    "lz4",
+    "openlineage",
+    "opentelemetry.sdk",
+    "prometheus_client",
+    "redis",
+    "uvicorn",
+    "zstandard",
+)
 
 
 def test_all_is_sorted_and_complete() -> None:

@@ -12,8 +12,8 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 LAYERS = [
-    ["exceptions", "messages", "counters", "status", "fairness", "threads"],
-    ["settings", "outcomes", "context"],
+    ["exceptions", "messages", "timings", "status", "fairness", "threads"],
+    ["settings", "outcomes", "context", "counters"],
     ["payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker"],
     ["redelivery"],
@@ -27,6 +27,8 @@ LAYERS = [
     ["consumer"],
     ["factory"],
     ["manager"],
+    ["metrics"],
+    ["prometheus"],
     ["routes"],
     ["athomic"],
     ["cli"],

@@ -1,0 +1,80 @@
+"""Metrics: plain integers on the hot path, made into samples when somebody asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
+from typing import Any, Protocol
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+from .manager import ConsumerManager
+
+LAG_INTERVAL = 0.1
+"""Seconds between two looks at the event loop's lag."""
+COUNTERS = {
+    "received": "Messages taken in from the broker",
+    "processed": "Messages handled with success",
+    "failed": "Attempts that failed",
+    "retried": "Attempts that were started again",
+    "deferred": "Messages moved to a retry topic",
+    "dead_lettered": "Messages written to the DLQ",
+    "skipped": "Messages skipped by a rule",
+    "redelivered": "Messages that came again and were known to be done",
+    "commits": "Commits of offsets",
+    "rebalances": "Assignments of partitions",
+    "abandoned": "Handlers that were given up with their partition",
+}
+
+Managers = Callable[[], ConsumerManager | None]
+
+
+class Collector(Protocol):
+    """What a registry of `prometheus_client` takes."""
+
+    def collect(self) -> Iterable[Any]: ...
+
+
+class LoopLag:
+    """How late the event loop is: the greatest delay of the last seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            due = monotonic() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            late = max(0.0, monotonic() - due)
+            self.seconds = max(late, self.seconds * 0.9)  # a peak fades over a few seconds
+
+
+def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, system: str) -> None:
+    """Instruments by the names of OpenTelemetry's messaging conventions; read when the app's reader collects."""
+    meter = provider.get_meter("fastapi_athomic")
+
+    def counted(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            current = manager()
+            for consumer in current.consumers.values() if current is not None else ():
+                yield Observation(getattr(consumer.counters, name), _attributes(consumer, system))
+
+        return observe
+
+    meter.create_observable_counter(
+        "messaging.client.consumed.messages", [counted("received")], unit="{message}", description=COUNTERS["received"]
+    )
+    for name in ("processed", "failed", "dead_lettered"):
+        meter.create_observable_counter(
+            f"athomic.consumer.{name}", [counted(name)], unit="{message}", description=COUNTERS[name]
+        )
+
+
+def _attributes(consumer: Any, system: str) -> dict[str, str]:
+    return {
+        "messaging.system": system,
+        "messaging.operation.name": "process",
+        "messaging.consumer.group.name": consumer.subscription.group_id,
+        "athomic.handler": consumer.name,
+    }

@@ -1,0 +1,57 @@
+"""How long messages take: histograms of plain integers on the hot path."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from time import monotonic, time
+
+# The advice of OpenTelemetry's conventions for `messaging.process.duration`, in seconds.
+PROCESS_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+# From publish to handler: a backlog may be hours old.
+QUEUE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
+
+
+class Histogram:
+    """Counts per bucket, not yet summed up; the last one is for all beyond the greatest bound."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0  # seconds
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Each bound with the number of values up to it, as Prometheus wants them; the last bound is infinite."""
+        summed, seen = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            seen += count
+            summed.append((bound, seen))
+        return summed
+
+
+class Timings:
+    """Of one consumer."""
+
+    __slots__ = ("process", "queue", "wall_offset")
+
+    def __init__(self) -> None:
+        self.process = Histogram(PROCESS_BOUNDS)  # in the handler, decoding included
+        self.queue = Histogram(QUEUE_BOUNDS)  # from the message's timestamp to the handler
+        self.wall_offset = 0.0
+        self.set_clock()
+
+    def set_clock(self) -> None:
+        """The wall clock may be set while we run: called now and then."""
+        self.wall_offset = time() - monotonic()
+
+    def note(self, began: float, ended: float, timestamp: int) -> None:
+        """Times on the monotonic clock, in seconds; `timestamp` is the message's, in milliseconds since the epoch."""
+        process, queue = self.process, self.queue
+        duration = ended - began
+        process.counts[bisect_left(PROCESS_BOUNDS, duration)] += 1
+        process.total += duration
+        waited = began + self.wall_offset - timestamp / 1000
+        queue.counts[bisect_left(QUEUE_BOUNDS, waited)] += 1
+        queue.total += waited if waited > 0 else 0.0  # clocks of other machines may be ahead
