@@ -27,6 +27,7 @@ from .exceptions import (
     WorkerDiedError,
 )
 from .lineage import Lineage, get_lineage
+from .logs import MessageFilter
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
 from .outcomes import ConsumptionOutcome, FailureContext, Stage
 from .payload import PayloadPipeline
@@ -55,6 +56,7 @@ __all__ = [
     "HandlerTuning",
     "KafkaSettings",
     "Lineage",
+    "MessageFilter",
     "MessageHeaders",
     "MessageTooLargeError",
     "PayloadDecodeError",

@@ -104,6 +104,9 @@ Messages = RawMessage | Sequence[RawMessage]
 class HeadersReader(Protocol):
     """Reads what the headers of the messages in hand say, when somebody asks. Never raises."""
 
+    @property
+    def handler_id(self) -> str: ...
+
     def read_context(self, messages: Messages) -> ExecutionContext: ...
 
     def read_lineage(self, messages: Messages) -> object: ...

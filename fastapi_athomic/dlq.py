@@ -11,6 +11,7 @@ from enum import Enum
 
 from .decorators import Subscription
 from .exceptions import TransportError
+from .logs import Complaints, fields_of
 from .messages import Headers, OutgoingMessage, TopicPartition
 from .outcomes import FailureContext
 from .redelivery import DUE, PREFIX, STAGE, ReturnTopics
@@ -65,6 +66,7 @@ class DLQHandler:
         self._transport = transport
         self._settings = settings
         self.returns = ReturnTopics(subscription, settings)
+        self._complaints = Complaints()
         self._partition_counts: dict[str, int] = {}  # of the DLQ, retry and redrive topics known to exist
         self._write_delays: dict[TopicPartition, float] = {}
         self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
@@ -82,7 +84,7 @@ class DLQHandler:
         """Retry in place by the policy, else `move`. Never raises for a broker that is away."""
         decision = self.decide(failure)
         if decision.delay is not None:
-            logger.info("%s: %r will be retried in %.2f s", failure.handler_id, failure, decision.delay)
+            self._report(failure, logging.INFO, f"will be retried in {decision.delay:.2f} s")
             return Judgement(Verdict.RETRY, failure, decision.delay)
         return await self.move(failure)
 
@@ -107,15 +109,14 @@ class DLQHandler:
         else:
             topic = self.topic_for(source)
         if topic is None:
-            logger.error("%s: %r is skipped: the handler has no dead-letter topic", failure.handler_id, failure)
+            self._report(failure, logging.ERROR, "is skipped: the handler has no dead-letter topic")
             return Judgement(Verdict.SKIPPED, failure)
         partition = failure.message.topic_partition
         problem = await self._write(topic, failure, later)
         if problem is not None:
             return self._block(partition, failure, f"dead letter to {topic} refused: {problem}")
         self._unblock(partition)
-        level = logging.ERROR if later is None else logging.WARNING
-        logger.log(level, "%s: %r went to %s", failure.handler_id, failure, topic)
+        self._report(failure, logging.ERROR if later is None else logging.WARNING, f"went to {topic}")
         return Judgement(Verdict.DEAD_LETTERED if later is None else Verdict.DEFERRED, failure)
 
     async def prepare(self, sources: Collection[str]) -> None:
@@ -182,6 +183,14 @@ class DLQHandler:
         return OutgoingMessage(
             topic, message.key, message.value, kept + added, failure.origin.partition if same else None
         )
+
+    def _report(self, failure: FailureContext, level: int, what: str) -> None:
+        """One line per failure; of many alike only some."""
+        held_back = self._complaints.due(f"{level} {type(failure.error).__name__}")
+        if held_back is not None:
+            extra = fields_of(failure.message, failure.handler_id)
+            more = f" ({held_back} more like it were not logged)" if held_back else ""
+            logger.log(level, "%s: %r %s%s", failure.handler_id, failure, what, more, extra=extra)
 
     def _block(self, partition: TopicPartition, failure: FailureContext, reason: str) -> Judgement:
         delay = self._write_delays.get(partition, FIRST_WRITE_DELAY)

@@ -77,7 +77,8 @@ def create_orchestrator(
             client_id=settings.client_id,
             group_id=subscription.group_id if subscription is not None else "",
         )
-        return HeadersOrchestrator(telemetry, lineage, context)
+        handler_id = subscription.handler_id if subscription is not None else ""
+        return HeadersOrchestrator(telemetry, lineage, context, handler_id)
 
     return create
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextvars import Token
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach
@@ -30,13 +29,11 @@ from .context import (
     undo_context,
 )
 from .lineage import PARENT, ROOT, RUN, Lineage, LineageAdapter
+from .logs import Complaints
 from .messages import Headers, PublishedMessage, RawMessage
 from .telemetry import NO_CONTEXT, TRACE_HEADERS, MessagingTelemetryAdapter
 
 logger = logging.getLogger(__name__)
-
-COMPLAINT_INTERVAL = 60.0
-"""Seconds between two log lines about the same adapter."""
 
 LINEAGE_HEADERS = frozenset((RUN, PARENT, ROOT))
 
@@ -89,13 +86,15 @@ class HeadersOrchestrator:
         telemetry: MessagingTelemetryAdapter,
         lineage: LineageAdapter | None,
         context: ContextAdapter,
+        handler_id: str = "",
     ) -> None:
         self._telemetry = telemetry
         self._tracing = telemetry.enabled
         self._remote_context = telemetry.remote_context
         self._lineage = lineage
         self._context = context
-        self._complaints = _Complaints()
+        self._complaints = Complaints(burst=1)
+        self.handler_id = handler_id
 
     # --- consuming
 
@@ -108,7 +107,7 @@ class HeadersOrchestrator:
             try:
                 parent = self._remote_context(message.headers)
             except Exception as error:
-                self._complaints.note(self._telemetry, error)
+                self._complain(self._telemetry, error)
         return apply_context((self, message, None)), attach(parent), None, None
 
     def open_batch(self, messages: Sequence[RawMessage], attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
@@ -123,7 +122,7 @@ class HeadersOrchestrator:
         try:
             span, current = self._telemetry.start(messages, attempt, links)
         except Exception as error:
-            self._complaints.note(self._telemetry, error)
+            self._complain(self._telemetry, error)
         return apply_context((self, messages, None)), attach(current), span, messages if attempt == 1 else None
 
     def close(self, scope: Scope, error: BaseException | None) -> None:
@@ -154,7 +153,7 @@ class HeadersOrchestrator:
             try:
                 span = self._telemetry.start_publish(topic, value, count)
             except Exception as error:
-                self._complaints.note(self._telemetry, error)
+                self._complain(self._telemetry, error)
         return PublishScope(self._inject(headers, span), span)
 
     def published(self, scope: PublishScope, result: PublishedMessage) -> None:
@@ -181,7 +180,7 @@ class HeadersOrchestrator:
         try:
             return headers()
         except Exception as error:
-            self._complaints.note(adapter, error)
+            self._complain(adapter, error)
             return ()
 
     # --- reading what was received, when somebody asks
@@ -190,7 +189,7 @@ class HeadersOrchestrator:
         try:
             return self._context.read(messages)
         except Exception as error:
-            self._complaints.note(self._context, error)
+            self._complain(self._context, error)
             return EMPTY
 
     def read_lineage(self, messages: Messages) -> Lineage | None:
@@ -199,30 +198,18 @@ class HeadersOrchestrator:
         try:
             return self._lineage.read(messages)
         except Exception as error:
-            self._complaints.note(self._lineage, error)
+            self._complain(self._lineage, error)
             return None
+
+    def _complain(self, adapter: object, error: Exception) -> None:
+        """The type of the error only: its text may hold header values."""
+        name = type(adapter).__name__
+        unsaid = self._complaints.due(name)
+        if unsaid is not None:
+            logger.warning("%s failed and is left out: %s (and %d times unsaid)", name, type(error).__name__, unsaid)
 
     def _finish(self, span: Span, error: BaseException | None, first_attempt_of: Messages | None) -> None:
         try:
             self._telemetry.finish(span, error, first_attempt_of)
         except Exception as problem:
-            self._complaints.note(self._telemetry, problem)
-
-
-class _Complaints:
-    """Logs what goes wrong in an adapter, once per interval and adapter: each message may have the same fault."""
-
-    def __init__(self) -> None:
-        self._next: dict[str, float] = {}  # on the monotonic clock
-        self._unsaid: dict[str, int] = {}
-
-    def note(self, adapter: object, error: Exception) -> None:
-        """The type of the error only: its text may hold header values."""
-        name = type(adapter).__name__
-        now = monotonic()
-        if now < self._next.get(name, now):
-            self._unsaid[name] = self._unsaid.get(name, 0) + 1
-            return
-        self._next[name] = now + COMPLAINT_INTERVAL
-        unsaid = self._unsaid.pop(name, 0)
-        logger.warning("%s failed and is left out: %s (and %d times unsaid)", name, type(error).__name__, unsaid)
+            self._complain(self._telemetry, problem)

@@ -14,7 +14,7 @@ NAME = PACKAGE.name
 LAYERS = [
     ["exceptions", "messages", "timings", "status", "fairness", "threads"],
     ["settings", "outcomes", "context", "counters"],
-    ["payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
+    ["logs", "payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker"],
     ["redelivery"],
     ["partitions", "dlq", "discovery", "transports.memory"],
