@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 from fastapi import FastAPI
 from fastapi.params import Depends
@@ -29,9 +31,10 @@ from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_transport
 from .lifecycle import LifecycleManager
+from .lineage import dataset_namespace
 from .manager import ConsumerManager
 from .messages import PublishedMessage
-from .metrics import Collector, LoopLag, observe_with_opentelemetry
+from .metrics import Collector, LoopLag, observe_with_opentelemetry, record_durations
 from .middleware import AthomicMiddleware, Identify, RequestGauge
 from .payload import PayloadPipeline
 from .publisher import GivenHeaders, Key, Publisher
@@ -66,7 +69,7 @@ class Athomic:
         self._prefix = prefix
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
-        self._metered = False
+        self._durations: metrics.Histogram | None = None
         self._calling_module = calling_module
         self._packages = tuple(packages)
         self._handlers = tuple(handlers)
@@ -222,22 +225,46 @@ class Athomic:
         """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
         run = Run(self._assemble(), self.settings, self._transport)
         self._run = run
-        self._meter()
+        self._meter(run.manager)
         watching = asyncio.create_task(self.loop_lag.watch(), name="athomic-loop-lag")
+        events = self._lineage_events(run.manager)
+        reporting = asyncio.create_task(events.run(), name="athomic-lineage") if events is not None else None
         try:
             await run.begin()
             yield
         finally:
             watching.cancel()
+            if events is not None and reporting is not None:
+                reporting.cancel()
+                await _finish(events, self.settings.request_timeout)
             await run.end()
             self._run = None
 
-    def _meter(self) -> None:
+    def _meter(self, manager: ConsumerManager) -> None:
         """OpenTelemetry metrics, where the app has a meter provider. Instruments stay, so once is enough."""
         provider = metrics.get_meter_provider()
-        if not self._metered and not isinstance(provider, metrics.NoOpMeterProvider | _ProxyMeterProvider):
-            observe_with_opentelemetry(provider, self.manager, self._transport.scheme)
-            self._metered = True
+        if isinstance(provider, metrics.NoOpMeterProvider | _ProxyMeterProvider):
+            return
+        system = self._transport.scheme
+        if self._durations is None:
+            self._durations = observe_with_opentelemetry(provider, self.manager, system)
+        record_durations(self._durations, manager, system)
+
+    def _lineage_events(self, manager: ConsumerManager) -> LineageReporter | None:
+        """None where nothing is to be reported."""
+        wanted = self.settings.lineage_events
+        if wanted is None:
+            wanted = (
+                any(name.startswith("OPENLINEAGE_") for name in os.environ) and find_spec("openlineage") is not None
+            )
+        if not wanted:
+            return None
+        try:
+            from .openlineage_events import LineageEvents
+        except ImportError:
+            raise ConfigurationError("lineage_events needs fastapi-athomic[lineage]") from None
+        namespace = dataset_namespace(self._transport.scheme, self._transport.address)
+        return LineageEvents(lambda: manager.consumers.values(), namespace, self.settings.lineage_interval)
 
     def prometheus_collector(self) -> Collector:
         """For a registry of the app's own: `registry.register(athomic.prometheus_collector())`.
@@ -312,7 +339,8 @@ class Run:
         if service is None:
             known = ", ".join(self.manager.consumers) or "none"
             raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
-        return DeadLetters(service.subscription, service.dlq_handler, self._transport, self._settings)
+        parts = (service.subscription, service.dlq_handler, service.counters)
+        return DeadLetters(*parts, self._transport, self._settings)
 
     async def is_drained(self) -> bool:
         """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""
@@ -350,6 +378,22 @@ class Run:
         if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
             logger.error("the consumers had not started: %s", error)
         await self.lifecycle.stop(self._settings.shutdown_timeout)
+
+
+class LineageReporter(Protocol):
+    """Sends the run events of an app's handlers."""
+
+    async def run(self) -> None: ...
+
+    async def finish(self) -> None: ...
+
+
+async def _finish(events: LineageReporter, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await events.finish()
+    except TimeoutError:
+        logger.warning("the end of the runs could not be reported within %g s", timeout)
 
 
 def include_athomic(

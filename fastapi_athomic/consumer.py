@@ -13,6 +13,8 @@ from .counters import Counters
 from .decorators import Subscription
 from .dlq import DLQHandler
 from .exceptions import AthomicError
+from .headers import HeadersOrchestrator
+from .lineage import JobRun
 from .messages import TopicPartition
 from .partitions import PartitionState
 from .session import ConsumerSession
@@ -71,6 +73,7 @@ class ConsumerService:
         subscription: Subscription,
         new_session: Callable[[bool], ConsumerSession],
         dlq_handler: DLQHandler,
+        orchestrator: HeadersOrchestrator,
         counters: Counters,
         settings: AthomicSettings,
         paused: bool,
@@ -84,6 +87,7 @@ class ConsumerService:
         self.last_error: BaseException | None = None
         self._new_session = new_session
         self.dlq_handler = dlq_handler
+        self._orchestrator = orchestrator
         self._settings = settings
         self._session: ConsumerSession | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -253,8 +257,7 @@ class ConsumerService:
         )
 
     def _dlq_topics(self) -> list[str]:
-        source_of = self.dlq_handler.returns.source_of
-        sources = {*self.subscription.topics, *(source_of(state.topic) for state in self._partitions())}
+        sources = self.consumed_topics()
         return sorted({topic for source in sources if (topic := self.dlq_handler.topic_for(source)) is not None})
 
     def _partitions(self) -> list[TopicPartition]:
@@ -263,6 +266,24 @@ class ConsumerService:
     def settled(self) -> bool:
         """All that is in the assigned partitions, as far as known, has been concluded and committed."""
         return self._session is not None and self.ready and self._session.settled()
+
+    # --- lineage
+
+    @property
+    def lineage_run(self) -> JobRun | None:
+        return self._orchestrator.lineage_run
+
+    def consumed_topics(self) -> list[str]:
+        """The source topics; of a pattern those that are assigned."""
+        source_of = self.dlq_handler.returns.source_of
+        return sorted({*self.subscription.topics, *(source_of(state.topic) for state in self._partitions())})
+
+    def written_topics(self) -> list[str]:
+        """Where the handler published to, and its DLQ if it has dead letters."""
+        letters = self._dlq_topics() if self.counters.dead_lettered else []
+        return sorted({*self._orchestrator.published_topics, *letters})
+
+    # --- positions and rates
 
     def positions(self) -> dict[TopicPartition, int | None]:
         """The next offset to be fetched of each assigned partition, if known."""

@@ -17,6 +17,7 @@ class Counters:
     retried: int = 0  # attempts that were started again
     deferred: int = 0  # moved to a retry topic
     dead_lettered: int = 0
+    redriven: int = 0  # dead letters that were sent back
     skipped: int = 0  # by a rule: failed without a DLQ
     redelivered: int = 0  # taken in again, though known to be done: not handled again
     commits: int = 0

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from time import time
 
+from .counters import Counters
 from .decorators import Subscription
 from .dlq import DLQHandler
 from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
@@ -77,10 +78,16 @@ class DeadLetters:
     """The dead letters of one handler."""
 
     def __init__(
-        self, subscription: Subscription, dlq_handler: DLQHandler, transport: Transport, settings: AthomicSettings
+        self,
+        subscription: Subscription,
+        dlq_handler: DLQHandler,
+        counters: Counters,
+        transport: Transport,
+        settings: AthomicSettings,
     ) -> None:
         self._subscription = subscription
         self._dlq_handler = dlq_handler
+        self._counters = counters
         self._transport = transport
         self._settings = settings
 
@@ -221,6 +228,7 @@ class DeadLetters:
         done = [letter for letter in fresh if _id(letter) not in lost]
         if done:
             await self._mark(topic, done, "redriven", "")
+            self._counters.redriven += len(done)
             self._settled(report, topic, len(done))
         if failed is not None:
             raise TransportError(f"{len(lost)} dead letters could not be sent to {target}: {failed}") from failed

@@ -136,6 +136,7 @@ class ConsumerFactory:
             subscription=subscription,
             new_session=lambda paused: ConsumerSession(session_parts, paused=paused),
             dlq_handler=dlq_handler,
+            orchestrator=processor_parts.orchestrator,
             counters=counters,
             settings=self._settings,
             paused=tuning is not None and tuning.paused,

@@ -24,16 +24,20 @@ from .context import (
     apply_context,
     common_context,
     context_from_headers,
+    current_messages,
     get_context,
     headers_from_context,
     undo_context,
 )
-from .lineage import PARENT, ROOT, RUN, Lineage, LineageAdapter
+from .lineage import PARENT, ROOT, RUN, JobRun, Lineage, LineageAdapter
 from .logs import Complaints
 from .messages import Headers, PublishedMessage, RawMessage
 from .telemetry import NO_CONTEXT, TRACE_HEADERS, MessagingTelemetryAdapter
 
 logger = logging.getLogger(__name__)
+
+MAX_TOPICS = 100
+"""So many topics that a handler publishes to are remembered."""
 
 LINEAGE_HEADERS = frozenset((RUN, PARENT, ROOT))
 
@@ -95,6 +99,7 @@ class HeadersOrchestrator:
         self._context = context
         self._complaints = Complaints(burst=1)
         self.handler_id = handler_id
+        self.published_topics: set[str] = set()  # by the handler, while it handled messages
 
     # --- consuming
 
@@ -148,6 +153,9 @@ class HeadersOrchestrator:
 
         `count` is the number of messages of a batch, None for a single message.
         """
+        received = current_messages()
+        if received is not None:
+            received[0].note_published(topic)
         span: Span | None = None
         if self._tracing:
             try:
@@ -182,6 +190,16 @@ class HeadersOrchestrator:
         except Exception as error:
             self._complain(adapter, error)
             return ()
+
+    @property
+    def lineage_run(self) -> JobRun | None:
+        """The handler's own run; None where lineage is off."""
+        return self._lineage.run if self._lineage is not None else None
+
+    def note_published(self, topic: str) -> None:
+        """A handler at work has published to this topic."""
+        if len(self.published_topics) < MAX_TOPICS:
+            self.published_topics.add(topic)
 
     # --- reading what was received, when somebody asks
 

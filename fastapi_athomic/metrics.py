@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 
 from .manager import ConsumerManager
+from .timings import PROCESS_BOUNDS
 
 LAG_INTERVAL = 0.1
 """Seconds between two looks at the event loop's lag."""
@@ -20,6 +22,7 @@ COUNTERS = {
     "retried": "Attempts that were started again",
     "deferred": "Messages moved to a retry topic",
     "dead_lettered": "Messages written to the DLQ",
+    "redriven": "Dead letters that were sent back",
     "skipped": "Messages skipped by a rule",
     "redelivered": "Messages that came again and were known to be done",
     "commits": "Commits of offsets",
@@ -50,8 +53,11 @@ class LoopLag:
             self.seconds = max(late, self.seconds * 0.9)  # a peak fades over a few seconds
 
 
-def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, system: str) -> None:
-    """Instruments by the names of OpenTelemetry's messaging conventions; read when the app's reader collects."""
+def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, system: str) -> Histogram:
+    """Instruments by the names of OpenTelemetry's messaging conventions.
+
+    Counters are read when the app's reader collects. Gives the histogram of durations, for `record_durations`.
+    """
     meter = provider.get_meter("fastapi_athomic")
 
     def counted(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -69,6 +75,19 @@ def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, syste
         meter.create_observable_counter(
             f"athomic.consumer.{name}", [counted(name)], unit="{message}", description=COUNTERS[name]
         )
+
+    return meter.create_histogram(
+        "messaging.process.duration",
+        unit="s",
+        description="Duration of handling a message or a batch",
+        explicit_bucket_boundaries_advisory=PROCESS_BOUNDS,
+    )
+
+
+def record_durations(histogram: Histogram, manager: ConsumerManager, system: str) -> None:
+    """From now on each handling is recorded."""
+    for consumer in manager.consumers.values():
+        consumer.counters.timings.recorder = partial(histogram.record, attributes=_attributes(consumer, system))
 
 
 def _attributes(consumer: Any, system: str) -> dict[str, str]:

@@ -132,6 +132,10 @@ class AthomicSettings(BaseSettings):
     slice_seconds: PositiveSeconds = 0.002  # consumers give the event loop back after working so long
 
     # create missing topics (also those for retry and dead letters) where the broker allows it
+    # run events of OpenLineage; None: if openlineage-python is installed and its environment variables are set
+    lineage_events: bool | None = None
+    lineage_interval: PositiveSeconds = 60.0  # between two events of a run
+
     create_topics: bool = True
     dlq_topic: str = "{topic}.{group_id}.dlq"
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"

@@ -55,6 +55,7 @@ class CounterValues(BaseModel):
     retried: int
     deferred: int
     dead_lettered: int
+    redriven: int
     skipped: int
     redelivered: int
     commits: int

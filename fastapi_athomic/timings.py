@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic, time
 
 # The advice of OpenTelemetry's conventions for `messaging.process.duration`, in seconds.
@@ -34,11 +34,12 @@ class Histogram:
 class Timings:
     """Of one consumer."""
 
-    __slots__ = ("process", "queue", "wall_offset")
+    __slots__ = ("process", "queue", "recorder", "wall_offset")
 
     def __init__(self) -> None:
         self.process = Histogram(PROCESS_BOUNDS)  # in the handler, decoding included
         self.queue = Histogram(QUEUE_BOUNDS)  # from the message's timestamp to the handler
+        self.recorder: Callable[[float], None] | None = None  # told each duration too
         self.wall_offset = 0.0
         self.set_clock()
 
@@ -52,6 +53,8 @@ class Timings:
         duration = ended - began
         process.counts[bisect_left(PROCESS_BOUNDS, duration)] += 1
         process.total += duration
+        if self.recorder is not None:
+            self.recorder(duration)
         waited = began + self.wall_offset - timestamp / 1000
         queue.counts[bisect_left(QUEUE_BOUNDS, waited)] += 1
         queue.total += waited if waited > 0 else 0.0  # clocks of other machines may be ahead

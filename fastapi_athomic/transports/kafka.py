@@ -21,6 +21,8 @@ from .kafka_consumer import KafkaConsumer
 from .kafka_producer import KafkaProducer
 from .kafka_reader import KafkaReader
 
+KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
+"""How long, and in which steps, the brokers are given to hear of a new topic."""
 CONTROLLER_PAUSE = 0.1
 """Seconds until a request is tried again whose controller has moved."""
 
@@ -126,6 +128,15 @@ class KafkaTransport:
             if kind not in (NoError, TopicAlreadyExistsError):
                 raise TransportError(f"creating topic {topic}: {kind.__name__} {(detail or [''])[0] or ''}".rstrip())
         self._producer.note_created(topics)
+        await self._wait_for(topics, timeout)
+
+    async def _wait_for(self, topics: Collection[str], timeout: float) -> None:
+        """A created topic takes a moment to be known; a consumer that starts before would not see it for long."""
+        end = monotonic() + min(timeout, KNOWN_SECONDS)
+        while len(await self.partition_counts(topics, timeout)) < len(topics):
+            if monotonic() > end:
+                return
+            await asyncio.sleep(KNOWN_PAUSE)
 
     async def _have_created(self, topics: Collection[str], timeout: float) -> None:
         """For brokers that know no request to create topics, but create those that are asked for."""

@@ -118,6 +118,7 @@ async def test_a_redrive_reaches_the_group_that_failed_and_nobody_else(broker: B
         await shop.record.count(10)
         await shop.athomic.drain()
         assert await shop.letters.count() == 0
+        assert shop.athomic.consumers()[0].counters.redriven == 5
         await other_app.drain()
     redriven = shop.record.seen[5:]
     assert sorted(number for number, _, _ in redriven) == numbers(5)

@@ -194,20 +194,21 @@ async def test_p11_nobody_sees_anothers_context_or_span(
     if traced:
         request.getfixturevalue("exporter")
     await broker.create_topic(topic, 3)
-    count, record = 200, Record()
+    requests, each, record = 200, 10, Record()
     athomic = include_athomic(FastAPI(), broker.settings())
 
     async def dependency(raw: RawMessage) -> AsyncIterator[str | None]:
         before = get_context().tenant_id
         yield before
-        assert get_context().tenant_id == before, "the same after the handler"
+        assert get_context().tenant_id == f"set for {before}", "what its own handler set, and nobody else"
 
     @athomic.app.post("/publish/{tenant}/{number}")
     async def publish(tenant: str, number: int, tasks: BackgroundTasks) -> str | None:
         assert get_context().tenant_id is None, "what another request set"
         set_context(tenant_id=tenant)
         await asyncio.sleep(0)
-        await athomic.publish(topic, Event(number=number, tenant=tenant), key=str(number))
+        events = [Event(number=number, tenant=tenant) for _ in range(each)]
+        await athomic.publish_many(topic, events, key=lambda event: str(event.number))
         tasks.add_task(in_background, tenant)
         return get_context().tenant_id
 
@@ -220,7 +221,7 @@ async def test_p11_nobody_sees_anothers_context_or_span(
         await asyncio.sleep(0.001)
         same_span = trace.get_current_span().get_span_context() == span
         record.note((event.tenant == tenant == get_context().tenant_id, same_span))
-        set_context(tenant_id="leaked")
+        set_context(tenant_id=f"set for {tenant}")
 
     @athomic.subscribe_to(topic, group_id=f"{topic}.sync", concurrency=3)
     def in_thread(event: Event) -> None:
@@ -235,7 +236,9 @@ async def test_p11_nobody_sees_anothers_context_or_span(
             answer = await http.post(f"/publish/t{number}/{number}", headers={"x-tenant-id": "forged"})
             assert answer.json() == f"t{number}"
 
-        await asyncio.gather(*(ask(number) for number in range(count)))
-        seen = await record.count(2 * count)
+        await asyncio.gather(*(ask(number) for number in range(requests)))
+        seen = await record.count(2 * requests * each)
+        await athomic.drain()
         assert get_context().tenant_id is None
-    assert seen == [(True, True)] * (2 * count)
+        assert [consumer.counters.failed for consumer in athomic.consumers()] == [0, 0]
+    assert seen == [(True, True)] * (2 * requests * each)

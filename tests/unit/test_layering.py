@@ -25,6 +25,7 @@ LAYERS = [
     ["strategies"],
     ["session"],
     ["consumer"],
+    ["openlineage_events"],
     ["factory"],
     ["manager"],
     ["metrics"],

@@ -89,7 +89,7 @@ async def test_opentelemetry_reads_the_same_counters(monkeypatch: pytest.MonkeyP
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     monkeypatch.setattr(_internal, "_METER_PROVIDER", provider)
-    athomic = app()
+    athomic, runs = app(), 0
     for _ in range(2):  # a second run registers nothing twice
         async with running(athomic):
             await publish(athomic)
@@ -99,8 +99,18 @@ async def test_opentelemetry_reads_the_same_counters(monkeypatch: pytest.MonkeyP
                 for resource in data.resource_metrics
                 for scope in resource.scope_metrics
                 for metric in scope.metrics
-                if metric.name.startswith(("messaging", "athomic"))
+                if metric.name.startswith(("messaging", "athomic")) and metric.name != "messaging.process.duration"
             }
+            (durations,) = [
+                metric.data.data_points[0]
+                for resource in data.resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+                if metric.name == "messaging.process.duration"
+            ]
+            runs += 1
+            assert durations.count == 3 * runs
+            assert durations.attributes["athomic.handler"] == "h"
             assert points["messaging.client.consumed.messages"] == [3]
             assert points["athomic.consumer.dead_lettered"] == [1]
     provider.shutdown()
