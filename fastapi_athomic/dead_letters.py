@@ -19,7 +19,7 @@ from .counters import Counters
 from .decorators import Subscription
 from .dlq import DLQHandler
 from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
-from .messages import REDRIVES, MessageHeaders, OutgoingMessage, RawMessage, TopicPartition
+from .messages import FAILURE_TRACE, REDRIVES, MessageHeaders, OutgoingMessage, RawMessage, TopicPartition
 from .redelivery import PREFIX
 from .settings import AthomicSettings
 from .transports.base import Transport
@@ -28,7 +28,9 @@ RESOLUTION, RESOLVED, REASON, RESOLVED_AT = (
     f"{PREFIX}{name}" for name in ("resolution", "resolved-offsets", "resolution-reason", "resolved-at")
 )
 LETTER_ID = f"{PREFIX}dead-letter"
-KEPT = frozenset(f"{PREFIX}original-{name}" for name in ("topic", "partition", "offset", "timestamp"))
+KEPT = frozenset(
+    (FAILURE_TRACE, *(f"{PREFIX}original-{name}" for name in ("topic", "partition", "offset", "timestamp")))
+)
 """Headers of ours that a redriven message takes along."""
 CHUNK = 100
 """Dead letters that are sent back, and marked as such, at once."""

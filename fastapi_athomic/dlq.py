@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
+from opentelemetry import trace
+
 from .decorators import Subscription
 from .exceptions import TransportError
 from .logs import Complaints, fields_of
-from .messages import Headers, OutgoingMessage, TopicPartition
+from .messages import FAILURE_TRACE, Headers, OutgoingMessage, TopicPartition
 from .outcomes import FailureContext
 from .redelivery import DUE, PREFIX, STAGE, ReturnTopics
 from .retry import RetryDecision
@@ -177,6 +179,9 @@ class DLQHandler:
             due = round((failure.failed_at + later) * 1000)
             stage = self.returns.stage_of(message.topic) + 1
             added += ((DUE, b"%d" % due), (STAGE, b"%d" % stage))
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            added += ((FAILURE_TRACE, f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}".encode()),)
         replaced = {DUE, STAGE, *(name for name, _ in added)}
         kept = tuple(header for header in message.headers if header[0] not in replaced)
         same = failure.origin.partition < self._partition_counts.get(topic, 0)

@@ -76,6 +76,7 @@ def create_orchestrator(
             system=transport.scheme,
             client_id=settings.client_id,
             group_id=subscription.group_id if subscription is not None else "",
+            record_keys=settings.trace_message_keys,
         )
         handler_id = subscription.handler_id if subscription is not None else ""
         return HeadersOrchestrator(telemetry, lineage, context, handler_id)

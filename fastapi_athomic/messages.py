@@ -8,6 +8,9 @@ from typing import NamedTuple
 REDRIVES = "athomic-redrives"
 """Header of a dead letter that was sent back: how often."""
 
+FAILURE_TRACE = "athomic-failure-traceparent"
+"""Header of a dead letter: the span in which it failed, as W3C `traceparent`."""
+
 Headers = tuple[tuple[str, bytes | None], ...]
 """Header names and values in the order they stand in the message; names may repeat, values may be null."""
 

@@ -143,6 +143,7 @@ class AthomicSettings(BaseSettings):
     max_redrives: Count = 5  # a dead letter is not sent back more often
     dlq_traceback: bool = False  # add the traceback to dead letters
     dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # headers as others write them, beside ours
+    trace_message_keys: bool = False  # put message keys on spans; they may be personal data
     # the handlers' exception texts in dead letters; status and spans show the type only
     expose_error_messages: bool = True
 

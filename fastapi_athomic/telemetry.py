@@ -18,9 +18,10 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .context import Messages
-from .messages import REDRIVES, Headers, PublishedMessage, RawMessage
+from .messages import FAILURE_TRACE, REDRIVES, Headers, PublishedMessage, RawMessage
 
 TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
 NO_CONTEXT = Context()
@@ -43,6 +44,8 @@ CLIENT_ID = "messaging.client.id"
 BODY_SIZE = "messaging.message.body.size"
 MESSAGE_COUNT = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
+
+_W3C = TraceContextTextMapPropagator()
 
 MessageId = tuple[str, int, int]
 
@@ -108,11 +111,20 @@ class MessagingTelemetryAdapter:
         name, attributes = self._span_of_topic(message.topic)
         parent = self._extract(message.headers)
         if any(name == REDRIVES for name, _ in message.headers):
-            parent, links = _as_link(parent, links)
+            parent, links = self._as_links(parent, message.headers, links)
         span = self._tracer.start_span(name, parent, SpanKind.CONSUMER, attributes, links)
         if span.is_recording():
             span.set_attributes(self._of_message(message))
         return span, trace.set_span_in_context(span, parent)
+
+    def _as_links(self, parent: Context, headers: Headers, links: Sequence[Link]) -> tuple[Context, Sequence[Link]]:
+        """A redrive is a new story: the message's first trace and the span in which it failed become links."""
+        failure = tuple(("traceparent", value) for name, value in headers if name == FAILURE_TRACE)
+        for context in (parent, _W3C.extract(_carrier(failure, TRACE_HEADERS), NO_CONTEXT)):
+            span = trace.get_current_span(context).get_span_context()
+            if span.is_valid:
+                links = (*links, Link(span))
+        return trace.set_span_in_context(trace.INVALID_SPAN, parent), links
 
     def _start_batch(self, messages: Sequence[RawMessage], links: Sequence[Link]) -> tuple[Span, Context]:
         name, attributes = self._span_of_topic(messages[0].topic)
@@ -221,14 +233,6 @@ class RemoteSpan(NonRecordingSpan):
 
     def __repr__(self) -> str:
         return f"<RemoteSpan {self.get_span_context()!r}>"
-
-
-def _as_link(parent: Context, links: Sequence[Link]) -> tuple[Context, Sequence[Link]]:
-    """A redrive is a new story: the trace in which the message failed, perhaps days ago, becomes a link."""
-    first = trace.get_current_span(parent).get_span_context()
-    if first.is_valid:
-        links = (*links, Link(first))
-    return trace.set_span_in_context(trace.INVALID_SPAN, parent), links
 
 
 def _id(messages: Messages) -> MessageId:

@@ -184,7 +184,8 @@ async def test_a_redriven_message_links_to_the_trace_in_which_it_failed(
     (sent,) = find(exporter, f"send {topic}")
     (again,) = find(exporter, f"process {topic}.{topic}.redrive")
     assert again.parent is None
-    assert [link.context.span_id for link in again.links] == [sent.context.span_id]
+    (failed,) = find(exporter, f"process {topic}")
+    assert [link.context.span_id for link in again.links] == [sent.context.span_id, failed.context.span_id]
 
 
 @pytest.mark.parametrize("traced", [True, False])
