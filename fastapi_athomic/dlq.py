@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -137,13 +138,20 @@ class DLQHandler:
         absent = {
             topic: counts.get(self.returns.source_of(related[topic]), 1) for topic in missing if topic not in counts
         }
-        if absent and self._settings.create_topics:
-            await self._transport.create_topics(absent, timeout)
-            counts.update(absent)
+        redrives = {self.returns.redrive(self.returns.source_of(source)) for source in sources}
+        if self._settings.create_topics:
+            counts.update(await self._create({topic: absent[topic] for topic in absent if topic not in redrives}))
+            with suppress(TransportError):  # without it nothing can be sent back, but all else works
+                counts.update(await self._create({topic: absent[topic] for topic in absent if topic in redrives}))
         self._partition_counts.update({topic: counts[topic] for topic in missing if topic in counts})
-        unknown = [topic for topic in missing if topic not in counts]
+        unknown = [topic for topic in missing if topic not in counts and topic not in redrives]
         if unknown:
             raise TransportError(f"topic {', '.join(unknown)} does not exist and create_topics is off")
+
+    async def _create(self, topics: dict[str, int]) -> dict[str, int]:
+        if topics:
+            await self._transport.create_topics(topics, self._settings.request_timeout)
+        return topics
 
     def _related(self, source: str) -> list[str]:
         dlq = self.topic_for(source)
