@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 from pydantic import BaseModel
 
 from fastapi_athomic import DeliveryAttempt, KafkaSettings, RetryPolicy, subscribe_to
+from fastapi_athomic.session import ConsumerSession
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Record, eventually, new_app, owned, running
 
@@ -302,3 +303,30 @@ async def test_p13_waiting_for_a_retry_is_not_being_stuck(broker: Broker, topic:
             assert "in the handler" not in str(athomic.health())
             await asyncio.sleep(0.01)
         await record.count(3)
+
+
+@pytest.mark.not_on("mock", reason=f"{MOCK} lets aiokafka have one member per group")
+async def test_a_member_without_partitions_does_not_spin(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in polls: what is idle asks a few times per second, not as often as the event loop turns."""
+    await broker.create_topic(topic, 1)
+    polls = 0
+    poll = ConsumerSession._poll
+
+    async def counted(session: ConsumerSession) -> None:
+        nonlocal polls
+        polls += 1
+        await poll(session)
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", dlq=False)
+    async def handle(message: Event) -> None: ...
+
+    async with running(new_app(broker.settings(), handle)), running(new_app(broker.settings(), handle)) as second:
+        await eventually(lambda: second.consumers()[0].ready)
+        monkeypatch.setattr(ConsumerSession, "_poll", counted)
+        turns = 0
+        while polls < 4:
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > 100 * polls
