@@ -19,6 +19,7 @@ class PartitionState:
     """
 
     __slots__ = (
+        "_done",
         "_drained",
         "average_size",
         "buffered",
@@ -49,6 +50,7 @@ class PartitionState:
         self.low_mark = low_mark
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
         self.tracker = OffsetTracker(committed)
+        self._done = self.tracker.done
         self.skip = skip  # done before, by whoever had the partition (noted in the commit)
         self.delay = delay  # of a retry topic: seconds until a message is due
         self.open = True  # new work may start
@@ -83,10 +85,10 @@ class PartitionState:
 
     def concluded(self, offset: int) -> None:
         """This message is handled, dead-lettered or skipped by a rule."""
-        self.buffered -= 1
-        if self.buffered == self.low_mark:
+        self.buffered = buffered = self.buffered - 1
+        if buffered == self.low_mark:
             self.has_room()
-        self.tracker.done(offset)
+        self._done(offset)
 
     def finished_running(self, count: int = 1) -> None:
         self.running -= count

@@ -186,7 +186,9 @@ class LaneStrategy:
 
     def __init__(self, processor: SingleMessageProcessor, **parts: Unpack[StrategyParts]) -> None:
         self._processor = processor
+        self._process = processor.process
         self._counters = parts["counters"]
+        self._note = self._counters.timings.note
         self._share = parts["share"]
         self._guard = parts["guard"]
         self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
@@ -224,9 +226,18 @@ class LaneStrategy:
             self.pool.put(lane)
 
     async def _serve(self, worker: Worker, lane: Lane) -> None:
+        partition = lane.partition
+        partition.running += 1
+        try:
+            await self._serve_running(worker, lane)
+        finally:
+            worker.started_at = None
+            partition.finished_running()
+
+    async def _serve_running(self, worker: Worker, lane: Lane) -> None:
         """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
         partition, queue, share, pool = lane.partition, lane.queue, self._share, self.pool
-        process, counters = self._processor.process, self._counters
+        process, counters, note, concluded = self._process, self._counters, self._note, partition.concluded
         now = monotonic()
         turn_ends = now + LANE_TURN
         self._guard.suspect(now)
@@ -236,15 +247,10 @@ class LaneStrategy:
                 pool.put_later(lane, wait)
                 return
             worker.started_at = now
-            partition.running += 1
-            try:
-                if lane.letter is None:
-                    outcome = await process(message, lane.attempt, lane.first_failed_at)
-                else:
-                    outcome = await self._processor.move(lane.letter)
-            finally:
-                worker.started_at = None
-                partition.finished_running()
+            if lane.letter is None:
+                outcome = await process(message, lane.attempt, lane.first_failed_at)
+            else:
+                outcome = await self._processor.move(lane.letter)
             if not isinstance(outcome, Judgement):
                 counters.processed += 1
             elif not self._settle(lane, outcome):
@@ -252,9 +258,9 @@ class LaneStrategy:
             if queue:  # else the partition was released while the message ran; it is concluded all the same
                 queue.popleft()
             lane.attempt = 1
-            partition.concluded(message.offset)
+            concluded(message.offset)
             began, now = now, monotonic()
-            counters.timings.note(began, now, message.timestamp)
+            note(began, now, message.timestamp)
             if now >= share.deadline:
                 if self._guard.suspect(now):
                     continue

@@ -11,6 +11,9 @@ PROCESS_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.
 # From publish to handler: a backlog may be hours old.
 QUEUE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
 
+SHORTEST = PROCESS_BOUNDS[0]
+_QUEUE_EDGES = (float("-inf"), *QUEUE_BOUNDS, float("inf"))
+
 
 class Histogram:
     """Counts per bucket, not yet summed up; the last one is for all beyond the greatest bound."""
@@ -34,13 +37,14 @@ class Histogram:
 class Timings:
     """Of one consumer."""
 
-    __slots__ = ("process", "queue", "recorder", "wall_offset")
+    __slots__ = ("_above", "_bucket", "_up_to", "process", "queue", "recorder", "wall_offset")
 
     def __init__(self) -> None:
         self.process = Histogram(PROCESS_BOUNDS)  # in the handler, decoding included
         self.queue = Histogram(QUEUE_BOUNDS)  # from the message's timestamp to the handler
         self.recorder: Callable[[float], None] | None = None  # told each duration too
         self.wall_offset = 0.0
+        self._find_bucket(0.0)
         self.set_clock()
 
     def set_clock(self) -> None:
@@ -49,12 +53,24 @@ class Timings:
 
     def note(self, began: float, ended: float, timestamp: int) -> None:
         """Times on the monotonic clock, in seconds; `timestamp` is the message's, in milliseconds since the epoch."""
-        process, queue = self.process, self.queue
         duration = ended - began
-        process.counts[bisect_left(PROCESS_BOUNDS, duration)] += 1
+        process = self.process
         process.total += duration
+        if duration <= SHORTEST:
+            process.counts[0] += 1
+        else:
+            process.counts[bisect_left(PROCESS_BOUNDS, duration)] += 1
         if self.recorder is not None:
             self.recorder(duration)
         waited = began + self.wall_offset - timestamp / 1000
-        queue.counts[bisect_left(QUEUE_BOUNDS, waited)] += 1
-        queue.total += waited if waited > 0 else 0.0  # clocks of other machines may be ahead
+        queue = self.queue
+        if not self._above < waited <= self._up_to:
+            self._find_bucket(waited)
+        queue.counts[self._bucket] += 1
+        if waited > 0:  # clocks of other machines may be ahead
+            queue.total += waited
+
+    def _find_bucket(self, waited: float) -> None:
+        """Messages that follow each other have waited about as long, so the bucket is remembered."""
+        self._bucket = bucket = bisect_left(QUEUE_BOUNDS, waited)
+        self._above, self._up_to = _QUEUE_EDGES[bucket], _QUEUE_EDGES[bucket + 1]

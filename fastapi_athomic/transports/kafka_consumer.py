@@ -25,6 +25,7 @@ from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import CommittedOffset, ConsumerConfig, RebalanceListener
 from .kafka_connection import close_client, milliseconds, open_client, translate, within
+from .kafka_prefetch import Prefetched
 from .kafka_records import decode_record
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ READ_COMMITTED = 1
 NOBODY = KafkaPartition("", -1)
 """Asked for when no partition is wanted: without arguments `getmany` takes from all of them."""
 
-Records = Mapping[KafkaPartition, Sequence[Any]]
+Records = Mapping[KafkaPartition, list[RawMessage]]
 
 
 def consumer_options(
@@ -117,6 +118,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._subscription = _SubscriptionState(loop=self._loop)
+
+    async def start(self) -> None:
+        await super().start()
+        self._fetcher._records = Prefetched()  # nothing is subscribed to yet, so nothing has been fetched
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
         """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
@@ -261,7 +266,7 @@ class KafkaConsumer:
         if rebalances != self._rebalances:
             self._give_back(member, found)
             return {}
-        return {TopicPartition(*partition): _messages(partition, records) for partition, records in found.items()}
+        return {TopicPartition(*partition): messages for partition, messages in found.items()}
 
     async def _take(self, member: GroupMember, wanted: list[KafkaPartition], patience: float, limit: int) -> Records:
         """`getmany`, fair.
@@ -311,7 +316,7 @@ class KafkaConsumer:
             member.seek(partition, position)  # what was prefetched broke, and would give nothing any more
             try:
                 records = await self._getmany(member, [partition], REFETCH_SECONDS, 1)
-                messages = _messages(partition, records.get(partition, ()))
+                messages = records.get(partition, [])
             except _UnreadableError:
                 messages = [await self._read_alone(member, partition, position)]
             if messages:
@@ -386,11 +391,3 @@ class KafkaConsumer:
 
 class _UnreadableError(Exception):
     """aiokafka cannot read one of the next records."""
-
-
-def _messages(partition: KafkaPartition, records: Sequence[Any]) -> list[RawMessage]:
-    topic, number = partition
-    return [
-        RawMessage(topic, number, record.offset, record.timestamp, record.key, record.value, record.headers)
-        for record in records
-    ]

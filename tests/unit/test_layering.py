@@ -18,7 +18,7 @@ LAYERS = [
     ["headers", "offsets", "decorators", "transports.memory_broker"],
     ["redelivery"],
     ["partitions", "dlq", "discovery", "transports.memory"],
-    ["transports.kafka_connection", "transports.kafka_records"],
+    ["transports.kafka_connection", "transports.kafka_prefetch", "transports.kafka_records"],
     ["transports.kafka_consumer", "transports.kafka_producer", "transports.kafka_reader"],
     ["transports.kafka"],
     ["processors", "publisher", "dead_letters"],
