@@ -11,13 +11,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TracerProvider
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    TracerProvider,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .context import Messages
@@ -46,6 +58,9 @@ MESSAGE_COUNT = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
 
 _W3C = TraceContextTextMapPropagator()
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
+_FLAGS = tuple(map(TraceFlags, range(256)))
+_name = itemgetter(0)
 
 MessageId = tuple[str, int, int]
 
@@ -72,6 +87,7 @@ class MessagingTelemetryAdapter:
     ) -> None:
         self._propagator = propagator or propagate.get_global_textmap()
         self._fields = frozenset(self._propagator.fields)
+        self._is_w3c = _is_w3c(self._propagator)
         self._common = {SYSTEM: system} | ({CLIENT_ID: client_id} if client_id else {})
         self._group = {GROUP: group_id} if group_id else {}
         self._record_keys = record_keys
@@ -108,14 +124,16 @@ class MessagingTelemetryAdapter:
         return self._start_batch(messages, links)
 
     def _start_single(self, message: RawMessage, links: Sequence[Link]) -> tuple[Span, Context]:
-        name, attributes = self._span_of_topic(message.topic)
-        parent = self._extract(message.headers)
-        if any(name == REDRIVES for name, _ in message.headers):
-            parent, links = self._as_links(parent, message.headers, links)
+        topic, partition, offset, _, key, value, headers = message
+        name, common = self._span_of_topic(topic)
+        parent = self._parent(headers)
+        if REDRIVES in map(_name, headers):
+            parent, links = self._as_links(parent, headers, links)
+        attributes = {**common, PARTITION: str(partition), OFFSET: offset, **_of_value(value)}
+        if self._record_keys and key is not None:
+            attributes[KEY] = key.decode("utf-8", "replace")
         span = self._tracer.start_span(name, parent, SpanKind.CONSUMER, attributes, links)
-        if span.is_recording():
-            span.set_attributes(self._of_message(message))
-        return span, trace.set_span_in_context(span, parent)
+        return span, Context({**parent, _SPAN_KEY: span})
 
     def _as_links(self, parent: Context, headers: Headers, links: Sequence[Link]) -> tuple[Context, Sequence[Link]]:
         """A redrive is a new story: the message's first trace and the span in which it failed become links."""
@@ -186,11 +204,30 @@ class MessagingTelemetryAdapter:
         carrier = _carrier(headers, self._fields)
         return self._propagator.extract(carrier, NO_CONTEXT) if carrier else NO_CONTEXT
 
-    def _span_of_topic(self, topic: str) -> tuple[str, dict[str, Any]]:
-        """Name and first attributes of the spans of a topic.
+    def _parent(self, headers: Headers) -> Context:
+        """`_extract`, at a third of its price in the usual case.
 
-        What samplers see, and all that a span that is not sampled costs.
+        That is one well-formed `traceparent` and no other header for the propagators, which are W3C's.
         """
+        if not self._is_w3c:
+            return self._extract(headers)
+        parent: bytes | None = None
+        for name, raw in headers:
+            if name in self._fields:
+                if parent is not None or name != "traceparent" or raw is None:
+                    return self._extract(headers)
+                parent = raw
+        if parent is None:
+            return NO_CONTEXT
+        found = _TRACEPARENT(parent)
+        if found is None:
+            return self._extract(headers)
+        trace_id, span_id, flags = found.groups()
+        span = SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[int(flags, 16)])
+        return Context({_SPAN_KEY: NonRecordingSpan(span)}) if span.is_valid else NO_CONTEXT
+
+    def _span_of_topic(self, topic: str) -> tuple[str, dict[str, Any]]:
+        """Name of the spans of a topic, and the attributes that all of them have."""
         known = self._spans_of_topics.get(topic)
         if known is None:
             known = self._spans_of_topics[topic] = (
@@ -201,12 +238,6 @@ class MessagingTelemetryAdapter:
 
     def _attributes(self, operation: str, topic: str) -> dict[str, Any]:
         return self._common | {OPERATION_NAME: operation, OPERATION_TYPE: operation, DESTINATION: topic}
-
-    def _of_message(self, message: RawMessage) -> dict[str, Any]:
-        attributes = {PARTITION: str(message.partition), OFFSET: message.offset} | _of_value(message.value)
-        if self._record_keys and message.key is not None:
-            attributes[KEY] = message.key.decode("utf-8", "replace")
-        return attributes
 
     def _link_to_first_attempt(self, messages: Messages) -> tuple[Link, ...]:
         first = self._first_attempts.get(_id(messages))
@@ -233,6 +264,16 @@ class RemoteSpan(NonRecordingSpan):
 
     def __repr__(self) -> str:
         return f"<RemoteSpan {self.get_span_context()!r}>"
+
+
+def _is_w3c(propagator: TextMapPropagator) -> bool:
+    """The global default, or part of it: W3C trace context and baggage, neither of them somebody's own version."""
+    members = propagator._propagators if type(propagator) is CompositePropagator else [propagator]
+    kinds = [type(member) for member in members]
+    return kinds.count(TraceContextTextMapPropagator) == 1 and set(kinds) <= {
+        TraceContextTextMapPropagator,
+        W3CBaggagePropagator,
+    }
 
 
 def _id(messages: Messages) -> MessageId:
