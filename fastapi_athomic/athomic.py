@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from types import ModuleType
@@ -28,14 +28,17 @@ from .decorators import (
     build_subscription,
 )
 from .discovery import Discovered, discover
-from .exceptions import ConfigurationError, PublishError
+from .exceptions import ConfigurationError, PublishError, TransportError
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_transport
+from .fairness import LoopShare, RequestGauge
+from .isolation import Home, LoopThread, SameLoop
+from .lag import BlockingDetector, LoopLag
 from .lifecycle import LifecycleManager
 from .lineage import dataset_namespace
 from .manager import ConsumerManager
 from .messages import PublishedMessage
-from .metrics import Collector, LoopLag, observe_with_opentelemetry, record_durations
-from .middleware import AthomicMiddleware, Identify, RequestGauge
+from .metrics import Collector, observe_with_opentelemetry, record_durations
+from .middleware import AthomicMiddleware, Identify
 from .payload import PayloadPipeline
 from .publisher import GivenHeaders, Key, Publisher
 from .routes import add_routes, new_router
@@ -47,6 +50,10 @@ from .transports.base import Transport
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+END_RESERVE = 3.0
+"""Seconds beyond `shutdown_timeout` after which a thread that does not end is abandoned."""
 
 
 class Athomic:
@@ -99,7 +106,10 @@ class Athomic:
             PayloadEncodeError: the message cannot be encoded.
             ConfigurationError: the topic name is invalid.
         """
-        return await self._running().publisher.publish(topic, message, key=key, headers=headers, partition=partition)
+        run = self._running()
+        return await run.publishing(
+            lambda: run.publisher.publish(topic, message, key=key, headers=headers, partition=partition)
+        )
 
     async def publish_many(
         self,
@@ -116,7 +126,8 @@ class Athomic:
             running.
             PayloadEncodeError: a message cannot be encoded; none is published.
         """
-        return await self._running().publisher.publish_many(topic, messages, key=key, headers=headers)
+        run = self._running()
+        return await run.publishing(lambda: run.publisher.publish_many(topic, messages, key=key, headers=headers))
 
     # --- subscribing
 
@@ -173,7 +184,7 @@ class Athomic:
         parts = self._assemble()
         await self._transport.start(self.settings.request_timeout)
         try:
-            yield Run(parts, self.settings, self._transport).dead_letters
+            yield self._new_run(parts, SameLoop()).dead_letters
         finally:
             await self._transport.stop(self.settings.request_timeout)
 
@@ -196,7 +207,7 @@ class Athomic:
         """
         run = self._running()
         async with asyncio.timeout(timeout):
-            await asyncio.shield(run.starting)
+            await run.home.run(run.started)
         return self
 
     async def drain(self, timeout: float = 30.0) -> None:
@@ -207,7 +218,7 @@ class Athomic:
         """
         run = self._running()
         async with asyncio.timeout(timeout):
-            while not await run.is_drained():  # noqa: ASYNC110 - nobody tells when the last commit is done
+            while not await run.home.run(run.is_drained):  # noqa: ASYNC110 - nobody tells when the last commit is done
                 await asyncio.sleep(0.005)
 
     def _running(self) -> Run:
@@ -223,22 +234,39 @@ class Athomic:
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
-        run = Run(self._assemble(), self.settings, self._transport)
+        in_thread = self.settings.isolation == "thread"
+        home = LoopThread(self.settings.request_timeout) if in_thread else SameLoop()
+        run = self._new_run(self._assemble(), home)
         self._run = run
         self._meter(run.manager)
-        watching = asyncio.create_task(self.loop_lag.watch(), name="athomic-loop-lag")
+        watching = asyncio.create_task(self.loop_lag.watch(), name="athomic-loop-lag") if in_thread else None
         events = self._lineage_events(run.manager)
         reporting = asyncio.create_task(events.run(), name="athomic-lineage") if events is not None else None
         try:
-            await run.begin()
+            await home.open()
+            await home.run(run.begin)
             yield
         finally:
-            watching.cancel()
+            if watching is not None:
+                watching.cancel()
             if events is not None and reporting is not None:
                 reporting.cancel()
                 await _finish(events, self.settings.request_timeout)
-            await run.end()
+            await self._end(run)
             self._run = None
+
+    def _new_run(self, parts: tuple[ConsumerManager, LifecycleManager, Publisher], home: Home) -> Run:
+        lag = self.loop_lag if self.settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
+        return Run(parts, self.settings, self._transport, home, lag)
+
+    async def _end(self, run: Run) -> None:
+        """Ends also where a handler blocks the consumers' own loop."""
+        try:
+            async with asyncio.timeout(self.settings.shutdown_timeout + END_RESERVE):
+                await run.home.run(run.end)
+        except (TimeoutError, TransportError) as error:
+            logger.error("the consumers could not be stopped, some messages will repeat: %s", error or "out of time")
+        await run.home.close(END_RESERVE)
 
     def _meter(self, manager: ConsumerManager) -> None:
         """OpenTelemetry metrics, where the app has a meter provider. Instruments stay, so once is enough."""
@@ -295,6 +323,7 @@ class Athomic:
                 transport=self._transport,
                 pipeline=self._pipeline,
                 orchestrator=orchestrators,
+                share=self._share(),
                 providers={Athomic: lambda _: self},
                 known={get_athomic: lambda _: self},
                 overrides=lambda: self.app.dependency_overrides,
@@ -309,6 +338,10 @@ class Athomic:
         )
         manager.assemble()
         return manager, lifecycle, publisher
+
+    def _share(self) -> LoopShare:
+        own_thread = self.settings.isolation == "thread"
+        return LoopShare(self.settings.slice_seconds, self.requests, self.loop_lag, own_thread=own_thread)
 
     def _find_handlers(self) -> list[Discovered]:
         return discover(
@@ -328,11 +361,27 @@ class Run:
         parts: tuple[ConsumerManager, LifecycleManager, Publisher],
         settings: AthomicSettings,
         transport: Transport,
+        home: Home,
+        lag: LoopLag,
     ) -> None:
         self.manager, self.lifecycle, self.publisher = parts
+        self.home = home
         self._settings = settings
         self._transport = transport
-        self.starting: asyncio.Task[None]
+        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
+        self._watching: asyncio.Task[None] | None = None
+        self.starting: asyncio.Task[None] | None = None
+
+    def _blame(self, handler_id: str, seconds: float) -> None:
+        consumer = self.manager.consumers.get(handler_id)
+        if consumer is not None:
+            consumer.note_blocking(seconds)
+
+    async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await self.home.run(work)
+        except TransportError as error:
+            raise PublishError(str(error)) from error
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
         service = self.manager.consumers.get(handler_id)
@@ -340,7 +389,7 @@ class Run:
             known = ", ".join(self.manager.consumers) or "none"
             raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
         parts = (service.subscription, service.dlq_handler, service.counters)
-        return DeadLetters(*parts, self._transport, self._settings)
+        return DeadLetters(*parts, self._transport, self._settings, self.home)
 
     async def is_drained(self) -> bool:
         """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""
@@ -359,6 +408,7 @@ class Run:
 
     async def begin(self) -> None:
         """HTTP is up at once; consumers connect in the background, unless `startup_timeout` says to wait for them."""
+        self._watching = asyncio.create_task(self._detector.watch(), name="athomic-loop-lag")
         self.starting = asyncio.create_task(self._start(), name="athomic-start")
         if self._settings.startup_timeout:
             await asyncio.wait([self.starting], timeout=self._settings.startup_timeout)
@@ -372,11 +422,23 @@ class Run:
             self.manager.failure = error
             raise
 
+    async def started(self) -> None:
+        """Returns when all services have started.
+
+        Raises:
+            Exception: what kept a required one from starting.
+        """
+        if self.starting is not None:
+            await asyncio.shield(self.starting)
+
     async def end(self) -> None:
-        self.starting.cancel()
-        await asyncio.wait([self.starting])
-        if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
-            logger.error("the consumers had not started: %s", error)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self.starting is not None:
+            self.starting.cancel()
+            await asyncio.wait([self.starting])
+            if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
+                logger.error("the consumers had not started: %s", error)
         await self.lifecycle.stop(self._settings.shutdown_timeout)
 
 

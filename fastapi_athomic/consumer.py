@@ -36,6 +36,10 @@ STALE_POLL_SECONDS = 10.0
 """The fetch loop comes round every fraction of a second; health reports one that has not for so long."""
 
 
+BLOCKING_SHOWN_SECONDS = 30.0
+"""Health reports a handler that has blocked the event loop for so long afterwards."""
+
+
 class ServiceState(StrEnum):
     """The states of a `ConsumerService`."""
 
@@ -94,6 +98,7 @@ class ConsumerService:
         self._stop = asyncio.Event()
         self._stop_timeout = settings.shutdown_timeout
         self._ready = asyncio.Event()  # has been ready once
+        self._blocked = (float("-inf"), 0.0)  # when its handler last blocked the event loop, and for how long
         self._ready_since = monotonic()
         self._at_ready = (0, 0)  # received and processed, when it was last ready
 
@@ -227,9 +232,17 @@ class ConsumerService:
         return reasons
 
     def _worrying(self) -> list[str]:
-        blocked = [f"{partition} waits: {reason}" for partition, reason in self.dlq_handler.blocked.items()]
+        blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
         warning = self._session.warning if self._session is not None else None
-        return [*blocked, *([warning] if warning else [])]
+        return [*blocked, *([warning] if warning else []), *self._blocking()]
+
+    def note_blocking(self, seconds: float) -> None:
+        """The handler kept the event loop from turning for so long, until now."""
+        self._blocked = (monotonic(), seconds)
+
+    def _blocking(self) -> list[str]:
+        at, seconds = self._blocked
+        return [f"blocked the event loop for {seconds:.1f} s"] if monotonic() - at < BLOCKING_SHOWN_SECONDS else []
 
     def status(self) -> ConsumerStatus:
         session, subscription = self._session, self.subscription
@@ -246,7 +259,9 @@ class ConsumerService:
             ready=self.ready,
             paused=self.paused,
             health=self.health(),
-            assignment=[_partition_status(session, state) for state in session.states.values()] if session else [],
+            assignment=[_partition_status(session, state) for state in list(session.states.values())]
+            if session
+            else [],
             counters=CounterValues.model_validate(self.counters),
             rates=self._rates(),
             oldest_in_flight_seconds=monotonic() - oldest if oldest is not None else None,
@@ -288,7 +303,7 @@ class ConsumerService:
     def positions(self) -> dict[TopicPartition, int | None]:
         """The next offset to be fetched of each assigned partition, if known."""
         session = self._session
-        return {place: session.client.position(place) for place in session.states} if session is not None else {}
+        return {place: session.client.position(place) for place in list(session.states)} if session is not None else {}
 
     def _rates(self) -> Rates:
         seconds = max(monotonic() - self._ready_since, 1e-3)

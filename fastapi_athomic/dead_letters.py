@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import wraps
 from itertools import pairwise
 from time import time
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .counters import Counters
 from .decorators import Subscription
 from .dlq import DLQHandler
 from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
+from .isolation import Home
 from .messages import FAILURE_TRACE, REDRIVES, MessageHeaders, OutgoingMessage, RawMessage, TopicPartition
 from .redelivery import PREFIX
 from .settings import AthomicSettings
@@ -75,6 +78,21 @@ class SettlingReport:
 Predicate = Callable[[DeadLetter], bool]
 Progress = Callable[[int], object]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _at_home(
+    method: Callable[Concatenate[DeadLetters, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[DeadLetters, P], Coroutine[Any, Any, T]]:
+    """The method, in the event loop that the connection to the broker belongs to."""
+
+    @wraps(method)
+    async def call(letters: DeadLetters, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await letters._home.run(lambda: method(letters, *args, **kwargs))
+
+    return call
+
 
 class DeadLetters:
     """The dead letters of one handler."""
@@ -86,7 +104,9 @@ class DeadLetters:
         counters: Counters,
         transport: Transport,
         settings: AthomicSettings,
+        home: Home,
     ) -> None:
+        self._home = home
         self._subscription = subscription
         self._dlq_handler = dlq_handler
         self._counters = counters
@@ -95,10 +115,12 @@ class DeadLetters:
 
     # --- looking
 
+    @_at_home
     async def count(self, *, source: str | None = None) -> int:
         """How many wait for somebody. Reads the DLQ topics from end to end."""
         return sum([1 async for _ in self._open(source)])
 
+    @_at_home
     async def browse(
         self,
         *,
@@ -124,6 +146,7 @@ class DeadLetters:
                 found.append(letter)
         return found
 
+    @_at_home
     async def get(self, partition: int, offset: int, *, source: str | None = None) -> DeadLetter | None:
         """The dead letter at this place of the DLQ topic; None where there is none, or it was settled."""
         async for letter in self._open(source, partition, offset):
@@ -132,6 +155,7 @@ class DeadLetters:
 
     # --- settling
 
+    @_at_home
     async def redrive(
         self,
         *,
@@ -164,6 +188,7 @@ class DeadLetters:
                     await asyncio.sleep(len(chunk) / rate)
         return report
 
+    @_at_home
     async def discard(
         self,
         *,

@@ -21,6 +21,7 @@ from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
 from .fairness import LoopShare
 from .headers import ContextAdapter, HeadersOrchestrator
 from .injection import HandlerPlan, Provider, compile_handler
+from .lag import worker_name
 from .lineage import LineageAdapter, dataset_namespace
 from .messages import RawMessage
 from .payload import PayloadPipeline
@@ -92,6 +93,7 @@ class FactoryParts:
     transport: Transport
     pipeline: PayloadPipeline
     orchestrator: OrchestratorFactory
+    share: LoopShare
     providers: Mapping[type, Provider]
     known: Mapping[Callable[..., Any], Provider]
     overrides: Callable[[], Mapping[Callable[..., Any], Callable[..., Any]]]
@@ -103,7 +105,6 @@ class ConsumerFactory:
     def __init__(self, parts: FactoryParts) -> None:
         self._parts = parts
         self._settings = parts.settings
-        self._share = LoopShare(parts.settings.slice_seconds)
 
     def create(self, discovered: Discovered, tuning: HandlerTuning | None) -> ConsumerService:
         """Compiles the handler and wires its service; nothing is started.
@@ -131,6 +132,7 @@ class ConsumerFactory:
             forget=dlq_handler.forget,
             settings=self._settings,
             counters=counters,
+            share=self._parts.share,
             session_timeout=self._settings.kafka.session_timeout if self._settings.scheme == "kafka" else None,
         )
         return ConsumerService(
@@ -176,9 +178,9 @@ class ConsumerFactory:
         parts = StrategyParts(
             concurrency=subscription.concurrency,
             counters=counters,
-            share=self._share,
+            share=self._parts.share,
             guard=guard,
-            name=f"athomic-{subscription.handler_id}-worker",
+            name=worker_name(subscription.handler_id),
         )
         if subscription.batch_size is not None:
             return BatchStrategy(

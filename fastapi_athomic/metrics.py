@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from time import monotonic
 from typing import Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
@@ -13,8 +11,6 @@ from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Obs
 from .manager import ConsumerManager
 from .timings import PROCESS_BOUNDS
 
-LAG_INTERVAL = 0.1
-"""Seconds between two looks at the event loop's lag."""
 COUNTERS = {
     "received": "Messages taken in from the broker",
     "processed": "Messages handled with success",
@@ -37,20 +33,6 @@ class Collector(Protocol):
     """What a registry of `prometheus_client` takes."""
 
     def collect(self) -> Iterable[Any]: ...
-
-
-class LoopLag:
-    """How late the event loop is: the greatest delay of the last seconds."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    async def watch(self) -> None:
-        while True:
-            due = monotonic() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
-            late = max(0.0, monotonic() - due)
-            self.seconds = max(late, self.seconds * 0.9)  # a peak fades over a few seconds
 
 
 def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, system: str) -> Histogram:

@@ -17,6 +17,7 @@ from .context import (
     set_context,
     undo_context,
 )
+from .fairness import RequestGauge
 from .settings import AthomicSettings
 
 Identify = Callable[[Scope, ExecutionContext], ExecutionContext]
@@ -25,15 +26,6 @@ _SENT_BACK = REQUEST_ID.encode()
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _MARK = "fastapi_athomic.request_id"
-
-
-class RequestGauge:
-    """How many HTTP requests are being answered."""
-
-    __slots__ = ("in_flight",)
-
-    def __init__(self) -> None:
-        self.in_flight = 0
 
 
 class AthomicMiddleware:

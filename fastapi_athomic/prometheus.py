@@ -14,8 +14,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from .lag import LoopLag
 from .manager import ConsumerManager
-from .metrics import COUNTERS, LoopLag, Managers
+from .metrics import COUNTERS, Managers
 from .status import ConsumerStatus, HealthStatus
 
 LABELS = ("handler", "group")

@@ -9,8 +9,8 @@ from fastapi.params import Depends
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
+from .lag import LoopLag
 from .manager import ConsumerManager, unstarted
-from .metrics import LoopLag
 from .status import ConsumerStatus, HealthReport, HealthStatus
 
 UNAVAILABLE, NOT_IMPLEMENTED = 503, 501

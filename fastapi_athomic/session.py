@@ -10,6 +10,7 @@ from time import monotonic, time
 
 from .counters import Counters
 from .exceptions import CommitFailedError, TransportError, WorkerDiedError
+from .fairness import LoopShare
 from .messages import RawMessage, TopicPartition
 from .offsets import NOTE_SPAN, decode_note
 from .partitions import PartitionState
@@ -42,6 +43,7 @@ class SessionParts:
     forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
     settings: AthomicSettings
     counters: Counters
+    share: LoopShare
     session_timeout: float | None  # seconds after which the broker evicts a silent member; None: it never does
 
 
@@ -115,7 +117,7 @@ class ConsumerSession:
         wanted = [state.topic_partition for state in self._states.values() if self._has_room(state)]
         some_are_full = len(wanted) < len(self._states)
         patience = 0.0 if some_are_full else POLL_SECONDS
-        fetched = await self.client.fetch(wanted, patience, self._settings.max_poll_messages)
+        fetched = await self.client.fetch(wanted, patience, self._intake())
         for topic_partition, messages in fetched.items():
             if messages:
                 self._accept(topic_partition, messages)
@@ -124,6 +126,10 @@ class ConsumerSession:
             await self._wait_for_room(POLL_SECONDS_WHILE_FULL if wanted else POLL_SECONDS)
         else:
             await asyncio.sleep(0)  # a fetch that finds messages at once does not let the workers in by itself
+
+    def _intake(self) -> int:
+        """How many messages are taken in at once: fewer while the event loop is late."""
+        return self._parts.share.intake(self._settings.max_poll_messages)
 
     async def _wait_for_room(self, seconds: float) -> None:
         self._room.clear()

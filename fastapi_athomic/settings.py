@@ -129,13 +129,17 @@ class AthomicSettings(BaseSettings):
     # a consumer without progress for so long, though there is something to consume, is rebuilt
     stall_timeout: PositiveSeconds = 60.0
     stuck_after: PositiveSeconds = 60.0  # health reports a handler that runs for longer
-    slice_seconds: PositiveSeconds = 0.002  # consumers give the event loop back after working so long
 
-    # create missing topics (also those for retry and dead letters) where the broker allows it
+    # where consumers live: in the event loop of the routes, or together in a thread with an event loop of its own
+    isolation: Literal["loop", "thread"] = "loop"
+    slice_seconds: PositiveSeconds = 0.002  # consumers give the event loop back after working so long, or less
+    blocking_after: PositiveSeconds = 0.1  # a handler that blocks the event loop for longer is named in a warning
+
     # run events of OpenLineage; None: if openlineage-python is installed and its environment variables are set
     lineage_events: bool | None = None
     lineage_interval: PositiveSeconds = 60.0  # between two events of a run
 
+    # create missing topics (also those for retry and dead letters) where the broker allows it
     create_topics: bool = True
     dlq_topic: str = "{topic}.{group_id}.dlq"
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"

@@ -111,6 +111,11 @@ class WorkerPool(Generic[L]):
         """Lanes wait for a worker."""
         return bool(self._ready)
 
+    def oldest_start(self) -> float | None:
+        """Since when the longest call runs, on the monotonic clock. May be asked from another thread."""
+        starts = [worker.started_at for worker in self.workers]
+        return min((start for start in starts if start is not None), default=None)
+
     def put(self, lane: L) -> None:
         if self._closed:
             return
@@ -211,7 +216,7 @@ class LaneStrategy:
             self._wake(lane)
 
     def oldest_start(self) -> float | None:
-        return min((worker.started_at for worker in self.pool.workers if worker.started_at is not None), default=None)
+        return self.pool.oldest_start()
 
     @property
     def failure(self) -> BaseException | None:
@@ -439,7 +444,7 @@ class BatchStrategy:
                 lane.linger.cancel()
 
     def oldest_start(self) -> float | None:
-        return min((worker.started_at for worker in self.pool.workers if worker.started_at is not None), default=None)
+        return self.pool.oldest_start()
 
     @property
     def failure(self) -> BaseException | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -18,6 +18,7 @@ from fastapi_athomic.transports.memory import broker_named
 from fastapi_athomic.transports.memory_broker import partition_for
 
 SECONDS = 30.0
+Isolation = Literal["loop", "thread"]
 
 
 class Record(NamedTuple):
@@ -34,6 +35,7 @@ class Broker(Protocol):
 
     name: str
     url: str
+    isolation: Isolation
 
     def settings(self, **changes: Any) -> AthomicSettings: ...
 
@@ -57,10 +59,11 @@ class MemoryBroker:
 
     def __init__(self, shared_name: str) -> None:
         self.url = f"memory://{shared_name}"
+        self.isolation: Isolation = "loop"
         self._broker = broker_named(shared_name)
 
     def settings(self, **changes: Any) -> AthomicSettings:
-        return AthomicSettings(broker_url=self.url, restart_backoff=0.05, **changes)
+        return AthomicSettings(broker_url=self.url, isolation=self.isolation, restart_backoff=0.05, **changes)
 
     async def create_topic(self, topic: str, partitions: int) -> None:
         self._broker.create_topics({topic: partitions})
@@ -88,10 +91,11 @@ class KafkaBroker:
 
     def __init__(self, bootstrap: str) -> None:
         self.url = f"kafka://{bootstrap}"
+        self.isolation: Isolation = "loop"
         self._config: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0}
 
     def settings(self, **changes: Any) -> AthomicSettings:
-        return AthomicSettings(broker_url=self.url, restart_backoff=0.05, **changes)
+        return AthomicSettings(broker_url=self.url, isolation=self.isolation, restart_backoff=0.05, **changes)
 
     async def create_topic(self, topic: str, partitions: int) -> None:
         admin = AdminClient(self._config)

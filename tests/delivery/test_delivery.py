@@ -19,7 +19,7 @@ from fastapi_athomic import (
     RetryPolicy,
     subscribe_to,
 )
-from tests.support.apps import Record, eventually, new_app, owned, running
+from tests.support.apps import Gate, Record, eventually, new_app, owned, running
 
 from .brokers import Broker
 from .brokers import Record as Written
@@ -94,7 +94,7 @@ async def eventually_committed(broker: Broker, topic: str, count: int) -> None:
 async def test_p03_a_message_in_the_handler_is_finished_before_the_app_stops(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
     await broker.produce(topic, [event(0), event(1)])
-    record, go_on = Record(), asyncio.Event()
+    record, go_on = Record(), Gate()
 
     @subscribe_to(topic, group_id=topic)
     async def handle(message: Event) -> None:
@@ -112,7 +112,7 @@ async def test_p03_a_message_in_the_handler_is_finished_before_the_app_stops(bro
 async def test_p01_nothing_is_committed_beyond_what_still_runs(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
     await broker.produce(topic, [event(number) for number in numbers(50)])
-    record, go_on = Record(), asyncio.Event()
+    record, go_on = Record(), Gate()
 
     @subscribe_to(topic, group_id=topic, ordering="none", concurrency=10)
     async def handle(message: Event) -> None:
@@ -157,7 +157,7 @@ async def test_p02_key_order_holds_while_other_keys_go_on(broker: Broker, topic:
     await broker.create_topic(topic, 1)
     keys = ["slow", "b", "c", "slow", "b", "c", "slow"]
     await broker.produce(topic, [event(number, key=key) for number, key in enumerate(keys)])
-    record, go_on = Record(), asyncio.Event()
+    record, go_on = Record(), Gate()
 
     @subscribe_to(topic, group_id=topic, ordering="key", concurrency=3, retry=QUICK)
     async def handle(message: Event, raw: RawMessage, attempt: DeliveryAttempt) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from fastapi_athomic import DeliveryAttempt, KafkaSettings, RetryPolicy, subscribe_to
 from fastapi_athomic.session import ConsumerSession
 from fastapi_athomic.settings import HandlerTuning
-from tests.support.apps import Record, eventually, new_app, owned, running
+from tests.support.apps import Gate, Record, eventually, new_app, owned, running
 
 from .brokers import Broker
 from .brokers import Record as Written
@@ -67,7 +67,7 @@ async def test_intake_slows_when_the_note_of_what_is_done_would_no_longer_fit(br
     count = 30_000
     await broker.create_topic(topic, 1)
     await broker.produce(topic, [event(number, partition=0) for number in numbers(count)])
-    go_on, done = asyncio.Event(), 0
+    go_on, done = Gate(), 0
 
     @subscribe_to(topic, group_id=topic, handler_id="h", ordering="none", concurrency=50)
     async def handle(message: Event) -> None:
@@ -93,7 +93,7 @@ async def test_intake_slows_when_the_note_of_what_is_done_would_no_longer_fit(br
 async def test_full_buffers_stop_the_intake_from_their_partition_only(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 2)
     await broker.produce(topic, [event(number, partition=0) for number in numbers(400)])
-    record, go_on = Record(), asyncio.Event()
+    record, go_on = Record(), Gate()
 
     @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
     async def handle(message: Event) -> None:
@@ -192,7 +192,7 @@ async def test_p04_what_outlives_the_drain_is_fenced(broker: Broker, topic: str)
     """It is handled again by the partition's new owner, and its late end commits nothing."""
     await broker.create_topic(topic, 2)
     await broker.produce(topic, [event(0, partition=0), event(1, partition=1)])
-    begun, go_on, ended = Record(), asyncio.Event(), Record()
+    begun, go_on, ended = Record(), Gate(), Record()
 
     def build(name: str) -> Any:
         @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
@@ -268,7 +268,7 @@ async def test_what_no_message_is_to_blame_for_rebuilds_the_consumer(
 @pytest.mark.not_on("mock", "kafka", reason="time is what the test is about, not the broker")
 async def test_p13_health_names_a_stuck_handler_and_recovers(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
-    go_on = asyncio.Event()
+    go_on = Gate()
 
     @subscribe_to(topic, group_id=topic, handler_id="h")
     async def handle(message: Event) -> None:

@@ -1,8 +1,9 @@
-"""Apps under test, run in the test's own event loop."""
+"""Apps under test, run in the test's own event loop; their consumers perhaps in another."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,12 +34,45 @@ def owned(athomic: Athomic, topic: str) -> set[int]:
     return {place.partition for place in athomic.consumers()[0].assignment if place.topic == topic}
 
 
+class Gate:
+    """An `asyncio.Event` that tests and handlers share, each in its own event loop and thread."""
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+        self._open = False
+        self._lock = threading.Lock()
+
+    def set(self) -> None:
+        with self._lock:
+            self._open = True
+            waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.get_loop().is_closed():
+                waiter.get_loop().call_soon_threadsafe(_let_through, waiter)
+
+    def clear(self) -> None:
+        self._open = False
+
+    async def wait(self) -> None:
+        with self._lock:
+            if self._open:
+                return
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+        await waiter
+
+
+def _let_through(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class Record:
-    """What handlers note, for tests to wait for."""
+    """What handlers note, in whatever thread, for tests to wait for."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
-        self._changed = asyncio.Event()
+        self._changed = Gate()
 
     def note(self, what: Any) -> None:
         self.seen.append(what)
@@ -48,12 +82,13 @@ class Record:
         """Returns what was noted as soon as `holds` is true for it."""
         try:
             async with asyncio.timeout(seconds):
-                while not holds(self.seen):
+                while True:
                     self._changed.clear()
+                    if holds(self.seen):
+                        return self.seen
                     await self._changed.wait()
         except TimeoutError:
             raise AssertionError(f"did not happen; {len(self.seen)} noted: {self.seen[-20:]}") from None
-        return self.seen
 
     async def count(self, number: int) -> list[Any]:
         return await self.until(lambda seen: len(seen) >= number)

@@ -12,8 +12,8 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 LAYERS = [
-    ["exceptions", "messages", "timings", "status", "fairness", "threads"],
-    ["settings", "outcomes", "context", "counters"],
+    ["exceptions", "messages", "timings", "status", "lag", "threads"],
+    ["settings", "outcomes", "context", "counters", "fairness", "isolation"],
     ["logs", "payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker"],
     ["redelivery"],
