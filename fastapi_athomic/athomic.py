@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-END_RESERVE = 3.0
-"""Seconds beyond `shutdown_timeout` after which a thread that does not end is abandoned."""
+END_RESERVE = 1.5
+"""Seconds beyond `shutdown_timeout` after which consumers that do not end are abandoned."""
 
 
 class Athomic:
@@ -261,12 +261,14 @@ class Athomic:
 
     async def _end(self, run: Run) -> None:
         """Ends also where a handler blocks the consumers' own loop."""
+        patience = END_RESERVE
         try:
             async with asyncio.timeout(self.settings.shutdown_timeout + END_RESERVE):
                 await run.home.run(run.end)
         except (TimeoutError, TransportError) as error:
             logger.error("the consumers could not be stopped, some messages will repeat: %s", error or "out of time")
-        await run.home.close(END_RESERVE)
+            patience = 0.0
+        await run.home.close(patience)
 
     def _meter(self, manager: ConsumerManager) -> None:
         """OpenTelemetry metrics, where the app has a meter provider. Instruments stay, so once is enough."""

@@ -57,14 +57,16 @@ class LoopThread:
     def __init__(self, patience: float) -> None:
         self._patience = patience  # seconds after which a loop that has not begun with some work counts as blocked
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._leave: asyncio.Event | None = None
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
 
     async def open(self) -> None:
         new_loop = type(asyncio.get_running_loop())
-        thread = threading.Thread(target=self._live, args=(new_loop,), name="athomic-consumers", daemon=True)
-        thread.start()
+        arguments = (new_loop,)
+        self._thread = threading.Thread(target=self._live, args=arguments, name="athomic-consumers", daemon=True)
+        self._thread.start()
         await asyncio.wrap_future(self._opened)
 
     def _live(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
@@ -118,6 +120,8 @@ class LoopThread:
         _, late = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
         if late:
             logger.error("the thread of the consumers did not end within %g s and is abandoned", timeout)
+        elif self._thread is not None:
+            self._thread.join()
 
 
 class _Call(Generic[T]):

@@ -23,9 +23,15 @@ pytestmark = pytest.mark.timeout(900)
 STORM_SECONDS = float(os.environ.get("ATHOMIC_TEST_CHAOS_SECONDS", "0"))
 
 
+@pytest.fixture(params=["loop", "thread"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Consumers in the event loop of the routes, and in a thread of their own."""
+    return str(request.param)
+
+
 @pytest.fixture
-def fighting(apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path) -> Iterator[Arena]:
-    with arena(apache_kafka.bootstrap, tmp_path) as opened:
+def fighting(apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path, isolation: str) -> Iterator[Arena]:
+    with arena(apache_kafka.bootstrap, tmp_path, ATHOMIC_ISOLATION=isolation) as opened:
         opened.wait_for(lambda: len(opened.handlings()) > 500, "the workers work")
         yield opened
 
@@ -72,9 +78,11 @@ def test_p04_members_that_come_and_go_repeat_nothing(fighting: Arena) -> None:
     assert report.faults == {"join and leave": 5}
 
 
-def test_p01_p02_a_storm_of_everything_loses_and_misorders_nothing(mortal_kafka: KafkaBroker, tmp_path: Path) -> None:
+def test_p01_p02_a_storm_of_everything_loses_and_misorders_nothing(
+    mortal_kafka: KafkaBroker, tmp_path: Path, isolation: str
+) -> None:
     """Handlers fail at random too, and what comes later for their key waits. The broker goes away and comes back."""
-    with arena(mortal_kafka.bootstrap, tmp_path, CHAOS_FAILURES="0.02") as fighting:
+    with arena(mortal_kafka.bootstrap, tmp_path, CHAOS_FAILURES="0.02", ATHOMIC_ISOLATION=isolation) as fighting:
         fighting.wait_for(lambda: len(fighting.handlings()) > 500, "the workers work")
         end, rounds = time.monotonic() + STORM_SECONDS, 0
         while rounds < 2 or time.monotonic() < end:

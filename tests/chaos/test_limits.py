@@ -29,8 +29,12 @@ async def committed(arena: Arena) -> dict[int, int]:
     return await Foreign(arena.bootstrap).committed(arena.topic, arena.topic)
 
 
-async def test_p05_what_was_done_behind_a_slow_message_survives_a_crash(apache_kafka: Kafka, tmp_path: Path) -> None:
-    arena = alone(apache_kafka, tmp_path, CHAOS_SLOW_SECONDS="30", CHAOS_HANDLER_SECONDS="0.001")
+@pytest.mark.parametrize("isolation", ["loop", "thread"])
+async def test_p05_what_was_done_behind_a_slow_message_survives_a_crash(
+    apache_kafka: Kafka, tmp_path: Path, isolation: str
+) -> None:
+    slowness = {"CHAOS_SLOW_SECONDS": "30", "CHAOS_HANDLER_SECONDS": "0.001"}
+    arena = alone(apache_kafka, tmp_path, **slowness, ATHOMIC_ISOLATION=isolation)
     try:
         arena.load.write("slow", slow=True)
         for number in range(5_000):
@@ -52,15 +56,19 @@ async def test_p05_what_was_done_behind_a_slow_message_survives_a_crash(apache_k
         arena.close()
 
 
-@pytest.mark.parametrize("handler", ["stubborn", "thread"])
+@pytest.mark.parametrize(
+    ("handler", "isolation"),
+    [("stubborn", "loop"), ("thread", "loop"), ("stubborn", "thread"), ("thread", "thread"), ("blocking", "thread")],
+)
 async def test_p10_a_handler_that_ignores_cancellation_does_not_hold_up_the_stop(
-    apache_kafka: Kafka, tmp_path: Path, handler: str
+    apache_kafka: Kafka, tmp_path: Path, handler: str, isolation: str
 ) -> None:
     limit = 3.0
     arena = alone(
         apache_kafka,
         tmp_path,
         CHAOS_HANDLER=handler,
+        ATHOMIC_ISOLATION=isolation,
         ATHOMIC_SHUTDOWN_TIMEOUT=str(limit),
         ATHOMIC_DRAIN_TIMEOUT="2",
     )

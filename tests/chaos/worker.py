@@ -63,6 +63,12 @@ def thread(message: Numbered) -> None:
     time.sleep(1e6)
 
 
+async def blocking(message: Numbered) -> None:
+    """Never lets the event loop go on."""
+    note_start(message)
+    time.sleep(1e6)  # noqa: ASYNC251 - that is what it is for
+
+
 subscribe_to(
     TOPIC,
     group_id=TOPIC,
@@ -70,4 +76,8 @@ subscribe_to(
     ordering=os.environ.get("CHAOS_ORDERING", "key"),  # type: ignore[arg-type]
     concurrency=int(os.environ.get("CHAOS_CONCURRENCY", "50")),
     retry=RetryPolicy(max_attempts=0, delay=0.02, max_delay=0.2),
-)({"handle": handle, "stubborn": stubborn, "thread": thread}[os.environ.get("CHAOS_HANDLER", "handle")])
+)(
+    {"handle": handle, "stubborn": stubborn, "thread": thread, "blocking": blocking}[
+        os.environ.get("CHAOS_HANDLER", "handle")
+    ]
+)

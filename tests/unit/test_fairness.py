@@ -1,0 +1,200 @@
+"""P12, by counts: how often everybody else gets a turn, and how much is taken in. How fast that is, benchmarks say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+
+from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic.fairness import (
+    LATE_SECONDS,
+    SHORTEST_SLICE,
+    TURNS,
+    TURNS_FOR_REQUESTS,
+    LoopShare,
+    RequestGauge,
+)
+from fastapi_athomic.lag import LoopLag
+from fastapi_athomic.transports.memory import MemoryConsumer
+from tests.support.apps import Record, running
+
+BACKLOG = 400
+SLICE = 0.002
+
+
+class Clock:
+    """Stands still unless a handler works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000.0
+        for module in ("strategies", "fairness"):
+            monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class FixedLag(LoopLag):
+    """A loop that is always late by the same time."""
+
+    async def watch(self, late: Callable[[float], None] | None = None) -> None:
+        await asyncio.Event().wait()
+
+
+def new_app(handle: Callable[[Any], Any], **options: Any) -> Athomic:
+    athomic = include_athomic(FastAPI(), AthomicSettings(slice_seconds=SLICE, max_buffered_messages=2_000))
+    athomic.subscribe_to("t", group_id="g", handler_id="h", **options)(handle)
+
+    @athomic.app.get("/ping")
+    async def ping() -> str:
+        return "pong"
+
+    return athomic
+
+
+@asynccontextmanager
+async def with_backlog(athomic: Athomic, count: int = BACKLOG) -> AsyncIterator[Athomic]:
+    """The consumer is paused until the body resumes it, so that what it has to do is there when it starts."""
+    async with running(athomic):
+        manager = athomic.manager()
+        assert manager is not None
+        manager.consumers["h"].pause()
+        await athomic.publish_many("t", map(str, range(count)), key=lambda _: "one")
+        yield athomic
+
+
+def resume(athomic: Athomic) -> None:
+    manager = athomic.manager()
+    assert manager is not None
+    manager.consumers["h"].resume()
+
+
+async def others(record: Record, turns: list[int]) -> None:
+    """Everybody else in the loop: notes at each turn how many messages have been handled."""
+    while True:
+        turns.append(len(record.seen))
+        await asyncio.sleep(0)
+
+
+async def turns_beside(athomic: Athomic, record: Record) -> list[int]:
+    """How many messages were handled at each turn of the loop, until all were."""
+    turns: list[int] = []
+    async with with_backlog(athomic):
+        other = asyncio.create_task(others(record, turns))
+        resume(athomic)
+        await record.count(BACKLOG)
+        other.cancel()
+    return [seen for seen in turns if 0 < seen < BACKLOG]
+
+
+def steps(turns: list[int]) -> list[int]:
+    """How many messages were handled from one turn to the next, where there were any."""
+    return [later - earlier for earlier, later in pairwise(turns) if later != earlier]
+
+
+def runs(turns: list[int]) -> list[int]:
+    """How many turns in a row saw the same number of messages."""
+    return [turns.count(seen) for seen in dict.fromkeys(turns)]
+
+
+async def test_p12_after_each_slice_everybody_else_gets_several_turns(clock: Clock) -> None:
+    record = Record()
+
+    async def handle(message: str) -> None:
+        clock.now += SLICE / 4
+        record.note(message)
+
+    turns = await turns_beside(new_app(handle), record)
+    assert max(steps(turns)) == 4, "no more messages than fit into a slice"
+    assert min(runs(turns)[1:-1]) >= TURNS
+
+
+async def test_p12_while_requests_are_answered_slices_are_shorter_and_turns_more(clock: Clock) -> None:
+    record = Record()
+
+    async def handle(message: str) -> None:
+        clock.now += SLICE / 4
+        record.note(message)
+
+    athomic = new_app(handle)
+    athomic.requests.in_flight = 1
+    turns = await turns_beside(athomic, record)
+    assert max(steps(turns)[1:]) == 2
+    assert min(runs(turns)[1:-1]) >= TURNS + TURNS_FOR_REQUESTS
+
+
+async def test_p12_a_request_is_answered_within_a_few_slices(clock: Clock) -> None:
+    record = Record()
+
+    async def handle(message: str) -> None:
+        clock.now += SLICE  # each message is a slice of its own
+        record.note(message)
+
+    athomic = new_app(handle)
+    async with with_backlog(athomic), AsyncClient(transport=ASGITransport(athomic.app), base_url="http://app") as http:
+        resume(athomic)
+        await record.count(10)
+        before = len(record.seen)
+        assert (await http.get("/ping")).json() == "pong"
+        during = len(record.seen) - before
+    assert during <= 10
+
+
+async def test_p12_batches_give_way_after_each_call(clock: Clock) -> None:
+    record = Record()
+
+    async def handle(messages: list[str]) -> None:
+        clock.now += SLICE
+        for message in messages:
+            record.note(message)
+
+    turns = await turns_beside(new_app(handle, batch_size=20), record)
+    assert max(steps(turns)) == 20
+    assert min(runs(turns)[1:-1]) >= TURNS
+
+
+@pytest.mark.parametrize(("late", "most"), [(0.0, 500), (LATE_SECONDS, 500), (LATE_SECONDS * 8, 62), (60.0, 10)])
+async def test_p12_less_is_taken_in_while_the_loop_is_late(
+    late: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    fetch = MemoryConsumer.fetch
+
+    async def noted(consumer: MemoryConsumer, wanted: Any, patience: float, limit: int) -> Any:
+        asked.append(limit)
+        return await fetch(consumer, wanted, patience, limit)
+
+    monkeypatch.setattr(MemoryConsumer, "fetch", noted)
+    record = Record()
+
+    async def handle(message: str) -> None:
+        record.note(message)
+
+    athomic = new_app(handle)
+    athomic.loop_lag = FixedLag()
+    athomic.loop_lag.seconds = late
+    async with with_backlog(athomic):
+        resume(athomic)
+        await record.count(BACKLOG)
+    assert set(asked) == {most}
+
+
+def test_slices_shrink_with_the_lag_to_a_limit() -> None:
+    lag, requests = LoopLag(), RequestGauge()
+    share = LoopShare(SLICE, requests, lag)
+    assert share.slice() == SLICE
+    lag.seconds = LATE_SECONDS * 2
+    assert share.slice() == pytest.approx(SLICE / 2)
+    lag.seconds = 1_000.0
+    assert share.slice() == SHORTEST_SLICE
+    assert LoopShare(SHORTEST_SLICE / 2, requests, lag).slice() == SHORTEST_SLICE / 2, "what is set is not lengthened"
+    assert share.intake(5) == 5
