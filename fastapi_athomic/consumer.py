@@ -316,7 +316,7 @@ class ConsumerService:
 
 def _partition_status(session: ConsumerSession, state: PartitionState) -> PartitionStatus:
     partition = state.topic_partition
-    end, committed = session.client.end_offset(partition), state.tracker.committed
+    end, committed = session.client.end_offset(partition), state.committed
     reached = committed if committed is not None else session.client.position(partition)
     return PartitionStatus(
         topic=partition.topic,

@@ -45,6 +45,9 @@ from .transports.memory import MemoryTransport
 
 logger = logging.getLogger(__name__)
 
+BUFFERED = 500
+"""Messages of a partition that are taken in ahead of the handler, if it does not need more."""
+
 STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
 
 
@@ -133,6 +136,7 @@ class ConsumerFactory:
             settings=self._settings,
             counters=counters,
             share=self._parts.share,
+            max_buffered=max_buffered(self._settings, subscription),
             session_timeout=self._settings.kafka.session_timeout if self._settings.scheme == "kafka" else None,
         )
         return ConsumerService(
@@ -230,6 +234,14 @@ class ConsumerFactory:
         except TransportError as error:  # said in health once partitions are assigned, see `ConsumerSession`
             logger.warning("%s: %s", subscription.handler_id, error)
         return [*subscription.topics, *dlq_handler.followed(subscription.topics)]
+
+
+def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:
+    """How many messages of a partition may wait or run: enough to keep the handler busy while more are fetched."""
+    if settings.max_buffered_messages is not None:
+        return settings.max_buffered_messages
+    in_hand = max(subscription.concurrency, subscription.batch_size or 0)
+    return max(BUFFERED, 2 * in_hand, 2 * settings.max_poll_messages)
 
 
 def tuned(subscription: Subscription, tuning: HandlerTuning | None) -> Subscription:

@@ -13,7 +13,9 @@ from contextvars import Token
 from functools import partial
 from typing import Any
 
-from opentelemetry.context import Context, attach, detach
+from opentelemetry import context as trace_contexts
+from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import Link, Span
 
 from .context import (
@@ -38,6 +40,17 @@ logger = logging.getLogger(__name__)
 
 MAX_TOPICS = 100
 """So many topics that a handler publishes to are remembered."""
+
+
+def _attaching() -> tuple[Callable[[Context], Token[Context]], Callable[[Token[Context]], None]]:
+    """`attach` and `detach` of OpenTelemetry, which are two frames each around a context variable."""
+    runtime = trace_contexts._RUNTIME_CONTEXT
+    if type(runtime) is ContextVarsRuntimeContext:
+        return runtime._current_context.set, runtime._current_context.reset
+    return trace_contexts.attach, trace_contexts.detach
+
+
+attach, detach = _attaching()
 
 LINEAGE_HEADERS = frozenset((RUN, PARENT, ROOT))
 

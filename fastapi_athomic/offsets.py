@@ -48,6 +48,17 @@ class OffsetTracker:
         if self._done:
             self._advance()
 
+    def done_all(self, offsets: Iterable[int]) -> None:
+        pending, done = self._pending, self._done
+        for offset in offsets:
+            if pending and pending[0] == offset:
+                pending.popleft()
+                self.position = offset + 1
+            else:
+                done.add(offset)
+        if done:
+            self._advance()
+
     def _advance(self) -> None:
         pending, done = self._pending, self._done
         while pending and pending[0] in done:

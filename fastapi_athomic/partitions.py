@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 
 from .messages import RawMessage, TopicPartition
 from .offsets import OffsetTracker
 
 _offset = itemgetter(RawMessage._fields.index("offset"))
+_value = itemgetter(RawMessage._fields.index("value"))
 
 
 class PartitionState:
@@ -19,10 +20,13 @@ class PartitionState:
     """
 
     __slots__ = (
-        "_done",
+        "_concluded",
         "_drained",
+        "_received",
+        "_tracker",
         "average_size",
-        "buffered",
+        "conclude",
+        "conclude_all",
         "delay",
         "has_room",
         "high_offset",
@@ -33,7 +37,6 @@ class PartitionState:
         "running",
         "skip",
         "topic_partition",
-        "tracker",
     )
 
     def __init__(
@@ -49,14 +52,17 @@ class PartitionState:
         self.topic_partition = topic_partition
         self.low_mark = low_mark
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
-        self.tracker = OffsetTracker(committed)
-        self._done = self.tracker.done
+        self._tracker = OffsetTracker(committed)
+        self._concluded: list[int] = []  # offsets that the tracker does not know yet
+        self.conclude: Callable[[int], None] = self._concluded.append
+        self.conclude_all: Callable[[Iterable[int]], None] = self._concluded.extend
+        """These offsets are handled, dead-lettered or skipped by a rule. Bound methods of a list: they cost least."""
         self.skip = skip  # done before, by whoever had the partition (noted in the commit)
         self.delay = delay  # of a retry topic: seconds until a message is due
         self.open = True  # new work may start
         self.paused = False  # by an operator
         self.revoked = False
-        self.buffered = 0  # received, and not yet concluded
+        self._received = 0  # to be handled, and not concluded as far as the tracker knows
         self.running = 0  # in a handler now
         self.high_offset = -1  # the last offset received
         self.average_size = 0.0  # bytes per message, of the last fetch
@@ -64,31 +70,52 @@ class PartitionState:
 
     def receive(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         """Takes in what was fetched; gives back what is to be handled."""
-        self.tracker.received(map(_offset, messages))
+        self._tracker.received(map(_offset, messages))
         self.high_offset = messages[-1].offset
-        self.average_size = sum(len(message.value or b"") for message in messages) / len(messages)
+        self.average_size = sum(map(len, filter(None, map(_value, messages)))) / len(messages)
         if self.skip:
             messages = self._without_done(messages)
-        self.buffered += len(messages)
+        self._received += len(messages)
         return messages
 
     def _without_done(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         kept = []
         for message in messages:
             if message.offset in self.skip:
-                self.tracker.done(message.offset)
+                self._tracker.done(message.offset)
             else:
                 kept.append(message)
         if self.high_offset >= max(self.skip):
             self.skip = frozenset()
         return kept
 
-    def concluded(self, offset: int) -> None:
-        """This message is handled, dead-lettered or skipped by a rule."""
-        self.buffered = buffered = self.buffered - 1
-        if buffered == self.low_mark:
+    def settle(self) -> None:
+        """Tells the tracker what was concluded: after each slice of work, and whenever somebody wants to know."""
+        concluded = self._concluded
+        if not concluded:
+            return
+        before = self._received
+        self._received = left = before - len(concluded)
+        self._tracker.done_all(concluded)
+        concluded.clear()
+        if before > self.low_mark >= left:
             self.has_room()
-        self._done(offset)
+
+    @property
+    def tracker(self) -> OffsetTracker:
+        """Up to date."""
+        self.settle()
+        return self._tracker
+
+    @property
+    def buffered(self) -> int:
+        """Received, and not yet concluded. May be asked from another thread."""
+        return max(0, self._received - len(self._concluded))
+
+    @property
+    def committed(self) -> int | None:
+        """May be asked from another thread."""
+        return self._tracker.committed
 
     def finished_running(self, count: int = 1) -> None:
         self.running -= count

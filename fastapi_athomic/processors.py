@@ -20,6 +20,10 @@ Call = Callable[[Any, Delivery], Awaitable[Any]]
 Decode = Callable[[bytes | None], Any]
 
 
+COMPLETED = ConsumptionOutcome()
+"""Of all handlers that return nothing: what never changes needs to be there only once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorParts:
     """What a processor is built from."""
@@ -98,7 +102,8 @@ class SingleMessageProcessor(_Processor):
             value = message if self._decode is None else self._decode(message.value)
             stage = Stage.HANDLER
             if self._direct is not None:
-                return ConsumptionOutcome(await self._direct(value))
+                result = await self._direct(value)
+                return COMPLETED if result is None else ConsumptionOutcome(result)
             return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
         except MemoryError as fatal:
             error = fatal
@@ -151,6 +156,17 @@ class BatchMessageProcessor(_Processor):
         decode = self._decode
         if decode is None:
             return report, list(messages), list(messages)
+        try:
+            return report, list(messages), [decode(message.value) for message in messages]
+        except MemoryError:
+            raise
+        except Exception:
+            return self._decode_each(decode, report, messages, attempt)
+
+    def _decode_each(
+        self, decode: Decode, report: BatchReport, messages: Sequence[RawMessage], attempt: int
+    ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
+        """Some cannot be decoded."""
         decoded: list[RawMessage] = []
         values: list[Any] = []
         for message in messages:

@@ -26,6 +26,8 @@ POLL_SECONDS_WHILE_FULL = 0.005
 """The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""
+BACKLOG_FACTOR = 10
+"""So many times `commit_count` messages done at once are a backlog: `commit_interval` alone counts."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
 
@@ -44,6 +46,7 @@ class SessionParts:
     settings: AthomicSettings
     counters: Counters
     share: LoopShare
+    max_buffered: int  # messages per partition
     session_timeout: float | None  # seconds after which the broker evicts a silent member; None: it never does
 
 
@@ -144,7 +147,7 @@ class ConsumerSession:
         return (
             not state.paused
             and not state.revoked
-            and state.buffered + settings.max_poll_messages <= settings.max_buffered_messages
+            and state.buffered + settings.max_poll_messages <= self._parts.max_buffered
             and state.buffered * state.average_size < settings.max_buffered_bytes
             and state.tracker.span < NOTE_SPAN - settings.max_poll_messages
         )
@@ -172,7 +175,7 @@ class ConsumerSession:
     def _new_state(
         self, topic_partition: TopicPartition, committed: int | None, skip: frozenset[int] = frozenset()
     ) -> PartitionState:
-        low_mark = self._settings.max_buffered_messages - self._settings.max_poll_messages
+        low_mark = self._parts.max_buffered - self._settings.max_poll_messages
         state = PartitionState(
             topic_partition,
             committed,
@@ -306,12 +309,17 @@ class ConsumerSession:
     async def _commit_due(self) -> None:
         """Returns when `commit_interval` has passed or `commit_count` messages are done.
 
-        Looking now and then costs nothing where the messages are handled.
+        Looking now and then costs nothing where the messages are handled. In a backlog there would be `commit_count`
+        of them at every look.
         """
-        end, done = monotonic() + self._settings.commit_interval, self._counters.done
+        end, done, count = (
+            monotonic() + self._settings.commit_interval,
+            self._counters.done,
+            self._settings.commit_count,
+        )
         while (left := end - monotonic()) > 0:
             await asyncio.sleep(min(left, COMMIT_PAUSE))
-            if self._counters.done - done >= self._settings.commit_count:
+            if count <= self._counters.done - done < count * BACKLOG_FACTOR:
                 return
 
     async def _commit(self, states: Iterable[PartitionState], timeout: float) -> None:

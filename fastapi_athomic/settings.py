@@ -123,9 +123,10 @@ class AthomicSettings(BaseSettings):
     restart_backoff: PositiveSeconds = 0.5  # before a consumer that died is rebuilt; doubles each time
     restart_backoff_max: PositiveSeconds = 30.0
 
-    max_buffered_messages: Count = 1_000  # per partition; more are not taken in
+    # per partition; more are not taken in. None: 500, or twice what a handler can have in hand at once
+    max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
-    max_poll_messages: Count = 500
+    max_poll_messages: Count = 125  # taken in at once; few are kinder to the garbage collector than many
     # a consumer without progress for so long, though there is something to consume, is rebuilt
     stall_timeout: PositiveSeconds = 60.0
     stuck_after: PositiveSeconds = 60.0  # health reports a handler that runs for longer
@@ -184,7 +185,7 @@ class AthomicSettings(BaseSettings):
         for key, tuning in self.tuning.items():
             if tuning.handler is None:
                 raise ValueError(f"tuning.{key} needs `handler`, the id of the handler it tunes")
-        if self.max_poll_messages > self.max_buffered_messages:
+        if self.max_buffered_messages is not None and self.max_poll_messages > self.max_buffered_messages:
             raise ValueError("max_poll_messages must not exceed max_buffered_messages: nothing could ever be fetched")
         if self.broker_url.startswith("kafka") and self.drain_timeout > self.kafka.max_poll_interval:
             raise ValueError(

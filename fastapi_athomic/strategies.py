@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from time import monotonic
 from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
 
@@ -81,6 +82,8 @@ class Lane:
 
 
 L = TypeVar("L")
+
+_offset = itemgetter(RawMessage._fields.index("offset"))
 
 
 class Worker:
@@ -193,7 +196,7 @@ class LaneStrategy:
         self._processor = processor
         self._process = processor.process
         self._counters = parts["counters"]
-        self._note = self._counters.timings.note
+        self._timings = self._counters.timings
         self._share = parts["share"]
         self._guard = parts["guard"]
         self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
@@ -242,39 +245,49 @@ class LaneStrategy:
     async def _serve_running(self, worker: Worker, lane: Lane) -> None:
         """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
         partition, queue, share, pool = lane.partition, lane.queue, self._share, self.pool
-        process, counters, note, concluded = self._process, self._counters, self._note, partition.concluded
-        now = monotonic()
-        turn_ends = now + LANE_TURN
+        process, counters, conclude = self._process, self._counters, partition.conclude
+        timestamps: list[int] = []  # of what was concluded since `since`
+        since = began = now = monotonic()
+        turn_ends, look_up_at = now + LANE_TURN, self._timings.look_up_at(now, share.deadline)
         self._guard.suspect(now)
-        while queue and partition.open:
-            message = queue[0]
-            if partition.delay is not None and (wait := partition.delay(message)) > 0:
-                pool.put_later(lane, wait)
-                return
-            worker.started_at = now
-            if lane.letter is None:
-                outcome = await process(message, lane.attempt, lane.first_failed_at)
-            else:
-                outcome = await self._processor.move(lane.letter)
-            if not isinstance(outcome, Judgement):
-                counters.processed += 1
-            elif not self._settle(lane, outcome):
-                return
-            if queue:  # else the partition was released while the message ran; it is concluded all the same
-                queue.popleft()
-            lane.attempt = 1
-            concluded(message.offset)
-            began, now = now, monotonic()
-            note(began, now, message.timestamp)
-            if now >= share.deadline:
-                if self._guard.suspect(now):
+        try:
+            while queue and partition.open:
+                message = queue[0]
+                if partition.delay is not None and (wait := partition.delay(message)) > 0:
+                    pool.put_later(lane, wait)
+                    return
+                worker.started_at = now
+                if lane.letter is None:
+                    outcome = await process(message, lane.attempt, lane.first_failed_at)
+                else:
+                    outcome = await self._processor.move(lane.letter)
+                if not isinstance(outcome, Judgement):
+                    counters.processed += 1
+                elif not self._settle(lane, outcome):
+                    return
+                if queue:  # else the partition was released while the message ran; it is concluded all the same
+                    queue.popleft()
+                lane.attempt = 1
+                conclude(message.offset)
+                timestamps.append(message.timestamp)
+                began, now = now, monotonic()
+                if now < look_up_at:
                     continue
-                await share.give_way()
-                now = monotonic()
-            if now >= turn_ends and pool.waiting:
-                pool.put(lane)
-                return
-        self._leave(lane)
+                self._timings.note_all(since, began, now, timestamps)
+                partition.settle()
+                if now >= share.deadline:
+                    if self._guard.suspect(now):
+                        continue
+                    await share.give_way()
+                    now = monotonic()
+                if now >= turn_ends and pool.waiting:
+                    pool.put(lane)
+                    return
+                since, look_up_at = now, self._timings.look_up_at(now, share.deadline)
+            self._leave(lane)
+        finally:
+            if timestamps:
+                self._timings.note_all(since, began, now, timestamps)
 
     def _leave(self, lane: Lane) -> None:
         lane.busy = False
@@ -526,8 +539,7 @@ class BatchStrategy:
         report = await self._processor.process(unit.messages, unit.attempt, unit.first_failed_at)
         self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
-        for message in report.handled:
-            lane.partition.concluded(message.offset)
+        lane.partition.conclude_all(map(_offset, report.handled))
         if lane.work:  # else the partition was released meanwhile
             lane.work.popleft()
         rest, delay = self._after(unit, report)
@@ -561,7 +573,7 @@ class BatchStrategy:
         if lane.work:
             lane.work.popleft()
         count_judgement(self._counters, judgement, again=True)
-        lane.partition.concluded(failure.message.offset)
+        lane.partition.conclude(failure.message.offset)
         return None
 
 

@@ -252,10 +252,11 @@ class MessagingTelemetryAdapter:
 class RemoteSpan(NonRecordingSpan):
     """The producer's span, which parses its headers when it is first asked for its context."""
 
+    _parsed: SpanContext | None = None
+
     def __init__(self, telemetry: MessagingTelemetryAdapter, headers: Headers) -> None:
         self._telemetry = telemetry
         self._headers = headers
-        self._parsed: SpanContext | None = None
 
     def get_span_context(self) -> SpanContext:
         if self._parsed is None:

@@ -70,6 +70,32 @@ class Timings:
         if waited > 0:  # clocks of other machines may be ahead
             queue.total += waited
 
+    def look_up_at(self, now: float, deadline: float) -> float:
+        """When `note_all` is due: at the deadline, or as long as what it assumes holds; at once if somebody records."""
+        return min(deadline, now + SHORTEST) if self.recorder is None else now
+
+    def note_all(self, since: float, began: float, ended: float, timestamps: list[int]) -> None:
+        """Notes messages that were handled one right after the other, and forgets their `timestamps`.
+
+        The last began at `began` and ended at `ended`; the others together took from `since` to `began`, no longer
+        than `SHORTEST`. As far as their waiting is concerned they all began at `since`.
+        """
+        self.note(began, ended, timestamps.pop())
+        count = len(timestamps)
+        if not count:
+            return
+        process, queue = self.process, self.queue
+        process.total += began - since
+        process.counts[0] += count
+        arrived = since + self.wall_offset
+        if self._above < arrived - max(timestamps) / 1000 and arrived - min(timestamps) / 1000 <= self._up_to:
+            queue.counts[self._bucket] += count
+        else:
+            for timestamp in timestamps:
+                queue.counts[bisect_left(QUEUE_BOUNDS, arrived - timestamp / 1000)] += 1
+        queue.total += max(0.0, count * arrived - sum(timestamps) / 1000)
+        timestamps.clear()
+
     def _find_bucket(self, waited: float) -> None:
         """Messages that follow each other have waited about as long, so the bucket is remembered."""
         self._bucket = bucket = bisect_left(QUEUE_BOUNDS, waited)

@@ -35,7 +35,7 @@ class ConsumerConfig:
     auto_offset_reset: OffsetReset = "earliest"
     drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout covers it
     group_instance_id: str | None = None  # static membership (KIP-345)
-    max_poll_messages: int = 500  # at most this many messages from one `fetch`
+    max_poll_messages: int = 125  # at most this many messages from one `fetch`
 
 
 class RebalanceListener(Protocol):

@@ -99,7 +99,7 @@ def test_p16_memory_levels_off_behind_a_handler_that_never_returns(apache_kafka:
         def received() -> int:
             return int(worker.fetch("/consumers/worker")["counters"]["received"])
 
-        arena.wait_for(lambda: received() >= 500, "the buffer fills")
+        arena.wait_for(lambda: received() >= 250, "the buffer fills")
         full, polls = received(), 0
         samples = []
         while polls < 50:  # each asks the worker for its status, while its fetch loop goes on
@@ -107,7 +107,7 @@ def test_p16_memory_levels_off_behind_a_handler_that_never_returns(apache_kafka:
             polls += 1
             time.sleep(0.05)
             full = max(full, received())
-        assert full <= 1_000, "max_buffered_messages"
+        assert full <= 500, "what is taken in ahead"
         assert max(samples) - idle < 40_000_000
         assert samples[-1] - samples[10] < 2_000_000, "it grows no more"
         assert worker.fetch("/consumers/health")["status"] == "healthy"

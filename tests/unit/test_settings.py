@@ -47,7 +47,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("ATHOMIC_BROKER_URL", "kafka://no-port", "host:port"),
         ("ATHOMIC_BROKER_URL", "kafka://user:pw@host:9092", "credentials do not belong in the URL"),
         ("ATHOMIC_DRAIN_TIMEOUT", "-1", "greater than 0"),
-        ("ATHOMIC_MAX_POLL_MESSAGES", "5000", "max_poll_messages must not exceed"),
+        ("ATHOMIC_MAX_BUFFERED_MESSAGES", "100", "max_poll_messages must not exceed"),
         ("ATHOMIC_DLQ_TOPIC", "{nothing}", "may use {topic}"),
         ("ATHOMIC_DLQ_TOPIC", "{topic}", "must differ"),
         ("ATHOMIC_TUNING__0__CONCURRENCY", "0", "greater than or equal to 1"),

@@ -1,0 +1,124 @@
+"""What a message costs, counted in function calls: the same on every machine, and at every speed of it.
+
+All calls count that the event loop's thread makes, ours and those of libraries, Python's and C's, from the moment the
+strategy has the messages until all are handled. If a path has become shorter, lower its bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from pydantic import BaseModel
+
+from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic.messages import RawMessage, TopicPartition
+from fastapi_athomic.partitions import PartitionState
+from fastapi_athomic.strategies import ConsumptionStrategy
+
+COUNT = 500
+TRACEPARENT = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+HEADERS = (TRACEPARENT, ("x-tenant-id", b"acme"))
+TOLERANCE = 1.05
+"""Less than a tenth: who adds that much has to say so here."""
+
+
+class Order(BaseModel):
+    number: int
+
+
+class Calls:
+    """Counts function calls while it is open."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> Calls:
+        sys.setprofile(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _count(self, frame: object, event: str, argument: object) -> None:
+        self.number += event in ("call", "c_call")
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    provider = TracerProvider()
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    yield
+    provider.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands still: slices would end after another number of messages each time."""
+    for module in ("strategies", "fairness"):
+        monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", lambda: -1.0)
+
+
+def new_app(ordering: Any = "partition", **options: Any) -> Athomic:
+    athomic = include_athomic(FastAPI(), AthomicSettings())
+
+    async def handle(order: Order) -> None: ...
+
+    async def handle_batch(orders: list[Order]) -> None: ...
+
+    athomic.subscribe_to("t", group_id="g", handler_id="h", ordering=ordering, **options)(
+        handle_batch if "batch_size" in options else handle
+    )
+    return athomic
+
+
+def messages(start: int) -> Iterable[RawMessage]:
+    for offset in range(start, start + COUNT):
+        yield RawMessage("t", 0, offset, 0, b"k%d" % (offset % 50), b'{"number": %d}' % offset, HEADERS)
+
+
+def strategy_of(athomic: Athomic) -> ConsumptionStrategy:
+    """As the factory wires it, without a session around it."""
+    manager, _, _ = athomic._assemble()
+    session: Any = manager.consumers["h"]._new_session(False)
+    return session._strategy  # type: ignore[no-any-return]
+
+
+async def calls_per_message(athomic: Athomic) -> float:
+    strategy = strategy_of(athomic)
+    state = PartitionState(TopicPartition("t", 0), 0, low_mark=0, has_room=lambda: None)
+    for start in (0, COUNT):  # the first time builds what is kept
+        with Calls() as calls:
+            strategy.accept(state, state.receive(list(messages(start))))
+            while state.tracker.outstanding:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+    await strategy.close(1)
+    assert state.tracker.position == 2 * COUNT
+    return calls.number / COUNT
+
+
+def check(calls: float, bound: float) -> None:
+    assert calls <= bound * TOLERANCE, f"{calls:.2f} calls per message, {bound} are allowed: the path has grown"
+    assert calls >= bound / TOLERANCE, f"{calls:.2f} calls per message: lower the bound of {bound}"
+
+
+async def test_a_message_in_partition_order() -> None:
+    check(await calls_per_message(new_app()), 21.2)
+
+
+async def test_a_message_in_key_order() -> None:
+    check(await calls_per_message(new_app("key")), 27.4)
+
+
+async def test_a_message_with_a_recorded_span(traced: None) -> None:
+    check(await calls_per_message(new_app()), 178.2)
+
+
+async def test_a_message_of_a_batch() -> None:
+    check(await calls_per_message(new_app(batch_size=100)), 9.0)
