@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, process_time
 from types import FrameType
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ LAG_INTERVAL = 0.05
 """Seconds between two looks at the event loop's lag."""
 FADING = 0.95
 """What is left of a peak from one look to the next: half of it after 0.7 s."""
+GREATEST_LAG = 0.2
+"""Seconds: a loop that is later gets no less work, and one that was frozen is not held down for long afterwards."""
 QUIET_SECONDS = 10.0
 """The same handler is not warned of more often."""
 
@@ -30,7 +32,7 @@ def worker_name(handler_id: str) -> str:
 
 
 class LoopLag:
-    """How late the event loop is: the greatest delay of the last seconds."""
+    """How late the event loop is: the greatest delay of the last seconds, `GREATEST_LAG` at most."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -43,7 +45,7 @@ class LoopLag:
                 self.turned_at = began = monotonic()
                 await asyncio.sleep(LAG_INTERVAL)
                 delay = max(0.0, monotonic() - began - LAG_INTERVAL)
-                self.seconds = max(delay, self.seconds * FADING)
+                self.seconds = max(min(delay, GREATEST_LAG), self.seconds * FADING)
                 if late is not None:
                     late(delay)
         finally:
@@ -96,15 +98,23 @@ class BlockingDetector:
 
     def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         said_of: float | None = None
-        while not self._ended.wait(self._blocking_after / 2):
-            began = self._lag.turned_at
-            stands = monotonic() - began - LAG_INTERVAL if began is not None else 0.0
-            if stands < self._blocking_after:
+        while True:
+            slept, computed = monotonic(), process_time()
+            if self._ended.wait(self._blocking_after / 2):
+                return
+            began, now = self._lag.turned_at, monotonic()
+            stands = now - began - LAG_INTERVAL if began is not None else 0.0
+            if stands < self._blocking_after or _process_stood_still(now - slept, process_time() - computed, stands):
                 continue
             self._culprit = culprit = self._culprit or _running_in(loop, thread)
             if culprit is not None and stands > QUIET_SECONDS and said_of != began:
                 said_of = began
                 logger.warning("%s has been blocking the event loop for %.0f s: %s", culprit, stands, ADVICE)
+
+
+def _process_stood_still(slept: float, computed: float, stands: float) -> bool:
+    """Whether the loop stands because the whole process did (frozen, or without a core). Nobody in it is to blame."""
+    return slept > 0.9 * stands and computed < slept / 2
 
 
 ADVICE = "everything else waits; await what it waits for, or make it a plain def, which runs in a thread"

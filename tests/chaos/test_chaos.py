@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,9 @@ def test_p05_a_freeze_beyond_the_session_repeats_a_handful(fighting: Arena) -> N
     report = fighting.settle()
     check(report, repeated=10 * 2)
     assert report.faults == {"SIGSTOP": 2}
+    said = "".join(worker.process.output() for worker in fighting.workers)
+    assert said.count("membership is in doubt") >= 2
+    assert not re.search(r"event loop for 1\d", said), "a frozen process is no handler's fault"
 
 
 def test_p04_members_that_come_and_go_repeat_nothing(fighting: Arena) -> None:

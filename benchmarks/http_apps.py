@@ -1,0 +1,134 @@
+"""Web services that drain a backlog beside their routes: `BENCH_APP` names one, uvicorn runs it.
+
+Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from time import monotonic, perf_counter
+from typing import Any, Literal
+
+from fastapi import FastAPI
+
+from benchmarks.contenders import Order
+
+BOOTSTRAP = os.environ.get("BENCH_BOOTSTRAP", "")
+TOPIC = os.environ.get("BENCH_TOPIC", "")
+GROUP = os.environ.get("BENCH_GROUP", "")
+WORK_SECONDS = 0.0001
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class Work:
+    """What the handlers do."""
+
+    handled = 0
+
+    async def handle(self, order: Order) -> None:
+        end = perf_counter() + WORK_SECONDS
+        while perf_counter() < end:
+            pass
+        self.handled += 1
+
+
+work = Work()
+
+
+def new_app(lifespan: Lifespan | None = None) -> FastAPI:
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/ping")
+    async def ping() -> str:
+        return "pong"
+
+    @app.get("/handled")
+    async def handled() -> int:
+        return work.handled
+
+    return app
+
+
+def hand_written(slice_seconds: float | None = None) -> FastAPI:
+    """The loop teams write by hand; with `slice_seconds` it yields to the event loop after working for so long."""
+
+    async def consume(client: Any) -> None:
+        look_up_at = monotonic()
+        while True:
+            for messages in (await client.getmany(timeout_ms=200, max_records=500)).values():
+                for message in messages:
+                    await work.handle(Order.model_validate_json(message.value))
+                    if slice_seconds is not None and monotonic() > look_up_at:
+                        await asyncio.sleep(0)
+                        look_up_at = monotonic() + slice_seconds
+            await client.commit()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        from aiokafka import AIOKafkaConsumer
+
+        client = AIOKafkaConsumer(
+            TOPIC,
+            bootstrap_servers=BOOTSTRAP,
+            group_id=GROUP,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=250,
+        )
+        await client.start()
+        consuming = asyncio.create_task(consume(client))
+        yield
+        consuming.cancel()
+        await client.stop()
+
+    return new_app(lifespan)
+
+
+def ours(isolation: Literal["loop", "thread"]) -> FastAPI:
+    from fastapi_athomic import AthomicSettings, include_athomic
+
+    app = new_app()
+    athomic = include_athomic(app, AthomicSettings(broker_url=f"kafka://{BOOTSTRAP}", isolation=isolation))
+
+    @athomic.subscribe_to(TOPIC, group_id=GROUP, handler_id="bench")
+    async def handle(order: Order) -> None:
+        await work.handle(order)
+
+    return app
+
+
+def faststream() -> FastAPI:
+    from faststream.kafka import KafkaBroker
+
+    broker = KafkaBroker(BOOTSTRAP, logger=None)
+
+    @broker.subscriber(TOPIC, group_id=GROUP, auto_offset_reset="earliest")
+    async def handle(order: Order) -> None:
+        await work.handle(order)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await broker.start()
+        yield
+        await broker.stop()
+
+    return new_app(lifespan)
+
+
+APPS: dict[str, Callable[[], FastAPI]] = {
+    "no consumer": new_app,
+    "hand-written": hand_written,
+    "hand-written, yields every 1 ms": lambda: hand_written(0.001),
+    "FastStream": faststream,
+    "fastapi-athomic": lambda: ours("loop"),
+    "fastapi-athomic, isolation=thread": lambda: ours("thread"),
+}
+
+
+def app() -> FastAPI:
+    """For `uvicorn --factory`."""
+    return APPS[os.environ["BENCH_APP"]]()
