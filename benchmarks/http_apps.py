@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
-from benchmarks.contenders import Order
+from benchmarks.workload import Order
 
 BOOTSTRAP = os.environ.get("BENCH_BOOTSTRAP", "")
 TOPIC = os.environ.get("BENCH_TOPIC", "")
@@ -27,12 +27,17 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 class Work:
     """What the handlers do."""
 
-    handled = 0
+    def __init__(self) -> None:
+        self.handled = 0
+        self.wrong = 0  # lost, repeated, or out of order for its key
+        self._newest: dict[int, int] = {}
 
     async def handle(self, order: Order) -> None:
         end = perf_counter() + WORK_SECONDS
         while perf_counter() < end:
             pass
+        self.wrong += order.number != self._newest.get(order.key, -1) + 1
+        self._newest[order.key] = order.number
         self.handled += 1
 
 
@@ -47,8 +52,8 @@ def new_app(lifespan: Lifespan | None = None) -> FastAPI:
         return "pong"
 
     @app.get("/handled")
-    async def handled() -> int:
-        return work.handled
+    async def handled() -> dict[str, int]:
+        return {"handled": work.handled, "wrong": work.wrong}
 
     return app
 

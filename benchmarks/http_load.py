@@ -54,7 +54,7 @@ class Load:
         ordered = sorted(self.latencies)
         shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
         found = {name: ordered[min(len(ordered) - 1, int(len(ordered) * share))] for name, share in shares.items()}
-        return {name: value * 1_000 for name, value in (found | {"max": ordered[-1]}).items()}
+        return {name: value * 1_000 for name, value in (found | {"longest": ordered[-1]}).items()}
 
 
 async def _answer(reader: asyncio.StreamReader) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from time import monotonic
 
 from .lag import LoopLag
@@ -21,6 +22,8 @@ LATE_SECONDS = 0.02
 """A loop that is later than this gets shorter slices and takes less in, in proportion to its lag."""
 SHORTEST_SLICE = 0.000_2
 SMALLEST_INTAKE = 10
+TOGETHER = 10
+"""So many of those that wait for the next slice go on in one turn of the loop."""
 GIL_PAUSE = 0.000_05
 """Seconds that a thread of its own sleeps after each slice: as long as it works, another one waits for the GIL."""
 
@@ -40,7 +43,18 @@ class LoopShare:
     It is shorter while HTTP requests are being answered, and when the loop of the routes is late.
     """
 
-    __slots__ = ("_lag", "_pause", "_requests", "_slice_seconds", "deadline")
+    __slots__ = (
+        "_lag",
+        "_pause",
+        "_requests",
+        "_resting",
+        "_slice_seconds",
+        "_turned",
+        "_turns",
+        "_turns_for_requests",
+        "_waiting",
+        "deadline",
+    )
 
     def __init__(
         self,
@@ -55,21 +69,79 @@ class LoopShare:
         self._lag = lag or LoopLag()
         self._pause = GIL_PAUSE if own_thread else 0.0
         self.deadline = 0.0  # on the monotonic clock; whoever is past it calls `give_way`
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._resting = False  # or letting in who waits
+        self._turns = self._turns_for_requests = 0  # still to be given away
+        self._turned = False  # the loop has turned since the slice began
+
+    def turned(self, now: float) -> bool:
+        """At the end of a slice: whether the loop has turned by itself meanwhile, because handlers waited for something.
+
+        Then nobody needs to rest, and a new slice has begun; unless requests are being answered, or some rest already.
+        """
+        if not self._turned or self._resting or self._requests.in_flight:
+            return False
+        self.deadline = now + self.slice()
+        self._watch_turn(asyncio.get_running_loop())
+        return True
+
+    def _watch_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turned = False
+        loop.call_soon(self._note_turn)
+
+    def _note_turn(self) -> None:
+        self._turned = True
 
     async def give_way(self) -> None:
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-        if self._pause:
-            time.sleep(self._pause)  # noqa: ASYNC251 - it is this thread that is to stand still
-        else:
-            await self._let_requests_through()
-        self.deadline = monotonic() + self.slice()
+        """Returns in the next slice, after everybody else has had some turns of the loop.
 
-    async def _let_requests_through(self) -> None:
-        turns = TURNS_FOR_REQUESTS
-        while turns and self._requests.in_flight:
-            await asyncio.sleep(0)
-            turns -= 1
+        All who work in this loop rest together: a thousand workers that each gave turns away would keep it busy.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiting.append(waiter)
+        if not self._resting:
+            self._rest(loop)
+        await waiter
+
+    def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._resting = True
+        self._turns = TURNS
+        self._turns_for_requests = 0 if self._pause else TURNS_FOR_REQUESTS
+        loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._turns > 1:
+            self._turns -= 1
+        elif self._turns_for_requests and self._requests.in_flight:
+            self._turns_for_requests -= 1
+        else:
+            if self._pause:
+                time.sleep(self._pause)
+            self.deadline = monotonic() + self.slice()
+            self._let_in(loop)
+            self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
+            return
+        loop.call_soon(self._turn, loop)
+
+    def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Those that wait go on, first come, first served, as long as the slice lasts."""
+        waiting, room = self._waiting, TOGETHER
+        while waiting and room:
+            waiter = waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1
+        if waiting:
+            loop.call_soon(self._go_on, loop)
+        else:
+            self._resting = False
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        if monotonic() >= self.deadline:
+            self._rest(loop)
+        else:
+            self._let_in(loop)
 
     def slice(self) -> float:
         """Seconds of work until everybody else gets a turn."""

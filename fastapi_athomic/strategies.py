@@ -278,8 +278,9 @@ class LaneStrategy:
                 if now >= share.deadline:
                     if self._guard.suspect(now):
                         continue
-                    await share.give_way()
-                    now = monotonic()
+                    if not share.turned(now):
+                        await share.give_way()
+                        now = monotonic()
                 if now >= turn_ends and pool.waiting:
                     pool.put(lane)
                     return

@@ -25,7 +25,7 @@ from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import CommittedOffset, ConsumerConfig, RebalanceListener
 from .kafka_connection import close_client, milliseconds, open_client, translate, within
-from .kafka_prefetch import Prefetched
+from .kafka_prefetch import EagerFetcher, Prefetched
 from .kafka_records import decode_record
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
 
     async def start(self) -> None:
         await super().start()
-        self._fetcher._records = Prefetched()  # nothing is subscribed to yet, so nothing has been fetched
+        fetcher = self._fetcher  # nothing is subscribed to yet, so nothing has been fetched
+        fetcher.__class__ = EagerFetcher
+        fetcher._positions = {}
+        fetcher._records = Prefetched()
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
         """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""

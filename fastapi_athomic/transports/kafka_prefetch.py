@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 
 from ..messages import RawMessage
+
+PARTIAL_WAIT_MS = 20
+"""How long the broker may keep a request that leaves out partitions which are being consumed."""
 
 _new = tuple.__new__
 
@@ -40,3 +43,27 @@ class Prefetched(OrderedDict[KafkaPartition, Any]):
         if isinstance(result, FetchResult):
             result._partition_records.__class__ = RawRecords
         super().__setitem__(partition, result)
+
+
+class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
+    """Does not let partitions with a backlog wait for empty ones.
+
+    There is one request per node on its way, and it leaves out what is buffered already. Where the others are empty
+    (a retry topic, say) the broker keeps it for `fetch_max_wait`; a partition whose buffer runs dry meanwhile would have
+    to wait for that.
+    """
+
+    def _get_actions_per_node(self, assignment: Any) -> tuple[list[tuple[int, Any]], Any, Any, Any, Any]:
+        requests, *others = super()._get_actions_per_node(assignment)
+        if self._records and requests and self._is_consumed(assignment):
+            busy = {self._select_read_replica(partition) for partition in self._records}
+            for node, request in requests:
+                if node in busy:
+                    request._max_wait_ms = min(PARTIAL_WAIT_MS, request._max_wait_ms)
+        return (requests, *others)
+
+    def _is_consumed(self, assignment: Any) -> bool:
+        """Whether anything was taken from the buffers since the last request."""
+        before = self._positions
+        self._positions = {partition: assignment.state_value(partition).position for partition in self._records}
+        return self._positions != before

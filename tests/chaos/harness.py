@@ -235,8 +235,19 @@ class Arena:
             time.sleep(0.05)
 
     def catch_up(self) -> None:
-        """Returns when what is produced is handled within a moment again."""
-        self.wait_for(lambda: len(self.handlings()) > sum(self.load.produced.values()) - RATE / 10, "it catches up")
+        """Returns when what is produced is handled within a moment again: nobody works through a backlog."""
+        self.wait_for(lambda: self._seconds_behind() < 0.3, "it catches up")
+
+    def _seconds_behind(self) -> float:
+        """How long it takes until all that is produced by now is handled."""
+        produced, began = dict(self.load.produced), time.monotonic()
+
+        def all_handled() -> bool:
+            handled = {(handling.key, handling.sequence) for handling in self.handlings()}
+            return all((key, count - 1) in handled for key, count in produced.items())
+
+        self.wait_for(all_handled, "what is produced is handled")
+        return time.monotonic() - began
 
     def settle(self, seconds: float = 120.0) -> Report:
         """Stops the load, waits until all is handled, and compares."""

@@ -1,0 +1,51 @@
+"""All figures on both brokers, into benchmarks/results/; or some, as in `scripts/bench f1 --broker mock`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import get_args
+
+from benchmarks.figures import FIGURES, WITHOUT_BROKER, BrokerName, Options
+from benchmarks.report import RESULTS, Table, machine, summarize
+from benchmarks.workload import Keys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("figures", nargs="*", metavar="figure", help=f"{', '.join(FIGURES)}; without one: all")
+    parser.add_argument("--broker", choices=get_args(BrokerName), help="default: both, one after the other")
+    parser.add_argument("--keys", choices=get_args(Keys), help="default: both, one after the other (F1 to F4)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of HTTP load a run (F5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many messages")
+    parser.add_argument("--no-files", action="store_true", help="print only")
+    options = parser.parse_args()
+    if unknown := set(options.figures) - set(FIGURES):
+        parser.error(
+            f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)} (f6 is not available yet)"
+        )
+    tables = []
+    for name in options.figures or FIGURES:
+        brokers: Sequence[BrokerName] = [options.broker] if options.broker else get_args(BrokerName)
+        for broker in brokers[-1:] if name in WITHOUT_BROKER else brokers:
+            keys: Sequence[Keys] = [options.keys] if options.keys else get_args(Keys)
+            began = time.monotonic()
+            for table in FIGURES[name].tables(
+                name, Options(broker, options.rounds, keys, options.seconds, options.scale)
+            ):
+                show(table, began, write=not options.no_files)
+                tables.append(table)
+    if not options.figures and not options.no_files:
+        (RESULTS / "README.md").write_text(summarize(tables))
+
+
+def show(table: Table, began: float, *, write: bool) -> None:
+    print(f"{table.markdown()}\n{machine()} Took {time.monotonic() - began:.0f} s.\n", flush=True)
+    if write:
+        table.write(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""F1 to F9: who is measured at what, and the goals. F6 (ordered consumers on Redis) is not available yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.contenders import HAND, OURS, Kind
+from benchmarks.http_apps import APPS
+from benchmarks.http_beside import RATE, WARM_UP_SECONDS, HttpRun
+from benchmarks.report import Goal, Measured, NoFigureError, Table, figure
+from benchmarks.workload import PARTITIONS, UNIFORM_KEYS, ZIPF_KEYS, Keys, fill, steady
+from tests.support.kafka_broker import start_kafka
+from tests.support.mock_cluster import MockCluster
+
+ROOT = Path(__file__).parents[1]
+BrokerName = Literal["mock", "kafka"]
+PATIENCE = 240.0  # seconds for one run
+WARM_UP = 10_000
+
+
+@dataclass(frozen=True)
+class Options:
+    broker: BrokerName
+    rounds: int
+    keys: Sequence[Keys]
+    seconds: float  # of HTTP load
+    scale: float  # of the number of messages
+
+
+@contextmanager
+def running_broker(name: BrokerName) -> Iterator[Any]:
+    if name == "mock":
+        yield MockCluster()
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        broker = start_kafka(Path(directory) / "kafka")
+        try:
+            yield broker
+        finally:
+            broker.stop()
+
+
+def python(*arguments: str, seconds: float = PATIENCE) -> list[str]:
+    """Runs a module in a process of its own and gives its lines. Raises `NoFigureError`."""
+    command = [sys.executable, *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise NoFigureError(f"not done after {seconds:g} s") from None
+    if done.returncode:
+        raise NoFigureError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return done.stdout.splitlines()
+
+
+def measure(kind: Kind, name: str, bootstrap: str, topic: str, warm_up: int, count: int) -> Measured:
+    lines = python("-m", "benchmarks.contenders", kind, name, bootstrap, topic, str(warm_up), str(count))
+    result: dict[str, float] = json.loads(lines[-1])
+    if wrong := result.pop("wrong"):
+        raise NoFigureError(f"{wrong:g} messages lost, repeated or out of order")
+    return result
+
+
+def interleave(table: Table, rounds: int, run: Callable[[str], Measured]) -> None:
+    """Each contender once a round, so that a slow minute of the machine meets all of them."""
+    for _ in range(rounds):
+        for name, runs in table.runs.items():
+            if name in table.problems:
+                continue
+            try:
+                runs.append(run(name))
+            except NoFigureError as problem:
+                table.problems[name] = str(problem)
+
+
+def times(column: str, ours: str, other: str) -> Callable[[Mapping[str, Measured]], float]:
+    return lambda medians: medians[ours][column] / medians[other][column]
+
+
+def goal(ours: str, other: str, wanted: float, column: str = "messages/s") -> Goal:
+    return Goal(f"{ours} / {other}", times(column, ours, other), wanted)
+
+
+# --- F1 to F4: messages per second
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Contenders with how many messages each handles: enough for seconds, few enough for the slow ones."""
+
+    title: str
+    counts: Mapping[str, int]
+    goals: Sequence[Goal]
+    unordered: Mapping[str, str] = field(default_factory=dict)  # with what they promise instead
+    zipf: float = 1.0  # of the messages, with keys by Zipf's law
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        for keys in options.keys:
+            yield self._table(name, keys, options)
+
+    def _table(self, name: str, keys: Keys, options: Options) -> Table:
+        # the mock cluster keeps no more than 5 MB per partition
+        factor = options.scale * (1 if options.broker == "kafka" else 0.15)
+        factor *= self.zipf if keys == "zipf" else 1
+        counts = {contender: int(count * factor) for contender, count in self.counts.items()}
+        with running_broker(options.broker) as broker:
+            fill(broker.bootstrap, "orders", keys, WARM_UP + max(counts.values()), create=options.broker == "kafka")
+            how = f"{UNIFORM_KEYS:,} keys in turn" if keys == "uniform" else f"{ZIPF_KEYS:,} keys by Zipf's law"
+            setting = (
+                f"{broker.description}, {PARTITIONS} partitions, {how}; each run in a process of its own, after "
+                f"{WARM_UP:,} messages of warm-up; medians of {options.rounds} interleaved rounds. "
+                f"Messages measured: {_list(counts)}."
+            )
+            columns = ["messages/s", "CPU per message"]
+            title = f"{self.title}, {keys} keys, {options.broker}"
+            table = Table(f"{name}-{keys}-{options.broker}", title, setting, columns, self.goals, self.unordered)
+            table.runs = {contender: [] for contender in counts}
+
+            def run(contender: str) -> Measured:
+                kind: Kind = "unordered" if contender in self.unordered else "rate"
+                warm_up = min(WARM_UP, counts[contender])
+                return measure(kind, contender, broker.bootstrap, "orders", warm_up, counts[contender])
+
+            interleave(table, options.rounds, run)
+        return table
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    by_count: dict[int, list[str]] = {}
+    for name, count in counts.items():
+        by_count.setdefault(count, []).append(name)
+    return "; ".join(f"{count:,} ({', '.join(names)})" for count, names in by_count.items())
+
+
+# --- F5: HTTP beside a backlog
+
+
+@dataclass(frozen=True)
+class Http:
+    goals: Sequence[Goal]
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        with running_broker(options.broker) as broker:
+            run = HttpRun(broker.bootstrap, options.seconds)
+            fill(broker.bootstrap, "orders", "uniform", run.backlog, create=options.broker == "kafka")
+            setting = (
+                f"{broker.description}, a backlog of {run.backlog:,} messages, a handler that computes for 0.1 ms, "
+                f"one uvicorn process, `GET /ping` at {RATE:g} requests/s on a schedule (open loop: latency counts from "
+                f"when a request was due) for {options.seconds:g} s after {WARM_UP_SECONDS:g} s of warm-up; "
+                f"medians of {options.rounds} interleaved rounds."
+            )
+            columns = ["p99", "p50", "p99.9", "longest", "consumed/s"]
+            table = Table(f"{name}-{options.broker}", f"F5: HTTP beside a backlog, {options.broker}", setting, columns)
+            table.goals = self.goals
+            table.runs = {app: [] for app in APPS}
+            interleave(table, options.rounds, run.measure)
+        yield table
+
+
+# --- F7: from publish to handler
+
+
+@dataclass(frozen=True)
+class Latency:
+    contenders: Sequence[str]
+    goals: Sequence[Goal]
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        warm_up, count = 1_000, int(3_000 * options.scale)
+        with running_broker(options.broker) as broker:
+            setting = (
+                f"{broker.description}, 200 messages/s from a foreign producer without linger; {count:,} messages "
+                f"after {warm_up:,}; medians of {options.rounds} interleaved rounds."
+            )
+            title = f"F7: from publish to handler, {options.broker}"
+            table = Table(f"{name}-{options.broker}", title, setting, ["p50", "p99"], self.goals)
+            table.runs = {contender: [] for contender in self.contenders}
+
+            def run(contender: str) -> Measured:
+                topic = f"orders-{os.urandom(4).hex()}"
+                with steady(broker.bootstrap, topic, 200, create=options.broker == "kafka"):
+                    return measure("latency", contender, broker.bootstrap, topic, warm_up, count)
+
+            interleave(table, options.rounds, run)
+        yield table
+
+
+# --- F8: memory
+
+
+class Memory:
+    """10 million messages on memory://, 2 million on Kafka."""
+
+    COUNTS: Mapping[str, int] = {"memory://": 10_000_000, "Apache Kafka": 2_000_000}
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        counts = {broker: int(count * options.scale) for broker, count in self.COUNTS.items()}
+        curves = {
+            "memory://, without consumers": samples("without", str(counts["memory://"] // 10)),
+            "memory://": samples("memory", str(counts["memory://"])),
+        }
+        with running_broker("kafka") as broker:
+            fill(broker.bootstrap, "orders", "uniform", counts["Apache Kafka"], create=True)
+            curves["Apache Kafka"] = samples("kafka", broker.bootstrap, "orders", str(counts["Apache Kafka"]))
+        setting = (
+            f"One process that publishes {counts['memory://']:,} messages on memory:// and consumes them (without "
+            f"consumers: publishes a tenth), retention 10,000 messages per partition; a backlog of "
+            f"{counts['Apache Kafka']:,} on {broker.description}. "
+            "Resident memory once a second, the first 2 s left out."
+        )
+        goals = [
+            Goal(
+                "memory:// over the same app without consumers, MB",
+                lambda medians: (
+                    medians["memory://"]["memory, most"] - medians["memory://, without consumers"]["memory, most"]
+                ),
+                40,
+                at_most=True,
+            ),
+            *(Goal(f"{broker}: growth in the last half, MB", _growth_of(broker), 2, at_most=True) for broker in counts),
+        ]
+        columns = ["memory, most", "memory, last half", "messages/s"]
+        table = Table(name, "F8: memory over millions of messages", setting, columns, goals)
+        table.runs = {label: [summary(curve)] for label, curve in curves.items()}
+        table.chart = lambda path: draw_soak(curves, path)
+        yield table
+
+
+def _growth_of(broker: str) -> Callable[[Mapping[str, Measured]], float]:
+    return lambda medians: medians[broker]["memory, last half"]
+
+
+def samples(*arguments: str) -> list[Measured]:
+    *curve, end = [json.loads(line) for line in python("-m", "benchmarks.soak", *arguments, seconds=900)]
+    if end["wrong"]:
+        raise NoFigureError(f"{end['wrong']} messages lost, repeated or out of order")
+    return [sample for sample in curve if sample["handled"]]
+
+
+def summary(curve: Sequence[Measured]) -> Measured:
+    settled = [sample for sample in curve if sample["seconds"] > curve[0]["seconds"] + 2]
+    half = settled[len(settled) // 2]
+    working = [sample for sample in curve if sample["handled"] < curve[-1]["handled"]]
+    return {
+        "memory, most": max(sample["resident"] for sample in settled),
+        "memory, last half": settled[-1]["resident"] - half["resident"],
+        "messages/s": (working[-1]["handled"] - working[0]["handled"])
+        / (working[-1]["seconds"] - working[0]["seconds"]),
+    }
+
+
+def draw_soak(curves: Mapping[str, Sequence[Measured]], path: Path) -> None:
+    with figure(path, (8, 5), rows=2) as (memory, rate):
+        for label, curve in curves.items():
+            memory.plot(
+                [sample["handled"] / 1e6 for sample in curve], [sample["resident"] for sample in curve], label=label
+            )
+            steps = list(pairwise(curve))
+            rates = [(b["handled"] - a["handled"]) / (b["seconds"] - a["seconds"]) for a, b in steps]
+            rate.plot([b["handled"] / 1e6 for _, b in steps], rates, label=label)
+        memory.set_ylabel("resident memory, MB")
+        rate.set_ylabel("messages/s")
+        rate.set_xlabel("messages handled (published, without consumers), millions")
+        for axes in (memory, rate):
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize=8)
+
+
+# --- F9: import
+
+
+class Import:
+    CODE = (
+        "import fastapi, time; began = time.perf_counter(); import fastapi_athomic{more}; "
+        "print((time.perf_counter() - began) * 1e3)"
+    )
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        modules = {
+            "import fastapi_athomic": "",
+            "with the Kafka transport and aiokafka": ", fastapi_athomic.transports.kafka, aiokafka",
+        }
+        rounds = options.rounds * 3
+        setting = f"After `import fastapi`, in a new process; medians of {rounds} interleaved rounds."
+        kafka = "with the Kafka transport and aiokafka"
+        goals = [Goal(f"{kafka}, ms", lambda medians: medians[kafka]["import"], 150, at_most=True)]
+        table = Table(name, "F9: import", setting, ["import"], goals)
+        table.runs = {label: [] for label in modules}
+
+        def run(label: str) -> Measured:
+            return {"import": float(python("-c", self.CODE.format(more=modules[label]))[0])}
+
+        interleave(table, rounds, run)
+        yield table
+
+
+FAST, SLOW = 400_000, 40_000
+
+FIGURES: dict[str, Any] = {
+    "f1": Throughput(
+        "F1: one message at a time",
+        {
+            HAND: FAST,
+            OURS: FAST,
+            "fastapi-athomic, isolation=thread": FAST,
+            "kstreams": FAST // 2,
+            "FastStream": SLOW,
+            "FastStream, at least once": SLOW // 5,
+        },
+        [goal(OURS, HAND, 0.7), goal(OURS, "FastStream", 6), goal(OURS, "FastStream, at least once", 35)],
+    ),
+    "f2": Throughput(
+        "F2: every span recorded",
+        {"hand-written, traced": FAST // 4, "fastapi-athomic, traced": FAST // 4, "FastStream, traced": SLOW // 2},
+        [
+            goal("fastapi-athomic, traced", "hand-written, traced", 0.9),
+            goal("fastapi-athomic, traced", "FastStream, traced", 3),
+        ],
+    ),
+    "f3": Throughput(
+        "F3: batches of 500",
+        {"hand-written, batch": FAST, "fastapi-athomic, batch": FAST, "FastStream, batch": FAST // 2},
+        [
+            goal("fastapi-athomic, batch", "hand-written, batch", 0.9),
+            goal("fastapi-athomic, batch", "FastStream, batch", 3),
+        ],
+    ),
+    "f4": Throughput(
+        "F4: 5 ms of I/O, order per key, 1,000 in flight",
+        {
+            "hand-written, key lanes": FAST // 4,
+            "fastapi-athomic, key lanes": FAST // 4,
+            "FastStream, 100 workers": SLOW,
+            "FastStream, 1000 workers": SLOW,
+        },
+        [
+            goal("fastapi-athomic, key lanes", "hand-written, key lanes", 0.9),
+            goal("fastapi-athomic, key lanes", "FastStream, 100 workers", 8),
+            goal("fastapi-athomic, key lanes", "FastStream, 1000 workers", 8),
+        ],
+        dict.fromkeys(("FastStream, 100 workers", "FastStream, 1000 workers"), "in no order, at most once"),
+        zipf=0.25,  # the most frequent key allows no more than 2,000 messages/s, one after the other
+    ),
+    "f5": Http(
+        [
+            Goal(f"{OURS}, p99 in ms", lambda medians: medians[OURS]["p99"], 5, at_most=True),
+            goal(OURS, HAND, 0.85, "consumed/s"),
+            Goal(
+                f"{OURS}, isolation=thread, p99 in ms",
+                lambda medians: medians[f"{OURS}, isolation=thread"]["p99"],
+                5,
+                at_most=True,
+            ),
+            goal(f"{OURS}, isolation=thread", HAND, 0.85, "consumed/s"),
+        ]
+    ),
+    "f7": Latency(
+        ["aiokafka, async for", OURS, "fastapi-athomic, isolation=thread", "kstreams", "FastStream"],
+        [
+            Goal(
+                f"{OURS} - aiokafka, {column} in ms",
+                lambda medians, column=column: medians[OURS][column] - medians["aiokafka, async for"][column],  # type: ignore[misc]
+                1,
+                at_most=True,
+            )
+            for column in ("p50", "p99")
+        ],
+    ),
+    "f8": Memory(),
+    "f9": Import(),
+}
+WITHOUT_BROKER = ("f8", "f9")
+"""They bring their own brokers, or need none."""

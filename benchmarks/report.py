@@ -1,0 +1,182 @@
+"""What was measured, as a table and as a chart."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = (
+    "fastapi-athomic",
+    "aiokafka",
+    "faststream",
+    "kstreams",
+    "fastapi",
+    "uvicorn",
+    "pydantic",
+    "opentelemetry-sdk",
+)
+FORMATS = {
+    "messages/s": "{:,.0f}",
+    "consumed/s": "{:,.0f}",
+    "CPU per message": "{:.1f} µs",
+    "p50": "{:.2f} ms",
+    "p99": "{:.2f} ms",
+    "p99.9": "{:.2f} ms",
+    "longest": "{:.1f} ms",
+    "import": "{:.0f} ms",
+    "memory, most": "{:.0f} MB",
+    "memory, last half": "{:+.1f} MB",
+}
+
+Measured = Mapping[str, float]
+"""One run: a number for each column."""
+
+
+class NoFigureError(Exception):
+    """A run failed, or lost, repeated or misordered messages."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure to reach, computed from the medians of each contender's columns."""
+
+    text: str
+    compute: Callable[[Mapping[str, Measured]], float]
+    wanted: float
+    at_most: bool = False
+
+    def line(self, medians: Mapping[str, Measured]) -> str:
+        sign = "≤" if self.at_most else "≥"
+        try:
+            found = self.compute(medians)
+        except KeyError as missing:
+            return f"| {self.text} | {sign} {self.wanted:g} | no figure of {missing.args[0]} | |"
+        reached = found <= self.wanted if self.at_most else found >= self.wanted
+        return f"| {self.text} | {sign} {self.wanted:g} | {found:.2f} | {'reached' if reached else 'missed'} |"
+
+
+@dataclass
+class Table:
+    """One figure on one broker."""
+
+    name: str  # of its files
+    title: str
+    setting: str
+    columns: Sequence[str]
+    goals: Sequence[Goal] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    runs: dict[str, list[Measured]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    chart: Callable[[Path], None] | None = None  # default: bars of the first column
+
+    def medians(self) -> dict[str, Measured]:
+        """Of those that have a figure: one run that went wrong takes it away."""
+        return {
+            name: {column: median(run[column] for run in runs) for column in self.columns}
+            for name, runs in self.runs.items()
+            if runs and name not in self.problems
+        }
+
+    def markdown(self) -> str:
+        first = self.columns[0]
+        head = ["", *self.columns, f"{first}, spread"]
+        lines = [f"## {self.title}", "", self.setting, ""]
+        lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        medians = self.medians()
+        for name, runs in self.runs.items():
+            label = f"{name} ({self.notes[name]})" if name in self.notes else name
+            if name not in medians:
+                lines.append(
+                    f"| {label} | no figure: {self.problems.get(name, 'not run')} |" + " |" * len(self.columns)
+                )
+                continue
+            cells = [FORMATS[column].format(medians[name][column]) for column in self.columns]
+            every = [run[first] for run in runs]
+            spread = " to ".join(FORMATS[first].format(value) for value in (min(every), max(every)))
+            lines.append(f"| {label} | {' | '.join(cells)} | {spread} |")
+        if self.goals:
+            lines += ["", "| goal | wanted | measured | |", "|---|---|---|---|"]
+            lines += [goal.line(medians) for goal in self.goals]
+        return "\n".join(lines) + "\n"
+
+    def write(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{self.name}.md").write_text(f"{self.markdown()}\n{machine()}\n")
+        (self.chart or self._bars)(directory / f"{self.name}.svg")
+
+    def _bars(self, path: Path) -> None:
+        """The medians of the first column, with the spread."""
+        medians, column = self.medians(), self.columns[0]
+        if not medians:
+            return
+        names = list(reversed(medians))
+        values = [medians[name][column] for name in names]
+        low = [medians[name][column] - min(run[column] for run in self.runs[name]) for name in names]
+        high = [max(run[column] for run in self.runs[name]) - medians[name][column] for name in names]
+        with figure(path, (8, 0.8 + 0.42 * len(names))) as (axes,):
+            colours = ["#0b7285" if name.startswith("fastapi-athomic") else "#adb5bd" for name in names]
+            bars = axes.barh(names, values, xerr=[low, high], color=colours, ecolor="#495057", capsize=2)
+            axes.bar_label(bars, [FORMATS[column].format(value) for value in values], padding=6, fontsize=8)
+            axes.margins(x=0.18)
+            axes.set_title(f"{self.title}: {column}", fontsize=10)
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+
+
+@contextmanager
+def figure(path: Path, size: tuple[float, float], *, rows: int = 1) -> Iterator[Sequence[Any]]:
+    """Axes to draw in, below each other; written when the block is left. `size` in inches."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "fastapi-athomic"})
+    drawn, axes = pyplot.subplots(rows, figsize=size, layout="constrained", squeeze=False)
+    yield list(axes[:, 0])
+    drawn.savefig(path, metadata={"Date": None})
+    pyplot.close(drawn)
+
+
+def summarize(tables: Sequence[Table]) -> str:
+    """All goals of one run, with links to the tables and charts."""
+    lines = ["# Figures of one run", "", machine(), ""]
+    lines += ["| figure | goal | wanted | measured | |", "|---|---|---|---|---|"]
+    for table in tables:
+        medians = table.medians()
+        lines += [f"| [{table.title}]({table.name}.md) {goal.line(medians)}" for goal in table.goals]
+    lines += ["| F6: ordered consumer on Redis | not available yet | | | |", ""]
+    for table in tables:
+        lines += [f"## {table.title}", "", f"![{table.title}]({table.name}.svg)", ""]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    today = datetime.now(UTC).date()
+    return (
+        f"Measured on {today} on {_processor()}, {os.cpu_count()} cores shared by broker, producer and consumer, "
+        f"{platform.system()}, Python {platform.python_version()}: {', '.join(found)}."
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,110 @@
+"""The messages that everybody consumes, and how they get to a broker."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from pydantic import BaseModel
+
+PARTITIONS = 4
+UNIFORM_KEYS, ZIPF_KEYS = 1_000, 10_000
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HEADERS: Any = [("traceparent", TRACEPARENT), ("x-tenant-id", b"acme")]
+
+Keys = Literal["uniform", "zipf"]
+
+
+class Order(BaseModel):
+    number: int  # counts from 0 for each key: what is lost, repeated or out of order shows
+    key: int
+    sent: int  # nanoseconds of the machine's monotonic clock
+    customer: str
+    items: list[str]
+    amount: float
+    note: str
+
+
+def keys_of(kind: Keys, count: int) -> Iterator[int]:
+    """`count` keys: in turn, or with the k-th most frequent 1/k times as frequent as the first (Zipf's law)."""
+    if kind == "uniform":
+        yield from (number % UNIFORM_KEYS for number in range(count))
+        return
+    weights = [1 / rank for rank in range(1, ZIPF_KEYS + 1)]
+    yield from random.Random(7).choices(range(ZIPF_KEYS), weights, k=count)
+
+
+def encode(key: int, number: int) -> bytes:
+    order = {"number": number, "key": key, "sent": time.monotonic_ns(), "customer": f"c{key}", "items": ["a", "b"]}
+    return json.dumps(order | {"amount": 1.5, "note": "x" * 50}).encode()
+
+
+class Source:
+    """A foreign producer."""
+
+    def __init__(self, bootstrap: str, topic: str, *, create: bool, linger_ms: int = 20) -> None:
+        if create:
+            admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+            admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+        config: dict[str, Any] = {"linger.ms": linger_ms, "enable.idempotence": True, "log_level": 0}
+        self._producer = Producer(config | {"bootstrap.servers": bootstrap})
+        self._producer.list_topics(topic, 30)
+        self._topic = topic
+        self._numbers: dict[int, int] = defaultdict(int)
+
+    def write(self, key: int) -> None:
+        number = self._numbers[key]
+        self._numbers[key] = number + 1
+        arguments: dict[str, Any] = {"partition": key % PARTITIONS, "headers": HEADERS}
+        while True:
+            try:
+                self._producer.produce(self._topic, encode(key, number), b"%d" % key, **arguments)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def poll(self) -> None:
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        if left := self._producer.flush(120):
+            raise RuntimeError(f"the broker did not take {left} messages")
+
+
+def fill(bootstrap: str, topic: str, keys: Keys, count: int, *, create: bool) -> None:
+    source = Source(bootstrap, topic, create=create)
+    for key in keys_of(keys, count):
+        source.write(key)
+    source.flush()
+
+
+@contextmanager
+def steady(bootstrap: str, topic: str, rate: float, *, create: bool) -> Iterator[None]:
+    """Writes `rate` messages per second, evenly, until the block is left."""
+    source = Source(bootstrap, topic, create=create, linger_ms=0)
+    ending = threading.Event()
+
+    def write() -> None:
+        began, count = time.monotonic(), 0
+        while not ending.wait(max(0.0, began + count / rate - time.monotonic())):
+            source.write(count % UNIFORM_KEYS)
+            source.poll()
+            count += 1
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+        source.flush()
