@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import get_args
 
-from benchmarks.figures import FIGURES, WITHOUT_BROKER, BrokerName, Options
+from benchmarks.figures import BROKER_OF, FIGURES, BrokerName, Options
 from benchmarks.report import RESULTS, Table, machine, summarize
 from benchmarks.workload import Keys
 
@@ -29,7 +29,7 @@ def main() -> None:
     tables = []
     for name in options.figures or FIGURES:
         brokers: Sequence[BrokerName] = [options.broker] if options.broker else get_args(BrokerName)
-        for broker in brokers[-1:] if name in WITHOUT_BROKER else brokers:
+        for broker in BROKER_OF.get(name, brokers):
             keys: Sequence[Keys] = [options.keys] if options.keys else get_args(Keys)
             began = time.monotonic()
             for table in FIGURES[name].tables(

@@ -75,7 +75,7 @@ class LoopShare:
         self._turned = False  # the loop has turned since the slice began
 
     def turned(self, now: float) -> bool:
-        """At the end of a slice: whether the loop has turned by itself meanwhile, because handlers waited for something.
+        """At the end of a slice: whether the loop has turned by itself meanwhile, as handlers waited for something.
 
         Then nobody needs to rest, and a new slice has begun; unless requests are being answered, or some rest already.
         """

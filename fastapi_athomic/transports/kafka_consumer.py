@@ -123,7 +123,6 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         await super().start()
         fetcher = self._fetcher  # nothing is subscribed to yet, so nothing has been fetched
         fetcher.__class__ = EagerFetcher
-        fetcher._positions = {}
         fetcher._records = Prefetched()
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:

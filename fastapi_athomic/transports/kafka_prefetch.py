@@ -8,7 +8,8 @@ fetcher is here; written for 0.14.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiokafka import TopicPartition as KafkaPartition
@@ -49,9 +50,11 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
     """Does not let partitions with a backlog wait for empty ones.
 
     There is one request per node on its way, and it leaves out what is buffered already. Where the others are empty
-    (a retry topic, say) the broker keeps it for `fetch_max_wait`; a partition whose buffer runs dry meanwhile would have
-    to wait for that.
+    (a retry topic, say) the broker keeps it for `fetch_max_wait`; a partition whose buffer runs dry meanwhile would
+    have to wait for that.
     """
+
+    _taken_to: Mapping[KafkaPartition, int] = MappingProxyType({})
 
     def _get_actions_per_node(self, assignment: Any) -> tuple[list[tuple[int, Any]], Any, Any, Any, Any]:
         requests, *others = super()._get_actions_per_node(assignment)
@@ -64,6 +67,8 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
 
     def _is_consumed(self, assignment: Any) -> bool:
         """Whether anything was taken from the buffers since the last request."""
-        before = self._positions
-        self._positions = {partition: assignment.state_value(partition).position for partition in self._records}
-        return self._positions != before
+        before, self._taken_to = (
+            self._taken_to,
+            {partition: assignment.state_value(partition).position for partition in self._records},
+        )
+        return before != self._taken_to

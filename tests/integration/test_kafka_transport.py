@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -24,8 +26,9 @@ from fastapi_athomic.messages import OutgoingMessage, PublishedMessage, TopicPar
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.kafka import KafkaTransport
 from fastapi_athomic.transports.kafka_consumer import KafkaConsumer
+from fastapi_athomic.transports.kafka_prefetch import PARTIAL_WAIT_MS
 from tests.delivery.brokers import KafkaBroker as Foreign
-from tests.support.apps import Record, new_app, running
+from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
 Kafka = KafkaBroker | ExternalKafka
@@ -54,9 +57,9 @@ class Listener:
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None: ...
 
 
-async def member(transport: KafkaTransport, topic: str) -> KafkaConsumer:
+async def member(transport: KafkaTransport, topic: str, *more: str) -> KafkaConsumer:
     consumer = transport.consumer(
-        ConsumerConfig(group_id=topic, client_id="c", topics=(topic,)), listener := Listener()
+        ConsumerConfig(group_id=topic, client_id="c", topics=(topic, *more)), listener := Listener()
     )
     await consumer.start()
     async with asyncio.timeout(30):
@@ -133,6 +136,35 @@ async def test_seek(transport: KafkaTransport, topic: str) -> None:
         while not found:
             found = dict(await consumer.fetch([place], 5, 1))  # type: ignore[arg-type]
         assert found[place][0].value == expected
+    await consumer.stop(5)
+
+
+async def test_a_backlog_does_not_wait_for_empty_partitions(
+    transport: KafkaTransport, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one request to a node that is on its way may hold up a partition that runs dry: then it is short."""
+    empty = f"{topic}-retry"
+    await transport.create_topics({topic: 1, empty: 1}, 5)
+    await transport.producer.send([OutgoingMessage(topic, None, b"m") for _ in range(5_000)], 5)
+    waits: dict[frozenset[str], list[int]] = {}
+    send = AIOKafkaClient.send
+
+    async def recorded(self: AIOKafkaClient, node: int, request: object, **options: object) -> object:
+        if isinstance(request, FetchRequest):
+            waits.setdefault(frozenset(name for name, _ in request.topics), []).append(request._max_wait_ms)
+        return await send(self, node, request, **options)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", recorded)
+    consumer = await member(transport, topic, empty)
+    while frozenset([empty]) not in waits:
+        assert await consumer.fetch([TopicPartition(topic, 0)], 5, 1), f"{waits} {sum(1 for _ in waits)}"
+        await asyncio.sleep(0)
+    full = round(transport._settings.kafka.fetch_max_wait * 1000)
+    assert waits[frozenset([topic, empty])] == [full]
+    assert waits[frozenset([empty])][0] == PARTIAL_WAIT_MS
+    before = len(waits[frozenset([empty])])
+    await eventually(lambda: len(waits[frozenset([empty])]) > before + 1)
+    assert waits[frozenset([empty])][-1] == full, "nobody takes anything from the backlog: the broker is left in peace"
     await consumer.stop(5)
 
 
