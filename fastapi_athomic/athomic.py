@@ -31,6 +31,7 @@ from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError, TransportError
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_transport
 from .fairness import LoopShare, RequestGauge
+from .garbage import frozen_heap
 from .isolation import Home, LoopThread, SameLoop
 from .lag import BlockingDetector, LoopLag
 from .lifecycle import LifecycleManager
@@ -244,8 +245,9 @@ class Athomic:
         reporting = asyncio.create_task(events.run(), name="athomic-lineage") if events is not None else None
         try:
             await home.open()
-            await home.run(run.begin)
-            yield
+            with frozen_heap(self.settings.freeze_heap):
+                await home.run(run.begin)
+                yield
         finally:
             if watching is not None:
                 watching.cancel()

@@ -18,6 +18,13 @@ TURNS_FOR_REQUESTS = 5
 """More turns at most, while requests are being answered."""
 SHARE_BESIDE_REQUESTS = 0.5
 """Of the slice, while requests are being answered."""
+QUIET_SECONDS = 1.0
+"""So long after the last request nobody seems to be there whom handlers that wait for something could hold up.
+
+The loop turns by itself as they wait; a turn is as long as what they do between two waits, all of them together.
+"""
+INTAKE_SHARE = 0.5
+"""Of a turn of the loop: to take a message in costs less than to handle it, so nobody goes hungry for long."""
 LATE_SECONDS = 0.02
 """A loop that is later than this gets shorter slices and takes less in, in proportion to its lag."""
 SHORTEST_SLICE = 0.000_2
@@ -29,12 +36,24 @@ GIL_PAUSE = 0.000_05
 
 
 class RequestGauge:
-    """How many HTTP requests are being answered."""
+    """How many HTTP requests are being answered, and when the last one was."""
 
-    __slots__ = ("in_flight",)
+    __slots__ = ("_ended_at", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self._ended_at = float("-inf")  # on the monotonic clock
+
+    def __enter__(self) -> None:
+        self.in_flight += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+        self._ended_at = monotonic()
+
+    def quiet(self, now: float) -> bool:
+        """Whether nobody has asked for anything for a while."""
+        return not self.in_flight and now - self._ended_at > QUIET_SECONDS
 
 
 class LoopShare:
@@ -44,6 +63,7 @@ class LoopShare:
     """
 
     __slots__ = (
+        "_began",
         "_lag",
         "_pause",
         "_requests",
@@ -72,18 +92,27 @@ class LoopShare:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resting = False  # or letting in who waits
         self._turns = self._turns_for_requests = 0  # still to be given away
-        self._turned = False  # the loop has turned since the slice began
+        self._began = 0.0  # the slice, on the monotonic clock
+        self._turned = True  # the loop has turned since then
 
-    def turned(self, now: float) -> bool:
-        """At the end of a slice: whether the loop has turned by itself meanwhile, as handlers waited for something.
+    def turned(self, since: float, now: float) -> bool:
+        """At the end of a slice: whether a new one has begun, so that nobody needs to give way.
 
-        Then nobody needs to rest, and a new slice has begun; unless requests are being answered, or some rest already.
+        So it is where the loop has turned by itself meanwhile, as the handler waited for something; unless requests
+        are being answered, or some rest already. `since`: when the work began that ends `now`.
         """
-        if not self._turned or self._resting or self._requests.in_flight:
+        if self._requests.quiet(now):
+            if not (self._turned or since < self._began):
+                return False
+        elif not self._turned or self._resting or self._requests.in_flight:
             return False
-        self.deadline = now + self.slice()
+        self._begin(now, self.slice())
         self._watch_turn(asyncio.get_running_loop())
         return True
+
+    def _begin(self, now: float, seconds: float) -> None:
+        self._began = now
+        self.deadline = now + seconds
 
     def _watch_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned = False
@@ -118,7 +147,7 @@ class LoopShare:
         else:
             if self._pause:
                 time.sleep(self._pause)
-            self.deadline = monotonic() + self.slice()
+            self._begin(monotonic(), self.slice())
             self._let_in(loop)
             self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
             return
@@ -151,6 +180,14 @@ class LoopShare:
     def intake(self, most: int) -> int:
         """How many messages to take in at once, of `most` that there is room for."""
         return max(min(SMALLEST_INTAKE, most), int(most * self._eased()))
+
+    def intake_seconds(self, now: float, *, turn: float) -> float:
+        """How long fetches may follow each other, before everybody else gets a turn.
+
+        `turn`: seconds the last one took. As long as nobody asks for anything, turns may be long, and many workers be
+        hungry after one.
+        """
+        return turn * INTAKE_SHARE if self._requests.quiet(now) else 0.0
 
     def _eased(self) -> float:
         """1 as long as the loop is in time."""

@@ -52,11 +52,8 @@ class AthomicMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            self._gauge.in_flight += 1
-            try:
+            with self._gauge:
                 await self._with_context(scope, receive, send)
-            finally:
-                self._gauge.in_flight -= 1
         elif scope["type"] == "websocket":
             await self._with_context(scope, receive, send)
         else:

@@ -18,6 +18,8 @@ NOTE_LIMIT = 4_096
 """Bytes of commit metadata a broker takes (Kafka's `offset.metadata.max.bytes`)."""
 NOTE_SPAN = 22_000
 """Offsets one note can always tell apart: one bit each, in base64, below `NOTE_LIMIT` even if nothing compresses."""
+MAP_SPAN = 4 * NOTE_SPAN
+"""Offsets further away are left out of notes: where so many are missing in the log, a bitmap would be endless."""
 
 
 class OffsetTracker:
@@ -27,11 +29,12 @@ class OffsetTracker:
     in any order. `position` is what may be committed: all below it is done, in the sense of promise P1.
     """
 
-    __slots__ = ("_committed", "_done", "_pending", "position")
+    __slots__ = ("_base", "_bits", "_committed", "_done", "_pending", "position")
 
     def __init__(self, committed: int | None = None) -> None:
         self._pending: deque[int] = deque()  # received, from the first that is not done
         self._done: set[int] = set()  # done, but something before it is not
+        self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to make one
         self.position = committed  # None: nothing was ever committed, and nothing is done yet
         self._committed = CommittedOffset(committed) if committed is not None else None
 
@@ -39,14 +42,7 @@ class OffsetTracker:
         self._pending.extend(offsets)
 
     def done(self, offset: int) -> None:
-        pending = self._pending
-        if not pending or pending[0] != offset:
-            self._done.add(offset)
-            return
-        pending.popleft()
-        self.position = offset + 1
-        if self._done:
-            self._advance()
+        self.done_all((offset,))
 
     def done_all(self, offsets: Iterable[int]) -> None:
         pending, done = self._pending, self._done
@@ -54,8 +50,12 @@ class OffsetTracker:
             if pending and pending[0] == offset:
                 pending.popleft()
                 self.position = offset + 1
-            else:
-                done.add(offset)
+                continue
+            if not done:
+                self._base, self._bits = pending[0] if pending else offset, 0
+            done.add(offset)
+            if 0 <= (distance := offset - self._base) < MAP_SPAN:
+                self._bits |= 1 << distance
         if done:
             self._advance()
 
@@ -97,7 +97,7 @@ class OffsetTracker:
         offset = self.resume_offset if self._done else self.position
         if offset is None:
             return None
-        due = CommittedOffset(offset, encode_note(offset, self._done) if self._done else "")
+        due = CommittedOffset(offset, self.note())
         return None if due == self._committed else due
 
     def committed_as(self, offset: CommittedOffset) -> None:
@@ -105,21 +105,24 @@ class OffsetTracker:
 
     def note(self) -> str:
         """What is done above `resume_offset`; empty if nothing is, or if it would not fit."""
-        return encode_note(offset, self._done) if self._done and (offset := self.resume_offset) is not None else ""
+        offset = self.resume_offset
+        if not self._done or offset is None:
+            return ""
+        if offset > self._base:
+            self._bits >>= offset - self._base
+            self._base = offset
+        missing = self._base - offset  # offsets that are not in the log
+        return encode_note(self._bits << missing) if missing < MAP_SPAN else ""
 
 
-def encode_note(position: int, done: Iterable[int]) -> str:
-    """Offsets done above `position` as text: `a1:`, then base64 of a zlib-packed bitmap, bit 0 for `position` itself.
+def encode_note(done: int) -> str:
+    """What is done above a position, as text: `a1:`, then base64 of the zlib-packed bitmap, bit 0 for the position.
 
-    Empty when it would exceed `NOTE_LIMIT`.
+    Empty when it would exceed `NOTE_LIMIT`, or nothing is done.
     """
-    above = [offset - position for offset in done]
-    digits = bytearray(b"0") * (max(above) + 1)
-    for distance in above:
-        digits[-1 - distance] = 49  # "1"
-    packed = zlib.compress(int(digits, 2).to_bytes((len(digits) + 7) // 8, "little"), 1)
+    packed = zlib.compress(done.to_bytes((done.bit_length() + 7) // 8, "little"), 1)
     note = NOTE_PREFIX + base64.b64encode(packed).decode("ascii")
-    return note if len(note) <= NOTE_LIMIT else ""
+    return note if done and len(note) <= NOTE_LIMIT else ""
 
 
 def decode_note(position: int, note: str) -> frozenset[int]:

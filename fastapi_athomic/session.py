@@ -66,6 +66,7 @@ class ConsumerSession:
         self._away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * 0.7
         self._work_seen = asyncio.Event()  # there is, or will be, something to commit
         self._room = asyncio.Event()  # a full partition has room again, or the session ends
+        self._intake_ends = 0.0  # on the monotonic clock: fetches that find messages follow each other until then
         self._commit_lock = asyncio.Lock()
         self._preparing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -127,8 +128,15 @@ class ConsumerSession:
         self._note_progress(wanted, bool(fetched))
         if not fetched and (some_are_full or not wanted):
             await self._wait_for_room(POLL_SECONDS_WHILE_FULL if wanted else POLL_SECONDS)
-        else:
-            await asyncio.sleep(0)  # a fetch that finds messages at once does not let the workers in by itself
+        elif not fetched or monotonic() >= self._intake_ends:
+            await self._let_workers_in()
+
+    async def _let_workers_in(self) -> None:
+        """A fetch that finds messages at once does not do that by itself."""
+        began = monotonic()
+        await asyncio.sleep(0)
+        now = monotonic()
+        self._intake_ends = now + self._parts.share.intake_seconds(now, turn=now - began)
 
     def _intake(self) -> int:
         """How many messages are taken in at once: fewer while the event loop is late."""

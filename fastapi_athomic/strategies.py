@@ -278,7 +278,7 @@ class LaneStrategy:
                 if now >= share.deadline:
                     if self._guard.suspect(now):
                         continue
-                    if not share.turned(now):
+                    if not share.turned(began, now):
                         await share.give_way()
                         now = monotonic()
                 if now >= turn_ends and pool.waiting:

@@ -12,7 +12,7 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 LAYERS = [
-    ["exceptions", "messages", "timings", "status", "lag", "threads"],
+    ["exceptions", "messages", "timings", "status", "lag", "threads", "garbage"],
     ["settings", "outcomes", "context", "counters", "fairness", "isolation"],
     ["logs", "payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker"],
