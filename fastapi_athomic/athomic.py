@@ -31,7 +31,7 @@ from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError, TransportError
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_transport
 from .fairness import LoopShare, RequestGauge
-from .garbage import frozen_heap
+from .garbage import tuned_collector
 from .isolation import Home, LoopThread, SameLoop
 from .lag import BlockingDetector, LoopLag
 from .lifecycle import LifecycleManager
@@ -245,7 +245,7 @@ class Athomic:
         reporting = asyncio.create_task(events.run(), name="athomic-lineage") if events is not None else None
         try:
             await home.open()
-            with frozen_heap(self.settings.freeze_heap):
+            with tuned_collector(self.settings.tune_gc):
                 await home.run(run.begin)
                 yield
         finally:

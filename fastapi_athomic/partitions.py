@@ -13,6 +13,10 @@ _offset = itemgetter(RawMessage._fields.index("offset"))
 _value = itemgetter(RawMessage._fields.index("value"))
 
 
+SETTLE_AT = 50
+"""Concluded offsets are told to the tracker together."""
+
+
 class PartitionState:
     """Belongs to one assignment.
 
@@ -20,13 +24,13 @@ class PartitionState:
     """
 
     __slots__ = (
-        "_concluded",
         "_drained",
         "_received",
         "_tracker",
         "average_size",
         "conclude",
         "conclude_all",
+        "concluded",
         "delay",
         "has_room",
         "high_offset",
@@ -35,6 +39,7 @@ class PartitionState:
         "paused",
         "revoked",
         "running",
+        "settle_at",
         "skip",
         "topic_partition",
     )
@@ -51,11 +56,12 @@ class PartitionState:
     ) -> None:
         self.topic_partition = topic_partition
         self.low_mark = low_mark
+        self.settle_at = max(1, min(SETTLE_AT, low_mark // 4))  # concluded offsets, before the tracker is told of them
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
         self._tracker = OffsetTracker(committed)
-        self._concluded: list[int] = []  # offsets that the tracker does not know yet
-        self.conclude: Callable[[int], None] = self._concluded.append
-        self.conclude_all: Callable[[Iterable[int]], None] = self._concluded.extend
+        self.concluded: list[int] = []  # offsets that the tracker does not know yet
+        self.conclude: Callable[[int], None] = self.concluded.append
+        self.conclude_all: Callable[[Iterable[int]], None] = self.concluded.extend
         """These offsets are handled, dead-lettered or skipped by a rule. Bound methods of a list: they cost least."""
         self.skip = skip  # done before, by whoever had the partition (noted in the commit)
         self.delay = delay  # of a retry topic: seconds until a message is due
@@ -91,7 +97,7 @@ class PartitionState:
 
     def settle(self) -> None:
         """Tells the tracker what was concluded: after each slice of work, and whenever somebody wants to know."""
-        concluded = self._concluded
+        concluded = self.concluded
         if not concluded:
             return
         before = self._received
@@ -110,7 +116,7 @@ class PartitionState:
     @property
     def buffered(self) -> int:
         """Received, and not yet concluded. May be asked from another thread."""
-        return max(0, self._received - len(self._concluded))
+        return max(0, self._received - len(self.concluded))
 
     @property
     def committed(self) -> int | None:

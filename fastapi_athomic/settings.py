@@ -135,7 +135,8 @@ class AthomicSettings(BaseSettings):
     isolation: Literal["loop", "thread"] = "loop"
     slice_seconds: PositiveSeconds = 0.002  # consumers give the event loop back after working so long, or less
     blocking_after: PositiveSeconds = 0.1  # a handler that blocks the event loop for longer is named in a warning
-    freeze_heap: bool = True  # what the app has loaded when it starts is left out of garbage collections (gc.freeze)
+    # leave what the app has loaded out of garbage collections, and collect young objects less often, while it runs
+    tune_gc: bool = True
 
     # run events of OpenLineage; None: if openlineage-python is installed and its environment variables are set
     lineage_events: bool | None = None

@@ -245,10 +245,11 @@ class LaneStrategy:
     async def _serve_running(self, worker: Worker, lane: Lane) -> None:
         """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
         partition, queue, share, pool = lane.partition, lane.queue, self._share, self.pool
-        process, counters, conclude = self._process, self._counters, partition.conclude
+        process, counters, timings = self._process, self._counters, self._timings
+        conclude, concluded, settle_at = partition.conclude, partition.concluded, partition.settle_at
         timestamps: list[int] = []  # of what was concluded since `since`
         since = began = now = monotonic()
-        turn_ends, look_up_at = now + LANE_TURN, self._timings.look_up_at(now, share.deadline)
+        turn_ends, look_up_at = now + LANE_TURN, timings.look_up_at(now, share.deadline)
         self._guard.suspect(now)
         try:
             while queue and partition.open:
@@ -273,8 +274,9 @@ class LaneStrategy:
                 began, now = now, monotonic()
                 if now < look_up_at:
                     continue
-                self._timings.note_all(since, began, now, timestamps)
-                partition.settle()
+                timings.note_all(since, began, now, timestamps)
+                if len(concluded) >= settle_at:
+                    partition.settle()
                 if now >= share.deadline:
                     if self._guard.suspect(now):
                         continue
@@ -284,11 +286,11 @@ class LaneStrategy:
                 if now >= turn_ends and pool.waiting:
                     pool.put(lane)
                     return
-                since, look_up_at = now, self._timings.look_up_at(now, share.deadline)
+                since, look_up_at = now, timings.look_up_at(now, share.deadline)
             self._leave(lane)
         finally:
             if timestamps:
-                self._timings.note_all(since, began, now, timestamps)
+                timings.note_all(since, began, now, timestamps)
 
     def _leave(self, lane: Lane) -> None:
         lane.busy = False
