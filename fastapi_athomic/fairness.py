@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from time import monotonic
+from time import monotonic, sleep
 
 from .lag import LoopLag
 
@@ -19,10 +18,9 @@ TURNS_FOR_REQUESTS = 5
 SHARE_BESIDE_REQUESTS = 0.5
 """Of the slice, while requests are being answered."""
 QUIET_SECONDS = 1.0
-"""So long after the last request nobody seems to be there whom handlers that wait for something could hold up.
-
-The loop turns by itself as they wait; a turn is as long as what they do between two waits, all of them together.
-"""
+"""So long after the last request nobody seems to be there who could be held up."""
+QUIET_SHARE = 2.5
+"""Of the slice, then. Handlers that wait for something do not rest at all: the loop turns by itself as they wait."""
 INTAKE_SHARE = 0.5
 """Of a turn of the loop: to take a message in costs less than to handle it, so nobody goes hungry for long."""
 LATE_SECONDS = 0.02
@@ -33,6 +31,8 @@ TOGETHER = 10
 """So many of those that wait for the next slice go on in one turn of the loop."""
 GIL_PAUSE = 0.000_05
 """Seconds that a thread of its own sleeps after each slice: as long as it works, another one waits for the GIL."""
+GIL_PAUSES_FOR_REQUESTS = 10
+"""More such pauses at most, while requests are being answered."""
 
 
 class RequestGauge:
@@ -65,7 +65,7 @@ class LoopShare:
     __slots__ = (
         "_began",
         "_lag",
-        "_pause",
+        "_own_thread",
         "_requests",
         "_resting",
         "_slice_seconds",
@@ -87,7 +87,7 @@ class LoopShare:
         self._slice_seconds = slice_seconds
         self._requests = requests or RequestGauge()
         self._lag = lag or LoopLag()
-        self._pause = GIL_PAUSE if own_thread else 0.0
+        self._own_thread = own_thread
         self.deadline = 0.0  # on the monotonic clock; whoever is past it calls `give_way`
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resting = False  # or letting in who waits
@@ -106,13 +106,13 @@ class LoopShare:
                 return False
         elif not self._turned or self._resting or self._requests.in_flight:
             return False
-        self._begin(now, self.slice())
+        self._begin(now)
         self._watch_turn(asyncio.get_running_loop())
         return True
 
-    def _begin(self, now: float, seconds: float) -> None:
+    def _begin(self, now: float) -> None:
         self._began = now
-        self.deadline = now + seconds
+        self.deadline = now + self.slice(now)
 
     def _watch_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned = False
@@ -135,8 +135,8 @@ class LoopShare:
 
     def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         self._resting = True
-        self._turns = TURNS
-        self._turns_for_requests = 0 if self._pause else TURNS_FOR_REQUESTS
+        self._turns = 1 if self._own_thread else TURNS
+        self._turns_for_requests = 0 if self._own_thread else TURNS_FOR_REQUESTS
         loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -145,13 +145,21 @@ class LoopShare:
         elif self._turns_for_requests and self._requests.in_flight:
             self._turns_for_requests -= 1
         else:
-            if self._pause:
-                time.sleep(self._pause)
-            self._begin(monotonic(), self.slice())
+            if self._own_thread:
+                self._leave_the_gil()
+            self._begin(monotonic())
             self._let_in(loop)
             self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
             return
         loop.call_soon(self._turn, loop)
+
+    def _leave_the_gil(self) -> None:
+        """To the thread that answers requests: as long as this one works, it waits."""
+        pauses = GIL_PAUSES_FOR_REQUESTS
+        sleep(GIL_PAUSE)
+        while pauses and self._requests.in_flight:
+            sleep(GIL_PAUSE)
+            pauses -= 1
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Those that wait go on, first come, first served, as long as the slice lasts."""
@@ -172,9 +180,10 @@ class LoopShare:
         else:
             self._let_in(loop)
 
-    def slice(self) -> float:
+    def slice(self, now: float) -> float:
         """Seconds of work until everybody else gets a turn."""
-        seconds = self._slice_seconds * (SHARE_BESIDE_REQUESTS if self._requests.in_flight else 1.0)
+        quiet, busy = self._requests.quiet(now), self._requests.in_flight
+        seconds = self._slice_seconds * (QUIET_SHARE if quiet else SHARE_BESIDE_REQUESTS if busy else 1.0)
         return max(min(SHORTEST_SLICE, seconds), seconds * self._eased())
 
     def intake(self, most: int) -> int:

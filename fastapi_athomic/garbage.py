@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 YOUNG = 10_000
-"""Allocations between two collections of young objects: a few megabytes of what is garbage may wait for the next one."""
+"""Allocations between two collections of young objects: a few megabytes of garbage may wait for the next one."""
 DEFAULTS = (700, 2_000)
 """Of Python's versions: another value was chosen by somebody, and stays."""
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,7 +15,13 @@ from httpx import ASGITransport, AsyncClient
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.fairness import (
+    GIL_PAUSE,
+    GIL_PAUSES_FOR_REQUESTS,
+    INTAKE_SHARE,
     LATE_SECONDS,
+    QUIET_SECONDS,
+    QUIET_SHARE,
+    SHARE_BESIDE_REQUESTS,
     SHORTEST_SLICE,
     TURNS,
     TURNS_FOR_REQUESTS,
@@ -113,8 +120,23 @@ async def test_p12_after_each_slice_everybody_else_gets_several_turns(clock: Clo
         clock.now += SLICE / 4
         record.note(message)
 
-    turns = await turns_beside(new_app(handle), record)
+    athomic = new_app(handle)
+    with athomic.requests:
+        pass  # somebody has just asked for something
+    turns = await turns_beside(athomic, record)
     assert max(steps(turns)) == 4, "no more messages than fit into a slice"
+    assert min(runs(turns)[1:-1]) >= TURNS
+
+
+async def test_p12_slices_are_longer_where_nobody_asks_for_anything(clock: Clock) -> None:
+    record = Record()
+
+    async def handle(message: str) -> None:
+        clock.now += SLICE / 4
+        record.note(message)
+
+    turns = await turns_beside(new_app(handle), record)
+    assert max(steps(turns)) in (10, 11), "QUIET_SHARE of a slice, and what it takes to notice its end"
     assert min(runs(turns)[1:-1]) >= TURNS
 
 
@@ -191,10 +213,89 @@ async def test_p12_less_is_taken_in_while_the_loop_is_late(
 def test_slices_shrink_with_the_lag_to_a_limit() -> None:
     lag, requests = LoopLag(), RequestGauge()
     share = LoopShare(SLICE, requests, lag)
-    assert share.slice() == SLICE
+    with requests:
+        assert share.slice(monotonic()) == SLICE * SHARE_BESIDE_REQUESTS
+    now = monotonic()
+    assert share.slice(now) == SLICE
+    assert share.slice(now + QUIET_SECONDS * 2) == SLICE * QUIET_SHARE
     lag.seconds = LATE_SECONDS * 2
-    assert share.slice() == pytest.approx(SLICE / 2)
+    assert share.slice(now) == pytest.approx(SLICE / 2)
     lag.seconds = 1_000.0
-    assert share.slice() == SHORTEST_SLICE
-    assert LoopShare(SHORTEST_SLICE / 2, requests, lag).slice() == SHORTEST_SLICE / 2, "what is set is not lengthened"
+    assert share.slice(now) == SHORTEST_SLICE
+    short = SHORTEST_SLICE / 2
+    assert LoopShare(short, requests, lag).slice(now) == short, "what is set is not lengthened"
     assert share.intake(5) == 5
+
+
+def test_fetches_follow_each_other_only_where_nobody_asks_for_anything() -> None:
+    requests = RequestGauge()
+    share = LoopShare(SLICE, requests)
+    assert share.intake_seconds(monotonic(), turn=0.02) == 0.02 * INTAKE_SHARE
+    with requests:
+        assert share.intake_seconds(monotonic(), turn=0.02) == 0.0
+    assert share.intake_seconds(monotonic(), turn=0.02) == 0.0
+
+
+Situation = Callable[[RequestGauge], None]
+
+
+def nobody_asks(requests: RequestGauge) -> None: ...
+
+
+def somebody_has_asked(requests: RequestGauge) -> None:
+    with requests:
+        pass
+
+
+def somebody_asks(requests: RequestGauge) -> None:
+    requests.in_flight = 1
+
+
+@pytest.mark.parametrize(
+    ("situation", "loop_turns", "waited", "goes_on"),
+    [
+        (nobody_asks, True, False, True),
+        (nobody_asks, False, True, True),
+        (nobody_asks, False, False, False),
+        (somebody_has_asked, True, True, True),
+        (somebody_has_asked, False, True, False),
+        (somebody_asks, True, True, False),
+    ],
+)
+async def test_who_waits_for_something_goes_on_without_a_rest(
+    clock: Clock, situation: Situation, loop_turns: bool, waited: bool, goes_on: bool
+) -> None:
+    requests = RequestGauge()
+    situation(requests)
+    share = LoopShare(SLICE, requests)
+    before = clock.now
+    clock.now += 0.001
+    await share.give_way()  # a slice begins
+    if loop_turns:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    clock.now = share.deadline
+    assert share.turned(before if waited else clock.now, clock.now) is goes_on
+    assert (share.deadline > clock.now) is goes_on
+
+
+async def test_while_some_rest_nobody_goes_on_where_somebody_has_asked(clock: Clock) -> None:
+    requests = RequestGauge()
+    somebody_has_asked(requests)
+    share = LoopShare(SLICE, requests)
+    resting = asyncio.create_task(share.give_way())
+    await asyncio.sleep(0)
+    assert not share.turned(clock.now - 1, clock.now)
+    await resting
+
+
+@pytest.mark.parametrize(("in_flight", "pauses"), [(0, 1), (1, 1 + GIL_PAUSES_FOR_REQUESTS)])
+async def test_a_thread_of_its_own_leaves_the_gil_while_requests_are_answered(
+    in_flight: int, pauses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("fastapi_athomic.fairness.sleep", slept.append)
+    requests = RequestGauge()
+    requests.in_flight = in_flight
+    await LoopShare(SLICE, requests, own_thread=True).give_way()
+    assert slept == [GIL_PAUSE] * pauses

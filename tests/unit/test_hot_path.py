@@ -121,4 +121,4 @@ async def test_a_message_with_a_recorded_span(traced: None) -> None:
 
 
 async def test_a_message_of_a_batch() -> None:
-    check(await calls_per_message(new_app(batch_size=100)), 9.0)
+    check(await calls_per_message(new_app(batch_size=100)), 9.4)
