@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from benchmarks.figures import BROKER_OF, FIGURES, BrokerName, Options
-from benchmarks.report import RESULTS, Table, machine, summarize
+from benchmarks.report import RESULTS, Table, machine, publish, summarize
 from benchmarks.workload import Keys
 
 
@@ -39,6 +39,7 @@ def main() -> None:
                 tables.append(table)
     if not options.figures and not options.no_files:
         (RESULTS / "README.md").write_text(summarize(tables))
+        publish(tables)
 
 
 def show(table: Table, began: float, *, write: bool) -> None:

@@ -21,15 +21,17 @@ WARM_UP_SECONDS = 3.0
 START_SECONDS = 60.0
 FASTEST = 9_500
 """Messages per second that a handler of 0.1 ms allows at most."""
+MOCK_BACKLOG, MOCK_SECONDS = 75_000, 4.0
+"""The mock cluster keeps 5 MB per partition: no longer than so many seconds of load can be measured beside it."""
 
 
 class HttpRun:
     """Starts an app, waits until it consumes, and asks it on a schedule."""
 
-    def __init__(self, bootstrap: str, seconds: float) -> None:
+    def __init__(self, bootstrap: str, seconds: float, *, mock: bool) -> None:
         self._bootstrap = bootstrap
-        self._seconds = seconds
-        self.backlog = int((WARM_UP_SECONDS + 2 * seconds + 7) * FASTEST)
+        self.seconds = min(seconds, MOCK_SECONDS) if mock else seconds
+        self.backlog = MOCK_BACKLOG if mock else int((WARM_UP_SECONDS + 2 * seconds + 7) * FASTEST)
 
     def measure(self, name: str) -> Measured:
         """Raises `NoFigureError`."""
@@ -56,7 +58,7 @@ class HttpRun:
         _wait_until_it_consumes(port, name)
         time.sleep(WARM_UP_SECONDS)
         before, began = _handled(port), time.monotonic()
-        load = [sys.executable, "-m", "benchmarks.http_load", str(port), str(RATE), str(self._seconds)]
+        load = [sys.executable, "-m", "benchmarks.http_load", str(port), str(RATE), str(self.seconds)]
         done = subprocess.run(load, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NoFigureError((done.stderr.strip().splitlines() or ["the load ended without a word"])[-1])

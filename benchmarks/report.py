@@ -14,6 +14,8 @@ from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PACKAGES = (
     "fastapi-athomic",
     "aiokafka",
@@ -158,6 +160,20 @@ def summarize(tables: Sequence[Table]) -> str:
     for table in tables:
         lines += [f"## {table.title}", "", f"![{table.title}]({table.name}.svg)", ""]
     return "\n".join(lines)
+
+
+def publish(tables: Sequence[Table]) -> None:
+    """Writes the goals into the project's README: those with uniform keys, on Apache Kafka where there is a choice."""
+    rows = [
+        f"| [{table.title}](benchmarks/results/{table.name}.md) {goal.line(table.medians())}"
+        for table in tables
+        if not table.name.endswith(("-mock", "-zipf-kafka"))
+        for goal in table.goals
+    ]
+    head = [machine(), "", "| figure | goal | wanted | measured | |", "|---|---|---|---|---|"]
+    before, rest = README.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    README.write_text("\n".join([f"{before}{BEGIN}", "", *head, *rows, "", f"{END}{after}"]))
 
 
 def machine() -> str:
