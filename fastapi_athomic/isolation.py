@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from .exceptions import TransportError
 
 logger = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.000_5
+"""So long the thread of the routes waits for the GIL at most, each time it has something to do."""
 
 T = TypeVar("T")
 Work = Callable[[], Awaitable[T]]
@@ -71,7 +76,7 @@ class LoopThread:
 
     def _live(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
+            with _switching_often(), asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._until_left())
         except BaseException as error:
             self._fail(error)
@@ -122,6 +127,20 @@ class LoopThread:
             logger.error("the thread of the consumers did not end within %g s and is abandoned", timeout)
         elif self._thread is not None:
             self._thread.join()
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Threads of the process do not wait for the GIL as long as Python lets them by default (5 ms)."""
+    before = sys.getswitchinterval()
+    if before <= SWITCH_SECONDS:  # set by somebody, or by another app, which takes it back
+        yield
+        return
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class _Call(Generic[T]):

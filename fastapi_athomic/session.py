@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 """How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
-POLL_SECONDS_WHILE_FULL = 0.005
+POLL_SECONDS_WHILE_FULL = 0.01
 """The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -10,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from fastapi_athomic import AthomicSettings, PublishError, TransportError, include_athomic
-from fastapi_athomic.isolation import LoopThread, SameLoop
+from fastapi_athomic.isolation import SWITCH_SECONDS, LoopThread, SameLoop
 from tests.support.apps import Gate, Record, running
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -41,6 +42,18 @@ async def test_work_is_done_in_the_thread_with_the_callers_context(home: LoopThr
     assert thread != threading.get_ident()
     assert loop is not asyncio.get_running_loop()
     assert type(loop) is type(asyncio.get_running_loop())
+
+
+async def test_threads_wait_less_for_the_gil_while_it_lives() -> None:
+    before = sys.getswitchinterval()
+    threads = LoopThread(patience=5), LoopThread(patience=5)
+    for thread in threads:
+        await thread.open()
+    assert sys.getswitchinterval() == SWITCH_SECONDS < before
+    for thread in reversed(threads):
+        assert sys.getswitchinterval() == SWITCH_SECONDS
+        await thread.close(5)
+    assert sys.getswitchinterval() == before
 
 
 async def test_work_from_within_the_loop_stays_there(home: LoopThread) -> None:
