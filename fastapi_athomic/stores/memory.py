@@ -154,7 +154,7 @@ class _Turn:
         group, room = self._group, self._group.rooms.get(key)
         if not room:
             for table in (group.rooms, group.gaps, group.ready):
-                table.pop(key, None)  # type: ignore[attr-defined]
+                table.pop(key, None)
         elif min(room) == self._last(key) + 1:
             group.gaps.pop(key, None)
             group.ready.setdefault(key, self._now)
