@@ -8,6 +8,7 @@ Leases end by the server's clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Any
 
@@ -54,7 +55,8 @@ class RedisStateStore:
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            with suppress(RedisError, OSError):  # it may be gone already
+                await client.aclose()
 
     def _connected(self) -> Redis:
         """Connections belong to an event loop: they are made by the first call after `close`."""
