@@ -125,8 +125,8 @@ class Throughput:
         with running_broker(options.broker) as broker:
             fill(broker.bootstrap, "orders", keys, WARM_UP + max(counts.values()), create=options.broker == "kafka")
             setting = (
-                f"{broker.description}, {PARTITIONS} partitions, {KEY_SETTINGS[keys]}; each run in a process of its own, "
-                f"after {WARM_UP:,} messages of warm-up; medians of {options.rounds} interleaved rounds. "
+                f"{broker.description}, {PARTITIONS} partitions, {KEY_SETTINGS[keys]}; each run in a process of its "
+                f"own, after {WARM_UP:,} messages of warm-up; medians of {options.rounds} interleaved rounds. "
                 f"Messages measured: {_list(counts)}."
             )
             columns = ["messages/s", "CPU per message"]
@@ -193,8 +193,8 @@ class Ordered:
             fill(broker.bootstrap, "orders", keys, WARM_UP + count, create=options.broker == "kafka")
             setting = (
                 f"{broker.description}, {PARTITIONS} partitions, {KEY_SETTINGS[keys]}, each an aggregate; Redis with "
-                f"an append-only file; one process, the rest as shipped; {count:,} messages after {WARM_UP:,} of warm-up; "
-                f"medians of {options.rounds} interleaved rounds."
+                f"an append-only file; one process, the rest as shipped; {count:,} messages after {WARM_UP:,} of "
+                f"warm-up; medians of {options.rounds} interleaved rounds."
             )
             title = f"F6: ordered consumer on Redis, {keys} keys, {options.broker}"
             columns = ["messages/s", "CPU per message", ROUND_TRIPS]

@@ -94,4 +94,4 @@ async def main(bootstrap: str, topic: str, url: str, warm_up: str, count: str, i
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))  # type: ignore[arg-type]
+    asyncio.run(main(*sys.argv[1:]))

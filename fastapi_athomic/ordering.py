@@ -374,8 +374,10 @@ class OrderedStrategy:
                 item.partition.conclude(item.message.offset)
                 item.partition.settle()
             self._stopped_running(host)
-        elif not ours or item.sequence != aggregate.last + 1:
-            self._stopped_running(host)  # taken over meanwhile: what the store says after the next claim counts
+        elif not ours or item.sequence != aggregate.last + 1:  # taken over meanwhile: what the store says counts
+            self._stopped_running(host)
+            if item.sequence <= aggregate.last and aggregate.items.pop(item.sequence, None) is not None:
+                self.duplicate(aggregate, item)
         else:
             aggregate.items.pop(item.sequence, None)
             aggregate.last = item.sequence
