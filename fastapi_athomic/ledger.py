@@ -368,8 +368,11 @@ class Ledger:
                 self._later(aggregate)
             return
         aggregate.token, aggregate.valid_until = claim.token, valid_until
-        aggregate.last = aggregate.acknowledged = claim.last
-        for item in [item for number, item in aggregate.items.items() if number <= claim.last]:
+        # a store that has lost its newest data does not know what it once acknowledged: it is told again
+        aggregate.last, aggregate.acknowledged = max(claim.last, aggregate.acknowledged), claim.last
+        if aggregate.last > claim.last:
+            self.mark(aggregate)
+        for item in [item for number, item in aggregate.items.items() if number <= aggregate.last]:
             if item is not aggregate.running:
                 del aggregate.items[item.sequence]
                 self._office.duplicate(aggregate, item)

@@ -102,7 +102,7 @@ class _Turn:
 
     def _write(self, write: Write) -> bool:
         lease = self._group.leases.get(write.key)
-        if lease is None or lease.token != write.token:
+        if lease is None or (lease.token, lease.owner) != (write.token, self._member.name):
             return False
         lease.ends_at = self._now + self._member.lease
         if write.release:

@@ -94,13 +94,13 @@ local function set_lease(key, token)
   new_leases[#new_leases + 1] = token .. ' ' .. whole(ends_at[key]) .. ' ' .. owner
 end
 
--- Writes: they count under the token of the lease only.
+-- Writes: they count under the lease only. After a loss of data a token may come twice, so the owner counts too.
 
 local written, counts = {}, {}
 for i = 0, writes - 1 do
   local at = writes_at + i * 6
   local key, token, done = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  if token_of[key] == token then
+  if token_of[key] == token and owner_of[key] == owner then
     counts[key] = true
     written[#written + 1] = '1'
     if ARGV[at + 5] == '1' then

@@ -106,6 +106,11 @@ async def test_a_lease_that_ended_and_that_nobody_wanted_still_counts(table: Tab
     assert (await table.ask(table.bob, claims=[b"a"])).claimed == [None]
 
 
+async def test_a_token_counts_for_its_owner_only(table: Table) -> None:
+    claim = await table.claim(table.ann)
+    assert (await table.ask(table.bob, writes=[Write(b"a", claim.token, last=9)])).written == [False]
+
+
 async def test_a_release_lets_the_next_one_in(table: Table) -> None:
     claim = await table.claim(table.ann)
     await table.ask(table.ann, writes=[Write(b"a", claim.token, last=4, release=True)])
