@@ -46,8 +46,8 @@ TICK_SECONDS = 0.1
 """So often the books are looked through while aggregates are held: for leases, and for what others parked for us."""
 SCAN_SECONDS = 1.0
 SCAN_LIMIT = 100
-IDLE_SECONDS = 1.0
-"""Aggregates that had nothing to do for so long are given back."""
+IDLE = 0.4
+"""Aggregates that had nothing to do for this share of a lease are given back."""
 MAX_IDLE = 10_000
 CERTAIN = 0.8
 """Share of a lease in which we rely on it: clocks and the way to the store cost some."""
@@ -236,7 +236,7 @@ class Ledger:
         active = self._office.active()
         while self._idle:
             aggregate, since = next(iter(self._idle.items()))
-            if active and now - since < IDLE_SECONDS and len(self._idle) <= MAX_IDLE:
+            if active and now - since < self.member.lease * IDLE and len(self._idle) <= MAX_IDLE:
                 break
             del self._idle[aggregate]
             self._release(aggregate)

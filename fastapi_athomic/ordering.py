@@ -171,7 +171,10 @@ class OrderedStrategy:
 
     def _host(self) -> PartitionState | None:
         """A partition whose drain waits for what belongs to none."""
-        return next((partition for partition in self._partitions if partition.open), None)
+        for partition in self._partitions:
+            if partition.open:
+                return partition
+        return None
 
     def goes_on(self, aggregate: Aggregate) -> bool:
         now = monotonic()

@@ -99,7 +99,7 @@ class RedisStateStore:
         ]
         add = arguments.extend
         for key, token, last, known, take, release in call.writes:
-            add((key, token, b"" if last is None else last, known, take.value, b"1" if release else b"0"))
+            add((key, f"{token} {'' if last is None else last} {known} {take.value} {release:d}"))
         for drop in call.drops:
             add(drop)
         for park in call.parks:

@@ -16,7 +16,7 @@ local writes, drops, parks, claims = tonumber(ARGV[7]), tonumber(ARGV[8]), tonum
 local take_limit, scan_limit = tonumber(ARGV[11]), tonumber(ARGV[12])
 local scan_start, gap_ms = tonumber(ARGV[13]), tonumber(ARGV[14])
 local writes_at = 15
-local drops_at = writes_at + writes * 6
+local drops_at = writes_at + writes * 2
 local parks_at = drops_at + drops * 2
 local claims_at = parks_at + parks * 3
 local KNOCK_MS = 60000
@@ -42,7 +42,7 @@ local function mention(key)
   end
 end
 
-for i = 0, writes - 1 do mention(ARGV[writes_at + i * 6]) end
+for i = 0, writes - 1 do mention(ARGV[writes_at + i * 2]) end
 for i = 0, parks - 1 do mention(ARGV[parks_at + i * 3]) end
 for i = 0, claims - 1 do mention(ARGV[claims_at + i]) end
 
@@ -96,14 +96,14 @@ end
 
 -- Writes: they count under the lease only. After a loss of data a token may come twice, so the owner counts too.
 
-local written, counts = {}, {}
+local written, counting = {}, {}
 for i = 0, writes - 1 do
-  local at = writes_at + i * 6
-  local key, token, done = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local key = ARGV[writes_at + i * 2]
+  local token, done, known, take, release = string.match(ARGV[writes_at + i * 2 + 1], '^(%d+) (%S*) (%S+) (%a) (%d)$')
   if token_of[key] == token and owner_of[key] == owner then
-    counts[key] = true
+    counting[key] = {take, known}
     written[#written + 1] = '1'
-    if ARGV[at + 5] == '1' then
+    if release == '1' then
       ends_at[key] = nil
       gone_leases[#gone_leases + 1] = key
     else
@@ -123,7 +123,7 @@ end
 
 for i = 0, drops - 1 do
   local key, sequence = ARGV[drops_at + i * 2], ARGV[drops_at + i * 2 + 1]
-  if counts[key] then remove(key, sequence, sequence) end
+  if counting[key] then remove(key, sequence, sequence) end
 end
 
 -- Parks: whoever holds the aggregate is told.
@@ -215,8 +215,9 @@ local function look(key, take, known)
 end
 
 for i = 0, writes - 1 do
-  local at = writes_at + i * 6
-  if counts[ARGV[at]] and ARGV[at + 4] ~= 'n' then look(ARGV[at], ARGV[at + 4], tonumber(ARGV[at + 3])) end
+  local key = ARGV[writes_at + i * 2]
+  local asked = counting[key]
+  if asked and asked[1] ~= 'n' then look(key, asked[1], tonumber(asked[2])) end
 end
 for _, key in ipairs(granted) do look(key, 'x', last[key]) end
 

@@ -95,7 +95,7 @@ class LazyStore(MemoryStateStore):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Of the store, and of the process: nothing is idle by it for long enough to be given back."""
     found = Clock()
-    monkeypatch.setattr("fastapi_athomic.ledger.IDLE_SECONDS", 1e9)
+    monkeypatch.setattr("fastapi_athomic.ledger.IDLE", 1e9)
     for module in ("ledger", "ordering"):
         monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", found)
     return found
@@ -210,7 +210,7 @@ async def test_p17_a_clean_stop_gives_the_leases_back() -> None:
 
 
 async def test_p16_what_has_nothing_to_do_is_given_back_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.ledger.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("fastapi_athomic.ledger.IDLE", 0.0)
     store = MemoryStateStore()
     shop = Shop(store)
     async with running(shop.athomic):
