@@ -88,7 +88,7 @@ class Aggregate:
         self.letter: FailureContext | None = None  # its dead letter could not be written yet
         # --- trouble
         self.blocked = False  # its next message has used up its attempts
-        self.rests_until = 0.0  # monotonic; before, a blocked one is not tried again
+        self.rests_until = float("-inf")  # monotonic; before, a blocked one is not tried again
         self.full = False  # its messages found no room in the store
         self.overdue = False  # something is missing for too long
         self.burials: deque[Burial] = deque()

@@ -38,8 +38,8 @@ from .stores.base import (
 
 logger = logging.getLogger(__name__)
 
-CALL_AGGREGATES = 2_000
-"""So many at most in one call: the store serves nobody else meanwhile."""
+CALL_AGGREGATES = 250
+"""So many at most in one call: it keeps the store, and our event loop, from everybody else for a few ms."""
 CALL_BYTES = 4_000_000
 """Of messages to be parked in one call; the last one may exceed it."""
 TICK_SECONDS = 0.1

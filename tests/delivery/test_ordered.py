@@ -19,6 +19,9 @@ from .brokers import Record as Written
 from .test_delivery import committed_in_all, eventually_committed, numbers
 
 QUICK = RetryPolicy(max_attempts=3, delay=0.01, jitter=0)
+NOT_AGAIN_ON_MOCK = pytest.mark.not_on(
+    "mock", reason="it lets nobody in before the session of the member that left is over"
+)
 ONCE = RetryPolicy(max_attempts=1, max_delay=0)
 
 
@@ -122,6 +125,7 @@ async def test_p17_one_aggregate_does_not_wait_for_another(broker: Broker, topic
     assert seen_by(record.seen)["slow"] == [1, 2]
 
 
+@NOT_AGAIN_ON_MOCK
 async def test_p17_what_comes_early_is_parked_and_committed_and_survives_a_restart(
     broker: Broker, topic: str, settings: Any
 ) -> None:
@@ -140,8 +144,6 @@ async def test_p17_what_comes_early_is_parked_and_committed_and_survives_a_resta
         await eventually(lambda: status(athomic).ordered.parked == 3)
         assert status(athomic).ordered.aggregates_waiting == 2
         assert record.seen == []
-    if broker.name == "mock":
-        return  # it lets nobody in before the session of who has left is over
     async with running(athomic):
         await broker.produce(topic, steps("a", [1], 1))
         await record.count(3)
@@ -285,11 +287,10 @@ async def test_p17_a_gap_sends_what_waits_to_the_dlq_and_a_redrive_brings_it_bac
     assert seen_by(record.seen) == {"a": [1, 2, 3, 4]}
 
 
+@NOT_AGAIN_ON_MOCK
 async def test_p17_a_gap_is_noticed_after_a_restart_without_a_new_message(
     broker: Broker, topic: str, settings: Any
 ) -> None:
-    if broker.name == "mock":
-        pytest.skip("it lets nobody in before the session of who has left is over")
     await broker.create_topic(topic, 1)
     record = Record()
     async with running(new_app(settings(), new_handler(topic, record))) as athomic:
@@ -354,9 +355,8 @@ async def test_p17_first_sequence_says_where_an_unknown_aggregate_begins(
     assert seen_by(record.seen) == {"a": [-1, 0, 1]}
 
 
+@NOT_AGAIN_ON_MOCK
 async def test_p17_a_stop_in_mid_stream_repeats_nothing(broker: Broker, topic: str, settings: Any) -> None:
-    if broker.name == "mock":
-        pytest.skip("it lets nobody in before the session of who has left is over")
     await broker.create_topic(topic, 2)
     orders = [f"o{number}" for number in range(10)]
     records = [step(order, number) for order in orders for number in range(1, 41)]
@@ -373,10 +373,9 @@ async def test_p17_a_stop_in_mid_stream_repeats_nothing(broker: Broker, topic: s
     assert seen_by(record.seen) == {order: numbers(40, 1) for order in orders}
 
 
+@pytest.mark.not_on("mock", reason="it takes one member per group")
 async def test_p17_two_members_share_the_aggregates(broker: Broker, topic: str, settings: Any) -> None:
     """Each aggregate's messages lie on both partitions, so each member has to give much to the other."""
-    if broker.name == "mock":
-        pytest.skip("it takes one member per group")
     await broker.create_topic(topic, 2)
     record = Record()
     first, second = (new_app(settings(), new_handler(topic, record, concurrency=3)) for _ in range(2))

@@ -281,6 +281,23 @@ async def test_p17_a_store_that_is_away_at_the_start_is_waited_for() -> None:
         await shop.record.count(1)
 
 
+async def test_p07_an_aggregate_waits_while_its_dead_letter_cannot_be_written() -> None:
+    shop = Shop(MemoryStateStore(), retry=RetryPolicy(max_attempts=1))
+    shop.fails = {1}
+    async with running(shop.athomic):
+        broker: Any = shop.athomic._transport.broker  # type: ignore[attr-defined]
+        broker.refuse("t.g.dlq")
+        await shop.publish(1, 2)
+        await eventually(lambda: "waits: dead letter to t.g.dlq refused" in str(shop.status.health.reasons))
+        assert shop.begun.seen == [1], "the handler is not called again"
+        assert shop.status.assignment[0].committed is None
+        broker.allow("t.g.dlq")
+        await shop.athomic.drain()
+        await eventually(lambda: shop.status.health.status == "healthy")
+        assert shop.status.counters.dead_lettered == 1
+    assert shop.record.seen == [2]
+
+
 async def test_p17_a_clean_stop_gives_the_leases_back() -> None:
     store = MemoryStateStore()
     shop = Shop(store)
