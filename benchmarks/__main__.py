@@ -16,16 +16,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("figures", nargs="*", metavar="figure", help=f"{', '.join(FIGURES)}; without one: all")
     parser.add_argument("--broker", choices=get_args(BrokerName), help="default: both, one after the other")
-    parser.add_argument("--keys", choices=get_args(Keys), help="default: both, one after the other (F1 to F4)")
+    parser.add_argument("--keys", choices=get_args(Keys), help="default: both, one after the other (F1 to F4, F6)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of HTTP load a run (F5)")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many messages")
     parser.add_argument("--no-files", action="store_true", help="print only")
     options = parser.parse_args()
     if unknown := set(options.figures) - set(FIGURES):
-        parser.error(
-            f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)} (f6 is not available yet)"
-        )
+        parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     tables = []
     for name in options.figures or FIGURES:
         brokers: Sequence[BrokerName] = [options.broker] if options.broker else get_args(BrokerName)

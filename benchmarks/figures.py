@@ -1,4 +1,4 @@
-"""F1 to F9: who is measured at what, and the goals. F6 (ordered consumers on Redis) is not available yet."""
+"""F1 to F9: who is measured at what, and the goals."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from typing import Any, Literal
 from benchmarks.contenders import HAND, OURS, Kind
 from benchmarks.http_apps import APPS
 from benchmarks.http_beside import RATE, WARM_UP_SECONDS, HttpRun
+from benchmarks.ordered import NAMES as ORDERED
+from benchmarks.ordered import ROUND_TRIPS, running_redis
 from benchmarks.report import Goal, Measured, NoFigureError, Table, figure
 from benchmarks.workload import PARTITIONS, UNIFORM_KEYS, ZIPF_KEYS, Keys, fill, steady
 from tests.support.kafka_broker import start_kafka
@@ -26,6 +28,10 @@ ROOT = Path(__file__).parents[1]
 BrokerName = Literal["mock", "kafka"]
 PATIENCE = 240.0  # seconds for one run
 WARM_UP = 10_000
+KEY_SETTINGS: Mapping[Keys, str] = {
+    "uniform": f"{UNIFORM_KEYS:,} keys in turn",
+    "zipf": f"{ZIPF_KEYS:,} keys by Zipf's law",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,11 @@ def python(*arguments: str, seconds: float = PATIENCE) -> list[str]:
 
 
 def measure(kind: Kind, name: str, bootstrap: str, topic: str, warm_up: int, count: int) -> Measured:
-    lines = python("-m", "benchmarks.contenders", kind, name, bootstrap, topic, str(warm_up), str(count))
+    return checked(python("-m", "benchmarks.contenders", kind, name, bootstrap, topic, str(warm_up), str(count)))
+
+
+def checked(lines: Sequence[str]) -> Measured:
+    """The figures of the last line. Raises `NoFigureError` if messages went wrong."""
     result: dict[str, float] = json.loads(lines[-1])
     if wrong := result.pop("wrong"):
         raise NoFigureError(f"{wrong:g} messages lost, repeated or out of order")
@@ -117,10 +127,9 @@ class Throughput:
         counts = {contender: int(count * factor) for contender, count in self.counts.items()}
         with running_broker(options.broker) as broker:
             fill(broker.bootstrap, "orders", keys, WARM_UP + max(counts.values()), create=options.broker == "kafka")
-            how = f"{UNIFORM_KEYS:,} keys in turn" if keys == "uniform" else f"{ZIPF_KEYS:,} keys by Zipf's law"
             setting = (
-                f"{broker.description}, {PARTITIONS} partitions, {how}; each run in a process of its own, after "
-                f"{WARM_UP:,} messages of warm-up; medians of {options.rounds} interleaved rounds. "
+                f"{broker.description}, {PARTITIONS} partitions, {KEY_SETTINGS[keys]}; each run in a process of its "
+                f"own, after {WARM_UP:,} messages of warm-up; medians of {options.rounds} interleaved rounds. "
                 f"Messages measured: {_list(counts)}."
             )
             columns = ["messages/s", "CPU per message"]
@@ -167,6 +176,40 @@ class Http:
             table.runs = {app: [] for app in APPS}
             interleave(table, options.rounds, run.measure)
         yield table
+
+
+# --- F6: ordered consumers on Redis
+
+
+@dataclass(frozen=True)
+class Ordered:
+    goals: Sequence[Goal]
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        for keys in options.keys:
+            yield self._table(name, keys, options)
+
+    def _table(self, name: str, keys: Keys, options: Options) -> Table:
+        # the mock cluster keeps no more than 5 MB per partition
+        count = int(FAST // 2 * options.scale * (1 if options.broker == "kafka" else 0.25))
+        with running_broker(options.broker) as broker, running_redis() as url:
+            fill(broker.bootstrap, "orders", keys, WARM_UP + count, create=options.broker == "kafka")
+            setting = (
+                f"{broker.description}, {PARTITIONS} partitions, {KEY_SETTINGS[keys]}, each an aggregate; Redis with "
+                f"an append-only file; one process, the rest as shipped; {count:,} messages after {WARM_UP:,} of "
+                f"warm-up; medians of {options.rounds} interleaved rounds."
+            )
+            title = f"F6: ordered consumer on Redis, {keys} keys, {options.broker}"
+            columns = ["messages/s", "CPU per message", ROUND_TRIPS]
+            table = Table(f"{name}-{keys}-{options.broker}", title, setting, columns, self.goals)
+            table.runs = {contender: [] for contender in ORDERED}
+
+            def run(contender: str) -> Measured:
+                arguments = (broker.bootstrap, "orders", url, str(WARM_UP), str(count), ORDERED[contender])
+                return checked(python("-m", "benchmarks.ordered", *arguments))
+
+            interleave(table, options.rounds, run)
+        return table
 
 
 # --- F7: from publish to handler
@@ -368,6 +411,16 @@ FIGURES: dict[str, Any] = {
                 at_most=True,
             ),
             goal(f"{OURS}, isolation=thread", HAND, 0.85, "consumed/s"),
+        ]
+    ),
+    "f6": Ordered(
+        [
+            goal
+            for name in ORDERED
+            for goal in (
+                Goal(f"{name}, messages/s", lambda medians, name=name: medians[name]["messages/s"], 20_000),  # type: ignore[misc]
+                Goal(f"{name}, {ROUND_TRIPS}", lambda medians, name=name: medians[name][ROUND_TRIPS], 1, at_most=True),  # type: ignore[misc]
+            )
         ]
     ),
     "f7": Latency(

@@ -111,9 +111,11 @@ def faststream() -> FastAPI:
 
     broker = KafkaBroker(BOOTSTRAP, logger=None)
 
-    @broker.subscriber(TOPIC, group_id=GROUP, auto_offset_reset="earliest")
     async def handle(order: Order) -> None:
         await work.handle(order)
+
+    subscribe: Any = broker.subscriber(TOPIC, group_id=GROUP, auto_offset_reset="earliest")
+    subscribe(handle)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -29,7 +29,7 @@ from .decorators import (
 )
 from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError, TransportError
-from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_transport
+from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_store, create_transport
 from .fairness import LoopShare, RequestGauge
 from .garbage import tuned_collector
 from .isolation import Home, LoopThread, SameLoop
@@ -45,6 +45,7 @@ from .publisher import GivenHeaders, Key, Publisher
 from .routes import add_routes, new_router
 from .settings import AthomicSettings, read_settings
 from .status import ConsumerStatus, HealthReport
+from .stores.base import StateStore
 from .telemetry import instrument_app, resolve_tracer_provider
 from .transports.base import Transport
 
@@ -84,6 +85,7 @@ class Athomic:
         self._bound: list[Discovered] = []
         self._pipeline = PayloadPipeline()
         self._transport = create_transport(settings)
+        self._store = create_store(settings)
         self._run: Run | None = None
 
     # --- publishing
@@ -259,7 +261,7 @@ class Athomic:
 
     def _new_run(self, parts: tuple[ConsumerManager, LifecycleManager, Publisher], home: Home) -> Run:
         lag = self.loop_lag if self.settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
-        return Run(parts, self.settings, self._transport, home, lag)
+        return Run(parts, self.settings, self._transport, home, lag, self._store)
 
     async def _end(self, run: Run) -> None:
         """Ends also where a handler blocks the consumers' own loop."""
@@ -331,6 +333,7 @@ class Athomic:
                 providers={Athomic: lambda _: self},
                 known={get_athomic: lambda _: self},
                 overrides=lambda: self.app.dependency_overrides,
+                store=self._store,
             )
         )
         manager = ConsumerManager(
@@ -367,7 +370,9 @@ class Run:
         transport: Transport,
         home: Home,
         lag: LoopLag,
+        store: StateStore | None,
     ) -> None:
+        self._store = store
         self.manager, self.lifecycle, self.publisher = parts
         self.home = home
         self._settings = settings
@@ -444,6 +449,8 @@ class Run:
             if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
                 logger.error("the consumers had not started: %s", error)
         await self.lifecycle.stop(self._settings.shutdown_timeout)
+        if self._store is not None:
+            await self._store.close()
 
 
 class LineageReporter(Protocol):

@@ -17,6 +17,7 @@ from .headers import HeadersOrchestrator
 from .lineage import JobRun
 from .messages import TopicPartition
 from .partitions import PartitionState
+from .sequences import SequenceGauge
 from .session import ConsumerSession
 from .settings import AthomicSettings
 from .status import (
@@ -81,6 +82,7 @@ class ConsumerService:
         counters: Counters,
         settings: AthomicSettings,
         paused: bool,
+        gauge: SequenceGauge | None = None,
     ) -> None:
         self.name = subscription.handler_id
         self.subscription = subscription
@@ -93,6 +95,7 @@ class ConsumerService:
         self.dlq_handler = dlq_handler
         self._orchestrator = orchestrator
         self._settings = settings
+        self._gauge = gauge  # of an ordered consumer
         self._session: ConsumerSession | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -234,7 +237,8 @@ class ConsumerService:
     def _worrying(self) -> list[str]:
         blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
         warning = self._session.warning if self._session is not None else None
-        return [*blocked, *([warning] if warning else []), *self._blocking()]
+        sequence = self._gauge.reasons() if self._gauge is not None else []
+        return [*blocked, *([warning] if warning else []), *sequence, *self._blocking()]
 
     def note_blocking(self, seconds: float) -> None:
         """The handler kept the event loop from turning for so long, until now."""
@@ -269,6 +273,7 @@ class ConsumerService:
             last_error=type(self.last_error).__name__ if self.last_error else None,
             restarts=self.restarts,
             dlq_topics=self._dlq_topics(),
+            ordered=self._gauge.status() if self._gauge is not None else None,
         )
 
     def _dlq_topics(self) -> list[str]:

@@ -20,6 +20,9 @@ class Counters:
     redriven: int = 0  # dead letters that were sent back
     skipped: int = 0  # by a rule: failed without a DLQ
     redelivered: int = 0  # taken in again, though known to be done: not handled again
+    duplicates: int = 0  # of the skipped: their sequence number was done, or was there already
+    parked: int = 0  # put into the waiting room, before their turn
+    given_up: int = 0  # sequence numbers that did not come and are no longer waited for
     commits: int = 0
     rebalances: int = 0
     abandoned: int = 0  # still running when their partition had to be given up

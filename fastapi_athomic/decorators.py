@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Topics = str | Iterable[str] | re.Pattern[str]
 Ordering = Literal["partition", "key", "none"]
 OnGap = Literal["wait", "skip", "dead_letter"]
+OnFailure = Literal["dead_letter", "block"]
 
 MARK = "__athomic_subscriptions__"
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # Kafka's `Topic.validate`
@@ -48,6 +49,7 @@ class OrderedOptions(ConsumerOptions, total=False):
     first_sequence: int
     gap_timeout: float
     on_gap: OnGap
+    on_failure: OnFailure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,8 @@ class Sequencing:
     sequence_id_field: str
     first_sequence: int = 1
     gap_timeout: float = 60.0  # seconds
-    on_gap: OnGap = "wait"
+    on_gap: OnGap = "wait"  # what becomes of a gap that is older: 'skip' goes on, 'dead_letter' empties the room
+    on_failure: OnFailure = "dead_letter"  # of a message whose attempts are used up; 'block' holds its aggregate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,14 @@ class Subscription:
                 isinstance(self.retry, RetryPolicy) and self._loses_order(),
                 "retry topics let later messages overtake: set ordering='none', or RetryPolicy(allow_reordering=True)",
             ),
+            (
+                self.sequencing is not None and isinstance(self.retry, RetryPolicy) and bool(self.retry.retry_topics),
+                "an ordered consumer has no retry topics: what comes later in the sequence would not wait",
+            ),
+            (
+                self.sequencing is not None and self.batch_size is not None,
+                "an ordered consumer takes one message at a time: batch_size must be None",
+            ),
             (self.dlq in self.topics, "its dead letters must not go to a topic it consumes: they would come back"),
         ):
             if problem:
@@ -122,7 +133,7 @@ class Subscription:
 
 _NO_OPTIONS = {"topics", "pattern", "group_id", "sequencing"}
 _OPTION_NAMES = {field.name for field in dataclass_fields(Subscription)} - _NO_OPTIONS
-_SEQUENCING = ("first_sequence", "gap_timeout", "on_gap")
+_SEQUENCING = ("first_sequence", "gap_timeout", "on_gap", "on_failure")
 
 
 def subscribe_to(topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
@@ -237,10 +248,19 @@ def check_sequencing(handler_id: str, sequencing: Sequencing) -> None:
         (not sequencing.sequence_id_field, "sequence_id_field must name a field of the message"),
         (sequencing.gap_timeout <= 0, "gap_timeout must be positive (seconds)"),
         (sequencing.on_gap not in ("wait", "skip", "dead_letter"), "on_gap must be 'wait', 'skip' or 'dead_letter'"),
+        (sequencing.on_failure not in ("dead_letter", "block"), "on_failure must be 'dead_letter' or 'block'"),
+        (
+            not _is_whole(sequencing.first_sequence) or abs(sequencing.first_sequence) >= 2**53,
+            "first_sequence must be a whole number below 2**53",
+        ),
     ):
         if problem:
             raise ConfigurationError(f"handler {handler_id}: {message}")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and value >= 1

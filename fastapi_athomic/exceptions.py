@@ -14,6 +14,8 @@ AthomicError
 ├── PayloadError                  a payload step failed
 │   ├── PayloadEncodeError
 │   └── PayloadDecodeError
+├── StateStoreError               what ordered consumption remembers could not be read or written
+├── SequenceGapError              a message waited too long for a number that is missing before it
 ├── WorkerDiedError               no message is to blame: the consumer is rebuilt
 ├── BatchItemError                raised by a batch handler: one item is to blame
 └── HandlerTimeoutError           a handler ran longer than its timeout
@@ -97,6 +99,14 @@ class BatchItemError(AthomicError):
     def __init__(self, index: int, message: str | None = None) -> None:
         super().__init__(message or f"item {index} of the batch failed")
         self.index = index
+
+
+class StateStoreError(AthomicError):
+    """The state store cannot be reached, or refuses."""
+
+
+class SequenceGapError(AthomicError):
+    """A number is missing before this message, and did not come within the gap's timeout."""
 
 
 class WorkerDiedError(AthomicError):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 from opentelemetry.trace import TracerProvider
 
@@ -24,10 +25,14 @@ from .injection import HandlerPlan, Provider, compile_handler
 from .lag import worker_name
 from .lineage import LineageAdapter, dataset_namespace
 from .messages import RawMessage
+from .ordering import OrderedParts, OrderedStrategy
 from .payload import PayloadPipeline
-from .processors import BatchMessageProcessor, ProcessorParts, SingleMessageProcessor
+from .processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
+from .sequences import SequenceGauge
 from .session import ConsumerSession, SessionParts
 from .settings import AthomicSettings, HandlerTuning
+from .stores.base import Member, StateStore
+from .stores.memory import store_named
 from .strategies import (
     BatchStrategy,
     ConsumptionStrategy,
@@ -45,6 +50,11 @@ from .transports.memory import MemoryTransport
 
 logger = logging.getLogger(__name__)
 
+NO_STORE = (
+    "an ordered consumer needs a state store that outlives the process: "
+    "set ATHOMIC_STATE_STORE_URL=redis://host:6379/0 (memory:// works for a single process that may forget)"
+)
+
 BUFFERED = 500
 """Messages of a partition that are taken in ahead of the handler, if it does not need more."""
 
@@ -58,6 +68,24 @@ def create_transport(settings: AthomicSettings) -> Transport:
 
         return KafkaTransport(settings)
     return MemoryTransport(settings)
+
+
+def create_store(settings: AthomicSettings) -> StateStore | None:
+    """The state store that the settings ask for; None: there is none that would outlive the process.
+
+    Raises:
+        ConfigurationError: the extra `redis` is not installed.
+    """
+    url = settings.state_store_url.get_secret_value() if settings.state_store_url is not None else None
+    if url is None and settings.scheme != "memory":
+        return None
+    if url is None or url.startswith("memory://"):
+        return store_named(settings.broker_address if settings.scheme == "memory" else "")
+    try:
+        from .stores.redis import RedisStateStore
+    except ImportError:
+        raise ConfigurationError("state_store_url needs fastapi-athomic[redis]") from None
+    return RedisStateStore(url, prefix=settings.ordered.key_prefix, timeout=settings.ordered.timeout)
 
 
 OrchestratorFactory = Callable[[Subscription | None], HeadersOrchestrator]
@@ -100,6 +128,7 @@ class FactoryParts:
     providers: Mapping[type, Provider]
     known: Mapping[Callable[..., Any], Provider]
     overrides: Callable[[], Mapping[Callable[..., Any], Callable[..., Any]]]
+    store: StateStore | None  # of ordered consumers
 
 
 class ConsumerFactory:
@@ -108,6 +137,7 @@ class ConsumerFactory:
     def __init__(self, parts: FactoryParts) -> None:
         self._parts = parts
         self._settings = parts.settings
+        self._ordered_groups: set[str] = set()
 
     def create(self, discovered: Discovered, tuning: HandlerTuning | None) -> ConsumerService:
         """Compiles the handler and wires its service; nothing is started.
@@ -116,19 +146,15 @@ class ConsumerFactory:
             ConfigurationError: the signature makes no sense, or the subscription asks for what is not there.
         """
         subscription = tuned(discovered.subscription, tuning)
-        if subscription.sequencing is not None:
-            raise ConfigurationError(
-                f"handler {subscription.handler_id}: ordered_consumer is not available yet in this version; "
-                "until it is, subscribe_to(..., ordering='key') keeps the order of arrival per key"
-            )
         plan = self._compile(discovered, subscription)
+        gauge = self._gauge(subscription, plan)
         counters = Counters()
         dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings)
         processor_parts = self._processor_parts(subscription, plan, dlq_handler)
         session_parts = SessionParts(
             name=subscription.handler_id,
             connect=lambda listener, topics: self._connect(subscription, dlq_handler, listener, topics),
-            make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard),
+            make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard, gauge),
             ensure_topics=lambda: self._ensure_topics(subscription, dlq_handler),
             prepare=dlq_handler.prepare,
             delay_of=dlq_handler.returns.delay_of,
@@ -147,7 +173,25 @@ class ConsumerFactory:
             counters=counters,
             settings=self._settings,
             paused=tuning is not None and tuning.paused,
+            gauge=gauge,
         )
+
+    def _gauge(self, subscription: Subscription, plan: HandlerPlan) -> SequenceGauge | None:
+        """None for a consumer without sequence numbers. Checks what an ordered one needs."""
+        sequencing = subscription.sequencing
+        if sequencing is None:
+            return None
+        group = subscription.group_id
+        if self._parts.store is None:
+            problem = NO_STORE
+        elif plan.target_type in (RawMessage, bytes, str):
+            problem = "an ordered consumer needs a decoded message: annotate it with a model or a dict"
+        elif group in self._ordered_groups:
+            problem = f"group {group} has another ordered consumer: their sequence numbers would mix"
+        else:
+            self._ordered_groups.add(group)
+            return SequenceGauge(gap_timeout=sequencing.gap_timeout)
+        raise ConfigurationError(f"handler {subscription.handler_id}: {problem}")
 
     def _compile(self, discovered: Discovered, subscription: Subscription) -> HandlerPlan:
         return compile_handler(
@@ -177,7 +221,12 @@ class ConsumerFactory:
         )
 
     def _strategy(
-        self, subscription: Subscription, processor_parts: ProcessorParts, counters: Counters, guard: Guard
+        self,
+        subscription: Subscription,
+        processor_parts: ProcessorParts,
+        counters: Counters,
+        guard: Guard,
+        gauge: SequenceGauge | None,
     ) -> ConsumptionStrategy:
         parts = StrategyParts(
             concurrency=subscription.concurrency,
@@ -186,6 +235,9 @@ class ConsumerFactory:
             guard=guard,
             name=worker_name(subscription.handler_id),
         )
+        if gauge is not None:
+            ordered = self._ordered_parts(subscription, gauge)
+            return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
         if subscription.batch_size is not None:
             return BatchStrategy(
                 BatchMessageProcessor(processor_parts),
@@ -194,6 +246,27 @@ class ConsumerFactory:
                 **parts,
             )
         return STRATEGIES[subscription.ordering](SingleMessageProcessor(processor_parts), **parts)
+
+    def _ordered_parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
+        settings, sequencing, store = self._settings.ordered, subscription.sequencing, self._parts.store
+        assert sequencing is not None
+        assert store is not None, "checked when the service was built"
+        member = Member(
+            group_id=subscription.group_id,
+            name=uuid4().hex,
+            lease=settings.lease,
+            before_first=sequencing.first_sequence - 1,
+            room_per_aggregate=settings.room_per_aggregate,
+            room_per_group=settings.room_per_group,
+        )
+        return OrderedParts(
+            sequencing=sequencing,
+            retry=subscription.retry,
+            store=store,
+            member=member,
+            gauge=gauge,
+            linger=self._settings.commit_interval,
+        )
 
     def _connect(
         self,

@@ -128,6 +128,16 @@ class HeadersOrchestrator:
                 self._complain(self._telemetry, error)
         return apply_context((self, message, None)), attach(parent), None, None
 
+    def open_reading(self, message: RawMessage) -> Scope:
+        """The same without a span: for who only reads the message, and has more to do with it later."""
+        parent = NO_CONTEXT
+        if message.headers:
+            try:
+                parent = self._remote_context(message.headers)
+            except Exception as error:
+                self._complain(self._telemetry, error)
+        return apply_context((self, message, None)), attach(parent), None, None
+
     def open_batch(self, messages: Sequence[RawMessage], attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
         """The same for a batch, which has one span; its context and lineage are what all its messages agree on."""
         if self._tracing:

@@ -120,6 +120,60 @@ class SingleMessageProcessor(_Processor):
             self._orchestrator.close(scope, error)
 
 
+class OrderedMessageProcessor(SingleMessageProcessor):
+    """Decodes first, to know where in its sequence a message stands, and handles it when its turn comes."""
+
+    def decode(self, message: RawMessage) -> Any:
+        """In the message's context and trace, but without a span of its own. Raises what the pipeline raises."""
+        if self._decode is None:
+            return message
+        scope = self._orchestrator.open_reading(message)
+        try:
+            return self._decode(message.value)
+        finally:
+            self._orchestrator.close(scope, None)
+
+    def is_redriven(self, message: RawMessage) -> bool:
+        """Somebody sent it back from the DLQ."""
+        return self._dlq_handler.returns.source_of(message.topic) != message.topic
+
+    def refusal(
+        self, message: RawMessage, error: Exception, stage: Stage = Stage.DECODE, first_failed_at: float = 0.0
+    ) -> FailureContext:
+        """Of a message that does not get as far as the handler; for `move`."""
+        return self._failure(message, error, stage, 1, first_failed_at)
+
+    async def handle(
+        self, message: RawMessage, value: Any, attempt: int, first_failed_at: float, *, hold: bool
+    ) -> ConsumptionOutcome | Judgement | FailureContext:
+        """As `process`, with a value that is decoded.
+
+        With `hold`, a message whose attempts are used up is not moved to the DLQ: its failure is given back.
+        """
+        scope = self._orchestrator.open(message, attempt)
+        error: BaseException | None = None
+        try:
+            if self._direct is not None:
+                result = await self._direct(value)
+                return COMPLETED if result is None else ConsumptionOutcome(result)
+            return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
+        except MemoryError as fatal:
+            error = fatal
+            raise
+        except Exception as caught:
+            error = caught
+            stage = Stage.TIMEOUT if isinstance(caught, HandlerTimeoutError) else Stage.HANDLER
+            failure = self._failure(message, caught, stage, attempt, first_failed_at)
+            if hold and not self.decide(failure).again:
+                return failure
+            return await self._dlq_handler.handle(failure)
+        except BaseException as fatal:
+            error = fatal
+            raise
+        finally:
+            self._orchestrator.close(scope, error)
+
+
 @dataclass(slots=True)
 class BatchReport:
     """What became of the messages of one batch."""

@@ -261,6 +261,9 @@ class ConsumerSession:
         self.joined.set()
         self._room.set()
         self._prepare(partitions)
+        for state in self._states.values():
+            if state.open:
+                self._strategy.reopen(state)
         logger.info("%s: assigned %s", self._parts.name, ", ".join(map(str, sorted(partitions))) or "nothing")
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:

@@ -17,6 +17,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 SCHEMES = ("memory", "kafka")
+STORE_SCHEMES = ("memory://", "redis://", "rediss://", "unix://")
 
 
 class _Section(BaseModel):
@@ -72,6 +73,16 @@ class ContextSettings(_Section):
 
     trust_identity_headers: bool = False  # believe x-tenant-id, x-user-id and x-role of HTTP requests
     max_value_length: Count = 256  # longer header values are ignored
+
+
+class OrderedSettings(_Section):
+    """What ordered consumers remember, and for how long an aggregate is one process's own."""
+
+    lease: PositiveSeconds = 10.0  # after a crash the process's aggregates wait for so long
+    room_per_aggregate: Count = 1_000  # messages that may wait for their turn in the state store
+    room_per_group: Count = 100_000
+    key_prefix: Annotated[str, Field(pattern=r"^[^{}]+$")] = "athomic"  # of all keys in Redis
+    timeout: PositiveSeconds = 5.0  # of one call to the state store
 
 
 class RetryTuning(_Section):
@@ -154,6 +165,11 @@ class AthomicSettings(BaseSettings):
     # the handlers' exception texts in dead letters; status and spans show the type only
     expose_error_messages: bool = True
 
+    # what ordered consumers remember: redis://, rediss://, unix://, or memory:// for a single process that may forget
+    # it. None: in memory, if the broker is memory:// too
+    state_store_url: SecretStr | None = None
+
+    ordered: OrderedSettings = OrderedSettings()
     kafka: KafkaSettings = KafkaSettings()
     memory: MemorySettings = MemorySettings()
     context: ContextSettings = ContextSettings()
@@ -169,6 +185,13 @@ class AthomicSettings(BaseSettings):
         if scheme == "kafka":
             for server in address.split(","):
                 _check_server(server)
+        return url
+
+    @field_validator("state_store_url")
+    @classmethod
+    def _known_store(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(STORE_SCHEMES):
+            raise ValueError(f"must begin with one of {', '.join(STORE_SCHEMES)}")
         return url
 
     @field_validator("dlq_topic", "retry_topic", "redrive_topic")

@@ -58,6 +58,9 @@ class CounterValues(BaseModel):
     redriven: int
     skipped: int
     redelivered: int
+    duplicates: int
+    parked: int
+    given_up: int
     commits: int
     rebalances: int
     abandoned: int
@@ -68,6 +71,16 @@ class Rates(BaseModel):
 
     received: float
     processed: float
+
+
+class OrderedStatus(BaseModel):
+    """Of an ordered consumer: what waits in its group, as it last heard from the state store."""
+
+    aggregates_waiting: int  # that have messages in their waiting room
+    parked: int  # messages in all waiting rooms
+    blocked: int  # aggregates whose next message failed, of this process
+    full: int  # aggregates whose messages found no room, of this process
+    oldest_gap_seconds: float  # for so long a number has been missing
 
 
 class ConsumerStatus(BaseModel):
@@ -90,3 +103,4 @@ class ConsumerStatus(BaseModel):
     last_error: str | None  # its type; texts of handlers' errors may hold data
     restarts: int
     dlq_topics: list[str]
+    ordered: OrderedStatus | None = None

@@ -48,7 +48,7 @@ class ConsumptionStrategy(Protocol):
         """Takes in messages of one partition, in offset order."""
 
     def reopen(self, partition: PartitionState) -> None:
-        """Goes on with a partition that was closed for a while."""
+        """Begins with a partition, or goes on with one that was closed for a while."""
 
     def release(self, partition: PartitionState) -> None:
         """Drops what has not started; what runs may finish."""

@@ -64,9 +64,11 @@ class Report:
 class Worker:
     """One uvicorn process. It keeps its port over restarts."""
 
-    def __init__(self, number: int, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, number: int, directory: Path, environment: dict[str, str], module: str = "tests.chaos.worker"
+    ) -> None:
         self._port = free_port()
-        command = [sys.executable, "-m", "uvicorn", "tests.chaos.worker:app", "--port", str(self._port)]
+        command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(self._port)]
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         environment = inherited | environment | {"PYTHONPATH": str(ROOT)}
         self.process = Process([*command, "--log-level", "warning"], directory / f"worker-{number}.log", **environment)

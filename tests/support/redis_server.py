@@ -32,13 +32,13 @@ class ExternalRedis:
 class RedisServer:
     """It may be killed and started again, on the same port and data."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *more: str) -> None:
         port = free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
         self.description = "Redis, started by the tests"
         directory.mkdir(parents=True)
         options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes"]
-        self.process = Process([_binary(), *options], directory / "server.log")
+        self.process = Process([_binary(), *options, *more], directory / "server.log")
 
     def start(self) -> None:
         self.process.start()

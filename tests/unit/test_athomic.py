@@ -167,7 +167,7 @@ async def test_a_startup_timeout_waits_for_the_consumers() -> None:
         assert athomic.consumers()[0].ready
 
 
-@pytest.mark.parametrize("broken", ["signature", "duplicate", "ordered", "tuning"])
+@pytest.mark.parametrize("broken", ["signature", "duplicate", "ordered", "raw", "group", "tuning"])
 async def test_what_no_waiting_cures_stops_the_start_up(broken: str) -> None:
     @subscribe_to("t", group_id="g", handler_id="one")
     async def one(message: str) -> None: ...
@@ -181,14 +181,24 @@ async def test_what_no_waiting_cures_stops_the_start_up(broken: str) -> None:
     @ordered_consumer("t", group_id="g", handler_id="seq", aggregate_key_field="a", sequence_id_field="b")
     async def ordered(message: dict[str, Any]) -> None: ...
 
+    @ordered_consumer("t", group_id="g", handler_id="raw", aggregate_key_field="a", sequence_id_field="b")
+    async def undecoded(message: bytes) -> None: ...
+
+    @ordered_consumer("u", group_id="g", handler_id="two", aggregate_key_field="a", sequence_id_field="b")
+    async def same_group(message: dict[str, Any]) -> None: ...
+
     cases: dict[str, tuple[tuple[Callable[..., Any], ...], type[Exception], str]] = {
         "signature": ((one, bad), HandlerSignatureError, "handler bad: nothing provides parameter nobody"),
         "duplicate": ((one, other), DuplicateHandlerError, "handler id one is used twice"),
-        "ordered": ((ordered,), ConfigurationError, "seq: ordered_consumer is not available yet"),
+        "ordered": ((ordered,), ConfigurationError, "seq: an ordered consumer needs a state store .* ATHOMIC_STATE_ST"),
+        "raw": ((undecoded,), ConfigurationError, "handler raw: an ordered consumer needs a decoded message"),
+        "group": ((ordered, same_group), ConfigurationError, "handler two: group g has another ordered consumer"),
         "tuning": ((one,), ConfigurationError, "unknown handler nobody; the handlers are: one"),
     }
     handlers, error, said = cases[broken]
-    settings = AthomicSettings(handler_tuning={"nobody": HandlerTuning()} if broken == "tuning" else {})
+    url = "kafka://127.0.0.1:1" if broken == "ordered" else "memory://"
+    tuning = {"nobody": HandlerTuning()} if broken == "tuning" else {}
+    settings = AthomicSettings(broker_url=url, handler_tuning=tuning)
     with pytest.raises(error, match=said):
         async with running(new_app(settings, *handlers)):
             pass

@@ -113,6 +113,11 @@ def test_an_ordered_consumer_notes_how_it_finds_its_order() -> None:
         ({"sequence_id_field": ""}, "sequence_id_field"),
         ({"gap_timeout": 0}, "gap_timeout"),
         ({"on_gap": "panic"}, "on_gap"),
+        ({"on_failure": "retry"}, "on_failure"),
+        ({"first_sequence": 2**53}, "first_sequence"),
+        ({"first_sequence": True}, "first_sequence"),
+        ({"batch_size": 10}, "takes one message at a time"),
+        ({"retry": RetryPolicy(retry_topics=(1,), allow_reordering=True)}, "has no retry topics"),
         ({"unknown": 1}, "unknown option unknown"),
     ],
 )

@@ -33,6 +33,11 @@ class Order(BaseModel):
     number: int
 
 
+class Step(BaseModel):
+    number: int
+    shop: str = "s"
+
+
 class Calls:
     """Counts function calls while it is open."""
 
@@ -61,7 +66,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands still: slices would end after another number of messages each time."""
-    for module in ("strategies", "fairness"):
+    for module in ("strategies", "fairness", "ordering", "ledger"):
         monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", lambda: -1.0)
 
 
@@ -75,6 +80,17 @@ def new_app(ordering: Any = "partition", **options: Any) -> Athomic:
     athomic.subscribe_to("t", group_id="g", handler_id="h", ordering=ordering, **options)(
         handle_batch if "batch_size" in options else handle
     )
+    return athomic
+
+
+def new_ordered_app() -> Athomic:
+    athomic = include_athomic(FastAPI(), AthomicSettings())
+
+    @athomic.ordered_consumer(
+        "t", group_id="g", handler_id="h", aggregate_key_field="shop", sequence_id_field="number", first_sequence=0
+    )
+    async def handle(step: Step) -> None: ...
+
     return athomic
 
 
@@ -122,3 +138,7 @@ async def test_a_message_with_a_recorded_span(traced: None) -> None:
 
 async def test_a_message_of_a_batch() -> None:
     check(await calls_per_message(new_app(batch_size=100)), 9.4)
+
+
+async def test_a_message_of_an_ordered_consumer() -> None:
+    check(await calls_per_message(new_ordered_app()), 56.7)

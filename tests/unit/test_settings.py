@@ -24,6 +24,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "ATHOMIC_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
         "ATHOMIC_KAFKA__SASL_USERNAME": "ann",
         "ATHOMIC_KAFKA__SASL_PASSWORD": "s3cret",
+        "ATHOMIC_STATE_STORE_URL": "redis://ann:s3cret@host:6379/0",
         "ATHOMIC_TUNING__0__HANDLER": "shop.billing.bill",
         "ATHOMIC_TUNING__0__CONCURRENCY": "5",
         "ATHOMIC_TUNING__0__RETRY__MAX_ATTEMPTS": "9",
@@ -33,7 +34,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settings.scheme, settings.broker_address) == ("kafka", "a:9092,b:9092")
     assert settings.drain_timeout == 7.5
     assert settings.kafka.sasl_password is not None
-    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in repr(settings) + settings.model_dump_json()
     tuning = settings.tuning_by_handler()["shop.billing.bill"]
     assert tuning.concurrency == 5
     assert tuning.retry is not None
@@ -46,6 +47,8 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("ATHOMIC_BROKER_URL", "amqp://x", "memory"),
         ("ATHOMIC_BROKER_URL", "kafka://no-port", "host:port"),
         ("ATHOMIC_BROKER_URL", "kafka://user:pw@host:9092", "credentials do not belong in the URL"),
+        ("ATHOMIC_STATE_STORE_URL", "http://ann:pw@host", "must begin with one of memory://, redis://"),
+        ("ATHOMIC_ORDERED__KEY_PREFIX", "{a}", "should match pattern"),
         ("ATHOMIC_DRAIN_TIMEOUT", "-1", "greater than 0"),
         ("ATHOMIC_MAX_BUFFERED_MESSAGES", "100", "max_poll_messages must not exceed"),
         ("ATHOMIC_DLQ_TOPIC", "{nothing}", "may use {topic}"),

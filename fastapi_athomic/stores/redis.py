@@ -1,0 +1,148 @@
+"""The state store in Redis, for any number of processes. Needs the extra `redis`; imported when it is used.
+
+Each call is one Lua script, so it is one round trip, and nothing comes between its parts. All keys begin with
+`{prefix}:{{group_id}}:`. Redis Cluster is not supported: a script there must name each key it uses beforehand.
+Leases end by the server's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from ..exceptions import StateStoreError
+from .base import TAKEN_AT_ONCE, Call, Claim, Member, Overview, Parked, Reply, Waiting
+
+SCRIPT = resources.files(__package__).joinpath("state.lua").read_text()
+_BOOLEAN = {48: False, 49: True}  # "0" and "1"
+_PARKED = {ord(parked): parked for parked in Parked}
+
+
+class RedisStateStore:
+    """See `StateStore`. `clock` gives seconds; None: the server's clock."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "athomic",
+        timeout: float = 5.0,  # seconds one call may take
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._url = url
+        self._prefix = prefix
+        self._timeout = timeout
+        self._clock = clock
+        self._client: Redis | None = None
+        self._script = b""  # its hash, once it is loaded
+
+    async def call(self, member: Member, call: Call) -> Reply:
+        arguments = self._arguments(member, call)
+        base = f"{self._prefix}:{{{member.group_id}}}:"
+        try:
+            answer = await self._run(base, arguments)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StateStoreError(f"the state store cannot be reached: {type(error).__name__}") from error
+        return _reply(answer)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(RedisError, OSError):  # it may be gone already
+                await client.aclose()
+
+    def _connected(self) -> Redis:
+        """Connections belong to an event loop: they are made by the first call after `close`."""
+        if self._client is None:
+            self._client = Redis.from_url(
+                self._url,
+                socket_timeout=self._timeout,
+                socket_connect_timeout=self._timeout,
+                retry=Retry(NoBackoff(), 0),  # whoever calls tries again, and says so in health
+            )
+        return self._client
+
+    async def _run(self, base: str, arguments: Sequence[Any]) -> Any:
+        client: Any = self._connected()
+        if not self._script:
+            self._script = await client.script_load(SCRIPT)
+        try:
+            return await client.evalsha(self._script, 1, base, *arguments)
+        except NoScriptError:  # the server has been restarted, or told to forget
+            self._script = await client.script_load(SCRIPT)
+            return await client.evalsha(self._script, 1, base, *arguments)
+
+    def _arguments(self, member: Member, call: Call) -> list[Any]:
+        scan = call.scan
+        arguments: list[Any] = [
+            member.name,
+            round(member.lease * 1000),
+            b"" if self._clock is None else round(self._clock() * 1000),
+            member.room_per_aggregate,
+            member.room_per_group,
+            member.before_first,
+            len(call.writes),
+            len(call.drops),
+            len(call.parks),
+            len(call.claims),
+            TAKEN_AT_ONCE,
+            scan.limit if scan is not None else 0,
+            scan.start if scan is not None else 0,
+            round(scan.gap_timeout * 1000) if scan is not None else 0,
+        ]
+        add = arguments.extend
+        for key, token, last, known, take, release in call.writes:
+            add((key, f"{token} {'' if last is None else last} {known} {take.value} {release:d}"))
+        for drop in call.drops:
+            add(drop)
+        for park in call.parks:
+            add(park)
+        add(call.claims)
+        return arguments
+
+
+def _reply(answer: Any) -> Reply:
+    written, became, claimed, waiting, knocked, overview = answer
+    return Reply(
+        written=[_BOOLEAN[byte] for byte in written],
+        parked=[_PARKED[byte] for byte in became],
+        claimed=list(_claims(claimed)),
+        waiting={
+            key: Waiting(int(lowest), int(age) / 1000, [_parked_message(member) for member in messages])
+            for key, lowest, age, messages in waiting
+        },
+        knocked=knocked,
+        overview=_overview(overview) if overview else None,
+    )
+
+
+def _claims(text: bytes) -> Iterator[Claim | None]:
+    for part in text.split(b",") if text else ():
+        token, _, last = part.partition(b" ")
+        yield Claim(int(token), int(last)) if last else None
+
+
+def _parked_message(member: bytes) -> tuple[int, bytes]:
+    """The number stands before the message, so that equal messages with different numbers are two."""
+    sequence, _, message = member.partition(b":")
+    return int(sequence), message
+
+
+def _overview(found: Sequence[Any]) -> Overview:
+    ready, overdue, gaps, overdue_count, parked, oldest, waiting = found
+    return Overview(
+        ready=ready,
+        overdue=overdue,
+        gaps=gaps,
+        overdue_count=overdue_count,
+        parked=parked,
+        oldest_gap=int(oldest) / 1000,
+        waiting=waiting,
+    )

@@ -1,0 +1,172 @@
+"""P17 under fire, on Apache Kafka and Redis.
+
+Three workers; each aggregate's messages lie on all partitions, shuffled and partly doubled, and one attempt in a
+hundred fails. Workers are killed, and Redis is killed and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+from tests.support.redis_server import RedisServer, RedisUnavailableError
+
+from .harness import Arena, Handling, Worker
+
+pytestmark = pytest.mark.timeout(300)
+
+AGGREGATES, LENGTH = 40, 150
+PARTITIONS = 6
+WINDOW = 400
+"""Messages are shuffled among so many neighbours."""
+RATE = 400
+"""Messages per second."""
+REPEATED_PER_KILL = 40
+"""What a worker handles within `commit_interval` and one call to Redis, and ten in flight, many times over."""
+
+
+class ShuffledLoad(threading.Thread):
+    """A foreign producer without any respect for order."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 2, "log_level": 0})
+        self._topic = topic
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        for number, (key, sequence) in enumerate(self._messages()):
+            value = json.dumps({"key": key, "sequence": sequence}).encode()
+            self._producer.produce(self._topic, value, key.encode(), partition=random.randrange(PARTITIONS))
+            self._producer.poll(0)
+            if number % (RATE // 20) == 0 and self._ending.wait(0.05):
+                return
+        assert self._producer.flush(60) == 0
+
+    def _messages(self) -> Iterator[tuple[str, int]]:
+        in_order = [(f"k{key}", number) for number in range(1, LENGTH + 1) for key in range(AGGREGATES)]
+        for start in range(0, len(in_order), WINDOW):
+            window = in_order[start : start + WINDOW]
+            window += random.sample(window, WINDOW // 5)
+            random.shuffle(window)
+            yield from window
+
+    def stop(self) -> None:
+        self._ending.set()
+        self.join()
+
+
+class OrderedArena(Arena):
+    """Workers with an ordered consumer, and a Redis to kill."""
+
+    def __init__(self, bootstrap: str, directory: Path, redis: RedisServer) -> None:
+        environment = {
+            "ATHOMIC_STATE_STORE_URL": redis.url,
+            "ATHOMIC_ORDERED__LEASE": "3",
+            "ATHOMIC_KAFKA__SESSION_TIMEOUT": "3",
+            "ATHOMIC_KAFKA__HEARTBEAT_INTERVAL": "0.5",
+        }
+        super().__init__(bootstrap, directory, environment, PARTITIONS)
+        self.redis = redis
+        self.shuffled = ShuffledLoad(bootstrap, self.topic)
+
+    def add_worker(self) -> Worker:
+        worker = Worker(len(self.workers), self._directory, self._environment, "tests.chaos.ordered_worker")
+        self.workers.append(worker)
+        worker.start()
+        return worker
+
+    def restart_redis(self) -> None:
+        self.redis.kill()
+        assert not self.redis.process.is_running
+        self.wait_for(lambda: any("cannot be reached" in text for text in self._reasons()), "health says so")
+        handled = len(self.handlings())
+        self.redis.start()
+        self.wait_for(lambda: len(self.handlings()) > handled + 100, "work goes on")
+        self.faults["Redis down"] += 1
+
+    def _reasons(self) -> list[str]:
+        consumers = [worker.fetch("/consumers") for worker in self.workers]
+        return [reason for (consumer,) in consumers for reason in consumer["health"]["reasons"]]
+
+    def close(self) -> None:
+        self.shuffled.stop()
+        super().close()
+
+
+@pytest.fixture
+def fighting(apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path) -> Iterator[OrderedArena]:
+    try:
+        redis = RedisServer(tmp_path / "redis", "--appendfsync", "always")
+    except RedisUnavailableError as error:
+        pytest.skip(str(error))
+    redis.start()
+    arena = OrderedArena(apache_kafka.bootstrap, tmp_path, redis)
+    try:
+        arena.open(3)
+        arena.shuffled.start()
+        yield arena
+    finally:
+        arena.close()
+        redis.stop()
+
+
+def by_aggregate(handlings: list[Handling]) -> dict[str, list[Handling]]:
+    found: dict[str, list[Handling]] = defaultdict(list)
+    for handling in sorted(handlings):
+        found[handling.key].append(handling)
+    return found
+
+
+def first_times(handlings: list[Handling]) -> list[Handling]:
+    seen: dict[int, Handling] = {}
+    for handling in handlings:
+        seen.setdefault(handling.sequence, handling)
+    return list(seen.values())
+
+
+def counters(arena: OrderedArena) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for worker in arena.workers:
+        (status,) = worker.fetch("/consumers")
+        for name, value in status["counters"].items():
+            found[name] += value
+    return found
+
+
+def test_p17_each_aggregate_sees_its_numbers_in_order_through_kills_and_a_redis_restart(
+    fighting: OrderedArena,
+) -> None:
+    fighting.wait_for(lambda: len(fighting.handlings()) > 300, "the workers work")
+    fighting.kill(fighting.workers[0])
+    fighting.restart_redis()
+    fighting.kill(fighting.workers[1])
+    fighting.kill(fighting.workers[2])
+    fighting.restart_redis()
+    fighting.shuffled.join()
+    fighting.wait_for(
+        lambda: len({(h.key, h.sequence) for h in fighting.handlings()}) == AGGREGATES * LENGTH, "all are handled"
+    )
+    totals: Any = counters(fighting)
+    found = by_aggregate(fighting.handlings())
+    repeated = sum(map(len, found.values())) - AGGREGATES * LENGTH
+    print(f"repeated {repeated}; faults: {dict(fighting.faults)}; counters: {dict(totals)}")  # noqa: T201 - the figures
+    for key, handlings in found.items():
+        firsts = first_times(handlings)
+        assert [handling.sequence for handling in firsts] == list(range(1, LENGTH + 1)), key
+        for before, after in pairwise(firsts):
+            assert before.ended <= after.began, f"{key}: {after.sequence} began before {before.sequence} was done"
+    assert repeated <= REPEATED_PER_KILL * 3
+    assert fighting.faults == {"SIGKILL": 3, "Redis down": 2}
+    assert totals["parked"], "nothing came early"
+    assert totals["duplicates"], "nothing came twice"
