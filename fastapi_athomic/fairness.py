@@ -30,9 +30,9 @@ SMALLEST_INTAKE = 10
 TOGETHER = 10
 """So many of those that wait for the next slice go on in one turn of the loop."""
 GIL_PAUSE = 0.000_05
-"""Seconds that a thread of its own sleeps after each slice: as long as it works, another one waits for the GIL."""
-GIL_PAUSES_FOR_REQUESTS = 10
-"""More such pauses at most, while requests are being answered."""
+"""Seconds that a thread of its own sleeps after a slice at a time, while requests are being answered."""
+GIL_PAUSES = 10
+"""So often at most."""
 
 
 class RequestGauge:
@@ -154,9 +154,8 @@ class LoopShare:
         loop.call_soon(self._turn, loop)
 
     def _leave_the_gil(self) -> None:
-        """To the thread that answers requests: as long as this one works, it waits."""
-        pauses = GIL_PAUSES_FOR_REQUESTS
-        sleep(GIL_PAUSE)
+        """To the thread that answers requests, until it has done so."""
+        pauses = GIL_PAUSES
         while pauses and self._requests.in_flight:
             sleep(GIL_PAUSE)
             pauses -= 1
