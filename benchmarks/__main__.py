@@ -35,9 +35,9 @@ def main() -> None:
             ):
                 show(table, began, write=not options.no_files)
                 tables.append(table)
-    if not options.figures and not options.no_files:
-        (RESULTS / "README.md").write_text(summarize(tables))
-        publish(tables)
+        if not options.figures and not options.no_files:  # after each figure: a run takes the better part of an hour
+            (RESULTS / "README.md").write_text(summarize(tables))
+            publish(tables)
 
 
 def show(table: Table, began: float, *, write: bool) -> None:

@@ -127,6 +127,26 @@ class Load(threading.Thread):
         return sum(self.produced.values())
 
 
+class Record:
+    """What the workers have written, each line once read: reading all of it again and again would starve them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handlings: list[Handling] = []
+        self.places: set[tuple[str, int]] = set()  # keys and numbers handled
+        self._read_to = 0
+
+    def read_on(self) -> None:
+        with self.path.open("rb") as file:
+            file.seek(self._read_to)
+            new, newline, _ = file.read().rpartition(b"\n")
+        self._read_to += len(new) + len(newline)
+        for line in new.decode().splitlines():
+            began, ended, process, key, sequence = line.split()
+            self.handlings.append(Handling(int(began), int(ended), int(process), key, int(sequence)))
+            self.places.add((key, int(sequence)))
+
+
 class Arena:
     """A topic, its workers, its load and its record."""
 
@@ -134,21 +154,21 @@ class Arena:
         self, bootstrap: str, directory: Path, worker_environment: dict[str, str], partitions: int = 6
     ) -> None:
         self.topic = f"chaos-{directory.name}-{random.randrange(10**6)}"
-        self.record = directory / "record"
+        self.record = Record(directory / "record")
         self.bootstrap = bootstrap
         self.faults: dict[str, int] = defaultdict(int)
         self._directory = directory
         self._environment = {
             "ATHOMIC_BROKER_URL": f"kafka://{bootstrap}",
             "CHAOS_TOPIC": self.topic,
-            "CHAOS_RECORD": str(self.record),
+            "CHAOS_RECORD": str(self.record.path),
         } | worker_environment
         self._partitions = partitions
         self.workers: list[Worker] = []
         self.load = Load(bootstrap, self.topic)
 
     def open(self, workers: int) -> None:
-        self.record.touch()
+        self.record.path.touch()
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         admin.create_topics([NewTopic(self.topic, self._partitions, 1)])[self.topic].result(30)
         for _ in range(workers):
@@ -224,11 +244,8 @@ class Arena:
     # --- the record
 
     def handlings(self) -> list[Handling]:
-        lines = self.record.read_text().splitlines()
-        return [
-            Handling(int(began), int(ended), int(process), key, int(sequence))
-            for began, ended, process, key, sequence in map(str.split, lines)
-        ]
+        self.record.read_on()
+        return self.record.handlings
 
     def wait_for(self, holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
@@ -245,8 +262,8 @@ class Arena:
         produced, began = dict(self.load.produced), time.monotonic()
 
         def all_handled() -> bool:
-            handled = {(handling.key, handling.sequence) for handling in self.handlings()}
-            return all((key, count - 1) in handled for key, count in produced.items())
+            self.record.read_on()
+            return all((key, count - 1) in self.record.places for key, count in produced.items())
 
         self.wait_for(all_handled, "what is produced is handled")
         return time.monotonic() - began
@@ -257,8 +274,8 @@ class Arena:
         produced = {(key, number) for key, count in self.load.produced.items() for number in range(count)}
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            handlings = self.handlings()
-            if len(handlings) >= len(produced) and produced <= {(h.key, h.sequence) for h in handlings}:
+            self.record.read_on()
+            if produced <= self.record.places:
                 break
             time.sleep(0.2)
         return self._report(produced)
