@@ -66,6 +66,7 @@ async def soak(run: Run, athomic: Athomic, *, publishes: bool, consumed: bool) -
     if consumed:
         subscribe(athomic, run)
     async with athomic.app.router.lifespan_context(athomic.app):
+        await athomic.wait_until_ready()
         sampling = asyncio.create_task(sample(run))
         if publishes:
             await publish(athomic, run, consumed=consumed)
