@@ -12,8 +12,11 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-YOUNG = 10_000
-"""Allocations between two collections of young objects: a few megabytes of garbage may wait for the next one."""
+YOUNG = 50_000
+"""Allocations, less deallocations, between two collections of young objects.
+
+More than what is buffered for handlers, of which nothing is garbage. About ten megabytes may wait for the next one.
+"""
 DEFAULTS = (700, 2_000)
 """Of Python's versions: another value was chosen by somebody, and stays."""
 

@@ -34,7 +34,7 @@ from .context import (
 from .lineage import PARENT, ROOT, RUN, JobRun, Lineage, LineageAdapter
 from .logs import Complaints
 from .messages import Headers, PublishedMessage, RawMessage
-from .telemetry import NO_CONTEXT, TRACE_HEADERS, MessagingTelemetryAdapter
+from .telemetry import NO_CONTEXT, TRACE_HEADERS, MessagingTelemetryAdapter, UnreadContext
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,11 @@ class HeadersOrchestrator:
     ) -> None:
         self._telemetry = telemetry
         self._tracing = telemetry.enabled
-        self._remote_context = telemetry.remote_context
+        self.open: Callable[..., Scope] = self._open_span if telemetry.enabled else self.open_reading
+        """Makes a message's span, lineage and context current: `open(message, attempt=1, links=())`.
+
+        `attempt` counts from 1; `links` are for its span.
+        """
         self._lineage = lineage
         self._context = context
         self._complaints = Complaints(burst=1)
@@ -116,27 +120,14 @@ class HeadersOrchestrator:
 
     # --- consuming
 
-    def open(self, message: RawMessage, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
-        """Makes the message's span, lineage and context current. `attempt` counts from 1; `links` are for its span."""
-        if self._tracing:
-            return self._open_span(message, attempt, links)
-        parent = NO_CONTEXT
-        if message.headers:
-            try:
-                parent = self._remote_context(message.headers)
-            except Exception as error:
-                self._complain(self._telemetry, error)
-        return apply_context((self, message, None)), attach(parent), None, None
-
-    def open_reading(self, message: RawMessage) -> Scope:
-        """The same without a span: for who only reads the message, and has more to do with it later."""
-        parent = NO_CONTEXT
-        if message.headers:
-            try:
-                parent = self._remote_context(message.headers)
-            except Exception as error:
-                self._complain(self._telemetry, error)
-        return apply_context((self, message, None)), attach(parent), None, None
+    def open_reading(self, message: RawMessage, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
+        """`open` without a span: for who only reads the message, and has more to do with it later."""
+        received = (self, message, None)
+        if not message.headers:
+            return apply_context(received), attach(NO_CONTEXT), None, None
+        parent = UnreadContext()
+        parent.unread = received
+        return apply_context(received), attach(parent), None, None
 
     def open_batch(self, messages: Sequence[RawMessage], attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
         """The same for a batch, which has one span; its context and lineage are what all its messages agree on."""
@@ -144,7 +135,7 @@ class HeadersOrchestrator:
             return self._open_span(messages, attempt, links)
         return apply_context((self, messages, None)), attach(NO_CONTEXT), None, None
 
-    def _open_span(self, messages: Messages, attempt: int, links: Sequence[Link]) -> Scope:
+    def _open_span(self, messages: Messages, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
         span: Span | None = None
         current = NO_CONTEXT
         try:
@@ -225,6 +216,13 @@ class HeadersOrchestrator:
             self.published_topics.add(topic)
 
     # --- reading what was received, when somebody asks
+
+    def read_trace(self, message: RawMessage) -> Context:
+        try:
+            return self._telemetry.remote_context(message.headers)
+        except Exception as error:
+            self._complain(self._telemetry, error)
+            return NO_CONTEXT
 
     def read_context(self, messages: Messages) -> ExecutionContext:
         try:

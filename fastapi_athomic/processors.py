@@ -20,6 +20,7 @@ Call = Callable[[Any, Delivery], Awaitable[Any]]
 Decode = Callable[[bytes | None], Any]
 
 
+DECODE, HANDLER = Stage.DECODE, Stage.HANDLER  # to look an enum's member up is slow in Python 3.11
 COMPLETED = ConsumptionOutcome()
 """Of all handlers that return nothing: what never changes needs to be there only once."""
 
@@ -96,11 +97,11 @@ class SingleMessageProcessor(_Processor):
         Raises only what is no error of the message: cancellation, `MemoryError`, `SystemExit`.
         """
         scope = self._orchestrator.open(message, attempt)
-        stage = Stage.DECODE
+        stage = DECODE
         error: BaseException | None = None
         try:
             value = message if self._decode is None else self._decode(message.value)
-            stage = Stage.HANDLER
+            stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
                 return COMPLETED if result is None else ConsumptionOutcome(result)

@@ -72,7 +72,7 @@ class ConsumerSession:
         self._ended = asyncio.Event()
         self._started = False
         self.joined = asyncio.Event()  # the group has given us our partitions, perhaps none
-        self.polled_at = monotonic()
+        self._note_poll(monotonic())
         self.without_partitions_since: float | None = monotonic()  # None: the group has given us ours
         self.progress_at = monotonic()  # the last time messages came, or there was nothing to come
         self.last_message_at: float | None = None  # seconds since the epoch
@@ -87,7 +87,7 @@ class ConsumerSession:
         try:
             self._connected = self._parts.connect(self, await self._parts.ensure_topics())
             await self._connected.start()
-            self.polled_at = monotonic()
+            self._note_poll(monotonic())
             committing = asyncio.create_task(self._commit_regularly(), name=f"{self._parts.name}-commit")
             try:
                 while not self._closing:
@@ -115,7 +115,7 @@ class ConsumerSession:
     async def _poll(self) -> None:
         now = monotonic()
         self.suspect(now)
-        self.polled_at = now
+        self._note_poll(now)
         if self._doubtful:
             await self._confirm_membership()
         wanted = [state.topic_partition for state in self._states.values() if self._has_room(state)]
@@ -207,12 +207,15 @@ class ConsumerSession:
 
     # --- membership
 
+    def _note_poll(self, now: float) -> None:
+        self.polled_at, self.trusted_until = now, now + self._away_limit
+
     def suspect(self, now: float) -> bool:
         """True when no new work may start.
 
         We were frozen for about a session's length, and do not know whether we still belong.
         """
-        if not self._doubtful and now - self.polled_at > self._away_limit:
+        if not self._doubtful and now > self.trusted_until:
             logger.warning("%s: away for %.1f s, membership is in doubt", self._parts.name, now - self.polled_at)
             self._doubtful = True
             for state in self._states.values():
@@ -256,7 +259,8 @@ class ConsumerSession:
             found = committed.get(topic_partition)
             skip = decode_note(found.offset, found.metadata) if found else frozenset()
             self._states[topic_partition] = self._new_state(topic_partition, found.offset if found else None, skip)
-        self.polled_at = self.progress_at = monotonic()
+        self.progress_at = now = monotonic()
+        self._note_poll(now)
         self.without_partitions_since = None
         self.joined.set()
         self._room.set()
@@ -278,7 +282,8 @@ class ConsumerSession:
         for state in states:
             self._states.pop(state.topic_partition, None)
         self._parts.forget(partitions)
-        self.polled_at = self.progress_at = self.without_partitions_since = monotonic()
+        self.progress_at = self.without_partitions_since = now = monotonic()
+        self._note_poll(now)
 
     async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
         try:

@@ -33,6 +33,8 @@ LANE_TURN = 0.02
 class Guard(Protocol):
     """Knows whether this process may still take itself for a member of the group."""
 
+    trusted_until: float  # on the monotonic clock; `suspect` is asked by then
+
     def suspect(self, now: float) -> bool:
         """True if the process was away for too long.
 
@@ -71,9 +73,9 @@ class Lane:
 
     __slots__ = ("attempt", "busy", "first_failed_at", "key", "letter", "partition", "queue")
 
-    def __init__(self, partition: PartitionState, key: bytes | None = None) -> None:
+    def __init__(self, partition: PartitionState) -> None:
         self.partition = partition
-        self.key = key
+        self.key: bytes | None = None
         self.queue: deque[RawMessage] = deque()
         self.busy = False  # with a worker, waiting for one, or for a delay to pass
         self.attempt = 1  # of the first message
@@ -234,28 +236,20 @@ class LaneStrategy:
             self.pool.put(lane)
 
     async def _serve(self, worker: Worker, lane: Lane) -> None:
-        partition = lane.partition
-        partition.running += 1
-        try:
-            await self._serve_running(worker, lane)
-        finally:
-            worker.started_at = None
-            partition.finished_running()
-
-    async def _serve_running(self, worker: Worker, lane: Lane) -> None:
         """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
-        partition, queue, share, pool = lane.partition, lane.queue, self._share, self.pool
-        process, counters, timings = self._process, self._counters, self._timings
-        conclude, concluded, settle_at = partition.conclude, partition.concluded, partition.settle_at
+        partition, queue, share, timings = lane.partition, lane.queue, self._share, self._timings
+        process, guard, settle_at = self._process, self._guard, partition.settle_at
         timestamps: list[int] = []  # of what was concluded since `since`
-        since = began = now = monotonic()
-        turn_ends, look_up_at = now + LANE_TURN, timings.look_up_at(now, share.deadline)
-        self._guard.suspect(now)
+        since = now = look_up_at = monotonic()
+        turn_ends = now + LANE_TURN
+        if now > guard.trusted_until:
+            guard.suspect(now)
+        partition.running += 1
         try:
             while queue and partition.open:
                 message = queue[0]
                 if partition.delay is not None and (wait := partition.delay(message)) > 0:
-                    pool.put_later(lane, wait)
+                    self.pool.put_later(lane, wait)
                     return
                 worker.started_at = now
                 if lane.letter is None:
@@ -263,34 +257,41 @@ class LaneStrategy:
                 else:
                     outcome = await self._processor.move(lane.letter)
                 if not isinstance(outcome, Judgement):
-                    counters.processed += 1
+                    self._counters.processed += 1
+                    if lane.attempt > 1:
+                        lane.attempt, lane.first_failed_at = 1, 0.0
                 elif not self._settle(lane, outcome):
                     return
                 if queue:  # else the partition was released while the message ran; it is concluded all the same
                     queue.popleft()
-                lane.attempt = 1
-                conclude(message.offset)
-                timestamps.append(message.timestamp)
+                partition.conclude(message.offset)
                 began, now = now, monotonic()
                 if now < look_up_at:
+                    timestamps.append(message.timestamp)
                     continue
-                timings.note_all(since, began, now, timestamps)
-                if len(concluded) >= settle_at:
+                timings.note(began, now, message.timestamp)
+                if timestamps:
+                    timings.note_all(since, began, timestamps)
+                if len(partition.concluded) >= settle_at:
                     partition.settle()
                 if now >= share.deadline:
-                    if self._guard.suspect(now):
+                    if now > guard.trusted_until and guard.suspect(now):
                         continue
                     if not share.turned(began, now):
                         await share.give_way()
                         now = monotonic()
-                if now >= turn_ends and pool.waiting:
-                    pool.put(lane)
+                if not queue:
+                    break
+                if now >= turn_ends and self.pool.waiting:
+                    self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)
             self._leave(lane)
         finally:
             if timestamps:
-                timings.note_all(since, began, now, timestamps)
+                timings.note_all(since, now, timestamps)
+            worker.started_at = None
+            partition.finished_running()
 
     def _leave(self, lane: Lane) -> None:
         lane.busy = False
@@ -301,8 +302,7 @@ class LaneStrategy:
         """Takes note of a failure. True: the message is concluded; False: the lane waits for its delay."""
         count_judgement(self._counters, judgement, again=lane.letter is not None)
         if judgement.settled:
-            lane.letter = None
-            lane.first_failed_at = 0.0
+            lane.attempt, lane.first_failed_at, lane.letter = 1, 0.0, None
             return True
         if judgement.verdict is Verdict.RETRY:
             lane.attempt += 1
@@ -342,13 +342,16 @@ class KeyOrder(LaneStrategy):
     def __init__(self, processor: SingleMessageProcessor, **parts: Unpack[StrategyParts]) -> None:
         super().__init__(processor, **parts)
         self._lanes: dict[PartitionState, dict[bytes | None, Lane]] = {}
+        self._spare: dict[PartitionState, list[Lane]] = {}  # empty ones, to be used again
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
-        lanes = self._lanes.setdefault(partition, {})
+        lanes, spare = self._lanes.setdefault(partition, {}), self._spare.setdefault(partition, [])
         for message in messages:
-            lane = lanes.get(message.key)
+            key = message.key
+            lane = lanes.get(key)
             if lane is None:
-                lane = lanes[message.key] = Lane(partition, message.key)
+                lane = lanes[key] = spare.pop() if spare else Lane(partition)
+                lane.key = key
             lane.queue.append(message)
             if not lane.busy:
                 lane.busy = True
@@ -359,12 +362,14 @@ class KeyOrder(LaneStrategy):
 
     def forget(self, lane: Lane) -> None:
         lanes = self._lanes.get(lane.partition)
-        if lanes is not None:
-            lanes.pop(lane.key, None)
+        if lanes is not None and lanes.get(lane.key) is lane:
+            del lanes[lane.key]
+            self._spare[lane.partition].append(lane)
 
     def release(self, partition: PartitionState) -> None:
         super().release(partition)
         self._lanes.pop(partition, None)
+        self._spare.pop(partition, None)
 
 
 class Unordered(LaneStrategy):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from opentelemetry import propagate, trace
@@ -101,15 +101,25 @@ class MessagingTelemetryAdapter:
     def remote_context(self, headers: Headers) -> Context:
         """What the producer's headers say, without a span of our own.
 
-        W3C trace context, the usual case, is parsed only when somebody asks for the span.
+        At a third of the propagators' price in the usual case: one well-formed `traceparent` and no other header for
+        them, and they are W3C's.
         """
-        traced = False
-        for name, _ in headers:
+        if not self._is_w3c:
+            return self._extract(headers)
+        parent: bytes | None = None
+        for name, raw in headers:
             if name in self._fields:
-                if name not in TRACE_HEADERS:
+                if parent is not None or name != "traceparent" or raw is None:
                     return self._extract(headers)
-                traced = True
-        return Context({_SPAN_KEY: RemoteSpan(self, headers)}) if traced else NO_CONTEXT
+                parent = raw
+        if parent is None:
+            return NO_CONTEXT
+        found = _TRACEPARENT(parent)
+        if found is None:
+            return self._extract(headers)
+        trace_id, span_id, flags = found.groups()
+        span = SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[int(flags, 16)])
+        return Context({_SPAN_KEY: NonRecordingSpan(span)}) if span.is_valid else NO_CONTEXT
 
     def start(self, messages: Messages, attempt: int = 1, links: Sequence[Link] = ()) -> tuple[Span, Context]:
         """A started span, and the context in which it is current. Only where `enabled`.
@@ -126,7 +136,7 @@ class MessagingTelemetryAdapter:
     def _start_single(self, message: RawMessage, links: Sequence[Link]) -> tuple[Span, Context]:
         topic, partition, offset, _, key, value, headers = message
         name, common = self._span_of_topic(topic)
-        parent = self._parent(headers)
+        parent = self.remote_context(headers)
         if REDRIVES in map(_name, headers):
             parent, links = self._as_links(parent, headers, links)
         attributes = {**common, PARTITION: str(partition), OFFSET: offset, **_of_value(value)}
@@ -204,28 +214,6 @@ class MessagingTelemetryAdapter:
         carrier = _carrier(headers, self._fields)
         return self._propagator.extract(carrier, NO_CONTEXT) if carrier else NO_CONTEXT
 
-    def _parent(self, headers: Headers) -> Context:
-        """`_extract`, at a third of its price in the usual case.
-
-        That is one well-formed `traceparent` and no other header for the propagators, which are W3C's.
-        """
-        if not self._is_w3c:
-            return self._extract(headers)
-        parent: bytes | None = None
-        for name, raw in headers:
-            if name in self._fields:
-                if parent is not None or name != "traceparent" or raw is None:
-                    return self._extract(headers)
-                parent = raw
-        if parent is None:
-            return NO_CONTEXT
-        found = _TRACEPARENT(parent)
-        if found is None:
-            return self._extract(headers)
-        trace_id, span_id, flags = found.groups()
-        span = SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[int(flags, 16)])
-        return Context({_SPAN_KEY: NonRecordingSpan(span)}) if span.is_valid else NO_CONTEXT
-
     def _span_of_topic(self, topic: str) -> tuple[str, dict[str, Any]]:
         """Name of the spans of a topic, and the attributes that all of them have."""
         known = self._spans_of_topics.get(topic)
@@ -249,22 +237,65 @@ class MessagingTelemetryAdapter:
         self._first_attempts[_id(messages)] = span
 
 
-class RemoteSpan(NonRecordingSpan):
-    """The producer's span, which parses its headers when it is first asked for its context."""
+class TraceReader(Protocol):
+    """Reads what the headers of a message say of its trace, when somebody asks. Never raises."""
 
-    _parsed: SpanContext | None = None
+    def read_trace(self, message: RawMessage) -> Context: ...
 
-    def __init__(self, telemetry: MessagingTelemetryAdapter, headers: Headers) -> None:
-        self._telemetry = telemetry
-        self._headers = headers
 
-    def get_span_context(self) -> SpanContext:
-        if self._parsed is None:
-            self._parsed = self._telemetry.span_context(self._headers)
-        return self._parsed
+class UnreadContext(Context):
+    """The remote context of a message, which is read when something is first looked up in it.
+
+    It is made for every message, and hardly any handler asks. `unread` is to be set at once: the reader, the message,
+    and whatever else the maker has in that tuple.
+    """
+
+    __slots__ = ("unread",)
+    unread: tuple[TraceReader, RawMessage, Any] | None
+
+    def _read(self) -> UnreadContext:
+        unread = self.unread
+        if unread is not None:
+            reader, message, _ = unread
+            dict.update(self, reader.read_trace(message))
+            self.unread = None
+        return self
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return dict.get(self._read(), key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        return dict.__getitem__(self._read(), key)
+
+    def __contains__(self, key: object) -> bool:
+        return dict.__contains__(self._read(), key)
+
+    def __iter__(self) -> Iterator[str]:  # also tells dict(context) and {**context} not to look for themselves
+        return dict.__iter__(self._read())
+
+    def __len__(self) -> int:
+        return dict.__len__(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return dict.__eq__(self._read(), other)
+
+    def __ne__(self, other: object) -> bool:
+        return dict.__ne__(self._read(), other)
 
     def __repr__(self) -> str:
-        return f"<RemoteSpan {self.get_span_context()!r}>"
+        return dict.__repr__(self._read())
+
+    def keys(self) -> Any:
+        return dict.keys(self._read())
+
+    def values(self) -> Any:
+        return dict.values(self._read())
+
+    def items(self) -> Any:
+        return dict.items(self._read())
+
+    def copy(self) -> dict[str, Any]:
+        return dict.copy(self._read())
 
 
 def _is_w3c(propagator: TextMapPropagator) -> bool:

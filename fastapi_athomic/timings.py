@@ -74,18 +74,15 @@ class Timings:
         """When `note_all` is due: at the deadline, or as long as what it assumes holds; at once if somebody records."""
         return min(deadline, now + SHORTEST) if self.recorder is None else now
 
-    def note_all(self, since: float, began: float, ended: float, timestamps: list[int]) -> None:
+    def note_all(self, since: float, until: float, timestamps: list[int]) -> None:
         """Notes messages that were handled one right after the other, and forgets their `timestamps`.
 
-        The last began at `began` and ended at `ended`; the others together took from `since` to `began`, no longer
-        than `SHORTEST`. As far as their waiting is concerned they all began at `since`.
+        Together they took from `since` to `until`, none longer than `SHORTEST`. As far as their waiting is concerned
+        they all began at `since`.
         """
-        self.note(began, ended, timestamps.pop())
         count = len(timestamps)
-        if not count:
-            return
         process, queue = self.process, self.queue
-        process.total += began - since
+        process.total += until - since
         process.counts[0] += count
         arrived = since + self.wall_offset
         if self._above < arrived - max(timestamps) / 1000 and arrived - min(timestamps) / 1000 <= self._up_to:

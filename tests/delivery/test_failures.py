@@ -56,6 +56,28 @@ async def test_a_message_comes_back_from_retry_topics_when_due_and_ends_in_the_d
     assert first[0] - 0.1 <= _seconds(said.text("athomic-first-failed-at")) <= second[0]
 
 
+async def test_what_failed_before_in_the_same_lane_does_not_count_for_the_next_message(
+    broker: Broker, topic: str
+) -> None:
+    await broker.create_topic(topic, 1)
+    await broker.produce(topic, [event(1), event(2)])
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", retry=RetryPolicy(max_attempts=2, delay=0.3, jitter=0))
+    async def handle(message: Event, attempt: DeliveryAttempt) -> None:
+        record.note((message.number, attempt.number, time.time()))
+        if attempt.number == 1 or message.number == 2:
+            raise RuntimeError("not yet")
+
+    async with running(new_app(broker.settings(), handle)) as athomic:
+        await record.count(4)
+        await athomic.drain()
+    assert [(number, attempt) for number, attempt, _ in record.seen] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    (letter,) = await broker.read(f"{topic}.{topic}.dlq")
+    first_failed_at = _seconds(MessageHeaders(letter.headers).text("athomic-first-failed-at"))
+    assert first_failed_at >= record.seen[2][2] - 0.1, "the first attempt of the first message was 0.3 s before"
+
+
 def _seconds(moment: str | None) -> float:
     from datetime import datetime
 

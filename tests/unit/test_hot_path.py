@@ -125,11 +125,11 @@ def check(calls: float, bound: float) -> None:
 
 
 async def test_a_message_in_partition_order() -> None:
-    check(await calls_per_message(new_app()), 21.2)
+    check(await calls_per_message(new_app()), 19.2)
 
 
 async def test_a_message_in_key_order() -> None:
-    check(await calls_per_message(new_app("key")), 27.4)
+    check(await calls_per_message(new_app("key")), 25.7)
 
 
 async def test_a_message_with_a_recorded_span(traced: None) -> None:
@@ -141,4 +141,4 @@ async def test_a_message_of_a_batch() -> None:
 
 
 async def test_a_message_of_an_ordered_consumer() -> None:
-    check(await calls_per_message(new_ordered_app()), 56.7)
+    check(await calls_per_message(new_ordered_app()), 52.7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any
@@ -27,8 +27,9 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from fastapi_athomic import telemetry
 from fastapi_athomic.headers import ContextAdapter, HeadersOrchestrator
 from fastapi_athomic.messages import PublishedMessage, RawMessage
-from fastapi_athomic.telemetry import MessagingTelemetryAdapter, RemoteSpan, instrument_app, resolve_tracer_provider
+from fastapi_athomic.telemetry import MessagingTelemetryAdapter, UnreadContext, instrument_app, resolve_tracer_provider
 
+SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 TRACE_ID, SPAN_ID = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE_ID:032x}-{SPAN_ID:016x}-01".encode()
 
@@ -281,17 +282,40 @@ def test_a_refused_publish_is_an_error(exported: Exported) -> None:
 def test_without_an_sdk_the_trace_goes_on_and_is_read_only_when_asked_for() -> None:
     tested = orchestrator(None)
     scope = tested.open(message(("traceparent", TRACEPARENT), ("tracestate", b"vendor=1")))
-    span = trace.get_current_span()
-    assert isinstance(span, RemoteSpan)
-    assert not span.is_recording()
-    assert "_parsed" not in vars(span)
+    context = get_current()
+    assert isinstance(context, UnreadContext)
+    assert context.unread is not None
     sent = dict(tested.open_publish("next", (), b"").headers)
-    assert vars(span)["_parsed"] is not None
+    assert context.unread is None
     tested.close(scope, LookupError())
     assert (sent["traceparent"], sent["tracestate"]) == (TRACEPARENT, b"vendor=1")
-    assert span.get_span_context() is span.get_span_context(), "parsed once"
-    assert f"{SPAN_ID:016x}" in repr(span)
+    assert not trace.get_current_span(context).is_recording()
+    assert trace.get_current_span(context) is trace.get_current_span(context), "parsed once"
     assert get_current() == {}
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda context: context[SPAN_KEY],
+        lambda context: context.get(SPAN_KEY),
+        lambda context: dict(context)[SPAN_KEY],
+        lambda context: {**context}[SPAN_KEY],
+        lambda context: context.copy()[SPAN_KEY],
+        lambda context: dict(context.items())[SPAN_KEY],
+        lambda context: SPAN_KEY in context and len(context) == 1 and next(iter(context.values())),
+        lambda context: dict(zip(context.keys(), context.values(), strict=True))[SPAN_KEY],
+        lambda context: context != {} and trace.get_current_span(context),
+        lambda context: SPAN_KEY in repr(context) and trace.get_current_span(context),
+        lambda context: trace.get_current_span(baggage.set_baggage("a", "b", context)),
+    ],
+)
+def test_whoever_looks_into_an_unread_context_finds_the_producers_span(look: Callable[[Any], Any]) -> None:
+    tested = orchestrator(None)
+    scope = tested.open(message(("traceparent", TRACEPARENT)))
+    span = look(get_current())
+    tested.close(scope, None)
+    assert span.get_span_context().span_id == SPAN_ID
 
 
 def test_without_an_sdk_a_message_without_trace_does_not_take_over_a_bystanders() -> None:
