@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from opentelemetry.trace import TracerProvider
 
+from .batches import BatchStrategy
 from .consumer import ConsumerService
 from .counters import Counters
 from .decorators import Subscription
@@ -34,7 +35,6 @@ from .settings import AthomicSettings, HandlerTuning
 from .stores.base import Member, StateStore
 from .stores.memory import store_named
 from .strategies import (
-    BatchStrategy,
     ConsumptionStrategy,
     Guard,
     KeyOrder,

@@ -49,17 +49,17 @@ class Publisher:
         self._pipeline = pipeline
         self._orchestrator = orchestrator
         self._settings = settings
-        self._connected: asyncio.Event | None = None  # None: not started, or stopped
+        self._connected = asyncio.Event()
+        self._stopped = False
         self._watching: asyncio.Task[None] | None = None
         self.last_error: TransportError | None = None  # why the broker cannot be reached, while it cannot
 
     @property
     def connected(self) -> bool:
-        return self._connected is not None and self._connected.is_set()
+        return self._connected.is_set()
 
     async def start(self) -> None:
         """Returns when the broker has been reached once; keeps trying until then."""
-        self._connected = asyncio.Event()
         delay = self._settings.restart_backoff
         while True:
             try:
@@ -98,7 +98,8 @@ class Publisher:
         return error
 
     async def stop(self, timeout: float) -> None:
-        self._connected = None
+        self._stopped = True
+        self._connected.clear()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
@@ -193,7 +194,7 @@ class Publisher:
         return results
 
     async def _wait_until_connected(self) -> None:
-        if self._connected is None:
+        if self._stopped:
             raise PublishError("the app is not running: publish between its start-up and its shutdown")
         if self._connected.is_set():
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI
@@ -39,12 +40,27 @@ async def test_p15_no_secret_is_found_where_people_look(
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     caplog.set_level(logging.DEBUG, "fastapi_athomic")
-    settings = AthomicSettings(broker_url=f"kafka://{apache_kafka.bootstrap}")
+    settings = AthomicSettings(
+        broker_url=f"kafka://{apache_kafka.bootstrap}", state_store_url=SecretStr("memory://secrets")
+    )
     athomic = include_athomic(FastAPI(), settings)
+    failing = RetryPolicy(max_attempts=2, delay=0.01)
 
-    @athomic.subscribe_to("secrets", group_id="secrets", handler_id="h", retry=RetryPolicy(max_attempts=2, delay=0.01))
+    @athomic.subscribe_to("secrets", group_id="secrets", handler_id="h", retry=failing)
     async def handle(payment: Payment) -> None:
         raise RuntimeError(f"cannot charge {payment.card}")
+
+    @athomic.ordered_consumer(
+        "secrets",
+        group_id="ordered-secrets",
+        handler_id="o",
+        aggregate_key_field="card",
+        sequence_id_field="number",
+        retry=failing,
+        on_failure="block",
+    )
+    async def handle_ordered(payment: Payment) -> None:
+        raise RuntimeError(f"cannot charge {payment.card} either")
 
     bodies = [
         {"number": 1, "card": SECRET},
@@ -55,14 +71,22 @@ async def test_p15_no_secret_is_found_where_people_look(
     async with running(athomic), AsyncClient(transport=ASGITransport(athomic.app), base_url="http://app") as http:
         for body in bodies:
             await athomic.publish("secrets", body, key=SECRET, headers={"authorization": SECRET, "x-tenant-id": SECRET})
-        await athomic.drain()
-        paths = ("/consumers", "/consumers/h", "/consumers/health", "/consumers/metrics", "/openapi.json")
+        await eventually(lambda: (ordered := athomic.consumers()[1].ordered) is not None and ordered.blocked)
+        await eventually(lambda: athomic.consumers()[0].counters.dead_lettered == len(bodies))
+        paths = (
+            "/consumers",
+            "/consumers/h",
+            "/consumers/o",
+            "/consumers/health",
+            "/consumers/metrics",
+            "/openapi.json",
+        )
         shown = [(await http.get(path)).text for path in paths]
-        assert athomic.consumers()[0].counters.dead_lettered == len(bodies)
     spans = [span.to_json() for span in exporter.get_finished_spans()]
     assert len(spans) >= 2 * len(bodies)
     logged = [record.getMessage() + (record.exc_text or "") for record in caplog.records]
     assert any("went to secrets.secrets.dlq" in line for line in logged)
+    assert any("blocks its aggregate" in line for line in logged)
     for place in (*shown, *spans, *logged):
         assert SECRET not in place
 
@@ -71,7 +95,10 @@ async def test_p15_credentials_are_shown_nowhere(caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.DEBUG, "fastapi_athomic")
     kafka = KafkaSettings(security_protocol="SASL_PLAINTEXT", sasl_username="ann", sasl_password=SecretStr(SECRET))
     settings = AthomicSettings(
-        broker_url="kafka://127.0.0.1:1", kafka=kafka, restart_backoff=0.05, shutdown_timeout=2.0
+        broker_url="kafka://127.0.0.1:1",
+        kafka=kafka,
+        restart_backoff=0.05,
+        shutdown_timeout=2.0,
     )
     athomic = include_athomic(FastAPI(), settings)
     async with athomic.app.router.lifespan_context(athomic.app):
@@ -79,3 +106,22 @@ async def test_p15_credentials_are_shown_nowhere(caplog: pytest.LogCaptureFixtur
         shown = f"{athomic.health()!r} {settings!r} {settings.model_dump_json()}"
     assert SECRET not in shown
     assert SECRET not in caplog.text
+
+
+async def test_p15_credentials_of_the_state_store_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "fastapi_athomic")
+    store = SecretStr(f"redis://ann:{SECRET}@127.0.0.1:1/0")
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", state_store_url=store, shutdown_timeout=2.0)
+    athomic = include_athomic(FastAPI(), settings)
+
+    @athomic.ordered_consumer("t", group_id="g", handler_id="o", aggregate_key_field="card", sequence_id_field="number")
+    async def handle(payment: Payment) -> None:
+        raise AssertionError("nothing is handled without a store")
+
+    async with athomic.app.router.lifespan_context(athomic.app):
+        await athomic.publish("t", {"number": 1, "card": "x"})
+        await eventually(lambda: "the state store cannot be reached" in str(athomic.health()))
+        shown = f"{athomic.health()!r} {athomic.consumers()!r} {settings!r} {settings.model_dump_json()}"
+    assert SECRET not in shown
+    assert SECRET not in caplog.text
+    assert "the state store cannot be reached" in caplog.text

@@ -80,6 +80,20 @@ async def test_two_on_one_app_have_their_own_routes_and_consumers() -> None:
 # --- lifespan
 
 
+async def test_the_first_request_may_publish() -> None:
+    """HTTP is up at once: `publish` waits for the broker by itself."""
+    record = Record()
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None:
+        record.note(message)
+
+    athomic = new_app(MEMORY, handle)
+    async with athomic.app.router.lifespan_context(athomic.app):
+        await athomic.publish("t", "at once")
+        assert await record.count(1) == ["at once"]
+
+
 def test_it_lives_inside_the_apps_own_lifespan() -> None:
     steps: list[str] = []
 

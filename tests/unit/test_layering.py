@@ -24,7 +24,7 @@ LAYERS = [
     ["processors", "publisher", "dead_letters"],
     ["aggregates"],
     ["strategies", "ledger"],
-    ["ordering"],
+    ["batches", "ordering"],
     ["session"],
     ["consumer"],
     ["openlineage_events"],
