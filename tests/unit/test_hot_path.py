@@ -66,7 +66,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands still: slices would end after another number of messages each time."""
-    for module in ("strategies", "fairness", "ordering", "ledger"):
+    for module in ("strategies", "batches", "fairness", "ordering", "ledger"):
         monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", lambda: -1.0)
 
 
