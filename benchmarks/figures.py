@@ -387,8 +387,8 @@ FIGURES: dict[str, Any] = {
     "f4": Throughput(
         "F4: 5 ms of I/O, order per key, 1,000 in flight",
         {
-            "hand-written, key lanes": FAST // 4,
-            "fastapi-athomic, key lanes": FAST // 4,
+            "hand-written, key lanes": FAST // 2,
+            "fastapi-athomic, key lanes": FAST // 2,
             "FastStream, 100 workers": SLOW,
             "FastStream, 1000 workers": SLOW,
         },
