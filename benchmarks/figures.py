@@ -100,7 +100,7 @@ def interleave(table: Table, rounds: int, run: Callable[[str], Measured]) -> Non
 
 
 def times(column: str, ours: str, other: str) -> Callable[[Mapping[str, Measured]], float]:
-    return lambda medians: medians[ours][column] / medians[other][column]
+    return lambda measured: measured[ours][column] / measured[other][column]
 
 
 def goal(ours: str, other: str, wanted: float, column: str = "messages/s") -> Goal:
@@ -274,8 +274,8 @@ class Memory:
         goals = [
             Goal(
                 "memory:// over the same app without consumers, MB",
-                lambda medians: (
-                    medians["memory://"]["memory, most"] - medians["memory://, without consumers"]["memory, most"]
+                lambda measured: (
+                    measured["memory://"]["memory, most"] - measured["memory://, without consumers"]["memory, most"]
                 ),
                 40,
                 at_most=True,
@@ -290,7 +290,7 @@ class Memory:
 
 
 def _growth_of(broker: str) -> Callable[[Mapping[str, Measured]], float]:
-    return lambda medians: medians[broker]["memory, last half"]
+    return lambda measured: measured[broker]["memory, last half"]
 
 
 def samples(*arguments: str) -> list[Measured]:
@@ -349,7 +349,7 @@ class Import:
             "compiles the modules."
         )
         kafka = "with the Kafka transport and aiokafka"
-        goals = [Goal(f"{kafka}, ms", lambda medians: medians[kafka]["import"], 150, at_most=True)]
+        goals = [Goal(f"{kafka}, ms", lambda measured: measured[kafka]["import"], 150, at_most=True)]
         table = Table(name, "F9: import", setting, ["import"], goals)
         table.runs = {label: [] for label in modules}
 
@@ -410,11 +410,11 @@ FIGURES: dict[str, Any] = {
     ),
     "f5": Http(
         [
-            Goal(f"{OURS}, p99 in ms", lambda medians: medians[OURS]["p99"], 5, at_most=True),
+            Goal(f"{OURS}, p99 in ms", lambda measured: measured[OURS]["p99"], 5, at_most=True),
             goal(OURS, HAND, 0.85, "consumed/s"),
             Goal(
                 f"{OURS}, isolation=thread, p99 in ms",
-                lambda medians: medians[f"{OURS}, isolation=thread"]["p99"],
+                lambda measured: measured[f"{OURS}, isolation=thread"]["p99"],
                 5,
                 at_most=True,
             ),
@@ -426,8 +426,10 @@ FIGURES: dict[str, Any] = {
             goal
             for name in ORDERED
             for goal in (
-                Goal(f"{name}, messages/s", lambda medians, name=name: medians[name]["messages/s"], 20_000),  # type: ignore[misc]
-                Goal(f"{name}, {ROUND_TRIPS}", lambda medians, name=name: medians[name][ROUND_TRIPS], 1, at_most=True),  # type: ignore[misc]
+                Goal(f"{name}, messages/s", lambda measured, name=name: measured[name]["messages/s"], 20_000),  # type: ignore[misc]
+                Goal(
+                    f"{name}, {ROUND_TRIPS}", lambda measured, name=name: measured[name][ROUND_TRIPS], 1, at_most=True
+                ),  # type: ignore[misc]
             )
         ]
     ),
@@ -436,7 +438,7 @@ FIGURES: dict[str, Any] = {
         [
             Goal(
                 f"{OURS} - aiokafka, {column} in ms",
-                lambda medians, column=column: medians[OURS][column] - medians["aiokafka, async for"][column],  # type: ignore[misc]
+                lambda measured, column=column: measured[OURS][column] - measured["aiokafka, async for"][column],  # type: ignore[misc]
                 1,
                 at_most=True,
             )

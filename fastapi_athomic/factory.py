@@ -57,6 +57,9 @@ NO_STORE = (
 
 BUFFERED = 500
 """Messages of a partition that are taken in ahead of the handler, if it does not need more."""
+AHEAD, AHEAD_BY_KEY = 2, 5
+"""Times as many as can be in hand at once: one behind each, or more, as those of a frequent key wait for each other."""
+MOST_BUFFERED = 10_000
 
 STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
 
@@ -314,7 +317,8 @@ def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:
     if settings.max_buffered_messages is not None:
         return settings.max_buffered_messages
     in_hand = max(subscription.concurrency, subscription.batch_size or 0)
-    return max(BUFFERED, 2 * in_hand, 2 * settings.max_poll_messages)
+    ahead = AHEAD_BY_KEY if subscription.ordering == "key" else AHEAD
+    return max(BUFFERED, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)
 
 
 def tuned(subscription: Subscription, tuning: HandlerTuning | None) -> Subscription:

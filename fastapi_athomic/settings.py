@@ -134,7 +134,8 @@ class AthomicSettings(BaseSettings):
     restart_backoff: PositiveSeconds = 0.5  # before a consumer that died is rebuilt; doubles each time
     restart_backoff_max: PositiveSeconds = 30.0
 
-    # per partition; more are not taken in. None: 500, or twice what a handler can have in hand at once
+    # per partition; more are not taken in. None: 500, or twice what a handler can have in hand at once, five times with
+    # order by key
     max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
     max_poll_messages: Count = 125  # taken in at once; few are kinder to the garbage collector than many
