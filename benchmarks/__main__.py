@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from typing import get_args
@@ -22,6 +24,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times as many messages")
     parser.add_argument("--no-files", action="store_true", help="print only")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that brokers and contenders end too
     if unknown := set(options.figures) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     tables = []

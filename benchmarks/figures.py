@@ -103,6 +103,10 @@ def times(column: str, ours: str, other: str) -> Callable[[Mapping[str, Measured
     return lambda measured: measured[ours][column] / measured[other][column]
 
 
+def of(name: str, column: str) -> Callable[[Mapping[str, Measured]], float]:
+    return lambda measured: measured[name][column]
+
+
 def goal(ours: str, other: str, wanted: float, column: str = "messages/s") -> Goal:
     return Goal(f"{ours} / {other}", times(column, ours, other), wanted)
 
@@ -280,17 +284,16 @@ class Memory:
                 40,
                 at_most=True,
             ),
-            *(Goal(f"{broker}: growth in the last half, MB", _growth_of(broker), 2, at_most=True) for broker in counts),
+            *(
+                Goal(f"{broker}: growth in the last half, MB", of(broker, "memory, last half"), 2, at_most=True)
+                for broker in counts
+            ),
         ]
         columns = ["memory, most", "memory, last half", "messages/s"]
         table = Table(name, "F8: memory over millions of messages", setting, columns, goals)
         table.runs = {label: [summary(curve)] for label, curve in curves.items()}
         table.chart = lambda path: draw_soak(curves, path)
         yield table
-
-
-def _growth_of(broker: str) -> Callable[[Mapping[str, Measured]], float]:
-    return lambda measured: measured[broker]["memory, last half"]
 
 
 def samples(*arguments: str) -> list[Measured]:
@@ -349,7 +352,7 @@ class Import:
             "compiles the modules."
         )
         kafka = "with the Kafka transport and aiokafka"
-        goals = [Goal(f"{kafka}, ms", lambda measured: measured[kafka]["import"], 150, at_most=True)]
+        goals = [Goal(f"{kafka}, ms", of(kafka, "import"), 150, at_most=True)]
         table = Table(name, "F9: import", setting, ["import"], goals)
         table.runs = {label: [] for label in modules}
 
@@ -410,14 +413,9 @@ FIGURES: dict[str, Any] = {
     ),
     "f5": Http(
         [
-            Goal(f"{OURS}, p99 in ms", lambda measured: measured[OURS]["p99"], 5, at_most=True),
+            Goal(f"{OURS}, p99 in ms", of(OURS, "p99"), 5, at_most=True),
             goal(OURS, HAND, 0.85, "consumed/s"),
-            Goal(
-                f"{OURS}, isolation=thread, p99 in ms",
-                lambda measured: measured[f"{OURS}, isolation=thread"]["p99"],
-                5,
-                at_most=True,
-            ),
+            Goal(f"{OURS}, isolation=thread, p99 in ms", of(f"{OURS}, isolation=thread", "p99"), 5, at_most=True),
             goal(f"{OURS}, isolation=thread", HAND, 0.85, "consumed/s"),
         ]
     ),
@@ -426,10 +424,8 @@ FIGURES: dict[str, Any] = {
             goal
             for name in ORDERED
             for goal in (
-                Goal(f"{name}, messages/s", lambda measured, name=name: measured[name]["messages/s"], 20_000),  # type: ignore[misc]
-                Goal(
-                    f"{name}, {ROUND_TRIPS}", lambda measured, name=name: measured[name][ROUND_TRIPS], 1, at_most=True
-                ),  # type: ignore[misc]
+                Goal(f"{name}, messages/s", of(name, "messages/s"), 20_000),
+                Goal(f"{name}, {ROUND_TRIPS}", of(name, ROUND_TRIPS), 1, at_most=True),
             )
         ]
     ),
