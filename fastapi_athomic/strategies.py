@@ -28,6 +28,10 @@ LANE_TURN = 0.02
 """Seconds a worker stays with one lane while others wait."""
 
 
+MOST_SPARE = 1_000
+"""Empty lanes of one partition that are kept to be used again: each holds about a kilobyte."""
+
+
 class Guard(Protocol):
     """Knows whether this process may still take itself for a member of the group."""
 
@@ -360,7 +364,8 @@ class KeyOrder(LaneStrategy):
         lanes = self._lanes.get(lane.partition)
         if lanes is not None and lanes.get(lane.key) is lane:
             del lanes[lane.key]
-            self._spare[lane.partition].append(lane)
+            if len(spare := self._spare[lane.partition]) < MOST_SPARE:
+                spare.append(lane)
 
     def release(self, partition: PartitionState) -> None:
         super().release(partition)

@@ -1,0 +1,45 @@
+"""What strategies keep, on `memory://`; what they do is tested by delivery."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from fastapi_athomic import AthomicSettings, subscribe_to
+from fastapi_athomic.strategies import MOST_SPARE
+from tests.support.apps import Gate, Record, new_app, running
+
+
+async def test_p16_lanes_of_keys_that_are_done_are_used_again_and_bounded() -> None:
+    begun, record, gate = Record(), Record(), Gate()
+    keys = MOST_SPARE + 500
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering="key", concurrency=keys)
+    async def handle(number: int) -> None:
+        begun.note(number)
+        await gate.wait()
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        max_buffered_messages=2 * keys,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        strategy: Any = athomic.manager().consumers["h"]._session._strategy  # type: ignore[union-attr]
+        await athomic.publish_many("t", list(range(keys)), key=str)
+        await begun.count(keys)
+        gate.set()
+        await record.count(keys)
+        await athomic.drain()
+        (state,) = [state for state in strategy._spare if state.topic_partition.topic == "t"]
+        spare = list(strategy._spare[state])
+        assert len(spare) == MOST_SPARE
+        assert strategy._lanes[state] == {}
+        await athomic.publish("t", keys, key="another")
+        await record.count(keys + 1)
+        await athomic.drain()
+        assert strategy._spare[state] == spare, "it was used, and given back"
+        assert spare[-1].key == b"another"
+    assert strategy._spare == {}, "they go with their partition"
