@@ -1,0 +1,51 @@
+"""What a session does when its process was frozen, on `memory://`; whether that is enough, tests/chaos tells."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fastapi_athomic import AthomicSettings, subscribe_to
+from tests.support.apps import Gate, Record, new_app, running
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key"])
+async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
+    ordering: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, gate, ahead = Record(), Gate(), [0.0]
+    for module in ("session", "strategies"):
+        monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", lambda: monotonic() + ahead[0])
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering=ordering)
+    async def handle(number: int) -> None:
+        if number == 0:
+            await gate.wait()
+            ahead[0] = 10_000.0  # as if the whole process were frozen
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        stall_timeout=20_000.0,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        confirm = session._confirm_membership
+
+        async def confirm_membership() -> None:
+            record.note("confirmed")
+            await confirm()
+
+        monkeypatch.setattr(session, "_confirm_membership", confirm_membership)
+        await athomic.publish_many("t", list(range(5)), key=str)
+        session._away_limit = 5_000.0
+        session._note_poll(monotonic())
+        gate.set()
+        await record.count(6)
+        await athomic.drain()
+    assert record.seen == [0, "confirmed", 1, 2, 3, 4]
