@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextvars import Token
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry import context as trace_contexts
 from opentelemetry.context import Context
@@ -61,6 +61,12 @@ How to undo the context and the trace; the span, and the messages if this is the
 """
 
 
+class Open(Protocol):
+    """Makes a message's span, lineage and context current. `attempt` counts from 1; `links` are for its span."""
+
+    def __call__(self, message: RawMessage, /, attempt: int = 1, links: Sequence[Link] = ()) -> Scope: ...
+
+
 class ContextAdapter:
     """The execution context of messages.
 
@@ -107,11 +113,7 @@ class HeadersOrchestrator:
     ) -> None:
         self._telemetry = telemetry
         self._tracing = telemetry.enabled
-        self.open: Callable[..., Scope] = self._open_span if telemetry.enabled else self.open_reading
-        """Makes a message's span, lineage and context current: `open(message, attempt=1, links=())`.
-
-        `attempt` counts from 1; `links` are for its span.
-        """
+        self.open: Open = self._open_span if telemetry.enabled else self.open_reading
         self._lineage = lineage
         self._context = context
         self._complaints = Complaints(burst=1)
@@ -218,11 +220,14 @@ class HeadersOrchestrator:
     # --- reading what was received, when somebody asks
 
     def read_trace(self, message: RawMessage) -> Context:
+        nothing = attach(NO_CONTEXT)  # a propagator may look at what is current, which is what is being read
         try:
             return self._telemetry.remote_context(message.headers)
         except Exception as error:
             self._complain(self._telemetry, error)
             return NO_CONTEXT
+        finally:
+            detach(nothing)
 
     def read_context(self, messages: Messages) -> ExecutionContext:
         try:

@@ -282,6 +282,9 @@ class UnreadContext(Context):
     def __ne__(self, other: object) -> bool:
         return dict.__ne__(self._read(), other)
 
+    def __or__(self, other: Any) -> Any:
+        return dict.__or__(self._read(), other)
+
     def __repr__(self) -> str:
         return dict.__repr__(self._read())
 

@@ -302,6 +302,8 @@ def test_without_an_sdk_the_trace_goes_on_and_is_read_only_when_asked_for() -> N
         lambda context: dict(context)[SPAN_KEY],
         lambda context: {**context}[SPAN_KEY],
         lambda context: context.copy()[SPAN_KEY],
+        lambda context: (context | {})[SPAN_KEY],
+        lambda context: ({} | context)[SPAN_KEY],
         lambda context: dict(context.items())[SPAN_KEY],
         lambda context: SPAN_KEY in context and len(context) == 1 and next(iter(context.values())),
         lambda context: dict(zip(context.keys(), context.values(), strict=True))[SPAN_KEY],
@@ -365,6 +367,21 @@ class Broken(TextMapPropagator):
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
         raise LookupError("s3cret")
+
+
+class Curious(Broken):
+    """A propagator that looks at what is current while it reads."""
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
+        return baggage.set_baggage("seen", len(get_current()), context)
+
+
+def test_a_propagator_may_look_at_what_is_current(caplog: pytest.LogCaptureFixture) -> None:
+    tested = orchestrator(None, propagator=Curious())
+    scope = tested.open(message(("x-broken", b"1")))
+    assert baggage.get_baggage("seen") == 0
+    tested.close(scope, None)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("traced", [True, False])
