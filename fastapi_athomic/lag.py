@@ -1,4 +1,4 @@
-"""How late an event loop is, and what keeps it from turning."""
+"""How late an event loop is, how busy its thread, and what keeps it from turning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from time import monotonic, process_time
+from time import monotonic, process_time, thread_time
 from types import FrameType
 from typing import NamedTuple
 
@@ -50,6 +50,19 @@ class LoopLag:
                     late(delay)
         finally:
             self.turned_at = None
+
+
+class ThreadLoad:
+    """How much of its time a thread computes. To be asked in that thread."""
+
+    def __init__(self) -> None:
+        self._asked = self._computed = 0.0  # seconds, on the monotonic clock and on that of the thread
+
+    def since_last_asked(self) -> float:
+        """From 0 to 1."""
+        asked, computed = self._asked, self._computed
+        self._asked, self._computed = monotonic(), thread_time()
+        return (self._computed - computed) / max(self._asked - asked, 1e-9)
 
 
 class Culprit(NamedTuple):

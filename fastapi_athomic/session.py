@@ -11,6 +11,7 @@ from time import monotonic, time
 from .counters import Counters
 from .exceptions import CommitFailedError, TransportError, WorkerDiedError
 from .fairness import LoopShare
+from .lag import ThreadLoad
 from .messages import RawMessage, TopicPartition
 from .offsets import NOTE_SPAN, decode_note
 from .partitions import PartitionState
@@ -26,8 +27,10 @@ POLL_SECONDS_WHILE_FULL = 0.01
 """The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""
-BACKLOG_FACTOR = 10
-"""So many times `commit_count` messages done at once are a backlog: `commit_interval` alone counts."""
+BUSY = 0.6
+"""A thread that computes for more than this share of its time has none to spare: what commits cost, handlers lack."""
+PAUSE_WHILE_BUSY = 3
+"""Of `commit_interval`, then."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
 
@@ -68,6 +71,8 @@ class ConsumerSession:
         self._room = asyncio.Event()  # a full partition has room again, or the session ends
         self._intake_ends = 0.0  # on the monotonic clock: fetches that find messages follow each other until then
         self._commit_lock = asyncio.Lock()
+        self._done_at_commit = self._counters.done  # messages, at the last commit
+        self._load = ThreadLoad()
         self._preparing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._started = False
@@ -323,19 +328,15 @@ class ConsumerSession:
                 self._work_seen.clear()
 
     async def _commit_due(self) -> None:
-        """Returns when `commit_interval` has passed or `commit_count` messages are done.
-
-        Looking now and then costs nothing where the messages are handled. In a backlog there would be `commit_count`
-        of them at every look.
-        """
-        end, done, count = (
-            monotonic() + self._settings.commit_interval,
-            self._counters.done,
-            self._settings.commit_count,
-        )
+        """Returns when `commit_interval` has passed or `commit_count` messages are done; later in a busy thread."""
+        interval, count = self._settings.commit_interval, self._settings.commit_count
+        if self._load.since_last_asked() > BUSY:
+            await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
+            return
+        end = monotonic() + interval
         while (left := end - monotonic()) > 0:
             await asyncio.sleep(min(left, COMMIT_PAUSE))
-            if count <= self._counters.done - done < count * BACKLOG_FACTOR:
+            if self._counters.done - self._done_at_commit >= count:
                 return
 
     async def _commit(self, states: Iterable[PartitionState], timeout: float) -> None:
@@ -344,6 +345,7 @@ class ConsumerSession:
             for state in states:
                 if (offset := state.tracker.due()) is not None:
                     due[state] = offset
+            self._done_at_commit = self._counters.done
             if not due:
                 return
             await self.client.commit({state.topic_partition: offset for state, offset in due.items()}, timeout)

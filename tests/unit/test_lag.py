@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic import consumer as consumer_module
 from fastapi_athomic import lag as lag_module
+from fastapi_athomic.lag import ThreadLoad
 from tests.support.apps import Record, eventually, running
 
 BLOCKING = 0.05
@@ -103,3 +105,15 @@ async def test_a_handler_that_blocks_again_and_again_is_warned_of_once(caplog: p
         await eventually(lambda: athomic.loop_lag.seconds > BLOCKING)
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING and "blocked" in r.getMessage()]
     assert len(warnings) == 1
+
+
+def test_how_much_of_its_time_a_thread_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {"monotonic": 10.0, "thread_time": 1.0}
+    for name in clocks:
+        monkeypatch.setattr(f"fastapi_athomic.lag.{name}", partial(clocks.__getitem__, name))
+    load = ThreadLoad()
+    load.since_last_asked()
+    clocks |= {"monotonic": 12.0, "thread_time": 2.5}
+    assert load.since_last_asked() == 0.75
+    clocks |= {"monotonic": 13.0}
+    assert load.since_last_asked() == 0.0

@@ -1,14 +1,22 @@
-"""What a session does when its process was frozen, on `memory://`; whether that is enough, tests/chaos tells."""
+"""What a session does when its process was frozen, and when it commits, on `memory://`.
+
+Whether that is enough, tests/chaos tells.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
+from fastapi_athomic.lag import ThreadLoad
+from fastapi_athomic.session import COMMIT_PAUSE, PAUSE_WHILE_BUSY
+from fastapi_athomic.transports.memory import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 
 
@@ -49,3 +57,48 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
         await record.count(6)
         await athomic.drain()
     assert record.seen == [0, "confirmed", 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("load", "count", "pauses"),
+    [
+        (0.5, 1_000, [COMMIT_PAUSE] * 4),
+        (0.5, 1, [COMMIT_PAUSE]),
+        (0.7, 1, [4 * COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
+    ],
+    ids=["the interval", "so many are done", "no time to spare"],
+)
+async def test_commits_are_rarer_where_they_take_time_from_handlers(
+    load: float, count: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, slept, clock = Record(), list[float](), [monotonic()]
+    commit, before_the_first = MemoryConsumer.commit, list[list[float]]()
+
+    async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
+        before_the_first.append(slept.copy())
+        await commit(consumer, offsets, timeout)
+
+    async def sleep(seconds: float) -> None:
+        if not seconds:  # to let others in
+            await asyncio.sleep(0)
+            return
+        slept.append(seconds)
+        clock[0] += seconds
+        await record.count(1)
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None:
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}", commit_interval=4 * COMMIT_PAUSE, commit_count=count
+    )
+    athomic = new_app(settings, handle)
+    monkeypatch.setattr(ThreadLoad, "since_last_asked", lambda _: load)
+    monkeypatch.setattr(MemoryConsumer, "commit", noted)
+    async with running(athomic):
+        monkeypatch.setattr("fastapi_athomic.session.monotonic", lambda: clock[0])
+        monkeypatch.setattr("fastapi_athomic.session.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+        await athomic.publish("t", 1)
+        await athomic.drain()
+    assert before_the_first[0] == pytest.approx(pauses)
