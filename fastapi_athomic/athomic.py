@@ -348,7 +348,13 @@ class Athomic:
 
     def _share(self) -> LoopShare:
         own_thread = self.settings.isolation == "thread"
-        return LoopShare(self.settings.slice_seconds, self.requests, self.loop_lag, own_thread=own_thread)
+        return LoopShare(
+            self.settings.slice_seconds,
+            self.requests,
+            self.loop_lag,
+            routes=asyncio.get_running_loop(),
+            own_thread=own_thread,
+        )
 
     def _find_handlers(self) -> list[Discovered]:
         return discover(

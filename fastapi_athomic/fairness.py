@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import threading
 from collections import deque
-from time import monotonic, sleep
+from collections.abc import Callable
+from time import monotonic
 
 from .lag import LoopLag
 
@@ -29,10 +32,29 @@ SHORTEST_SLICE = 0.000_2
 SMALLEST_INTAKE = 10
 TOGETHER = 10
 """So many of those that wait for the next slice go on in one turn of the loop."""
-GIL_PAUSE = 0.000_05
-"""Seconds that a thread of its own sleeps after a slice at a time, while requests are being answered."""
-GIL_PAUSES = 10
-"""So often at most."""
+LOOK_SECONDS = 0.000_4
+"""So often those who work look whether anything waits at the sockets of the routes' loop: a look costs 2 µs."""
+LENT_SECONDS = 0.005
+"""So long a thread of its own waits at most until the routes' loop has had its turns."""
+
+Ready = Callable[[], bool]
+
+
+def readiness(loop: asyncio.AbstractEventLoop) -> Ready | None:
+    """Tells whether something waits at the sockets of `loop`: a request, an answer, a call from another thread.
+
+    The descriptor of its selector is ready itself when one of those that it watches is (epoll(7), kqueue(2)). None for
+    loops without such a selector, as uvloop's: slices end by time alone there.
+    """
+    selector = getattr(loop, "_selector", None)
+    try:
+        watched = selector.fileno()  # type: ignore[union-attr]
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+    except (AttributeError, OSError, ValueError):
+        return None
+    look = poll.poll
+    return lambda: bool(look(0))
 
 
 class RequestGauge:
@@ -56,22 +78,62 @@ class RequestGauge:
         return not self.in_flight and now - self._ended_at > QUIET_SECONDS
 
 
+class Turns:
+    """Lets an event loop turn a few times before something goes on; more often while requests are being answered.
+
+    What is read from a socket in the last turn is worked on in one more.
+    """
+
+    __slots__ = ("_for_requests", "_left", "_loop", "_ready", "_requests", "_then")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        requests: RequestGauge,
+        ready: Ready | None,
+        then: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._requests = requests
+        self._ready = ready
+        self._then = then
+        self._left, self._for_requests = TURNS, TURNS_FOR_REQUESTS
+
+    def begin(self) -> None:
+        """To be called in the loop."""
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        if self._left > 1:
+            self._left -= 1
+        elif self._for_requests and (self._requests.in_flight or (self._ready is not None and self._ready())):
+            self._for_requests -= 1
+        else:
+            self._then()
+            return
+        self._loop.call_soon(self._turn)
+
+
 class LoopShare:
     """The slice of time that all consumers of one event loop work in together, before everybody else gets a turn.
 
-    It is shorter while HTTP requests are being answered, and when the loop of the routes is late.
+    It ends sooner when something waits at the sockets of the routes' loop, and is shorter while HTTP requests are
+    being answered, and when the loop of the routes is late.
+
+    `routes`: the loop of the routes. `own_thread`: the consumers live in another one.
     """
 
     __slots__ = (
         "_began",
+        "_ends",
         "_lag",
-        "_own_thread",
+        "_lent_to",
+        "_ready",
+        "_ready_there",
         "_requests",
         "_resting",
         "_slice_seconds",
         "_turned",
-        "_turns",
-        "_turns_for_requests",
         "_waiting",
         "deadline",
     )
@@ -82,25 +144,30 @@ class LoopShare:
         requests: RequestGauge | None = None,
         lag: LoopLag | None = None,
         *,
+        routes: asyncio.AbstractEventLoop | None = None,
         own_thread: bool = False,
     ) -> None:
         self._slice_seconds = slice_seconds
         self._requests = requests or RequestGauge()
         self._lag = lag or LoopLag()
-        self._own_thread = own_thread
-        self.deadline = 0.0  # on the monotonic clock; whoever is past it calls `give_way`
+        self._lent_to = routes if own_thread else None
+        self._ready = readiness(routes) if routes is not None else None
+        self._ready_there = readiness(routes) if routes is not None else None  # for the use in that loop's own thread
+        self.deadline = 0.0  # on the monotonic clock; whoever is past it asks `turned`, or calls `give_way`
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._resting = False  # or letting in who waits
-        self._turns = self._turns_for_requests = 0  # still to be given away
-        self._began = 0.0  # the slice, on the monotonic clock
+        self._began = self._ends = 0.0  # the slice, on the monotonic clock
         self._turned = True  # the loop has turned since then
 
     def turned(self, since: float, now: float) -> bool:
-        """At the end of a slice: whether a new one has begun, so that nobody needs to give way.
+        """At the deadline: whether nobody needs to give way.
 
-        So it is where the loop has turned by itself meanwhile, as the handler waited for something; unless requests
-        are being answered, or some rest already. `since`: when the work began that ends `now`.
+        So it is within a slice, as long as nothing waits at the sockets; and at its end where the loop has turned by
+        itself meanwhile, as the handler waited for something: then a new slice begins, unless requests are being
+        answered, or some rest already. `since`: when the work began that ends `now`.
         """
+        if now < self._ends:
+            return self._look(now)
         if self._requests.quiet(now):
             if not (self._turned or since < self._began):
                 return False
@@ -110,9 +177,21 @@ class LoopShare:
         self._watch_turn(asyncio.get_running_loop())
         return True
 
+    def _look(self, now: float) -> bool:
+        if self._ready is not None and self._ready():
+            if self._lent_to is None:
+                return False
+            self._lend(self._lent_to)
+            now = monotonic()
+        self._look_again(now)
+        return True
+
+    def _look_again(self, now: float) -> None:
+        self.deadline = self._ends if self._ready is None else min(self._ends, now + LOOK_SECONDS)
+
     def _begin(self, now: float) -> None:
-        self._began = now
-        self.deadline = now + self.slice(now)
+        self._began, self._ends = now, now + self.slice(now)
+        self._look_again(now)
 
     def _watch_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned = False
@@ -135,30 +214,29 @@ class LoopShare:
 
     def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         self._resting = True
-        self._turns = 1 if self._own_thread else TURNS
-        self._turns_for_requests = 0 if self._own_thread else TURNS_FOR_REQUESTS
-        loop.call_soon(self._turn, loop)
-
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._turns > 1:
-            self._turns -= 1
-        elif self._turns_for_requests and self._requests.in_flight:
-            self._turns_for_requests -= 1
+        if self._lent_to is None:
+            Turns(loop, self._requests, self._ready_there, self._new_slice).begin()
         else:
-            if self._own_thread:
-                self._leave_the_gil()
-            self._begin(monotonic())
-            self._let_in(loop)
-            self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
-            return
-        loop.call_soon(self._turn, loop)
+            loop.call_soon(self._new_slice)
 
-    def _leave_the_gil(self) -> None:
-        """To the thread that answers requests, until it has done so."""
-        pauses = GIL_PAUSES
-        while pauses and self._requests.in_flight:
-            sleep(GIL_PAUSE)
-            pauses -= 1
+    def _new_slice(self) -> None:
+        if self._lent_to is not None and (self._requests.in_flight or (self._ready is not None and self._ready())):
+            self._lend(self._lent_to)
+        loop = asyncio.get_running_loop()
+        self._begin(monotonic())
+        self._let_in(loop)
+        self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
+
+    def _lend(self, routes: asyncio.AbstractEventLoop) -> None:
+        """The GIL, to the thread of the routes: this one stands still until that loop has had its turns."""
+        returned = threading.Lock()
+        returned.acquire()
+        turns = Turns(routes, self._requests, self._ready_there, returned.release)
+        try:
+            routes.call_soon_threadsafe(turns.begin)
+        except RuntimeError:  # it is closed
+            return
+        returned.acquire(timeout=LENT_SECONDS)
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Those that wait go on, first come, first served, as long as the slice lasts."""
@@ -182,7 +260,9 @@ class LoopShare:
     def slice(self, now: float) -> float:
         """Seconds of work until everybody else gets a turn."""
         quiet, busy = self._requests.quiet(now), self._requests.in_flight
-        seconds = self._slice_seconds * (QUIET_SHARE if quiet else SHARE_BESIDE_REQUESTS if busy else 1.0)
+        noticed = self._ready is not None  # who comes is
+        share = SHARE_BESIDE_REQUESTS if busy else QUIET_SHARE if quiet or noticed else 1.0
+        seconds = self._slice_seconds * share
         return max(min(SHORTEST_SLICE, seconds), seconds * self._eased())
 
     def intake(self, most: int) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -15,10 +16,9 @@ from httpx import ASGITransport, AsyncClient
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.fairness import (
-    GIL_PAUSE,
-    GIL_PAUSES,
     INTAKE_SHARE,
     LATE_SECONDS,
+    LOOK_SECONDS,
     QUIET_SECONDS,
     QUIET_SHARE,
     SHARE_BESIDE_REQUESTS,
@@ -27,6 +27,8 @@ from fastapi_athomic.fairness import (
     TURNS_FOR_REQUESTS,
     LoopShare,
     RequestGauge,
+    Turns,
+    readiness,
 )
 from fastapi_athomic.lag import LoopLag
 from fastapi_athomic.transports.memory import MemoryConsumer
@@ -113,7 +115,25 @@ def runs(turns: list[int]) -> list[int]:
     return [turns.count(seen) for seen in dict.fromkeys(turns)]
 
 
-async def test_p12_after_each_slice_everybody_else_gets_several_turns(clock: Clock) -> None:
+@pytest.fixture
+def without_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in loops that cannot be asked whether anything waits."""
+    monkeypatch.setattr("fastapi_athomic.fairness.readiness", lambda _: None)
+
+
+@contextmanager
+def something_waits() -> Iterator[None]:
+    """At a socket of the running loop, which nobody reads from."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    with ours, theirs:
+        theirs.send(b"x")
+        loop.add_reader(ours, lambda: None)
+        yield
+        loop.remove_reader(ours)
+
+
+async def test_p12_after_each_slice_everybody_else_gets_several_turns(clock: Clock, without_readiness: None) -> None:
     record = Record()
 
     async def handle(message: str) -> None:
@@ -128,7 +148,7 @@ async def test_p12_after_each_slice_everybody_else_gets_several_turns(clock: Clo
     assert min(runs(turns)[1:-1]) >= TURNS
 
 
-async def test_p12_slices_are_longer_where_nobody_asks_for_anything(clock: Clock) -> None:
+async def test_p12_slices_are_longer_where_nobody_asks_for_anything(clock: Clock, without_readiness: None) -> None:
     record = Record()
 
     async def handle(message: str) -> None:
@@ -140,7 +160,33 @@ async def test_p12_slices_are_longer_where_nobody_asks_for_anything(clock: Clock
     assert min(runs(turns)[1:-1]) >= TURNS
 
 
-async def test_p12_while_requests_are_answered_slices_are_shorter_and_turns_more(clock: Clock) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+async def test_p12_a_slice_ends_when_something_waits_at_a_socket(clock: Clock, waits: bool) -> None:
+    record = Record()
+
+    async def handle(message: str) -> None:
+        clock.now += LOOK_SECONDS / 4
+        if len(record.seen) < BACKLOG - 1:
+            record.seen.append(message)  # `note` calls the loop, as if from another thread: then something waits
+        else:
+            record.note(message)
+
+    athomic = new_app(handle)
+    with athomic.requests:
+        pass  # somebody has just asked for something
+    if not waits:
+        turns = await turns_beside(athomic, record)
+        assert max(steps(turns)) >= SLICE * QUIET_SHARE / (LOOK_SECONDS / 4), "a whole slice"
+        return
+    with something_waits():
+        turns = await turns_beside(athomic, record)
+    assert max(steps(turns)) in (4, 5), "as many as fit between two looks, and what it takes to notice"
+    assert min(runs(turns)[1:-1]) >= TURNS + TURNS_FOR_REQUESTS
+
+
+async def test_p12_while_requests_are_answered_slices_are_shorter_and_turns_more(
+    clock: Clock, without_readiness: None
+) -> None:
     record = Record()
 
     async def handle(message: str) -> None:
@@ -289,13 +335,102 @@ async def test_while_some_rest_nobody_goes_on_where_somebody_has_asked(clock: Cl
     await resting
 
 
-@pytest.mark.parametrize(("in_flight", "pauses"), [(0, 0), (1, GIL_PAUSES)])
-async def test_a_thread_of_its_own_leaves_the_gil_while_requests_are_answered(
-    in_flight: int, pauses: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_loop_is_ready_while_something_waits_at_its_sockets() -> None:
+    ready = readiness(asyncio.get_running_loop())
+    assert ready is not None
+    assert not ready()
+    with something_waits():
+        assert ready()
+    assert not ready()
+
+
+def test_some_loops_cannot_be_asked() -> None:
+    without_selector = asyncio.BaseEventLoop()
+    assert readiness(without_selector) is None
+    without_selector.close()
+
+
+async def test_who_comes_is_noticed_so_slices_may_be_long() -> None:
+    requests = RequestGauge()
+    share = LoopShare(SLICE, requests, routes=asyncio.get_running_loop())
+    with requests:
+        assert share.slice(monotonic()) == SLICE * SHARE_BESIDE_REQUESTS
+    assert share.slice(monotonic()) == SLICE * QUIET_SHARE
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "ready", "wanted"),
+    [
+        (0, 0, TURNS),
+        (0, 2, TURNS + 2),
+        (0, 100, TURNS + TURNS_FOR_REQUESTS),
+        (1, 0, TURNS + TURNS_FOR_REQUESTS),
+    ],
+)
+async def test_a_loop_turns_until_nothing_waits(in_flight: int, ready: int, wanted: int) -> None:
+    requests, looks, turns = RequestGauge(), iter([True] * ready), 0
+    requests.in_flight = in_flight
+    over = asyncio.Event()
+    Turns(asyncio.get_running_loop(), requests, lambda: next(looks, False), over.set).begin()
+    while not over.is_set():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns == wanted
+
+
+class ConsumerThread:
+    """A share of consumers that do not live in the loop of the routes."""
+
+    def __init__(self, routes: asyncio.AbstractEventLoop, requests: RequestGauge) -> None:
+        self.share = LoopShare(SLICE, requests, routes=routes, own_thread=True)
+
+    async def look(self) -> bool:
+        """Within a slice that has just begun."""
+
+        async def in_the_thread() -> bool:
+            await self.share.give_way()
+            return self.share.turned(0.0, self.share.deadline - LOOK_SECONDS / 2)
+
+        return await asyncio.to_thread(asyncio.run, in_the_thread())
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "waits", "wanted"),
+    [(0, False, 0), (1, False, 1), (0, True, 2)],
+    ids=["nobody asks", "after a slice", "after a slice and within one"],
+)
+async def test_a_thread_of_its_own_lends_the_gil(
+    in_flight: int, waits: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr("fastapi_athomic.fairness.sleep", slept.append)
+    monkeypatch.setattr("fastapi_athomic.fairness.LENT_SECONDS", 10.0)
+    routes, lend = asyncio.get_running_loop(), LoopShare._lend
+    turned: list[int] = []  # how often the loop of the routes has, each time before this thread went on
+
+    def hop(hops: list[int]) -> None:
+        hops.append(len(hops))
+        if len(hops) < TURNS:
+            routes.call_soon(hop, hops)
+
+    def noted(share: LoopShare, to: asyncio.AbstractEventLoop) -> None:
+        hops: list[int] = []
+        routes.call_soon_threadsafe(hop, hops)
+        lend(share, to)
+        turned.append(len(hops))
+
+    monkeypatch.setattr(LoopShare, "_lend", noted)
     requests = RequestGauge()
     requests.in_flight = in_flight
-    await LoopShare(SLICE, requests, own_thread=True).give_way()
-    assert slept == [GIL_PAUSE] * pauses
+    consumers = ConsumerThread(routes, requests)
+    with something_waits() if waits else nullcontext():
+        assert await consumers.look(), "the slice goes on"
+    assert turned == [TURNS] * wanted
+
+
+def test_a_loop_of_routes_that_stands_or_is_closed_does_not_hold_up_the_thread() -> None:
+    routes = asyncio.new_event_loop()  # it does not run
+    requests = RequestGauge()
+    requests.in_flight = 1
+    share = LoopShare(SLICE, requests, routes=routes, own_thread=True)
+    asyncio.run(asyncio.wait_for(share.give_way(), 10))
+    routes.close()
+    asyncio.run(asyncio.wait_for(share.give_way(), 10))
