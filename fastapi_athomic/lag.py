@@ -20,6 +20,8 @@ FADING = 0.95
 """What is left of a peak from one look to the next: half of it after 0.7 s."""
 GREATEST_LAG = 0.2
 """Seconds: a loop that is later gets no less work, and one that was frozen is not held down for long afterwards."""
+LOAD_SECONDS = 0.5
+"""A thread that computes for a few milliseconds is not busy yet."""
 QUIET_SECONDS = 10.0
 """The same handler is not warned of more often."""
 
@@ -53,16 +55,21 @@ class LoopLag:
 
 
 class ThreadLoad:
-    """How much of its time a thread computes. To be asked in that thread."""
+    """How much of its time a thread computes. To be asked in that thread, now and then."""
 
     def __init__(self) -> None:
-        self._asked = self._computed = 0.0  # seconds, on the monotonic clock and on that of the thread
+        self._share = 0.0
+        self._since = self._computed = 0.0  # seconds, on the monotonic clock and on that of the thread
 
-    def since_last_asked(self) -> float:
-        """From 0 to 1."""
-        asked, computed = self._asked, self._computed
-        self._asked, self._computed = monotonic(), thread_time()
-        return (self._computed - computed) / max(self._asked - asked, 1e-9)
+    def share(self) -> float:
+        """From 0 to 1, over `LOAD_SECONDS` or since it was asked before."""
+        now = monotonic()
+        seconds = now - self._since
+        if seconds >= LOAD_SECONDS:
+            computed = thread_time()
+            self._share = (computed - self._computed) / seconds
+            self._since, self._computed = now, computed
+        return self._share
 
 
 class Culprit(NamedTuple):

@@ -27,7 +27,7 @@ POLL_SECONDS_WHILE_FULL = 0.01
 """The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""
-BUSY = 0.6
+BUSY = 0.8
 """A thread that computes for more than this share of its time has none to spare: what commits cost, handlers lack."""
 PAUSE_WHILE_BUSY = 3
 """Of `commit_interval`, then."""
@@ -330,7 +330,7 @@ class ConsumerSession:
     async def _commit_due(self) -> None:
         """Returns when `commit_interval` has passed or `commit_count` messages are done; later in a busy thread."""
         interval, count = self._settings.commit_interval, self._settings.commit_count
-        if self._load.since_last_asked() > BUSY:
+        if self._load.share() > BUSY:
             await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
             return
         end = monotonic() + interval

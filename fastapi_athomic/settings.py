@@ -126,7 +126,7 @@ class AthomicSettings(BaseSettings):
 
     commit_interval: Seconds = 0.01  # offsets are committed so often while there is something to commit ...
     commit_count: Count = 10  # ... and sooner when so many messages are done (but not more often than every 5 ms) ...
-    # ... and a third as often, whatever is done, in a thread that computes for more than 0.6 of its time
+    # ... and a third as often, whatever is done, in a thread that computes for more than 0.8 of its time
     drain_timeout: PositiveSeconds = 20.0  # work in flight may take so long when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # stopping takes no longer, whatever happens
     publish_timeout: PositiveSeconds = 30.0

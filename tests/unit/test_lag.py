@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic import consumer as consumer_module
 from fastapi_athomic import lag as lag_module
-from fastapi_athomic.lag import ThreadLoad
+from fastapi_athomic.lag import LOAD_SECONDS, ThreadLoad
 from tests.support.apps import Record, eventually, running
 
 BLOCKING = 0.05
@@ -112,8 +112,10 @@ def test_how_much_of_its_time_a_thread_computes(monkeypatch: pytest.MonkeyPatch)
     for name in clocks:
         monkeypatch.setattr(f"fastapi_athomic.lag.{name}", partial(clocks.__getitem__, name))
     load = ThreadLoad()
-    load.since_last_asked()
+    load.share()
     clocks |= {"monotonic": 12.0, "thread_time": 2.5}
-    assert load.since_last_asked() == 0.75
-    clocks |= {"monotonic": 13.0}
-    assert load.since_last_asked() == 0.0
+    assert load.share() == 0.75
+    clocks |= {"monotonic": 12.0 + LOAD_SECONDS / 2, "thread_time": 2.5 + LOAD_SECONDS / 2}
+    assert load.share() == 0.75, "too short to tell"
+    clocks |= {"monotonic": 12.0 + LOAD_SECONDS}
+    assert load.share() == 0.5
