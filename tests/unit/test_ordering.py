@@ -337,12 +337,12 @@ async def test_p17_a_backlog_costs_few_calls() -> None:
     """All that was handled while a call was on its way goes together into the next."""
 
     class SlowStore(LazyStore):
-        """Answers when 125 messages were handled for each call."""
+        """Answers when 125 messages were handled for each call; the last ones may wait for an answer to be taken in."""
 
         async def call(self, member: Member, call: Call) -> Reply:
             if call.writes and len(shop.record.seen) > 50:
                 answered = sum(bool(before.writes) for before in self.asked)
-                await shop.record.count(min(5_050, 50 + 125 * (answered + 1)))
+                await shop.record.count(min(5_000, 50 + 125 * (answered + 1)))
             return await super().call(member, call)
 
     store = SlowStore()
@@ -357,4 +357,4 @@ async def test_p17_a_backlog_costs_few_calls() -> None:
         await shop.athomic.drain()
         writing = [call for call in store.asked if call.writes]
     assert writing, "the store was told"
-    assert len(writing) <= 5_000 / 125 + 1, "more than one for each batch that was fetched"
+    assert len(writing) <= 5_000 / 125 + 3, "about one for each batch that was fetched, and the rest"
