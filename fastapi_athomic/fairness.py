@@ -128,6 +128,7 @@ class LoopShare:
         "_ends",
         "_lag",
         "_lent_to",
+        "_loan",
         "_ready",
         "_ready_there",
         "_requests",
@@ -151,6 +152,7 @@ class LoopShare:
         self._requests = requests or RequestGauge()
         self._lag = lag or LoopLag()
         self._lent_to = routes if own_thread else None
+        self._loan = threading.Lock()  # held until the GIL has come back
         self._ready = readiness(routes) if routes is not None else None
         self._ready_there = readiness(routes) if routes is not None else None  # for the use in that loop's own thread
         self.deadline = 0.0  # on the monotonic clock; whoever is past it asks `turned`, or calls `give_way`
@@ -228,15 +230,21 @@ class LoopShare:
         self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
 
     def _lend(self, routes: asyncio.AbstractEventLoop) -> None:
-        """The GIL, to the thread of the routes: this one stands still until that loop has had its turns."""
-        returned = threading.Lock()
+        """The GIL, to the thread of the routes: this one stands still until that loop has had its turns.
+
+        Not again while it has not come back in time: a route that blocks its loop does not hold up consumers, too.
+        """
+        if self._loan.locked():
+            return
+        self._loan = returned = threading.Lock()
         returned.acquire()
         turns = Turns(routes, self._requests, self._ready_there, returned.release)
         try:
             routes.call_soon_threadsafe(turns.begin)
-        except RuntimeError:  # it is closed
+        except RuntimeError:  # it is closed, and the loan stays out
             return
-        returned.acquire(timeout=LENT_SECONDS)
+        if returned.acquire(timeout=LENT_SECONDS):
+            returned.release()
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Those that wait go on, first come, first served, as long as the slice lasts."""

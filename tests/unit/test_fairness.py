@@ -426,11 +426,33 @@ async def test_a_thread_of_its_own_lends_the_gil(
     assert turned == [TURNS] * wanted
 
 
-def test_a_loop_of_routes_that_stands_or_is_closed_does_not_hold_up_the_thread() -> None:
-    routes = asyncio.new_event_loop()  # it does not run
-    requests = RequestGauge()
+def test_a_loop_of_routes_that_stands_holds_up_the_thread_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes, requests = asyncio.new_event_loop(), RequestGauge()
+    ask, asked = routes.call_soon_threadsafe, list[Any]()
+
+    def noted(callback: Callable[..., Any], *arguments: Any) -> asyncio.Handle:
+        asked.append(callback)
+        return ask(callback, *arguments)
+
+    monkeypatch.setattr(routes, "call_soon_threadsafe", noted)
     requests.in_flight = 1
     share = LoopShare(SLICE, requests, routes=routes, own_thread=True)
+    for _ in range(3):
+        asyncio.run(asyncio.wait_for(share.give_way(), 10))
+    assert len(asked) == 1
+    monkeypatch.setattr("fastapi_athomic.fairness.LENT_SECONDS", 0.0)
+    requests.in_flight = 0
+    for _ in range(TURNS + TURNS_FOR_REQUESTS + 1):  # it runs again, and has its turns
+        routes.run_until_complete(asyncio.sleep(0))
+    requests.in_flight = 1
     asyncio.run(asyncio.wait_for(share.give_way(), 10))
+    assert len(asked) == 2
     routes.close()
+
+
+def test_a_loop_of_routes_that_is_closed_does_not_hold_up_the_thread() -> None:
+    routes, requests = asyncio.new_event_loop(), RequestGauge()
+    share = LoopShare(SLICE, requests, routes=routes, own_thread=True)
+    routes.close()
+    requests.in_flight = 1
     asyncio.run(asyncio.wait_for(share.give_way(), 10))
