@@ -60,22 +60,22 @@ def readiness(loop: asyncio.AbstractEventLoop) -> Ready | None:
 class RequestGauge:
     """How many HTTP requests are being answered, and when the last one was."""
 
-    __slots__ = ("_ended_at", "in_flight")
+    __slots__ = ("ended_at", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self._ended_at = float("-inf")  # on the monotonic clock
+        self.ended_at = float("-inf")  # the last one, on the monotonic clock
 
     def __enter__(self) -> None:
         self.in_flight += 1
 
     def __exit__(self, *_: object) -> None:
         self.in_flight -= 1
-        self._ended_at = monotonic()
+        self.ended_at = monotonic()
 
     def quiet(self, now: float) -> bool:
         """Whether nobody has asked for anything for a while."""
-        return not self.in_flight and now - self._ended_at > QUIET_SECONDS
+        return not self.in_flight and now - self.ended_at > QUIET_SECONDS
 
 
 class Turns:
@@ -84,7 +84,7 @@ class Turns:
     What is read from a socket in the last turn is worked on in one more.
     """
 
-    __slots__ = ("_for_requests", "_left", "_loop", "_ready", "_requests", "_then")
+    __slots__ = ("_loop", "_ready", "_requests", "_then", "made")
 
     def __init__(
         self,
@@ -97,21 +97,57 @@ class Turns:
         self._requests = requests
         self._ready = ready
         self._then = then
-        self._left, self._for_requests = TURNS, TURNS_FOR_REQUESTS
+        self.made = 0
 
     def begin(self) -> None:
         """To be called in the loop."""
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        if self._left > 1:
-            self._left -= 1
-        elif self._for_requests and (self._requests.in_flight or (self._ready is not None and self._ready())):
-            self._for_requests -= 1
+        self.made += 1
+        if self.made < TURNS or (self.made < TURNS + TURNS_FOR_REQUESTS and self._asked()):
+            self._loop.call_soon(self._turn)
         else:
             self._then()
+
+    def _asked(self) -> bool:
+        return bool(self._requests.in_flight) or (self._ready is not None and self._ready())
+
+
+class Loan:
+    """The GIL, lent to the thread of the routes until their loop has had its turns.
+
+    Raises `RuntimeError` if that loop is closed.
+    """
+
+    __slots__ = ("_back", "_requests", "_seen", "_turns")
+
+    def __init__(self, routes: asyncio.AbstractEventLoop, requests: RequestGauge, ready: Ready | None) -> None:
+        self._requests = requests
+        self._back = threading.Lock()  # held until it has come back
+        self._back.acquire()
+        self._turns = Turns(routes, requests, ready, self._back.release)
+        self._seen: object = None
+        routes.call_soon_threadsafe(self._turns.begin)
+
+    @property
+    def out(self) -> bool:
+        return self._back.locked()
+
+    def wait(self) -> None:
+        """Until it is back, `LENT_SECONDS` at most. The thread stands still, so that nobody wants the GIL back.
+
+        Not again if nothing has become of it meanwhile: a route that blocks its loop does not hold up consumers, too.
+        A loop with many requests at once gets more time.
+        """
+        if self._progress() == self._seen:
             return
-        self._loop.call_soon(self._turn)
+        if self._back.acquire(timeout=LENT_SECONDS):
+            self._back.release()
+        self._seen = self._progress()
+
+    def _progress(self) -> object:
+        return self._turns.made, self._requests.in_flight, self._requests.ended_at
 
 
 class LoopShare:
@@ -152,7 +188,7 @@ class LoopShare:
         self._requests = requests or RequestGauge()
         self._lag = lag or LoopLag()
         self._lent_to = routes if own_thread else None
-        self._loan = threading.Lock()  # held until the GIL has come back
+        self._loan: Loan | None = None
         self._ready = readiness(routes) if routes is not None else None
         self._ready_there = readiness(routes) if routes is not None else None  # for the use in that loop's own thread
         self.deadline = 0.0  # on the monotonic clock; whoever is past it asks `turned`, or calls `give_way`
@@ -230,21 +266,13 @@ class LoopShare:
         self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
 
     def _lend(self, routes: asyncio.AbstractEventLoop) -> None:
-        """The GIL, to the thread of the routes: this one stands still until that loop has had its turns.
-
-        Not again while it has not come back in time: a route that blocks its loop does not hold up consumers, too.
-        """
-        if self._loan.locked():
-            return
-        self._loan = returned = threading.Lock()
-        returned.acquire()
-        turns = Turns(routes, self._requests, self._ready_there, returned.release)
-        try:
-            routes.call_soon_threadsafe(turns.begin)
-        except RuntimeError:  # it is closed, and the loan stays out
-            return
-        if returned.acquire(timeout=LENT_SECONDS):
-            returned.release()
+        loan = self._loan
+        if loan is None or not loan.out:
+            try:
+                loan = self._loan = Loan(routes, self._requests, self._ready_there)
+            except RuntimeError:  # it is closed
+                return
+        loan.wait()
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Those that wait go on, first come, first served, as long as the slice lasts."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from itertools import pairwise
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -447,6 +448,35 @@ def test_a_loop_of_routes_that_stands_holds_up_the_thread_once(monkeypatch: pyte
     requests.in_flight = 1
     asyncio.run(asyncio.wait_for(share.give_way(), 10))
     assert len(asked) == 2
+    routes.close()
+
+
+@pytest.mark.parametrize("what", ["stands", "turns", "begins to answer", "has answered"])
+def test_a_loop_of_routes_that_gets_on_is_lent_the_gil_for_longer(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_athomic.fairness.LENT_SECONDS", 0.0)
+    routes, requests = asyncio.new_event_loop(), RequestGauge()
+    requests.in_flight = 1
+    share = LoopShare(SLICE, requests, routes=routes, own_thread=True)
+    asyncio.run(share.give_way())
+    loan: Any = share._loan
+    lock, waits = loan._back, list[float]()
+
+    def acquire(*, timeout: float) -> bool:
+        waits.append(timeout)
+        return False
+
+    loan._back = SimpleNamespace(acquire=acquire, locked=lock.locked)
+    if what == "turns":
+        routes.run_until_complete(asyncio.sleep(0))
+    elif what == "begins to answer":
+        requests.in_flight += 1
+    elif what == "has answered":
+        with requests:
+            pass
+    for _ in range(2):
+        asyncio.run(share.give_way())
+    assert share._loan is loan, "it is still out"
+    assert len(waits) == (what != "stands"), "no more than once for what has become of it"
     routes.close()
 
 
