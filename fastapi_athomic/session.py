@@ -25,6 +25,8 @@ POLL_SECONDS = 0.2
 """How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
 POLL_SECONDS_WHILE_FULL = 0.01
 """The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
+SOON = 0.001
+"""Seconds until what comes after a quiet time is expected to be done."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
@@ -313,9 +315,10 @@ class ConsumerSession:
     # --- commits
 
     async def _commit_regularly(self) -> None:
+        last = 0.0  # on the monotonic clock
         while True:
             await self._work_seen.wait()
-            await self._commit_due()
+            await self._commit_due(last)
             try:
                 await self._commit(list(self._states.values()), self._settings.request_timeout)
             except CommitFailedError as error:
@@ -324,16 +327,20 @@ class ConsumerSession:
             except TransportError as error:
                 logger.warning("%s: commit failed, it will be tried again: %s", self._parts.name, error)
                 await asyncio.sleep(POLL_SECONDS)
+            last = monotonic()
             if all(state.tracker.settled for state in self._states.values()):
                 self._work_seen.clear()
 
-    async def _commit_due(self) -> None:
-        """Returns when `commit_interval` has passed or `commit_count` messages are done; later in a busy thread."""
+    async def _commit_due(self, last: float) -> None:
+        """Returns `commit_interval` after the last commit or when `commit_count` messages are done.
+
+        In a busy thread later; after a quiet time sooner, not to be in the way of messages that come then.
+        """
         interval, count = self._settings.commit_interval, self._settings.commit_count
         if self._load.share() > BUSY:
             await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
             return
-        end = monotonic() + interval
+        end = max(last + interval, monotonic() + min(interval, SOON))
         while (left := end - monotonic()) > 0:
             await asyncio.sleep(min(left, COMMIT_PAUSE))
             if self._counters.done - self._done_at_commit >= count:

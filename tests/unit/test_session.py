@@ -15,7 +15,7 @@ import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
 from fastapi_athomic.lag import ThreadLoad
-from fastapi_athomic.session import COMMIT_PAUSE, PAUSE_WHILE_BUSY
+from fastapi_athomic.session import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
 from fastapi_athomic.transports.memory import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 
@@ -60,32 +60,32 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("load", "count", "pauses"),
+    ("load", "count", "first", "then"),
     [
-        (0.5, 1_000, [COMMIT_PAUSE] * 4),
-        (0.5, 1, [COMMIT_PAUSE]),
-        (0.9, 1, [4 * COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
+        (0.5, 1_000, [SOON], [COMMIT_PAUSE] * 4),
+        (0.5, 1, [SOON], [COMMIT_PAUSE]),
+        (0.9, 1, [4 * COMMIT_PAUSE * PAUSE_WHILE_BUSY], [4 * COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
     ],
     ids=["the interval", "so many are done", "no time to spare"],
 )
-async def test_commits_are_rarer_where_they_take_time_from_handlers(
-    load: float, count: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handlers(
+    load: float, count: int, first: list[float], then: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, slept, clock = Record(), list[float](), [monotonic()]
-    commit, before_the_first = MemoryConsumer.commit, list[list[float]]()
+    record, slept, clock, published = Record(), list[float](), [monotonic()], 0
+    commit, before = MemoryConsumer.commit, list[list[float]]()
 
     async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
-        before_the_first.append(slept.copy())
+        before.append(slept.copy())
+        slept.clear()
         await commit(consumer, offsets, timeout)
 
     async def sleep(seconds: float) -> None:
-        if seconds < COMMIT_PAUSE / 2:  # to let others in, or what rounding has left
-            clock[0] += seconds
-            await asyncio.sleep(0)
-            return
-        slept.append(seconds)
         clock[0] += seconds
-        await record.count(1)
+        if seconds > SOON / 2:  # less: to let others in, or what rounding has left
+            slept.append(seconds)
+            await record.count(published)
+        else:
+            await asyncio.sleep(0)
 
     @subscribe_to("t", group_id="g", handler_id="h")
     async def handle(number: int) -> None:
@@ -100,6 +100,8 @@ async def test_commits_are_rarer_where_they_take_time_from_handlers(
     async with running(athomic):
         monkeypatch.setattr("fastapi_athomic.session.monotonic", lambda: clock[0])
         monkeypatch.setattr("fastapi_athomic.session.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
-        await athomic.publish("t", 1)
-        await athomic.drain()
-    assert before_the_first[0] == pytest.approx(pauses)
+        for published in (1, 2):
+            await athomic.publish("t", published)
+            await athomic.drain()
+    assert before[0] == pytest.approx(first)
+    assert before[1] == pytest.approx(then)
