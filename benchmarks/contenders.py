@@ -98,17 +98,16 @@ Kind = Literal["rate", "unordered", "latency"]
 KINDS: dict[Kind, type[Run]] = {"rate": Run, "unordered": UnorderedRun, "latency": LatencyRun}
 
 
-def consumer(run: Run, **options: Any) -> Any:
+def consumer(run: Run, *, enable_auto_commit: bool = False) -> Any:
     from aiokafka import AIOKafkaConsumer
 
     return AIOKafkaConsumer(
         run.topic,
         bootstrap_servers=run.bootstrap,
         group_id=run.group,
-        enable_auto_commit=False,
+        enable_auto_commit=enable_auto_commit,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=250,
-        **options,
     )
 
 
@@ -135,7 +134,7 @@ async def one_by_one(run: Run) -> None:
     async def handle(order: Order) -> None:
         run.note(order)
 
-    async with consumer(run) as client:
+    async with consumer(run, enable_auto_commit=True) as client:
         async for message in client:
             await handle(Order.model_validate_json(message.value))
             if run.done.is_set():
