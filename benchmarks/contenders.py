@@ -366,6 +366,7 @@ async def kstreams(run: Run) -> None:
 
 
 OURS, HAND = "fastapi-athomic", "hand-written"
+IN_A_THREAD = f"{OURS}, isolation=thread"
 
 CONTENDERS: dict[str, Callable[[Run], Awaitable[None]]] = {
     HAND: hand_written,
@@ -374,7 +375,7 @@ CONTENDERS: dict[str, Callable[[Run], Awaitable[None]]] = {
     "hand-written, key lanes": hand_written_lanes,
     "aiokafka, async for": one_by_one,
     OURS: ours,
-    "fastapi-athomic, isolation=thread": ours_in_a_thread,
+    IN_A_THREAD: ours_in_a_thread,
     "fastapi-athomic, traced": ours_traced,
     "fastapi-athomic, batch": ours_batch,
     "fastapi-athomic, key lanes": ours_lanes,

@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.contenders import HAND, OURS, Kind
+from benchmarks.contenders import HAND, IN_A_THREAD, OURS, Kind
 from benchmarks.http_apps import APPS
-from benchmarks.http_beside import RATE, WARM_UP_SECONDS, HttpRun
+from benchmarks.http_beside import ANYWHERE, RATE, WARM_UP_SECONDS, HttpRun, core_of_its_own
 from benchmarks.ordered import NAMES as ORDERED
 from benchmarks.ordered import ROUND_TRIPS, running_redis
 from benchmarks.report import Goal, Measured, NoFigureError, Table, figure
@@ -174,19 +174,21 @@ class Http:
     goals: Sequence[Goal]
 
     def tables(self, name: str, options: Options) -> Iterator[Table]:
-        with running_broker(options.broker) as broker:
-            run = HttpRun(broker.bootstrap, options.seconds, mock=options.broker == "mock")
+        with core_of_its_own() as cores, running_broker(options.broker) as broker:
+            run = HttpRun(broker.bootstrap, options.seconds, mock=options.broker == "mock", cores=cores)
             fill(broker.bootstrap, "orders", "uniform", run.backlog, create=options.broker == "kafka")
             setting = (
                 f"{broker.description}, a backlog of {run.backlog:,} messages, a handler that computes for 0.1 ms, "
                 f"one uvicorn process, `GET /ping` at {RATE:g} requests/s on a schedule (open loop: latency counts "
                 f"from when a request was due) for {run.seconds:g} s after {WARM_UP_SECONDS:g} s of warm-up; "
+                f"{'' if cores is None else 'each app on one core, broker and load kept from it; '}"
                 f"medians of {options.rounds} interleaved rounds."
             )
             columns = ["p99", "p50", "p99.9", "longest", "consumed/s"]
             table = Table(f"{name}-{options.broker}", f"F5: HTTP beside a backlog, {options.broker}", setting, columns)
             table.goals = self.goals
-            table.runs = {app: [] for app in APPS}
+            anywhere = [] if cores is None else [IN_A_THREAD + ANYWHERE]
+            table.runs = {app: [] for app in [*APPS, *anywhere]}
             interleave(table, options.rounds, run.measure)
         yield table
 
@@ -372,7 +374,7 @@ FIGURES: dict[str, Any] = {
         {
             HAND: FAST,
             OURS: FAST,
-            "fastapi-athomic, isolation=thread": FAST,
+            IN_A_THREAD: FAST,
             "kstreams": FAST // 2,
             "FastStream": SLOW,
             "FastStream, at least once": SLOW // 5,
@@ -415,8 +417,8 @@ FIGURES: dict[str, Any] = {
         [
             Goal(f"{OURS}, p99 in ms", of(OURS, "p99"), 5, at_most=True),
             goal(OURS, HAND, 0.85, "consumed/s"),
-            Goal(f"{OURS}, isolation=thread, p99 in ms", of(f"{OURS}, isolation=thread", "p99"), 5, at_most=True),
-            goal(f"{OURS}, isolation=thread", HAND, 0.85, "consumed/s"),
+            Goal(f"{IN_A_THREAD}, p99 in ms", of(IN_A_THREAD, "p99"), 5, at_most=True),
+            goal(IN_A_THREAD, HAND, 0.85, "consumed/s"),
         ]
     ),
     "f6": Ordered(
@@ -430,7 +432,7 @@ FIGURES: dict[str, Any] = {
         ]
     ),
     "f7": Latency(
-        ["aiokafka, async for", OURS, "fastapi-athomic, isolation=thread", "kstreams", "FastStream"],
+        ["aiokafka, async for", OURS, IN_A_THREAD, "kstreams", "FastStream"],
         [
             Goal(
                 f"{OURS} - aiokafka, {column} in ms",

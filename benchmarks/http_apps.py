@@ -1,6 +1,7 @@
 """Web services that drain a backlog beside their routes: `BENCH_APP` names one, uvicorn runs it.
 
-Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`.
+Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`. `BENCH_CORES`: numbers
+of the cores that it may run on; without it, all.
 """
 
 from __future__ import annotations
@@ -138,4 +139,6 @@ APPS: dict[str, Callable[[], FastAPI]] = {
 
 def app() -> FastAPI:
     """For `uvicorn --factory`."""
+    if cores := os.environ.get("BENCH_CORES"):
+        os.sched_setaffinity(0, map(int, cores.split(",")))
     return APPS[os.environ["BENCH_APP"]]()

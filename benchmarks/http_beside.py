@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from benchmarks.report import Measured, NoFigureError
@@ -25,11 +27,41 @@ MOCK_BACKLOG, MOCK_SECONDS = 75_000, 4.0
 """The mock cluster keeps 5 MB per partition: no longer than so many seconds of load can be measured beside it."""
 
 
+ANYWHERE = ", on any core"
+"""Ends the name of an app that is not kept on one."""
+
+
+class Cores(NamedTuple):
+    """Numbers of cores."""
+
+    every: tuple[int, ...]
+    app: tuple[int, ...]
+
+
+@contextmanager
+def core_of_its_own() -> Iterator[Cores | None]:
+    """A core for the app; what is started meanwhile keeps away from it: the broker and the load.
+
+    As if they were on machines of their own. Else an app that answers each request at once pays for the load that it
+    wakes each time, and one that answers twelve together does not. None where that cannot be had.
+    """
+    every = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+    if len(every) < 2:
+        yield None
+        return
+    os.sched_setaffinity(0, every[1:])
+    try:
+        yield Cores(every, every[:1])
+    finally:
+        os.sched_setaffinity(0, every)
+
+
 class HttpRun:
     """Starts an app, waits until it consumes, and asks it on a schedule."""
 
-    def __init__(self, bootstrap: str, seconds: float, *, mock: bool) -> None:
+    def __init__(self, bootstrap: str, seconds: float, *, mock: bool, cores: Cores | None) -> None:
         self._bootstrap = bootstrap
+        self._cores = cores
         self.seconds = min(seconds, MOCK_SECONDS) if mock else seconds
         self.backlog = MOCK_BACKLOG if mock else int((WARM_UP_SECONDS + 2 * seconds + 7) * FASTEST)
 
@@ -37,7 +69,8 @@ class HttpRun:
         """Raises `NoFigureError`."""
         port = free_port()
         environment = os.environ | {
-            "BENCH_APP": name,
+            "BENCH_APP": name.removesuffix(ANYWHERE),
+            "BENCH_CORES": self._cores_of(name),
             "BENCH_BOOTSTRAP": self._bootstrap,
             "BENCH_TOPIC": "orders",
             "BENCH_GROUP": f"bench-{uuid4().hex[:12]}",
@@ -53,6 +86,11 @@ class HttpRun:
             except subprocess.TimeoutExpired:
                 app.kill()
                 app.wait()
+
+    def _cores_of(self, name: str) -> str:
+        if self._cores is None:
+            return ""
+        return ",".join(map(str, self._cores.every if name.endswith(ANYWHERE) else self._cores.app))
 
     def _ask(self, name: str, port: int) -> Measured:
         _wait_until_it_consumes(port, name)
