@@ -111,7 +111,10 @@ class Turns:
             self._then()
 
     def _asked(self) -> bool:
-        return bool(self._requests.in_flight) or (self._ready is not None and self._ready())
+        requests = self._requests
+        if requests.in_flight or self._ready is None:
+            return bool(requests.in_flight)
+        return not requests.quiet(monotonic()) and self._ready()
 
 
 class Loan:
@@ -154,7 +157,8 @@ class LoopShare:
     """The slice of time that all consumers of one event loop work in together, before everybody else gets a turn.
 
     It ends sooner when something waits at the sockets of the routes' loop, and is shorter while HTTP requests are
-    being answered, and when the loop of the routes is late.
+    being answered, and when the loop of the routes is late. As long as nobody asks for anything, only answers to the
+    consumers themselves would wait there, and nobody looks.
 
     `routes`: the loop of the routes. `own_thread`: the consumers live in another one.
     """
@@ -225,7 +229,8 @@ class LoopShare:
         return True
 
     def _look_again(self, now: float) -> None:
-        self.deadline = self._ends if self._ready is None else min(self._ends, now + LOOK_SECONDS)
+        looks = self._ready is not None and not self._requests.quiet(now)
+        self.deadline = min(self._ends, now + LOOK_SECONDS) if looks else self._ends
 
     def _begin(self, now: float) -> None:
         self._began, self._ends = now, now + self.slice(now)

@@ -185,6 +185,18 @@ async def test_p12_a_slice_ends_when_something_waits_at_a_socket(clock: Clock, w
     assert min(runs(turns)[1:-1]) >= TURNS + TURNS_FOR_REQUESTS
 
 
+async def test_where_nobody_asks_for_anything_answers_to_consumers_do_not_end_their_slices(clock: Clock) -> None:
+    record = Record()
+
+    async def handle(message: str) -> None:
+        clock.now += SLICE / 4
+        record.note(message)
+
+    with something_waits():
+        turns = await turns_beside(new_app(handle), record)
+    assert max(steps(turns)) in (10, 11), "QUIET_SHARE of a slice, and what it takes to notice its end"
+
+
 async def test_p12_while_requests_are_answered_slices_are_shorter_and_turns_more(
     clock: Clock, without_readiness: None
 ) -> None:
@@ -360,17 +372,18 @@ async def test_who_comes_is_noticed_so_slices_may_be_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("in_flight", "ready", "wanted"),
+    ("in_flight", "ago", "ready", "wanted"),
     [
-        (0, 0, TURNS),
-        (0, 2, TURNS + 2),
-        (0, 100, TURNS + TURNS_FOR_REQUESTS),
-        (1, 0, TURNS + TURNS_FOR_REQUESTS),
+        (0, 0.0, 0, TURNS),
+        (0, 0.0, 2, TURNS + 2),
+        (0, 0.0, 100, TURNS + TURNS_FOR_REQUESTS),
+        (0, QUIET_SECONDS + 1, 100, TURNS),
+        (1, 0.0, 0, TURNS + TURNS_FOR_REQUESTS),
     ],
 )
-async def test_a_loop_turns_until_nothing_waits(in_flight: int, ready: int, wanted: int) -> None:
+async def test_a_loop_turns_until_nothing_waits(in_flight: int, ago: float, ready: int, wanted: int) -> None:
     requests, looks, turns = RequestGauge(), iter([True] * ready), 0
-    requests.in_flight = in_flight
+    requests.in_flight, requests.ended_at = in_flight, monotonic() - ago
     over = asyncio.Event()
     Turns(asyncio.get_running_loop(), requests, lambda: next(looks, False), over.set).begin()
     while not over.is_set():
