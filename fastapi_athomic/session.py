@@ -26,7 +26,7 @@ POLL_SECONDS = 0.2
 POLL_SECONDS_WHILE_FULL = 0.01
 """The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
 SOON = 0.001
-"""Seconds until what comes after a quiet time is expected to be done."""
+"""Seconds until what comes after a quiet time is expected to be done; `commit_interval` is taken to be no shorter."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
@@ -336,11 +336,11 @@ class ConsumerSession:
 
         In a busy thread later; after a quiet time sooner, not to be in the way of messages that come then.
         """
-        interval, count = self._settings.commit_interval, self._settings.commit_count
+        interval, count = max(self._settings.commit_interval, SOON), self._settings.commit_count
         if self._load.share() > BUSY:
             await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
             return
-        end = max(last + interval, monotonic() + min(interval, SOON))
+        end = max(last + interval, monotonic() + SOON)
         while (left := end - monotonic()) > 0:
             await asyncio.sleep(min(left, COMMIT_PAUSE))
             if self._counters.done - self._done_at_commit >= count:

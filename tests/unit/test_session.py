@@ -60,16 +60,18 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("load", "count", "first", "then"),
+    ("load", "interval", "count", "first", "then"),
     [
-        (0.5, 1_000, [SOON], [COMMIT_PAUSE] * 4),
-        (0.5, 1, [SOON], [COMMIT_PAUSE]),
-        (0.9, 1, [4 * COMMIT_PAUSE * PAUSE_WHILE_BUSY], [4 * COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
+        (0.5, 4 * COMMIT_PAUSE, 1_000, [SOON], [COMMIT_PAUSE] * 4),
+        (0.5, 4 * COMMIT_PAUSE, 1, [SOON], [COMMIT_PAUSE]),
+        (0.5, 0.0, 1_000, [SOON], [SOON]),
+        (0.9, COMMIT_PAUSE, 1, [COMMIT_PAUSE * PAUSE_WHILE_BUSY], [COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
+        (0.9, 0.0, 1, [SOON * PAUSE_WHILE_BUSY], [SOON * PAUSE_WHILE_BUSY]),
     ],
-    ids=["the interval", "so many are done", "no time to spare"],
+    ids=["the interval", "so many are done", "at once", "no time to spare", "at once, without time to spare"],
 )
 async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handlers(
-    load: float, count: int, first: list[float], then: list[float], monkeypatch: pytest.MonkeyPatch
+    load: float, interval: float, count: int, first: list[float], then: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, slept, clock, published = Record(), list[float](), [monotonic()], 0
     commit, before = MemoryConsumer.commit, list[list[float]]()
@@ -91,9 +93,7 @@ async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handler
     async def handle(number: int) -> None:
         record.note(number)
 
-    settings = AthomicSettings(
-        broker_url=f"memory://{uuid4().hex}", commit_interval=4 * COMMIT_PAUSE, commit_count=count
-    )
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=interval, commit_count=count)
     athomic = new_app(settings, handle)
     monkeypatch.setattr(ThreadLoad, "share", lambda _: load)
     monkeypatch.setattr(MemoryConsumer, "commit", noted)
