@@ -78,15 +78,20 @@ class ExecutionContext:
             TypeError: feature_flags is a single str.
             ValueError: a flag or a name in `extra` could not travel in a header.
         """
-        flags: object = self.feature_flags
-        if isinstance(flags, str):
-            raise TypeError("feature_flags is a collection of str, not one str")
-        object.__setattr__(self, "feature_flags", tuple(self.feature_flags))
-        if any("," in flag or flag != flag.strip() or not flag for flag in self.feature_flags):
-            raise ValueError("a feature flag is not empty, has no comma in it and no space around it")
+        if self.feature_flags != ():
+            object.__setattr__(self, "feature_flags", _checked_flags(self.feature_flags))
         if self.extra is not _NOTHING:
             _check_extra_names(self.extra)
             object.__setattr__(self, "extra", FrozenDict(self.extra))
+
+
+def _checked_flags(flags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(flags, str):
+        raise TypeError("feature_flags is a collection of str, not one str")
+    checked = tuple(flags)
+    if any("," in flag or flag != flag.strip() or not flag for flag in checked):
+        raise ValueError("a feature flag is not empty, has no comma in it and no space around it")
+    return checked
 
 
 def _check_extra_names(names: Iterable[str]) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from itertools import dropwhile, islice
 from types import MappingProxyType
 from typing import Any
 
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 
 from ..messages import RawMessage
 
@@ -24,17 +26,87 @@ _new = tuple.__new__
 
 
 class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typed
-    """The records of one partition, unpacked when they are taken."""
+    """The records of one partition, unpacked when they are taken: as many together as are wanted.
 
-    def __iter__(self) -> Iterator[RawMessage]:
-        return self._records_iterator or iter(())
+    aiokafka's generator, which unpacks one at a time, is left unused.
+    """
 
-    def _consumer_record(self, partition: KafkaPartition, record: Any) -> RawMessage:
-        topic, number = partition
-        return _new(
-            RawMessage,
-            (topic, number, record.offset, record.timestamp, record.key, record.value, tuple(record.headers)),
-        )
+    _assignment: Any
+    _batch: Iterator[Any] | None = None  # what is left of the one that is being unpacked
+    _batch_ends = 0  # the offset after it
+    _more = True
+    next_fetch_offset: int
+
+    def hand_over(self, result: FetchResult) -> None:
+        """Stands in for `result`, whose class has to stay: the fetcher asks for that very one."""
+        self._assignment = result._assignment
+        self._records_iterator = None  # the generator, which refers to us
+        result.getall, result.has_more = self.take, self.has_more
+
+    def has_more(self) -> bool:
+        return self._more
+
+    def take(self, limit: int) -> list[RawMessage]:
+        """The next messages, `limit` at most.
+
+        None if the position was changed meanwhile, or the partition is paused or not ours any more. Raises what is
+        wrong with a record; then the fetcher asks the broker again.
+        """
+        taken: list[RawMessage] = []
+        state = self._assignment.state_value(self._tp) if self._assignment.active else None
+        if not self._more or state is None or state.paused or state.position != self.next_fetch_offset:
+            self._more = False
+            return taken
+        self._more = False  # if this fails
+        while (room := limit - len(taken)) and (batch := self._batch or self._next_batch()) is not None:
+            unpacked = self._unpack(batch, room)
+            taken += unpacked
+            exhausted = len(unpacked) < room
+            self._batch = None if exhausted else batch
+            self.next_fetch_offset = self._batch_ends if exhausted else unpacked[-1].offset + 1
+        self._more = not room
+        state.consumed_to(self.next_fetch_offset)
+        return taken
+
+    def _unpack(self, batch: Iterator[Any], limit: int) -> list[RawMessage]:
+        topic, number = self._tp
+        return [
+            _new(
+                RawMessage,
+                (topic, number, record.offset, record.timestamp, record.key, record.value, tuple(record.headers)),
+            )
+            for record in islice(batch, limit)
+        ]
+
+    def _next_batch(self) -> Iterator[Any] | None:
+        """The next one with records for the application, from the offset that was asked for: a batch may begin before.
+
+        The ends of transactions (control batches) and what was aborted are left out (KIP-98).
+        """
+        while self._records.has_next():
+            batch = self._records.next_batch()
+            if self._check_crcs and not batch.validate_crc():
+                raise CorruptRecordException(f"{self._tp.topic}[{self._tp.partition}]: a batch has the wrong CRC")
+            if self._is_aborted(batch) or batch.is_control_batch:
+                self.next_fetch_offset = batch.next_offset
+                continue
+            # also where its last records were compacted away, and never back
+            self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
+            return dropwhile(self._is_before, batch)
+        return None
+
+    def _is_before(self, record: Any) -> bool:
+        return bool(record.offset < self.next_fetch_offset)
+
+    def _is_aborted(self, batch: Any) -> bool:
+        if self._isolation_level != READ_COMMITTED or batch.producer_id is None:
+            return False
+        self._consume_aborted_up_to(batch.base_offset)
+        if batch.is_control_batch:
+            if self._contains_abort_marker(batch):
+                self._aborted_producers.discard(batch.producer_id)
+            return False
+        return batch.is_transactional and batch.producer_id in self._aborted_producers
 
 
 class Prefetched(OrderedDict[KafkaPartition, Any]):
@@ -42,7 +114,9 @@ class Prefetched(OrderedDict[KafkaPartition, Any]):
 
     def __setitem__(self, partition: KafkaPartition, result: Any) -> None:
         if isinstance(result, FetchResult):
-            result._partition_records.__class__ = RawRecords
+            records = result._partition_records
+            records.__class__ = RawRecords
+            records.hand_over(result)
         super().__setitem__(partition, result)
 
 

@@ -1,0 +1,209 @@
+"""What is unpacked from a fetch, compared with what aiokafka makes of the same bytes."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
+
+from fastapi_athomic.messages import RawMessage
+from fastapi_athomic.transports.kafka_prefetch import Prefetched
+
+PARTITION = KafkaPartition("orders", 3)
+GZIP = 1
+CONTROL = 0x20
+ABORT, COMMIT = b"\0\0\0\0", b"\0\0\0\1"
+START = 100
+
+
+def batch(
+    base: int,
+    offsets: Sequence[int],
+    *,
+    keys: Sequence[bytes | None] = (b"key",),
+    compression: int = 0,
+    producer: int = -1,
+    transactional: bool = False,
+    control: bool = False,
+    compacted: int = 0,
+) -> bytes:
+    """A record batch of format 2, as a broker gives it out that has `base` as its first offset (KIP-98).
+
+    `compacted`: so many records at its end are not there any more.
+    """
+    builder = DefaultRecordBatchBuilder(2, compression, int(transactional), producer, 0, 0, 1 << 20)
+    for number, offset in enumerate(offsets):
+        headers = [] if number % 2 else [("name", b"value"), ("empty", None)]
+        value = None if number % 3 == 2 else b"value %d" % (base + offset)
+        builder.append(offset, 1_700_000_000_000 + offset, keys[number % len(keys)], value, headers)
+    data = bytearray(builder.build())
+    data[:8] = struct.pack(">q", base)
+    if control:
+        data[22] |= CONTROL
+    data[23:27] = struct.pack(">i", max(offsets) + compacted)
+    data[17:21] = struct.pack(">I", calc_crc32c(bytes(data[21:])))
+    return bytes(data)
+
+
+def legacy(offsets: Iterable[int]) -> bytes:
+    builder = LegacyRecordBatchBuilder(1, 0, 1 << 20)
+    for offset in offsets:
+        builder.append(offset, 1_700_000_000_000, b"key", b"value %d" % offset)
+    return bytes(builder.build())
+
+
+@dataclass
+class State:
+    """Of the partition, as far as it matters here."""
+
+    position: int = START
+    paused: bool = False
+
+    def consumed_to(self, position: int) -> None:
+        self.position = position
+
+
+@dataclass
+class Assignment:
+    state: State
+    active: bool = True
+
+    def state_value(self, partition: KafkaPartition) -> State:
+        assert partition == PARTITION
+        return self.state
+
+
+class Fetched:
+    """The answer to a fetch, taken from aiokafka's buffer or from ours."""
+
+    def __init__(self, data: bytes, *, ours: bool, aborted: Sequence[tuple[int, int]] = ()) -> None:
+        records = PartitionRecords(
+            PARTITION, MemoryRecords(data), list(aborted), START, None, None, True, READ_COMMITTED
+        )
+        self.state = State()
+        self.assignment = Assignment(self.state)
+        self.result = FetchResult(PARTITION, partition_records=records, assignment=self.assignment, backoff=0)
+        buffer: dict[KafkaPartition, Any] = Prefetched() if ours else {}
+        buffer[PARTITION] = self.result
+        assert type(buffer[PARTITION]) is FetchResult  # the fetcher asks for that
+
+    def take(self, limit: int) -> tuple[list[Any], int]:
+        return self.result.getall(limit), self.state.position
+
+    def takes(self, limit: int) -> list[tuple[list[Any], int]]:
+        found = []
+        while self.result.has_more():
+            found.append(self.take(limit))
+        return found
+
+
+def as_messages(records: Iterable[Any]) -> list[RawMessage]:
+    return [
+        RawMessage(found.topic, found.partition, found.offset, found.timestamp, found.key, found.value, found.headers)
+        for found in records
+    ]
+
+
+FETCHES = {
+    "one batch": (batch(100, range(7)), 7),
+    "several batches": (batch(100, range(3)) + batch(103, range(4)) + batch(107, range(1)), 8),
+    "a batch that begins before the position": (batch(95, range(9)) + batch(104, range(2)), 6),
+    "compacted batches": (batch(100, (0, 3, 4, 8)) + batch(120, (1, 2)), 6),
+    "a batch without its last records": (batch(100, (0, 1), compacted=2), 2),
+    "batches without their last records": (batch(100, (0, 1), compacted=2) + batch(104, (1, 2), compacted=1), 4),
+    "a compressed batch that begins before": (batch(98, range(6), compression=GZIP), 4),
+    "keys and none": (batch(100, range(6), keys=(b"a", None, b"")), 6),
+    "old records, a batch each": (legacy((100, 101, 105)), 3),
+    "a transaction with its end": (
+        batch(100, range(3), producer=7, transactional=True)
+        + batch(103, (0,), keys=(COMMIT,), producer=7, transactional=True, control=True),
+        3,
+    ),
+    "only the end of a transaction": (
+        batch(100, (0,), keys=(COMMIT,), producer=7, transactional=True, control=True),
+        0,
+    ),
+}
+ABORTED = (
+    batch(100, range(3), producer=7, transactional=True)  # to be left out
+    + batch(103, range(2), producer=8, transactional=True)
+    + batch(105, (0,), keys=(ABORT,), producer=7, transactional=True, control=True)
+    + batch(106, range(2), producer=7, transactional=True)  # another transaction of the same producer
+    + batch(108, (0,), keys=(COMMIT,), producer=7, transactional=True, control=True)
+    + batch(109, range(1))
+)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+@pytest.mark.parametrize(("data", "count"), FETCHES.values(), ids=FETCHES)
+def test_what_aiokafka_gives_out(data: bytes, count: int, limit: int) -> None:
+    theirs, ours = Fetched(data, ours=False).takes(limit), Fetched(data, ours=True).takes(limit)
+    assert [(as_messages(records), position) for records, position in theirs] == ours
+    assert sum(len(messages) for messages, _ in ours) == count
+    assert all(type(message) is RawMessage for messages, _ in ours for message in messages)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+def test_what_was_aborted_is_left_out(limit: int) -> None:
+    aborted = [(7, 100)]
+    theirs = Fetched(ABORTED, ours=False, aborted=aborted).takes(limit)
+    ours = Fetched(ABORTED, ours=True, aborted=aborted).takes(limit)
+    assert [(as_messages(records), position) for records, position in theirs] == ours
+    assert [message.offset for messages, _ in ours for message in messages] == [103, 104, 106, 107, 109]
+
+
+def test_batches_before_the_position_do_not_turn_it_back() -> None:
+    fetched = Fetched(legacy((98, 99, 100, 101)), ours=True)
+    assert [[message.offset for message in messages] for messages, _ in fetched.takes(1)] == [[100], [101], []]
+    assert fetched.state.position == 102
+
+
+@pytest.mark.parametrize("change", ["position", "paused", "assignment"])
+def test_nothing_is_given_out_after_a_change(change: str) -> None:
+    fetched = Fetched(batch(100, range(7)), ours=True)
+    assert len(fetched.take(2)[0]) == 2
+    if change == "position":
+        fetched.state.position = 100
+    elif change == "paused":
+        fetched.state.paused = True
+    else:
+        fetched.assignment.active = False
+    position = fetched.state.position
+    assert fetched.take(2) == ([], position)
+    assert not fetched.result.has_more()  # so that the fetcher asks the broker again
+
+
+def damaged(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@pytest.mark.parametrize(("limit", "position"), [(2, 102), (10, 100)])
+def test_from_a_damaged_batch_on_everything_is_fetched_again(limit: int, position: int) -> None:
+    data = batch(100, range(2)) + damaged(batch(102, range(2))) + batch(104, range(2))
+    fetched = Fetched(data, ours=True)
+    if limit == 2:
+        assert [message.offset for message in fetched.take(limit)[0]] == [100, 101]
+    with pytest.raises(CorruptRecordException, match=r"orders\[3\]"):
+        fetched.take(limit)
+    assert fetched.take(limit) == ([], position)
+    assert not fetched.result.has_more()
+
+
+def test_unpacking_leaves_nothing_to_the_garbage_collector() -> None:
+    fetched = Fetched(batch(100, range(2)), ours=True)
+    records = fetched.result._partition_records
+    fetched.takes(1)
+    assert sys.getrefcount(records) == 5  # ours, its own of the call, the result, and the two methods that stand in
+    del fetched.result._partition_records, fetched.result.getall, fetched.result.has_more
+    assert sys.getrefcount(records) == 2
