@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from math import ceil
 from operator import itemgetter
 
 from .messages import RawMessage, TopicPartition
@@ -25,9 +26,10 @@ class PartitionState:
 
     __slots__ = (
         "_drained",
+        "_max_bytes",
+        "_most_left",
         "_received",
         "_tracker",
-        "average_size",
         "conclude",
         "conclude_all",
         "concluded",
@@ -50,13 +52,15 @@ class PartitionState:
         committed: int | None,
         *,
         low_mark: int,
+        max_bytes: float = float("inf"),
         has_room: Callable[[], None],
         skip: frozenset[int] = frozenset(),
         delay: Callable[[RawMessage], float] | None = None,
     ) -> None:
         self.topic_partition = topic_partition
-        self.low_mark = low_mark
-        self.settle_at = max(1, min(SETTLE_AT, low_mark // 4))  # concluded offsets, before the tracker is told of them
+        self._most_left = low_mark
+        self._max_bytes = max_bytes
+        self._set_low_mark(0.0)
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
         self._tracker = OffsetTracker(committed)
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
@@ -71,14 +75,19 @@ class PartitionState:
         self._received = 0  # to be handled, and not concluded as far as the tracker knows
         self.running = 0  # in a handler now
         self.high_offset = -1  # the last offset received
-        self.average_size = 0.0  # bytes per message, of the last fetch
         self._drained: asyncio.Future[None] | None = None
+
+    def _set_low_mark(self, average_size: float) -> None:
+        """More is taken in when no more than `low_mark` messages are left: so many that bytes are no worry, either."""
+        room = self._max_bytes / average_size if average_size else float("inf")
+        self.low_mark = self._most_left if self._most_left < room else ceil(room) - 1
+        self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # concluded offsets, then the tracker is told
 
     def receive(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         """Takes in what was fetched; gives back what is to be handled."""
         self._tracker.received(map(_offset, messages))
         self.high_offset = messages[-1].offset
-        self.average_size = sum(map(len, filter(None, map(_value, messages)))) / len(messages)
+        self._set_low_mark(sum(map(len, filter(None, map(_value, messages)))) / len(messages))
         if self.skip:
             messages = self._without_done(messages)
         self._received += len(messages)

@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 """How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
-POLL_SECONDS_WHILE_FULL = 0.01
-"""The same while some partitions are full: then nobody waits in the poll, but for one of them to get room."""
 SOON = 0.001
 """Seconds until what comes after a quiet time is expected to be done; `commit_interval` is taken to be no shorter."""
 COMMIT_PAUSE = 0.005
@@ -70,7 +68,7 @@ class ConsumerSession:
         self._doubtful = False  # we were away too long to know whether we still belong
         self._away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * 0.7
         self._work_seen = asyncio.Event()  # there is, or will be, something to commit
-        self._room = asyncio.Event()  # a full partition has room again, or the session ends
+        self._call = asyncio.Event()  # messages have come, a full partition has room again, or the session ends
         self._intake_ends = 0.0  # on the monotonic clock: fetches that find messages follow each other until then
         self._commit_lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
@@ -125,6 +123,7 @@ class ConsumerSession:
         self._note_poll(now)
         if self._doubtful:
             await self._confirm_membership()
+        self._call.clear()
         wanted = [state.topic_partition for state in self._states.values() if self._has_room(state)]
         some_are_full = len(wanted) < len(self._states)
         patience = 0.0 if some_are_full else POLL_SECONDS
@@ -134,7 +133,7 @@ class ConsumerSession:
                 self._accept(topic_partition, messages)
         self._note_progress(wanted, bool(fetched))
         if not fetched and (some_are_full or not wanted):
-            await self._wait_for_room(POLL_SECONDS_WHILE_FULL if wanted else POLL_SECONDS)
+            await self._wait_for_call()
         elif not fetched or monotonic() >= self._intake_ends:
             await self._let_workers_in()
 
@@ -149,22 +148,20 @@ class ConsumerSession:
         """How many messages are taken in at once: fewer while the event loop is late."""
         return self._parts.share.intake(self._settings.max_poll_messages)
 
-    async def _wait_for_room(self, seconds: float) -> None:
-        self._room.clear()
+    async def _wait_for_call(self) -> None:
+        """While partitions are full nobody waits in the poll: one of them may get room before messages come."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._room.wait()
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._call.wait()
         except TimeoutError:
             pass
 
     def _has_room(self, state: PartitionState) -> bool:
-        settings = self._settings
         return (
             not state.paused
             and not state.revoked
-            and state.buffered + settings.max_poll_messages <= self._parts.max_buffered
-            and state.buffered * state.average_size < settings.max_buffered_bytes
-            and state.tracker.span < NOTE_SPAN - settings.max_poll_messages
+            and state.buffered <= state.low_mark
+            and state.tracker.span < NOTE_SPAN - self._settings.max_poll_messages
         )
 
     def _accept(self, topic_partition: TopicPartition, messages: Sequence[RawMessage]) -> None:
@@ -190,12 +187,12 @@ class ConsumerSession:
     def _new_state(
         self, topic_partition: TopicPartition, committed: int | None, skip: frozenset[int] = frozenset()
     ) -> PartitionState:
-        low_mark = self._parts.max_buffered - self._settings.max_poll_messages
         state = PartitionState(
             topic_partition,
             committed,
-            low_mark=low_mark,
-            has_room=self._room.set,
+            low_mark=self._parts.max_buffered - self._settings.max_poll_messages,
+            max_bytes=self._settings.max_buffered_bytes,
+            has_room=self._call.set,
             skip=skip,
             delay=self._parts.delay_of(topic_partition.topic),
         )
@@ -256,6 +253,9 @@ class ConsumerSession:
             state.open = True
             self._strategy.reopen(state)
 
+    def on_arrival(self) -> None:
+        self._call.set()
+
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         self._counters.rebalances += 1
         self._fence(self._states.values())
@@ -270,7 +270,7 @@ class ConsumerSession:
         self._note_poll(now)
         self.without_partitions_since = None
         self.joined.set()
-        self._room.set()
+        self._call.set()
         self._prepare(partitions)
         for state in self._states.values():
             if state.open:
@@ -372,7 +372,7 @@ class ConsumerSession:
         for state in self._states.values():
             state.paused = False
             self._reopen(state)
-        self._room.set()
+        self._call.set()
 
     async def close(self, timeout: float) -> None:
         """Lets what runs finish, commits, leaves.
@@ -381,7 +381,7 @@ class ConsumerSession:
         """
         end = monotonic() + timeout
         self._closing = True
-        self._room.set()
+        self._call.set()
         states = list(self._states.values())
         self._shut(states)
         await self._drain(states, timeout * (1 - CLOSE_RESERVE))

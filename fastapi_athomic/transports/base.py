@@ -41,6 +41,9 @@ class ConsumerConfig:
 class RebalanceListener(Protocol):
     """Told about partitions as the group moves them. Called on the consumer's event loop, one call at a time."""
 
+    def on_arrival(self) -> None:
+        """A `fetch` that found nothing may find messages now. Never raises."""
+
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """These are ours now, all of them. Fetching starts when this returns."""
 

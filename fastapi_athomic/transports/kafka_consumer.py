@@ -115,15 +115,16 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
     All use of its private parts is here; written for 0.14.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, on_arrival: Callable[[], None], **options: Any) -> None:
         super().__init__(**options)
+        self._on_arrival = on_arrival
         self._subscription = _SubscriptionState(loop=self._loop)
 
     async def start(self) -> None:
         await super().start()
         fetcher = self._fetcher  # nothing is subscribed to yet, so nothing has been fetched
         fetcher.__class__ = EagerFetcher
-        fetcher._records = Prefetched()
+        fetcher._records = Prefetched(self._on_arrival)
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
         """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
@@ -199,7 +200,8 @@ class KafkaConsumer:
     async def start(self) -> None:
         if self._member is not None:
             raise TransportError(f"{self._name} has been started already")
-        member = GroupMember(**consumer_options(self._settings, self._config, self._connection))
+        options = consumer_options(self._settings, self._config, self._connection)
+        member = GroupMember(self._listener.on_arrival, **options)
         await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
         # only now: a consumer that knows its topics waits in `start` until the whole group has rebalanced
         if self._config.pattern is not None:

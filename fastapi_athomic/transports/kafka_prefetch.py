@@ -7,10 +7,10 @@ fetcher is here; written for 0.14.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from itertools import dropwhile, islice
-from types import MappingProxyType
+from time import monotonic
 from typing import Any
 
 from aiokafka import TopicPartition as KafkaPartition
@@ -20,7 +20,11 @@ from aiokafka.errors import CorruptRecordException
 from ..messages import RawMessage
 
 PARTIAL_WAIT_MS = 20
-"""How long the broker may keep a request that leaves out partitions which are being consumed."""
+"""How long the broker may keep a request that leaves out partitions which are being consumed, at least."""
+IDLE_SECONDS = 1.0
+"""Nothing was taken for so long: nobody consumes it."""
+WAITED_FOR = 0.5
+"""Of the time until the first of them will have to be asked for again."""
 
 _new = tuple.__new__
 
@@ -32,16 +36,38 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
     """
 
     _assignment: Any
+    _batches: deque[Any]  # still to come
+    _damage: Exception | None = None  # of what follows them
     _batch: Iterator[Any] | None = None  # what is left of the one that is being unpacked
     _batch_ends = 0  # the offset after it
     _more = True
     next_fetch_offset: int
+    _first: int
+    _ends: int
+    _taken_at: float  # on the monotonic clock
 
     def hand_over(self, result: FetchResult) -> None:
         """Stands in for `result`, whose class has to stay: the fetcher asks for that very one."""
         self._assignment = result._assignment
         self._records_iterator = None  # the generator, which refers to us
         result.getall, result.has_more = self.take, self.has_more
+        self._batches = deque()
+        try:
+            while self._records.has_next():
+                self._batches.append(self._records.next_batch())
+        except Exception as error:  # raised when its turn comes
+            self._damage = error
+        self._arrived_at = self._taken_at = monotonic()
+        self._first = self.next_fetch_offset
+        self._ends = self._batches[-1].next_offset if self._batches else self._first
+
+    def seconds_left(self, now: float) -> float:
+        """Until all is taken, if it goes on as it did since the broker sent it. Never, if nobody takes anything."""
+        position = self.next_fetch_offset
+        taken = position - self._first
+        if not taken or now - self._taken_at > IDLE_SECONDS:
+            return float("inf")
+        return (self._ends - position) * (now - self._arrived_at) / taken
 
     def has_more(self) -> bool:
         return self._more
@@ -65,6 +91,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             self._batch = None if exhausted else batch
             self.next_fetch_offset = self._batch_ends if exhausted else unpacked[-1].offset + 1
         self._more = not room
+        self._taken_at = monotonic()
         state.consumed_to(self.next_fetch_offset)
         return taken
 
@@ -83,8 +110,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
 
         The ends of transactions (control batches) and what was aborted are left out (KIP-98).
         """
-        while self._records.has_next():
-            batch = self._records.next_batch()
+        while self._batches:
+            batch = self._batches.popleft()
             if self._check_crcs and not batch.validate_crc():
                 raise CorruptRecordException(f"{self._tp.topic}[{self._tp.partition}]: a batch has the wrong CRC")
             if self._is_aborted(batch) or batch.is_control_batch:
@@ -93,6 +120,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             # also where its last records were compacted away, and never back
             self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
             return dropwhile(self._is_before, batch)
+        if self._damage is not None:
+            raise self._damage
         return None
 
     def _is_before(self, record: Any) -> bool:
@@ -110,7 +139,11 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
 
 
 class Prefetched(OrderedDict[KafkaPartition, Any]):
-    """The buffer of a fetcher: what is put into it comes out as `RawMessage`s."""
+    """The buffer of a fetcher: what is put into it comes out as `RawMessage`s, and `on_arrival` is called."""
+
+    def __init__(self, on_arrival: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_arrival = on_arrival
 
     def __setitem__(self, partition: KafkaPartition, result: Any) -> None:
         if isinstance(result, FetchResult):
@@ -118,6 +151,7 @@ class Prefetched(OrderedDict[KafkaPartition, Any]):
             records.__class__ = RawRecords
             records.hand_over(result)
         super().__setitem__(partition, result)
+        self._on_arrival()
 
 
 class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
@@ -128,21 +162,22 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
     have to wait for that.
     """
 
-    _taken_to: Mapping[KafkaPartition, int] = MappingProxyType({})
-
     def _get_actions_per_node(self, assignment: Any) -> tuple[list[tuple[int, Any]], Any, Any, Any, Any]:
         requests, *others = super()._get_actions_per_node(assignment)
-        if self._records and requests and self._is_consumed(assignment):
-            busy = {self._select_read_replica(partition) for partition in self._records}
-            for node, request in requests:
-                if node in busy:
-                    request._max_wait_ms = min(PARTIAL_WAIT_MS, request._max_wait_ms)
+        for node, request in requests if self._records else ():
+            wait = max(PARTIAL_WAIT_MS, self._seconds_left(node) * 1000 * WAITED_FOR)
+            request._max_wait_ms = round(min(wait, request._max_wait_ms))
         return (requests, *others)
 
-    def _is_consumed(self, assignment: Any) -> bool:
-        """Whether anything was taken from the buffers since the last request."""
-        before, self._taken_to = (
-            self._taken_to,
-            {partition: assignment.state_value(partition).position for partition in self._records},
-        )
-        return before != self._taken_to
+    def _seconds_left(self, node: int) -> float:
+        """Until the first of the buffers runs dry that are filled from `node`.
+
+        aiokafka asks for more only when they are some time old, so their pace is known.
+        """
+        now = monotonic()
+        left = [
+            result._partition_records.seconds_left(now)
+            for partition, result in self._records.items()
+            if isinstance(result, FetchResult) and self._select_read_replica(partition) == node
+        ]
+        return min(left, default=float("inf"))

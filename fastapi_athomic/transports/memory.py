@@ -138,7 +138,7 @@ class MemoryConsumer:
     async def start(self) -> None:
         if self._member is not None or self.stopped:
             raise TransportError("a consumer can be started once")
-        member = Member(self._config, self._called.set, self._arrived.set)
+        member = Member(self._config, self._called.set, self._note_arrival)
         self._broker.join(member)
         self._member = member
         self._following = asyncio.create_task(self._follow(member), name=f"memory-{self._config.group_id}")
@@ -188,7 +188,11 @@ class MemoryConsumer:
         self._positions = {partition: self._start_of(partition, committed.get(partition)) for partition in partitions}
         await self._tell("on_assigned", partitions)
         self._fetchable = True
+        self._note_arrival()
+
+    def _note_arrival(self) -> None:
         self._arrived.set()
+        self._listener.on_arrival()
 
     async def _tell(self, event: str, partitions: frozenset[TopicPartition]) -> None:
         try:
@@ -276,4 +280,4 @@ class MemoryConsumer:
         if log is None or partition not in self._positions:
             raise TransportError(f"{partition} is not assigned to this consumer")
         self._positions[partition] = log.first if offset == -2 else log.end if offset == -1 else offset
-        self._arrived.set()
+        self._note_arrival()

@@ -90,7 +90,19 @@ async def test_intake_slows_when_the_note_of_what_is_done_would_no_longer_fit(br
 # --- back pressure
 
 
-async def test_full_buffers_stop_the_intake_from_their_partition_only(broker: Broker, topic: str) -> None:
+@pytest.fixture
+def without_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While partitions are full, who is not called waits for ever."""
+
+    async def wait(self: ConsumerSession) -> None:
+        await self._call.wait()
+
+    monkeypatch.setattr(ConsumerSession, "_wait_for_call", wait)
+
+
+async def test_full_buffers_stop_the_intake_from_their_partition_only(
+    broker: Broker, topic: str, without_clock: None
+) -> None:
     await broker.create_topic(topic, 2)
     await broker.produce(topic, [event(number, partition=0) for number in numbers(400)])
     record, go_on = Record(), Gate()
@@ -110,6 +122,27 @@ async def test_full_buffers_stop_the_intake_from_their_partition_only(broker: Br
         go_on.set()
         await record.count(500)
     assert record.seen[100:] == numbers(400)
+
+
+async def test_buffers_that_are_full_of_bytes_get_room_again(broker: Broker, topic: str, without_clock: None) -> None:
+    await broker.create_topic(topic, 2)
+    large = b'{"number": %d, "padding": "' + b"x" * 400 + b'"}'
+    await broker.produce(topic, [Written(large % number, partition=0) for number in numbers(100)])
+    record, go_on = Record(), Gate()
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
+    async def handle(message: Event) -> None:
+        if message.number < 100:
+            await go_on.wait()
+        record.note(message.number)
+
+    async with running(new_app(broker.settings(max_buffered_bytes=1_000, max_poll_messages=3), handle)) as athomic:
+        await eventually(lambda: athomic.consumers()[0].counters.received >= 3)
+        await broker.produce(topic, [event(number, partition=1) for number in numbers(50, 100)])
+        assert await record.count(50) == numbers(50, 100), "the other partition goes on"
+        assert athomic.consumers()[0].counters.received <= 50 + 5
+        go_on.set()
+        assert (await record.count(150))[50:] == numbers(100)
 
 
 @pytest.mark.not_on("memory", "mock", reason="only Apache Kafka evicts members that do not poll")

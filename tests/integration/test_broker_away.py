@@ -121,6 +121,8 @@ async def test_every_call_returns_by_its_deadline_with_the_broker_dead(mortal_ka
     class Listener:
         assigned = asyncio.Event()
 
+        def on_arrival(self) -> None: ...
+
         async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
             self.assigned.set()
 

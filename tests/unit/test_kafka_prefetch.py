@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -87,14 +87,13 @@ class Assignment:
 class Fetched:
     """The answer to a fetch, taken from aiokafka's buffer or from ours."""
 
-    def __init__(self, data: bytes, *, ours: bool, aborted: Sequence[tuple[int, int]] = ()) -> None:
-        records = PartitionRecords(
-            PARTITION, MemoryRecords(data), list(aborted), START, None, None, True, READ_COMMITTED
-        )
+    def __init__(self, data: bytes | Broken, *, ours: bool, aborted: Sequence[tuple[int, int]] = ()) -> None:
+        batches = MemoryRecords(data) if isinstance(data, bytes) else data
+        records = PartitionRecords(PARTITION, batches, list(aborted), START, None, None, True, READ_COMMITTED)
         self.state = State()
         self.assignment = Assignment(self.state)
         self.result = FetchResult(PARTITION, partition_records=records, assignment=self.assignment, backoff=0)
-        buffer: dict[KafkaPartition, Any] = Prefetched() if ours else {}
+        buffer: dict[KafkaPartition, Any] = Prefetched(lambda: None) if ours else {}
         buffer[PARTITION] = self.result
         assert type(buffer[PARTITION]) is FetchResult  # the fetcher asks for that
 
@@ -198,6 +197,52 @@ def test_from_a_damaged_batch_on_everything_is_fetched_again(limit: int, positio
         fetched.take(limit)
     assert fetched.take(limit) == ([], position)
     assert not fetched.result.has_more()
+
+
+@pytest.mark.parametrize(
+    ("taken", "after", "left"),
+    [(0, 1.0, float("inf")), (2, 1.0, 4.0), (5, 1.0, 1.0), (10, 1.0, 0.0), (5, 2.0, 2.0), (5, 2.01, float("inf"))],
+)
+def test_when_a_buffer_runs_dry(taken: int, after: float, left: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second after it came, some of it is taken."""
+    now = 50.0
+    monkeypatch.setattr("fastapi_athomic.transports.kafka_prefetch.monotonic", lambda: now)
+    fetched = Fetched(batch(95, range(9)) + batch(104, range(6)), ours=True)
+    records = fetched.result._partition_records
+    now += 1
+    if taken:
+        fetched.take(taken)
+    assert records.seconds_left(50 + after) == pytest.approx(left)
+
+
+class Broken:
+    """Batches whose second one cannot even be told from the next."""
+
+    def __init__(self) -> None:
+        self._batches = MemoryRecords(batch(100, range(2)))
+
+    def has_next(self) -> bool:
+        return True
+
+    def next_batch(self) -> Any:
+        if self._batches.has_next():
+            return self._batches.next_batch()
+        raise ValueError("the length of a batch is wrong")
+
+
+def test_what_cannot_be_split_into_batches_is_said_when_its_turn_comes() -> None:
+    fetched = Fetched(Broken(), ours=True)
+    assert [message.offset for message in fetched.take(2)[0]] == [100, 101]
+    with pytest.raises(ValueError, match="length"):
+        fetched.take(2)
+    assert fetched.take(2) == ([], 102)
+
+
+def test_somebody_is_told_of_what_arrives() -> None:
+    told: list[object] = []
+    buffer = Prefetched(lambda: told.append(buffer.get(PARTITION)))
+    buffer[PARTITION] = error = FetchError(error=ValueError(), backoff=0)
+    assert told == [error]
 
 
 def test_unpacking_leaves_nothing_to_the_garbage_collector() -> None:

@@ -34,9 +34,13 @@ class Listener:
     def __init__(self) -> None:
         self.assigned: asyncio.Queue[frozenset[TopicPartition]] = asyncio.Queue()
         self.revoked: asyncio.Queue[frozenset[TopicPartition]] = asyncio.Queue()
+        self.arrivals = 0
         self.may_give_up = asyncio.Event()
         self.may_give_up.set()
         self.on_revoke: Callable[[], object] = lambda: None
+
+    def on_arrival(self) -> None:
+        self.arrivals += 1
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         self.assigned.put_nowait(partitions)
