@@ -133,6 +133,7 @@ class MemoryConsumer:
         self._owned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[TopicPartition, int] = {}  # of the owned partitions; fetching starts when it is filled
         self._fetchable = False
+        self._asked_for: Collection[TopicPartition] = ()  # by the last `fetch`
         self.stopped = False
 
     async def start(self) -> None:
@@ -188,11 +189,18 @@ class MemoryConsumer:
         self._positions = {partition: self._start_of(partition, committed.get(partition)) for partition in partitions}
         await self._tell("on_assigned", partitions)
         self._fetchable = True
-        self._note_arrival()
-
-    def _note_arrival(self) -> None:
         self._arrived.set()
         self._listener.on_arrival()
+
+    def _note_arrival(self) -> None:
+        """The listener is told only of what it has asked for in vain: others may publish without end meanwhile."""
+        self._arrived.set()
+        if any(map(self._has_more, self._asked_for)):
+            self._listener.on_arrival()
+
+    def _has_more(self, partition: TopicPartition) -> bool:
+        log, position = self._broker.log(partition), self._positions.get(partition)
+        return log is not None and position is not None and position < log.end
 
     async def _tell(self, event: str, partitions: frozenset[TopicPartition]) -> None:
         try:
@@ -216,6 +224,7 @@ class MemoryConsumer:
         if self._member is None:
             raise TransportClosedError("the consumer is closed")
         end = monotonic() + timeout
+        self._asked_for = partitions
         while True:
             self._arrived.clear()
             found = self._read(partitions, max_messages)
@@ -280,4 +289,5 @@ class MemoryConsumer:
         if log is None or partition not in self._positions:
             raise TransportError(f"{partition} is not assigned to this consumer")
         self._positions[partition] = log.first if offset == -2 else log.end if offset == -1 else offset
-        self._note_arrival()
+        self._arrived.set()
+        self._listener.on_arrival()

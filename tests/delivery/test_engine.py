@@ -100,49 +100,35 @@ def without_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConsumerSession, "_wait_for_call", wait)
 
 
+@pytest.mark.parametrize(
+    ("padding", "limits", "most"),
+    [
+        (0, {"max_buffered_messages": 50, "max_poll_messages": 20}, 50),
+        (400, {"max_buffered_bytes": 1_000, "max_poll_messages": 3}, 5),
+    ],
+    ids=["messages", "bytes"],
+)
 async def test_full_buffers_stop_the_intake_from_their_partition_only(
-    broker: Broker, topic: str, without_clock: None
+    broker: Broker, topic: str, without_clock: None, padding: int, limits: dict[str, int], most: int
 ) -> None:
     await broker.create_topic(topic, 2)
-    await broker.produce(topic, [event(number, partition=0) for number in numbers(400)])
+    value = b'{"number": %d, "padding": "' + b"x" * padding + b'"}'
+    await broker.produce(topic, [Written(value % number, partition=0) for number in numbers(200)])
     record, go_on = Record(), Gate()
 
     @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
     async def handle(message: Event) -> None:
-        if message.number < 400:
+        if message.number < 200:
             await go_on.wait()
         record.note(message.number)
 
-    settings = broker.settings(max_buffered_messages=50, max_poll_messages=20)
-    async with running(new_app(settings, handle)) as athomic:
-        await eventually(lambda: athomic.consumers()[0].counters.received > 30)
-        await broker.produce(topic, [event(number, partition=1) for number in numbers(100, 400)])
-        assert await record.count(100) == numbers(100, 400), "the other partition goes on"
-        assert athomic.consumers()[0].counters.received <= 150
-        go_on.set()
-        await record.count(500)
-    assert record.seen[100:] == numbers(400)
-
-
-async def test_buffers_that_are_full_of_bytes_get_room_again(broker: Broker, topic: str, without_clock: None) -> None:
-    await broker.create_topic(topic, 2)
-    large = b'{"number": %d, "padding": "' + b"x" * 400 + b'"}'
-    await broker.produce(topic, [Written(large % number, partition=0) for number in numbers(100)])
-    record, go_on = Record(), Gate()
-
-    @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
-    async def handle(message: Event) -> None:
-        if message.number < 100:
-            await go_on.wait()
-        record.note(message.number)
-
-    async with running(new_app(broker.settings(max_buffered_bytes=1_000, max_poll_messages=3), handle)) as athomic:
+    async with running(new_app(broker.settings(**limits), handle)) as athomic:
         await eventually(lambda: athomic.consumers()[0].counters.received >= 3)
-        await broker.produce(topic, [event(number, partition=1) for number in numbers(50, 100)])
-        assert await record.count(50) == numbers(50, 100), "the other partition goes on"
-        assert athomic.consumers()[0].counters.received <= 50 + 5
+        await broker.produce(topic, [event(number, partition=1) for number in numbers(100, 200)])
+        assert await record.count(100) == numbers(100, 200), "the other partition goes on"
+        assert athomic.consumers()[0].counters.received <= 100 + most
         go_on.set()
-        assert (await record.count(150))[50:] == numbers(100)
+        assert (await record.count(300))[100:] == numbers(200)
 
 
 @pytest.mark.not_on("memory", "mock", reason="only Apache Kafka evicts members that do not poll")

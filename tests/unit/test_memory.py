@@ -34,13 +34,13 @@ class Listener:
     def __init__(self) -> None:
         self.assigned: asyncio.Queue[frozenset[TopicPartition]] = asyncio.Queue()
         self.revoked: asyncio.Queue[frozenset[TopicPartition]] = asyncio.Queue()
-        self.arrivals = 0
+        self.told = asyncio.Event()  # of an arrival
         self.may_give_up = asyncio.Event()
         self.may_give_up.set()
         self.on_revoke: Callable[[], object] = lambda: None
 
     def on_arrival(self) -> None:
-        self.arrivals += 1
+        self.told.set()
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         self.assigned.put_nowait(partitions)
@@ -112,6 +112,23 @@ async def test_nothing_is_fetched_of_partitions_that_are_not_asked_for(transport
     assert await consumer.fetch([P1], 0, 100) == {}
     assert await consumer.fetch([], 30, 100) == {}
     assert len((await consumer.fetch([P0], 0, 100))[P0]) == 3
+
+
+async def test_the_listener_is_told_of_what_was_asked_for_in_vain_and_of_nothing_else(
+    transport: MemoryTransport,
+) -> None:
+    consumer = await join(transport, listener := Listener())
+    await listener.assigned.get()
+    assert await consumer.fetch([P1], 0, 10) == {}
+    listener.told.clear()
+    await put(transport, 3, partition=0)
+    assert not listener.told.is_set(), "a full partition may get messages without end"
+    await put(transport, 3, partition=1)
+    assert listener.told.is_set()
+    await consumer.fetch([P0, P1], 0, 10)
+    listener.told.clear()
+    await consumer.seek(P0, 0)
+    assert listener.told.is_set()
 
 
 async def test_a_rebalance_waits_until_all_have_given_up(transport: MemoryTransport) -> None:
