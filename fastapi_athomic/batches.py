@@ -171,6 +171,7 @@ class BatchStrategy:
         self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
         lane.partition.conclude_all(map(_offset, report.handled))
+        lane.partition.settle()
         if lane.work:  # else the partition was released meanwhile
             lane.work.popleft()
         rest, delay = self._after(unit, report)
@@ -205,4 +206,5 @@ class BatchStrategy:
             lane.work.popleft()
         count_judgement(self._counters, judgement, again=True)
         lane.partition.conclude(failure.message.offset)
+        lane.partition.settle()
         return None
