@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -65,6 +66,18 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     except RedisUnavailableError as error:
         _do_without(str(error))
     _used.append(server.description)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of its own that keeps what it has acknowledged, for tests that kill it."""
+    try:
+        server = RedisServer(tmp_path / "redis", "--appendfsync", "always")
+    except RedisUnavailableError as error:
+        _do_without(f"a Redis to kill: {error}")
+    server.start()
     yield server
     server.stop()
 

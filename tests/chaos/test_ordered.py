@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
-from tests.support.redis_server import RedisServer, RedisUnavailableError
+from tests.support.redis_server import RedisServer
 
 from .harness import Arena, Handling, Worker
 
@@ -105,20 +105,16 @@ class OrderedArena(Arena):
 
 
 @pytest.fixture
-def fighting(apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path) -> Iterator[OrderedArena]:
-    try:
-        redis = RedisServer(tmp_path / "redis", "--appendfsync", "always")
-    except RedisUnavailableError as error:
-        pytest.skip(str(error))
-    redis.start()
-    arena = OrderedArena(apache_kafka.bootstrap, tmp_path, redis)
+def fighting(
+    apache_kafka: KafkaBroker | ExternalKafka, mortal_redis: RedisServer, tmp_path: Path
+) -> Iterator[OrderedArena]:
+    arena = OrderedArena(apache_kafka.bootstrap, tmp_path, mortal_redis)
     try:
         arena.open(3)
         arena.shuffled.start()
         yield arena
     finally:
         arena.close()
-        redis.stop()
 
 
 def by_aggregate(handlings: list[Handling]) -> dict[str, list[Handling]]:

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
-from confluent_kafka import Producer
+import ctypes
+import weakref
+from functools import cache
+from pathlib import Path
+
+import confluent_kafka
+
+PRODUCER = 0  # rd_kafka_type_t
 
 
 class MockCluster:
-    """One broker, for as long as the object lives. Topics are created by their first use."""
+    """One broker, for as long as the object lives. Topics are created by their first use.
+
+    Made through librdkafka's C interface (rdkafka_mock.h): the one of Python cannot say that groups need not wait three
+    seconds for further members.
+    """
 
     description = "librdkafka's mock cluster"
 
     def __init__(self) -> None:
-        self._owner = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1, "log_level": 0})
-        (broker,) = self._owner.list_topics(timeout=10).brokers.values()
-        self.bootstrap = f"{broker.host}:{broker.port}"
+        library = _librdkafka()
+        config = library.rd_kafka_conf_new()
+        library.rd_kafka_conf_set(config, b"log_level", b"0", None, 0)
+        client = library.rd_kafka_new(PRODUCER, config, None, 0)
+        cluster = library.rd_kafka_mock_cluster_new(client, 1)
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
+        self.bootstrap = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+        self._end = weakref.finalize(self, _destroy, cluster, client)
+
+
+def _destroy(cluster: int, client: int) -> None:
+    library = _librdkafka()
+    library.rd_kafka_mock_cluster_destroy(cluster)
+    library.rd_kafka_destroy(client)
+
+
+@cache
+def _librdkafka() -> ctypes.CDLL:
+    """The one that confluent_kafka's wheel brings along."""
+    package = Path(confluent_kafka.__file__).parent
+    places = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # of Linux, of macOS
+    found = [path for place in places for path in place.glob("librdkafka*")]
+    if not found:
+        raise RuntimeError(f"confluent-kafka has no librdkafka of its own in {' or '.join(map(str, places))}")
+    library = ctypes.CDLL(str(found[0]))
+    for name in ("rd_kafka_conf_new", "rd_kafka_new", "rd_kafka_mock_cluster_new"):
+        getattr(library, name).restype = ctypes.c_void_p
+    library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+    pointers = ctypes.c_void_p
+    library.rd_kafka_conf_set.argtypes = [pointers, ctypes.c_char_p, ctypes.c_char_p, pointers, ctypes.c_size_t]
+    library.rd_kafka_new.argtypes = [ctypes.c_int, pointers, pointers, ctypes.c_size_t]
+    library.rd_kafka_mock_cluster_new.argtypes = [pointers, ctypes.c_int]
+    library.rd_kafka_mock_cluster_bootstraps.argtypes = [pointers]
+    library.rd_kafka_mock_group_initial_rebalance_delay_ms.argtypes = [pointers, ctypes.c_int32]
+    for name in ("rd_kafka_mock_cluster_destroy", "rd_kafka_destroy"):
+        getattr(library, name).argtypes = [pointers]
+        getattr(library, name).restype = None
+    return library
