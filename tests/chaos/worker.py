@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+from pathlib import Path
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -15,7 +16,7 @@ from fastapi_athomic import RetryPolicy, include_athomic, subscribe_to
 TOPIC = os.environ["CHAOS_TOPIC"]
 HANDLER_SECONDS = float(os.environ.get("CHAOS_HANDLER_SECONDS", "0.02"))
 FAILURES = float(os.environ.get("CHAOS_FAILURES", "0"))  # the share of attempts that fail
-SLOW_SECONDS = float(os.environ.get("CHAOS_SLOW_SECONDS", "0"))  # how long messages with `slow` take
+GATE = Path(os.environ.get("CHAOS_GATE", os.devnull))  # messages with `slow` take until there is such a file
 
 app = FastAPI()
 include_athomic(app)
@@ -35,7 +36,9 @@ class InjectedError(Exception):
 async def handle(message: Numbered) -> None:
     """Notes each handling in one write to a file, which outlives the process however it dies."""
     began = time.monotonic_ns()
-    await asyncio.sleep(SLOW_SECONDS if message.slow else HANDLER_SECONDS)
+    await asyncio.sleep(HANDLER_SECONDS)
+    while message.slow and not GATE.exists():  # noqa: ASYNC110, ASYNC240 - the test is another process
+        await asyncio.sleep(0.05)
     if random.random() < FAILURES:
         raise InjectedError
     line = f"{began} {time.monotonic_ns()} {os.getpid()} {message.key} {message.sequence}\n"
