@@ -57,10 +57,12 @@ NO_STORE = (
 
 BUFFERED = 500
 """Messages of a partition that are taken in ahead of the handler, if it does not need more."""
-AHEAD, AHEAD_BY_KEY = 2, 5
-"""Times as many as can be in hand at once: one behind each, or more, as those of a frequent key wait for each other."""
+AHEAD, FAR_AHEAD = 2, 5
+"""Times as many as can be in hand at once: one behind each. More where those of a frequent key wait for each other, and
+with batches, which are done before the broker has answered.
+"""
 MOST_BUFFERED = 10_000
-"""Messages of a partition that are taken in ahead for the sake of frequent keys; notes in commits tell 22,000 apart."""
+"""Messages of a partition that are taken in far ahead; notes in commits tell 22,000 apart."""
 
 STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
 
@@ -318,7 +320,7 @@ def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:
     if settings.max_buffered_messages is not None:
         return settings.max_buffered_messages
     in_hand = max(subscription.concurrency, subscription.batch_size or 0)
-    ahead = AHEAD_BY_KEY if subscription.ordering == "key" else AHEAD
+    ahead = FAR_AHEAD if subscription.ordering == "key" or subscription.batch_size is not None else AHEAD
     return max(BUFFERED, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)
 
 

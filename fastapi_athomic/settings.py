@@ -136,7 +136,7 @@ class AthomicSettings(BaseSettings):
     restart_backoff_max: PositiveSeconds = 30.0
 
     # per partition; more are not taken in. None: 500, or twice what a handler can have in hand at once, five times with
-    # order by key
+    # order by key and with batches
     max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
     max_poll_messages: Count = 125  # taken in at once; few are kinder to the garbage collector than many
