@@ -286,6 +286,8 @@ class LaneStrategy:
                     self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)
+            if len(partition.concluded) >= partition.settle_at:  # since nobody looked up
+                partition.settle()
             self._leave(lane)
         finally:
             if timestamps:
