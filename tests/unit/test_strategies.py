@@ -11,6 +11,8 @@ from fastapi_athomic import AthomicSettings, subscribe_to
 from fastapi_athomic.strategies import MOST_SPARE
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
+NEARLY_FULL, COUNT = 375, 1_000
+
 
 async def test_p16_lanes_of_keys_that_are_done_are_used_again_and_bounded() -> None:
     begun, record, gate = Record(), Record(), Gate()
@@ -48,23 +50,38 @@ async def test_p16_lanes_of_keys_that_are_done_are_used_again_and_bounded() -> N
     assert strategy._spare == {}, "they go with their partition"
 
 
-async def test_p16_a_full_partition_takes_in_more_as_soon_as_a_batch_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.session.POLL_SECONDS", 2.0)  # nobody who waits for room looks sooner
-    record = Record()
+@pytest.mark.parametrize(
+    "options", [{}, {"ordering": "key"}, {"ordering": "none"}, {"batch_size": 100, "batch_linger_ms": 1}]
+)
+async def test_p16_a_full_partition_takes_in_more_as_soon_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    record, gate = Record(), Gate()
 
-    @subscribe_to("t", group_id="g", batch_size=10)
-    async def handle(numbers: list[int]) -> None:
+    async def handle(number: int) -> None:
+        await gate.wait()
+        record.note(number)
+
+    async def handle_batch(numbers: list[int]) -> None:
         for number in numbers:
-            record.note(number)
+            await handle(number)
 
+    handler: Any = handle_batch if "batch_size" in options else handle
+    subscribe_to("t", group_id="g", **options)(handler)
     settings = AthomicSettings(
         broker_url=f"memory://{uuid4().hex}",
-        max_buffered_messages=20,
-        max_poll_messages=10,
         commit_interval=3600,  # a commit would notice the room, too
         commit_count=1_000_000,
         memory={"partitions": 1},  # type: ignore[arg-type]
     )
-    async with running(new_app(settings, handle)) as athomic:
-        await athomic.publish_many("t", list(range(1_000)), key=str)
-        assert await record.count(1_000) == list(range(1_000))
+    async with running(new_app(settings, handler)) as athomic:
+        monkeypatch.setattr(
+            "fastapi_athomic.session.POLL_SECONDS", 3600.0
+        )  # nobody who waits for room looks by himself
+        await athomic.publish_many("t", list(range(COUNT)), key=str)
+        await eventually(lambda: athomic.consumers()[0].counters.received > NEARLY_FULL)
+        gate.set()
+        assert sorted(await record.count(COUNT)) == list(range(COUNT))
+        monkeypatch.undo()
+        await athomic.publish("t", -1)  # ends the last look, which is a long one
+        await record.count(COUNT + 1)
