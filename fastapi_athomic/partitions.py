@@ -18,6 +18,31 @@ SETTLE_AT = 50
 """Concluded offsets are told to the tracker together."""
 
 
+class WorkDone:
+    """Wakes the one who waits for something to be done. Costs a look at `waiter` while nobody does."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self) -> None:
+        self.waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when the next message is concluded, after `seconds` at the latest."""
+        loop = asyncio.get_running_loop()
+        self.waiter = loop.create_future()
+        timer = loop.call_later(seconds, self.wake)
+        try:
+            await self.waiter
+        finally:
+            timer.cancel()
+            self.waiter = None
+
+
 class PartitionState:
     """Belongs to one assignment.
 
@@ -44,6 +69,7 @@ class PartitionState:
         "settle_at",
         "skip",
         "topic_partition",
+        "work_done",
     )
 
     def __init__(
@@ -54,6 +80,7 @@ class PartitionState:
         low_mark: int,
         max_bytes: float = float("inf"),
         has_room: Callable[[], None],
+        work_done: WorkDone,
         skip: frozenset[int] = frozenset(),
         delay: Callable[[RawMessage], float] | None = None,
     ) -> None:
@@ -62,6 +89,7 @@ class PartitionState:
         self._max_bytes = max_bytes
         self._set_low_mark(0.0)
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
+        self.work_done = work_done  # who wants to commit may wait for it; `settle` wakes him
         self._tracker = OffsetTracker(committed)
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
         self.conclude: Callable[[int], None] = self.concluded.append
@@ -113,6 +141,8 @@ class PartitionState:
         self._received = left = before - len(concluded)
         self._tracker.done_all(concluded)
         concluded.clear()
+        if self.work_done.waiter is not None:
+            self.work_done.wake()
         if before > self.low_mark >= left:
             self.has_room()
 

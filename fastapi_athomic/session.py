@@ -14,7 +14,7 @@ from .fairness import LoopShare
 from .lag import ThreadLoad
 from .messages import RawMessage, TopicPartition
 from .offsets import NOTE_SPAN, decode_note
-from .partitions import PartitionState
+from .partitions import PartitionState, WorkDone
 from .settings import AthomicSettings
 from .strategies import ConsumptionStrategy, Guard
 from .transports.base import CommittedOffset, RebalanceListener, TransportConsumer
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 """How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
 SOON = 0.001
-"""Seconds until what comes after a quiet time is expected to be done; `commit_interval` is taken to be no shorter."""
+"""Seconds: what was taken in together is done together, so a commit waits so long for more; `commit_interval` is taken
+to be no shorter."""
 COMMIT_PAUSE = 0.005
 """Seconds between two commits at least: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
@@ -70,6 +71,7 @@ class ConsumerSession:
         self._work_seen = asyncio.Event()  # there is, or will be, something to commit
         self._call = asyncio.Event()  # messages have come, a full partition has room again, or the session ends
         self._intake_ends = 0.0  # on the monotonic clock: fetches that find messages follow each other until then
+        self._work_done = WorkDone()
         self._commit_lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
         self._load = ThreadLoad()
@@ -193,6 +195,7 @@ class ConsumerSession:
             low_mark=self._parts.max_buffered - self._settings.max_poll_messages,
             max_bytes=self._settings.max_buffered_bytes,
             has_room=self._call.set,
+            work_done=self._work_done,
             skip=skip,
             delay=self._parts.delay_of(topic_partition.topic),
         )
@@ -315,10 +318,11 @@ class ConsumerSession:
     # --- commits
 
     async def _commit_regularly(self) -> None:
-        last = 0.0  # on the monotonic clock
+        last = 0.0  # when a commit was begun, on the monotonic clock
         while True:
             await self._work_seen.wait()
             await self._commit_due(last)
+            last = monotonic()
             try:
                 await self._commit(list(self._states.values()), self._settings.request_timeout)
             except CommitFailedError as error:
@@ -327,24 +331,31 @@ class ConsumerSession:
             except TransportError as error:
                 logger.warning("%s: commit failed, it will be tried again: %s", self._parts.name, error)
                 await asyncio.sleep(POLL_SECONDS)
-            last = monotonic()
             if all(state.tracker.settled for state in self._states.values()):
                 self._work_seen.clear()
 
     async def _commit_due(self, last: float) -> None:
-        """Returns `commit_interval` after the last commit or when `commit_count` messages are done.
+        """Returns when something is done and `commit_interval` has passed since the last commit.
 
-        In a busy thread later; after a quiet time sooner, not to be in the way of messages that come then.
+        Sooner when `commit_count` messages are done, later in a busy thread.
         """
-        interval, count = max(self._settings.commit_interval, SOON), self._settings.commit_count
+        interval = max(self._settings.commit_interval, SOON)
         if self._load.share() > BUSY:
             await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
             return
-        end = max(last + interval, monotonic() + SOON)
+        if (pause := last + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
+            await asyncio.sleep(pause)
+        if not self._done_since_commit:
+            await self._work_done.wait(interval)
+        end, step = max(last + interval, monotonic() + SOON), min(max(interval / 10, SOON), COMMIT_PAUSE)
         while (left := end - monotonic()) > 0:
-            await asyncio.sleep(min(left, COMMIT_PAUSE))
-            if self._counters.done - self._done_at_commit >= count:
+            if self._done_since_commit >= self._settings.commit_count:
                 return
+            await asyncio.sleep(min(left, step))
+
+    @property
+    def _done_since_commit(self) -> int:
+        return self._counters.done - self._done_at_commit
 
     async def _commit(self, states: Iterable[PartitionState], timeout: float) -> None:
         async with self._commit_lock:

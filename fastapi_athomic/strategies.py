@@ -238,7 +238,7 @@ class LaneStrategy:
     async def _serve(self, worker: Worker, lane: Lane) -> None:
         """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
         partition, queue, share, timings = lane.partition, lane.queue, self._share, self._timings
-        process, guard = self._process, self._guard
+        process, guard, work_done = self._process, self._guard, partition.work_done
         timestamps: list[int] = []  # of what was concluded since `since`
         since = now = look_up_at = monotonic()
         turn_ends = now + LANE_TURN
@@ -272,7 +272,7 @@ class LaneStrategy:
                 timings.note(began, now, message.timestamp)
                 if timestamps:
                     timings.note_all(since, began, timestamps)
-                if len(partition.concluded) >= partition.settle_at:
+                if work_done.waiter is not None or len(partition.concluded) >= partition.settle_at:
                     partition.settle()
                 if now >= share.deadline:
                     if now > guard.trusted_until and guard.suspect(now):

@@ -55,8 +55,8 @@ def test_p03_a_rolling_restart_repeats_nothing(fighting: Arena) -> None:
 
 def test_p05_a_crash_repeats_a_handful(fighting: Arena) -> None:
     for worker in [*fighting.workers, *fighting.workers]:
-        fighting.kill(worker)
         fighting.catch_up()
+        fighting.kill(worker)
     report = fighting.settle()
     check(report, repeated=5 * 6)
     assert report.faults == {"SIGKILL": 6}
@@ -64,8 +64,8 @@ def test_p05_a_crash_repeats_a_handful(fighting: Arena) -> None:
 
 def test_p05_a_freeze_beyond_the_session_repeats_a_handful(fighting: Arena) -> None:
     for worker in fighting.workers[:2]:
-        fighting.freeze(worker, 15)
         fighting.catch_up()
+        fighting.freeze(worker, 15)
     report = fighting.settle()
     check(report, repeated=10 * 2)
     assert report.faults == {"SIGSTOP": 2}

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.middleware import AthomicMiddleware
-from fastapi_athomic.partitions import PartitionState
+from fastapi_athomic.partitions import PartitionState, WorkDone
 from fastapi_athomic.strategies import ConsumptionStrategy
 from tests.unit.test_kafka_prefetch import START, Fetched, batch
 
@@ -112,7 +112,7 @@ def strategy_of(athomic: Athomic) -> ConsumptionStrategy:
 
 async def calls_per_message(athomic: Athomic) -> float:
     strategy = strategy_of(athomic)
-    state = PartitionState(TopicPartition("t", 0), 0, low_mark=0, has_room=lambda: None)
+    state = PartitionState(TopicPartition("t", 0), 0, low_mark=0, has_room=lambda: None, work_done=WorkDone())
     for start in (0, COUNT):  # the first time builds what is kept
         with Calls() as calls:
             strategy.accept(state, state.receive(list(messages(start))))

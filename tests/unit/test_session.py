@@ -19,6 +19,9 @@ from fastapi_athomic.session import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
 from fastapi_athomic.transports.memory import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 
+ANSWER = SOON
+"""Seconds that a commit takes."""
+
 
 @pytest.mark.parametrize("ordering", ["partition", "key"])
 async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
@@ -62,8 +65,8 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
 @pytest.mark.parametrize(
     ("load", "interval", "count", "first", "then"),
     [
-        (0.5, 4 * COMMIT_PAUSE, 1_000, [SOON], [COMMIT_PAUSE] * 4),
-        (0.5, 4 * COMMIT_PAUSE, 1, [SOON], [COMMIT_PAUSE]),
+        (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE - ANSWER, *[2 * SOON] * 7, SOON]),
+        (0.5, 20 * SOON, 1, [], [COMMIT_PAUSE - ANSWER]),
         (0.5, 0.0, 1_000, [SOON], [SOON]),
         (0.9, COMMIT_PAUSE, 1, [COMMIT_PAUSE * PAUSE_WHILE_BUSY], [COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
         (0.9, 0.0, 1, [SOON * PAUSE_WHILE_BUSY], [SOON * PAUSE_WHILE_BUSY]),
@@ -79,6 +82,7 @@ async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handler
     async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
         before.append(slept.copy())
         slept.clear()
+        clock[0] += ANSWER
         await commit(consumer, offsets, timeout)
 
     async def sleep(seconds: float) -> None:
@@ -105,3 +109,38 @@ async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handler
             await athomic.drain()
     assert before[0] == pytest.approx(first)
     assert before[1] == pytest.approx(then)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ordering": "key"}, {"ordering": "none"}, {"batch_size": 2, "batch_linger_ms": 1}]
+)
+async def test_p5_a_commit_comes_when_something_is_done(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not some time after it was received: nobody but the handler knows how long that takes."""
+    record, gate, commit = Record(), Gate(), MemoryConsumer.commit
+
+    async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
+        await commit(consumer, offsets, timeout)
+        record.note("committed")
+
+    async def handle(number: int) -> None:
+        record.note("begun")
+        await gate.wait()
+
+    async def handle_batch(numbers: list[int]) -> None:
+        await handle(numbers[0])
+
+    handler: Any = handle_batch if "batch_size" in options else handle
+    subscribe_to("t", group_id="g", handler_id="h", **options)(handler)
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, commit_count=1)
+    monkeypatch.setattr(MemoryConsumer, "commit", noted)
+    async with running(new_app(settings, handler)) as athomic:
+        monkeypatch.setattr("fastapi_athomic.session.POLL_SECONDS", 3600.0)  # a poll looks at what is done, too
+        await athomic.publish("t", 0)
+        await record.count(1)
+        gate.set()
+        assert await record.count(2) == ["begun", "committed"]
+        monkeypatch.undo()
+        await athomic.publish("t", 1)  # ends the last poll, which is a long one
+        await record.count(3)
