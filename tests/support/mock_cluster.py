@@ -45,7 +45,10 @@ def _librdkafka() -> ctypes.CDLL:
     places = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # of Linux, of macOS
     found = [path for place in places for path in place.glob("librdkafka*")]
     if not found:
-        raise RuntimeError(f"confluent-kafka has no librdkafka of its own in {' or '.join(map(str, places))}")
+        raise RuntimeError(
+            f"confluent-kafka has no librdkafka of its own in {' or '.join(place.name for place in places)}: install "
+            "it from a wheel (pip install --only-binary :all: confluent-kafka)"
+        )
     library = ctypes.CDLL(str(found[0]))
     for name in ("rd_kafka_conf_new", "rd_kafka_new", "rd_kafka_mock_cluster_new"):
         getattr(library, name).restype = ctypes.c_void_p
