@@ -318,11 +318,11 @@ class ConsumerSession:
     # --- commits
 
     async def _commit_regularly(self) -> None:
-        last = 0.0  # when a commit was begun, on the monotonic clock
+        sent = answered = 0.0  # when the last one was, on the monotonic clock
         while True:
             await self._work_seen.wait()
-            await self._commit_due(last)
-            last = monotonic()
+            await self._commit_due(sent, answered)
+            sent = monotonic()
             try:
                 await self._commit(list(self._states.values()), self._settings.request_timeout)
             except CommitFailedError as error:
@@ -331,23 +331,24 @@ class ConsumerSession:
             except TransportError as error:
                 logger.warning("%s: commit failed, it will be tried again: %s", self._parts.name, error)
                 await asyncio.sleep(POLL_SECONDS)
+            answered = monotonic()
             if all(state.tracker.settled for state in self._states.values()):
                 self._work_seen.clear()
 
-    async def _commit_due(self, last: float) -> None:
-        """Returns when something is done and `commit_interval` has passed since the last commit.
+    async def _commit_due(self, sent: float, answered: float) -> None:
+        """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
-        Sooner when `commit_count` messages are done, later in a busy thread.
+        Sooner when `commit_count` messages are done, later in a busy thread. Never at once after the last one.
         """
         interval = max(self._settings.commit_interval, SOON)
         if self._load.share() > BUSY:
             await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
             return
-        if (pause := last + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
+        if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
         if not self._done_since_commit:
             await self._work_done.wait(interval)
-        end, step = max(last + interval, monotonic() + SOON), min(max(interval / 10, SOON), COMMIT_PAUSE)
+        end, step = max(sent + interval, monotonic() + SOON), min(max(interval / 10, SOON), COMMIT_PAUSE)
         while (left := end - monotonic()) > 0:
             if self._done_since_commit >= self._settings.commit_count:
                 return
