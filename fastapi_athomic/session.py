@@ -347,7 +347,7 @@ class ConsumerSession:
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
         if not self._done_since_commit:
-            await self._work_done.wait(interval)
+            await self._work_done.wait(min(interval, POLL_SECONDS))
         end, step = max(sent + interval, monotonic() + SOON), min(max(interval / 10, SOON), COMMIT_PAUSE)
         while (left := end - monotonic()) > 0:
             if self._done_since_commit >= self._settings.commit_count:
