@@ -238,7 +238,8 @@ class ConsumerService:
         blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
         warning = self._session.warning if self._session is not None else None
         sequence = self._gauge.reasons() if self._gauge is not None else []
-        return [*blocked, *([warning] if warning else []), *sequence, *self._blocking()]
+        troubles = self._session.troubles() if self._session is not None else []
+        return [*blocked, *([warning] if warning else []), *troubles, *sequence, *self._blocking()]
 
     def note_blocking(self, seconds: float) -> None:
         """The handler kept the event loop from turning for so long, until now."""

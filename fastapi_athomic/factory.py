@@ -284,6 +284,7 @@ class ConsumerFactory:
         settings = self._settings
         config = ConsumerConfig(
             group_id=subscription.group_id,
+            handler_id=subscription.handler_id,
             client_id=settings.client_id,
             topics=tuple(topics),
             pattern=dlq_handler.returns.pattern(subscription.pattern) if subscription.pattern else None,

@@ -444,6 +444,10 @@ class ConsumerSession:
     def states(self) -> dict[TopicPartition, PartitionState]:
         return self._states
 
+    def troubles(self) -> list[str]:
+        """What somebody should look at though consumption goes on."""
+        return list(self._connected.troubles()) if self._connected is not None else []
+
     @property
     def client(self) -> TransportConsumer:
         """There is one as soon as there are partitions."""

@@ -35,6 +35,7 @@ class ConsumerConfig:
     auto_offset_reset: OffsetReset = "earliest"
     drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout covers it
     group_instance_id: str | None = None  # static membership (KIP-345)
+    handler_id: str = ""  # whose consumer it is; the members of one app are told apart by it
     max_poll_messages: int = 125  # at most this many messages from one `fetch`
 
 
@@ -92,6 +93,10 @@ class TransportConsumer(Protocol):
 
     def end_offset(self, partition: TopicPartition) -> int | None:
         """The partition's end (the offset of the next message to come) as last heard, if known. Asks nobody."""
+        ...
+
+    def troubles(self) -> Sequence[str]:
+        """What somebody should look at though consumption goes on, a sentence each. Asks nobody."""
         ...
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:

@@ -60,6 +60,7 @@ class KafkaTransport:
         self._connection = connection_options(settings)
         self._producer = KafkaProducer(settings, self._connection)
         self._admin: AIOKafkaClient | None = None
+        self._twins: set[str] = set()  # ids of static members that other processes have, too
 
     @property
     def producer(self) -> KafkaProducer:
@@ -80,6 +81,7 @@ class KafkaTransport:
 
     async def stop(self, timeout: float) -> None:
         admin, self._admin = self._admin, None
+        self._twins.clear()
         closing = [self._producer.stop(timeout)]
         if admin is not None:
             closing.append(close_client(admin, timeout))
@@ -99,7 +101,7 @@ class KafkaTransport:
         return KafkaReader(self._running(), self._settings.kafka.max_partition_fetch_bytes)
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
-        return KafkaConsumer(config, listener, self._settings, self._connection)
+        return KafkaConsumer(config, listener, self._settings, self._connection, self._twins)
 
     async def partition_counts(self, topics: Collection[str], timeout: float) -> dict[str, int]:
         if not topics:

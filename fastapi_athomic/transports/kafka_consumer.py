@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import blake2s
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +22,7 @@ from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import CommittedOffset, ConsumerConfig, RebalanceListener
 from .kafka_connection import close_client, milliseconds, open_client, translate, within
+from .kafka_membership import StaticMembership, group_instance_id, twin_of
 from .kafka_prefetch import EagerFetcher, Prefetched
 from .kafka_records import decode_record
 
@@ -50,7 +48,7 @@ Records = Mapping[KafkaPartition, list[RawMessage]]
 
 
 def consumer_options(
-    settings: AthomicSettings, config: ConsumerConfig, connection: Mapping[str, Any]
+    settings: AthomicSettings, config: ConsumerConfig, connection: Mapping[str, Any], instance_id: str | None
 ) -> dict[str, Any]:
     """The arguments of `AIOKafkaConsumer`."""
     kafka = settings.kafka
@@ -59,7 +57,7 @@ def consumer_options(
         **connection,
         "client_id": config.client_id,
         "group_id": config.group_id,
-        "group_instance_id": group_instance_id(settings, config),
+        "group_instance_id": instance_id,
         "auto_offset_reset": config.auto_offset_reset,
         "enable_auto_commit": False,
         "isolation_level": "read_committed",
@@ -77,20 +75,6 @@ def consumer_options(
         # each topic is spread over all members, also small ones (retry and redrive topics stand beside each source)
         "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
     }
-
-
-def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str | None:
-    """The static member id (KIP-345).
-
-    The one of the config as it is, or the template of the settings with a suffix per consumer.
-    """
-    template = settings.kafka.group_instance_id
-    if config.group_instance_id is not None or template is None:
-        return config.group_instance_id
-    subscribed = (config.pattern.pattern,) if config.pattern else config.topics
-    suffix = blake2s("\0".join((config.group_id, *subscribed)).encode(), digest_size=4).hexdigest()
-    name = template.replace("{pid}", str(os.getpid())).replace("{hostname}", socket.gethostname())
-    return f"{name}-{suffix}"
 
 
 class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka is not typed
@@ -115,9 +99,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
     All use of its private parts is here; written for 0.14.
     """
 
-    def __init__(self, on_arrival: Callable[[], None], **options: Any) -> None:
+    def __init__(self, on_arrival: Callable[[], None], on_twin: Callable[[str], None], **options: Any) -> None:
         super().__init__(**options)
         self._on_arrival = on_arrival
+        self._on_twin = on_twin
         self._subscription = _SubscriptionState(loop=self._loop)
 
     async def start(self) -> None:
@@ -125,6 +110,8 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         fetcher = self._fetcher  # nothing is subscribed to yet, so nothing has been fetched
         fetcher.__class__ = EagerFetcher
         fetcher._records = Prefetched(self._on_arrival)
+        self._coordinator.__class__ = StaticMembership
+        self._coordinator.on_twin = self._on_twin
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
         """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
@@ -186,11 +173,14 @@ class KafkaConsumer:
         listener: RebalanceListener,
         settings: AthomicSettings,
         connection: Mapping[str, Any],
+        twins: set[str],
     ) -> None:
         self._config = config
         self._listener = listener
         self._settings = settings
         self._connection = connection
+        self._twins = twins  # ids of static members that other processes have, too; shared by an app's consumers
+        self._instance_id = group_instance_id(settings, config)
         self._member: GroupMember | None = None
         self._owned: frozenset[TopicPartition] = frozenset()
         self._fetchable: dict[TopicPartition, KafkaPartition] = {}  # owned, and `on_assigned` has returned
@@ -200,8 +190,9 @@ class KafkaConsumer:
     async def start(self) -> None:
         if self._member is not None:
             raise TransportError(f"{self._name} has been started already")
-        options = consumer_options(self._settings, self._config, self._connection)
-        member = GroupMember(self._listener.on_arrival, **options)
+        instance_id = None if self._instance_id in self._twins else self._instance_id
+        options = consumer_options(self._settings, self._config, self._connection, instance_id)
+        member = GroupMember(self._listener.on_arrival, self._twins.add, **options)
         await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
         # only now: a consumer that knows its topics waits in `start` until the whole group has rebalanced
         if self._config.pattern is not None:
@@ -372,6 +363,9 @@ class KafkaConsumer:
     def end_offset(self, partition: TopicPartition) -> int | None:
         state = self._member.state_of(partition) if self._member is not None else None
         return state.highwater if state is not None else None
+
+    def troubles(self) -> Sequence[str]:
+        return [twin_of(self._instance_id)] if self._instance_id in self._twins else []
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:
         member, place = self._running(), KafkaPartition(*partition)

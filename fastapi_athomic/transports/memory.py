@@ -284,6 +284,9 @@ class MemoryConsumer:
         log = self._broker.log(partition)
         return log.end if log is not None else None
 
+    def troubles(self) -> Sequence[str]:
+        return ()
+
     async def seek(self, partition: TopicPartition, offset: int) -> None:
         log = self._broker.log(partition)
         if log is None or partition not in self._positions:

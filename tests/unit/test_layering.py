@@ -18,7 +18,12 @@ LAYERS = [
     ["headers", "offsets", "decorators", "transports.memory_broker", "stores.base", "parking"],
     ["redelivery", "sequences", "stores.memory", "stores.redis"],
     ["partitions", "dlq", "discovery", "transports.memory"],
-    ["transports.kafka_connection", "transports.kafka_prefetch", "transports.kafka_records"],
+    [
+        "transports.kafka_connection",
+        "transports.kafka_prefetch",
+        "transports.kafka_records",
+        "transports.kafka_membership",
+    ],
     ["transports.kafka_consumer", "transports.kafka_producer", "transports.kafka_reader"],
     ["transports.kafka"],
     ["processors", "publisher", "dead_letters"],
