@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IncompatibleBrokerVersion, NoError, NotControllerError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
 from aiokafka.protocol.metadata import MetadataRequest
@@ -16,6 +15,7 @@ from ..exceptions import TransportClosedError, TransportError
 from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import ConsumerConfig, RebalanceListener
+from .kafka_client import KafkaClient
 from .kafka_connection import close_client, connection_options, milliseconds, open_client, within
 from .kafka_consumer import KafkaConsumer
 from .kafka_producer import KafkaProducer
@@ -59,7 +59,7 @@ class KafkaTransport:
         self._settings = settings
         self._connection = connection_options(settings)
         self._producer = KafkaProducer(settings, self._connection)
-        self._admin: AIOKafkaClient | None = None
+        self._admin: KafkaClient | None = None
         self._twins: set[str] = set()  # ids of static members that other processes have, too
 
     @property
@@ -70,7 +70,7 @@ class KafkaTransport:
         if self._admin is not None:
             return
         end = monotonic() + timeout
-        admin = AIOKafkaClient(**self._connection)
+        admin = KafkaClient(**self._connection)
         await open_client(admin, timeout, f"connecting to {self.address}")
         try:
             await self._producer.start(end - monotonic())
@@ -92,10 +92,12 @@ class KafkaTransport:
         await within(self._ask_any(no_topics), timeout, f"asking {self.address} for a sign of life")
 
     async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
-        return await within(self._reader().bounds(topic), timeout, f"asking for the offsets of {topic}")
+        asking = self._running().find_and(lambda: self._reader().bounds(topic))
+        return await within(asking, timeout, f"asking for the offsets of {topic}")
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
-        return await within(self._reader().read(partition, offset), timeout, f"reading {partition}")
+        reading = self._running().find_and(lambda: self._reader().read(partition, offset))
+        return await within(reading, timeout, f"reading {partition}")
 
     def _reader(self) -> KafkaReader:
         return KafkaReader(self._running(), self._settings.kafka.max_partition_fetch_bytes)
@@ -150,21 +152,24 @@ class KafkaTransport:
 
     async def _ask_any(self, request: Any) -> Any:
         client = self._running()
-        return await client.send(client.get_random_node(), request)
+        return await client.find_and(lambda: client.send(client.get_random_node(), request))
 
     async def _ask_controller(self, request: Any) -> Any:
         """A controller that has just moved is looked for again."""
         client = self._running()
         while True:
-            controller = client.cluster.controller
-            node = controller.nodeId if controller is not None else client.get_random_node()
-            response = await client.send(node, request)
+            response = await client.find_and(lambda: client.send(_controller(client), request))
             if NotControllerError not in (for_code(code) for _, code, *_ in response.topic_errors):
                 return response
             await asyncio.sleep(CONTROLLER_PAUSE)
             await client.force_metadata_update()
 
-    def _running(self) -> AIOKafkaClient:
+    def _running(self) -> KafkaClient:
         if self._admin is None:
             raise TransportClosedError("the transport is not started")
         return self._admin
+
+
+def _controller(client: KafkaClient) -> Any:
+    controller = client.cluster.controller
+    return controller.nodeId if controller is not None else client.get_random_node()

@@ -6,15 +6,13 @@ How to connect, deadlines, errors, and how to be rid of a client that hangs.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from aiokafka import codec, errors
+from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 
@@ -27,6 +25,7 @@ from ..exceptions import (
     TransportError,
 )
 from ..settings import AthomicSettings, KafkaSettings
+from .kafka_tls import RenewedContext
 
 T = TypeVar("T")
 
@@ -62,10 +61,9 @@ def connection_options(settings: AthomicSettings) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
     }
     if kafka.security_protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(kafka)
+        options["ssl_context"] = RenewedContext(kafka)
     if kafka.security_protocol.startswith("SASL"):
         options |= _sasl_options(kafka)
-    _check_compression(kafka)
     return options
 
 
@@ -80,41 +78,6 @@ def _sasl_options(kafka: KafkaSettings) -> dict[str, Any]:
         "sasl_plain_username": kafka.sasl_username,
         "sasl_plain_password": password,
     }
-
-
-def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-        path = getattr(kafka, name)
-        if path is not None and not Path(path).is_file():
-            raise ConfigurationError(f"kafka.{name}: there is no file {path}")
-    if kafka.ssl_keyfile is not None and kafka.ssl_certfile is None:
-        raise ConfigurationError("kafka.ssl_keyfile needs kafka.ssl_certfile")
-    try:
-        context = ssl.create_default_context(cafile=kafka.ssl_cafile)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigurationError(f"kafka.ssl_cafile: {kafka.ssl_cafile} cannot be loaded ({_reason(error)})") from None
-    if kafka.ssl_certfile is not None:
-        # without a password OpenSSL would ask for one on the terminal, and the app would hang
-        password = kafka.ssl_password.get_secret_value() if kafka.ssl_password else ""
-        try:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)
-        except (ssl.SSLError, OSError, ValueError) as error:
-            reason = "certificate, key and password must fit together"
-            raise ConfigurationError(
-                f"kafka.ssl_certfile: {kafka.ssl_certfile} cannot be loaded ({_reason(error)}): {reason}"
-            ) from None
-    context.check_hostname = kafka.ssl_check_hostname
-    return context
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "reason", None) or type(error).__name__
-
-
-def _check_compression(kafka: KafkaSettings) -> None:
-    name = kafka.compression_type
-    if name != "none" and not getattr(codec, f"has_{name}")():
-        raise ConfigurationError(f"kafka.compression_type {name} needs the package cramjam (aiokafka[{name}])")
 
 
 # --- errors

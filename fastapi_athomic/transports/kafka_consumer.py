@@ -21,6 +21,7 @@ from ..exceptions import TransportClosedError, TransportError
 from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import CommittedOffset, ConsumerConfig, RebalanceListener
+from .kafka_client import KafkaClient
 from .kafka_connection import close_client, milliseconds, open_client, translate, within
 from .kafka_membership import StaticMembership, group_instance_id, twin_of
 from .kafka_prefetch import EagerFetcher, Prefetched
@@ -101,6 +102,7 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
 
     def __init__(self, on_arrival: Callable[[], None], on_twin: Callable[[str], None], **options: Any) -> None:
         super().__init__(**options)
+        self._client.__class__ = KafkaClient
         self._on_arrival = on_arrival
         self._on_twin = on_twin
         self._subscription = _SubscriptionState(loop=self._loop)

@@ -47,6 +47,7 @@ class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is n
     """
 
     on_twin: Callable[[str], None]
+    _group_instance_id: str | None
     _former_member_id = ""
 
     def reset_generation(self) -> None:

@@ -17,6 +17,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from ..exceptions import MessageTooLargeError, TopicNotFoundError, TransportClosedError, TransportError
 from ..messages import OutgoingMessage, PublishedMessage, TopicPartition
 from ..settings import AthomicSettings
+from .kafka_client import KafkaClient
 from .kafka_connection import close_client, milliseconds, open_client, retrieve, translate, within
 from .kafka_records import encode_record
 
@@ -170,6 +171,7 @@ class KafkaProducer:
             client = self._clients.get(name)
             if client is None:
                 client = AIOKafkaProducer(**self._options())
+                client.client.__class__ = KafkaClient
                 await open_client(client, max(0.0, timeout), "connecting the producer")
                 self._clients[name] = client
             return client

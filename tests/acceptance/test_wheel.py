@@ -12,7 +12,7 @@ import pytest
 import fastapi_athomic
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("confluent_kafka", "cryptography", "opentelemetry.sdk", "redis", "uvicorn", "zstandard")
+EXTRAS = ("confluent_kafka", "cryptography", "opentelemetry.sdk", "redis", "uvicorn")
 
 
 @pytest.fixture(scope="module")

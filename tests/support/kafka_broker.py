@@ -59,21 +59,31 @@ class ExternalKafka:
 
 
 class KafkaBroker:
-    """One node of Apache Kafka (KRaft). It may be killed and started again, on the same port and data."""
+    """One node of Apache Kafka (KRaft). It may be killed and started again, with the same data."""
 
     def __init__(self, directory: Path, *, heap: str = "400m") -> None:
-        self._port, controller = free_port(), free_port()
-        self.bootstrap = f"127.0.0.1:{self._port}"
+        self._controller = free_port()
         self.description = f"Apache Kafka {VERSION}, started by the tests"
+        self.data = directory / "data"
         directory.mkdir(parents=True)
-        properties = directory / "server.properties"
-        properties.write_text(PROPERTIES.format(port=self._port, controller=controller, data=directory / "data"))
+        self._properties = directory / "server.properties"
+        self.move()
         java = [_java(), f"-Xmx{heap}", "-XX:+UseSerialGC", "-cp", f"{jars()}/*"]
-        _format(java, properties)
-        self.process = Process([*java, "kafka.Kafka", str(properties)], directory / "server.log")
+        _format(java, self._properties)
+        self.process = Process([*java, "kafka.Kafka", str(self._properties)], directory / "server.log")
+
+    def move(self) -> None:
+        """From its next start on it has another address."""
+        self.port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self._properties.write_text(PROPERTIES.format(port=self.port, controller=self._controller, data=self.data))
 
     def start(self) -> None:
         self.process.start()
+        self.wait()
+
+    def wait(self) -> None:
+        """Returns when it answers."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         self.process.wait_until(lambda: admin.list_topics(timeout=2), START_SECONDS)
 

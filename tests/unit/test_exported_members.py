@@ -9,14 +9,13 @@ import fastapi_athomic
 HEAVY = (
     "aiokafka",
     "confluent_kafka",
+    "cramjam",
     "cryptography",
-    "lz4",
     "openlineage",
     "opentelemetry.sdk",
     "prometheus_client",
     "redis",
     "uvicorn",
-    "zstandard",
 )
 
 

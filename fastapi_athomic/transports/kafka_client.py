@@ -1,0 +1,117 @@
+"""aiokafka's client, which all others of its parts send through, with what it lacks.
+
+All use of its private parts is here; written for 0.14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, TypeVar
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
+from aiokafka.errors import KafkaError, NodeNotReadyError
+from aiokafka.protocol.metadata import MetadataRequest
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 10.0
+"""Seconds in which a broker has to connect and say where the others are; Java's limit for connecting, too (KIP-601)."""
+REBOOTSTRAP_PAUSE = 1.0
+"""Seconds between two looks at the bootstrap servers, while nobody answers."""
+FIND_SECONDS, FIND_PAUSE = 2 * REBOOTSTRAP_PAUSE, 0.1
+"""How long, and in which steps, a request is tried again whose broker has to be found first."""
+
+
+class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not typed
+    """Finds brokers again that have come back under other addresses (KIP-899).
+
+    aiokafka asks only the brokers that it knows. When none of them answers, the bootstrap servers are asked again, by
+    their names.
+    """
+
+    _rebootstrapped_at = float("-inf")  # on the monotonic clock
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        """Never raises: the one task that does this would be gone for good."""
+        try:
+            if await self._ask_known(cluster_metadata, topics):
+                return True
+            return await self._ask_bootstrap(cluster_metadata, topics)
+        except Exception:
+            logger.exception("the metadata of the cluster could not be read, it will be tried again")
+            return False
+
+    async def _ask_known(self, cluster_metadata: Any, topics: Any) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return bool(await super()._metadata_update(cluster_metadata, topics))
+        except TimeoutError:
+            return False
+
+    async def _ask_bootstrap(self, cluster_metadata: Any, topics: Any) -> bool:
+        if monotonic() < self._rebootstrapped_at + REBOOTSTRAP_PAUSE:
+            return False
+        self._rebootstrapped_at = monotonic()
+        for host, port, _ in self.hosts:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    metadata = await self._ask_once(host, port, MetadataRequest(list(topics) if topics else None))
+            except (OSError, KafkaError, TimeoutError) as error:
+                logger.info("bootstrap server %s:%s does not answer: %s", host, port, error or type(error).__name__)
+                continue
+            if metadata.brokers:
+                cluster_metadata.update_metadata(metadata)
+                self._close_moved()
+                return True
+        return False
+
+    async def _ask_once(self, host: str, port: int, request: Any) -> Any:
+        connection = await create_conn(
+            host,
+            port,
+            client_id=self._client_id,
+            request_timeout_ms=self._request_timeout_ms,
+            ssl_context=self._ssl_context,
+            security_protocol=self._security_protocol,
+            sasl_mechanism=self._sasl_mechanism,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_kerberos_service_name=self._sasl_kerberos_service_name,
+            sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
+            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+        )
+        try:
+            return await connection.send(request)
+        finally:
+            connection.close()
+
+    def _close_moved(self) -> None:
+        """Connections to where a broker is no more, though nobody has said so: an address that just went silent."""
+        for (node, group), connection in list(self._conns.items()):
+            broker = self.cluster.broker_metadata(node)
+            if broker is None or not _leads_to(connection, broker):
+                del self._conns[node, group]
+                connection.close(reason=CloseReason.OUT_OF_SYNC)
+
+    async def find_and(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What fails as a broker is not where it was, or leads no more, is done again when it has been found."""
+        end = monotonic() + FIND_SECONDS
+        while True:
+            try:
+                return await work()
+            except KafkaError as error:
+                moved = isinstance(error, NodeNotReadyError) or error.invalid_metadata
+                if not moved or monotonic() > end:
+                    raise
+            if not await self.force_metadata_update():
+                await asyncio.sleep(FIND_PAUSE)
+
+
+def _leads_to(connection: AIOKafkaConnection, broker: Any) -> bool:
+    return bool((connection.host, connection.port) == (broker.host, broker.port))
