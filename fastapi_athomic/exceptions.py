@@ -17,6 +17,7 @@ AthomicError
 ├── StateStoreError               what ordered consumption remembers could not be read or written
 ├── SequenceGapError              a message waited too long for a number that is missing before it
 ├── WorkerDiedError               no message is to blame: the consumer is rebuilt
+├── ThreadStartError              a sync handler has no thread, and the system gives none
 ├── BatchItemError                raised by a batch handler: one item is to blame
 └── HandlerTimeoutError           a handler ran longer than its timeout
 """
@@ -111,6 +112,10 @@ class SequenceGapError(AthomicError):
 
 class WorkerDiedError(AthomicError):
     """A worker died of what no message is to blame for."""
+
+
+class ThreadStartError(AthomicError):
+    """No thread could be started for a sync handler or dependency, and none is there."""
 
 
 class HandlerTimeoutError(AthomicError):

@@ -1,0 +1,119 @@
+"""An event loop that does what is ready in any order, on a clock of its own.
+
+All chance comes from one seed. A test that fails says which; `ATHOMIC_TEST_SEED` set to it does the same again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import selectors
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from random import Random, SystemRandom
+from typing import Any, TypeVar
+
+import pytest
+
+SEED_VARIABLE = "ATHOMIC_TEST_SEED"
+STEP = 0.000_5
+"""Seconds that may pass from one look at the clock to the next."""
+
+T = TypeVar("T")
+
+
+def with_seeds(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Runs a test with so many seeds, each new in each run, or with the one of the environment."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @wraps(test)
+        def with_each(*args: Any, **kwargs: Any) -> None:
+            given = os.environ.get(SEED_VARIABLE)
+            for seed in [int(given)] if given else SystemRandom().sample(range(2**32), count):
+                try:
+                    test(*args, **kwargs, random=Random(seed))
+                except BaseException as error:
+                    error.add_note(f"to see it again: {SEED_VARIABLE}={seed}")
+                    raise
+
+        # pytest takes the parameters of the test as fixtures; this one it does not give
+        signature = inspect.signature(test)
+        with_each.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[parameter for name, parameter in signature.parameters.items() if name != "random"]
+        )
+        return with_each
+
+    return decorate
+
+
+class _AnyOrder(deque[Any]):
+    """What is ready. Of its beginning, not always the first comes out."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+
+    def popleft(self) -> Any:
+        place = self._random.randrange(len(self))
+        self.rotate(-place)
+        taken = super().popleft()
+        self.rotate(place)
+        return taken
+
+
+class _Selector(selectors.DefaultSelector):
+    """Does not wait: the clock is put forward instead."""
+
+    def __init__(self, put_forward: Callable[[float], None]) -> None:
+        super().__init__()
+        self._put_forward = put_forward
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise AssertionError("everything waits for something that will never come")
+        if timeout > 0:
+            self._put_forward(timeout)
+        return super().select(0)
+
+
+class ShuffledLoop(asyncio.SelectorEventLoop):
+    """For work that never leaves the process: `memory://`, no threads."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.now = 1_000.0  # the clock's, in seconds
+        super().__init__(_Selector(self._put_forward))
+        self._ready = _AnyOrder(random)
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        """Stands for `time.monotonic` in the code under test: a moment later with each look."""
+        self.now += self._random.random() * STEP
+        return self.now
+
+    def _put_forward(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def run_shuffled(work: Coroutine[Any, Any, T], random: Random) -> T:
+    """`asyncio.run` on a `ShuffledLoop`; the package's modules look at its clock."""
+    with asyncio.Runner(loop_factory=lambda: ShuffledLoop(random)) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, ShuffledLoop)
+        with _clock_of(loop):
+            return runner.run(work)
+
+
+@contextmanager
+def _clock_of(loop: ShuffledLoop) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("fastapi_athomic.") and hasattr(module, "monotonic"):
+                patch.setattr(module, "monotonic", loop.monotonic)
+        yield
