@@ -18,6 +18,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from starlette.requests import HTTPConnection
 
+from .consumer import ConsumerService
 from .dead_letters import DeadLetters
 from .decorators import (
     ConsumerOptions,
@@ -37,7 +38,7 @@ from .lag import BlockingDetector, LoopLag
 from .lifecycle import LifecycleManager
 from .lineage import dataset_namespace
 from .manager import ConsumerManager
-from .messages import PublishedMessage
+from .messages import PublishedMessage, TopicPartition
 from .metrics import Collector, observe_with_opentelemetry, record_durations
 from .middleware import AthomicMiddleware, Identify
 from .payload import PayloadPipeline
@@ -190,6 +191,22 @@ class Athomic:
             yield self._new_run(parts, SameLoop()).dead_letters
         finally:
             await self._transport.stop(self.settings.request_timeout)
+
+    # --- positions
+
+    async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
+        """Lets a handler go on at `offset` of a partition: back, to handle again, or ahead, past what cannot be read.
+
+        To be called in the process that has the partition. What runs may finish before (`drain_timeout`); the offset is
+        committed, so it holds after a restart, too. Messages that are passed over are not handled.
+
+        Raises:
+            ConfigurationError: there is no such handler.
+            PublishError: the app is not running.
+            TransportError: the partition is not assigned here, it has no such offset, or the broker cannot be reached.
+        """
+        run = self._running()
+        await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
 
     # --- looking
 
@@ -399,12 +416,24 @@ class Run:
             raise PublishError(str(error)) from error
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
+        service = self._service(handler_id)
+        parts = (service.subscription, service.dlq_handler, service.counters)
+        return DeadLetters(*parts, self._transport, self._settings, self.home)
+
+    async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
+        service = self._service(handler_id)
+        bounds = (await self._transport.bounds(place.topic, self._settings.request_timeout)).get(place.partition)
+        if bounds is None or not bounds[0] <= offset <= bounds[1]:
+            kept = f"from {bounds[0]} to {bounds[1]}" if bounds is not None else "none, there is no such partition"
+            raise TransportError(f"{place} cannot go on at offset {offset}: its offsets are {kept}")
+        await service.seek(place, offset)
+
+    def _service(self, handler_id: str) -> ConsumerService:
         service = self.manager.consumers.get(handler_id)
         if service is None:
             known = ", ".join(self.manager.consumers) or "none"
             raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
-        parts = (service.subscription, service.dlq_handler, service.counters)
-        return DeadLetters(*parts, self._transport, self._settings, self.home)
+        return service
 
     async def is_drained(self) -> bool:
         """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""

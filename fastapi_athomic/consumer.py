@@ -12,7 +12,7 @@ from time import monotonic
 from .counters import Counters
 from .decorators import Subscription
 from .dlq import DLQHandler
-from .exceptions import AthomicError
+from .exceptions import AthomicError, TransportError
 from .headers import HeadersOrchestrator
 from .lineage import JobRun
 from .messages import TopicPartition
@@ -134,6 +134,12 @@ class ConsumerService:
         self.paused = False
         if self._session is not None:
             self._session.resume()
+
+    async def seek(self, place: TopicPartition, offset: int) -> None:
+        """Goes on at `offset` of a partition that is assigned here. Raises `TransportError`."""
+        if self._session is None or not self.ready:
+            raise TransportError(f"{self.name} has no partitions at the moment ({self.state})")
+        await self._session.seek(place, offset)
 
     def _become(self, state: ServiceState) -> None:
         if state is self.state:

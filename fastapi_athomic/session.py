@@ -205,7 +205,8 @@ class ConsumerSession:
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
         settled = self.joined.is_set() and (self._states or not self.client.assignment())
-        if fetched or (settled and not any(map(self._lags, wanted))):
+        held = self.client.held()
+        if fetched or (settled and not any(self._lags(place) for place in wanted if place not in held)):
             self.progress_at = monotonic()
 
     def _lags(self, topic_partition: TopicPartition) -> bool:
@@ -362,7 +363,7 @@ class ConsumerSession:
         async with self._commit_lock:
             due = {}
             for state in states:
-                if (offset := state.tracker.due()) is not None:
+                if not state.revoked and (offset := state.tracker.due()) is not None:
                     due[state] = offset
             self._done_at_commit = self._counters.done
             if not due:
@@ -371,6 +372,38 @@ class ConsumerSession:
             self._counters.commits += 1
             for state, offset in due.items():
                 state.tracker.committed_as(offset)
+
+    # --- seeking
+
+    async def seek(self, place: TopicPartition, offset: int) -> None:
+        """Goes on at `offset`, and commits that; what runs may finish before, for up to `drain_timeout` seconds.
+
+        Raises `TransportError` when the partition is not assigned here, or the commit failed; all is as it was then.
+        """
+        state = self._states.get(place)
+        if state is None:
+            ours = ", ".join(map(str, sorted(self._states))) or "none"
+            raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
+        state.open = False
+        try:
+            await self._drain([state], self._settings.drain_timeout)
+            async with self._commit_lock:
+                await self._go_to(state, offset)
+        finally:
+            self._reopen(state)
+        self._parts.forget([place])
+        self._call.set()
+        logger.warning("%s: %s goes on at offset %d, as asked for", self._parts.name, place, offset)
+
+    async def _go_to(self, state: PartitionState, offset: int) -> None:
+        place = state.topic_partition
+        await self.client.commit({place: CommittedOffset(offset)}, self._settings.request_timeout)
+        if self._states.get(place) is not state:
+            raise TransportError(f"{place} was taken from this process meanwhile")
+        self._fence([state])
+        await self.client.seek(place, offset)
+        fresh = self._states[place] = self._new_state(place, offset)
+        self._reopen(fresh)
 
     # --- closing
 
@@ -446,7 +479,10 @@ class ConsumerSession:
 
     def troubles(self) -> list[str]:
         """What somebody should look at though consumption goes on."""
-        return list(self._connected.troubles()) if self._connected is not None else []
+        if self._connected is None:
+            return []
+        held = [f"{partition} {reason}" for partition, reason in self._connected.held().items()]
+        return [*held, *self._connected.troubles()]
 
     @property
     def client(self) -> TransportConsumer:

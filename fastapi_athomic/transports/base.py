@@ -95,6 +95,10 @@ class TransportConsumer(Protocol):
         """The partition's end (the offset of the next message to come) as last heard, if known. Asks nobody."""
         ...
 
+    def held(self) -> Mapping[TopicPartition, str]:
+        """Assigned partitions whose next message cannot be read, and why; the others go on. Asks nobody."""
+        ...
+
     def troubles(self) -> Sequence[str]:
         """What somebody should look at though consumption goes on, a sentence each. Asks nobody."""
         ...

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
 from aiokafka.errors import KafkaError, NodeNotReadyError
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,14 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     their names.
     """
 
+    on_fetched: Callable[[Any], None] | None = None  # told each answer to a fetch
     _rebootstrapped_at = float("-inf")  # on the monotonic clock
+
+    async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
+        response = await super().send(node_id, request, **options)
+        if self.on_fetched is not None and isinstance(request, FetchRequest):
+            self.on_fetched(response)
+        return response
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         """Never raises: the one task that does this would be gone for good."""

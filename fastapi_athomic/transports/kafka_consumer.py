@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError, for_code
+from aiokafka.errors import ConsumerStoppedError, KafkaError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
 from ..exceptions import TransportClosedError, TransportError
@@ -24,8 +25,9 @@ from .base import CommittedOffset, ConsumerConfig, RebalanceListener
 from .kafka_client import KafkaClient
 from .kafka_connection import close_client, milliseconds, open_client, translate, within
 from .kafka_membership import StaticMembership, group_instance_id, twin_of
-from .kafka_prefetch import EagerFetcher, Prefetched
-from .kafka_records import decode_record
+from .kafka_prefetch import EagerFetcher, OnUnreadable, Prefetched, WrongOffsetsError
+from .kafka_records import decode_batch
+from .kafka_unreadable import UnreadablePartitions
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,11 @@ METADATA_MAX_AGE_FOR_PATTERN = 5.0
 """The same for new topics that match a pattern."""
 FETCH_GRACE = 0.05
 """aiokafka's `getmany` keeps its own timeout, except while a rebalance runs: then it waits for its end."""
-REFETCH_SECONDS = 1.0
-"""How long to wait for records of one partition that are known to be there, when looking for an unreadable one."""
 
 BEGINNING, END = -2, -1
 READ_COMMITTED = 1
+HIGHWATER_IN_FETCH, ABORTED_IN_FETCH_4, ABORTED_IN_FETCH_11 = 0, -2, -3
+"""Where the answer to a fetch names the end and the aborted transactions, by version of the request."""
 NOBODY = KafkaPartition("", -1)
 """Asked for when no partition is wanted: without arguments `getmany` takes from all of them."""
 
@@ -94,26 +96,36 @@ class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka i
             self._last_fetch_ended = monotonic()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberHooks:
+    """What a group member tells of."""
+
+    on_arrival: Callable[[], None]
+    on_twin: Callable[[str], None]
+    on_unreadable: OnUnreadable
+
+
 class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
     """aiokafka's consumer with what its public interface lacks.
 
     All use of its private parts is here; written for 0.14.
     """
 
-    def __init__(self, on_arrival: Callable[[], None], on_twin: Callable[[str], None], **options: Any) -> None:
+    def __init__(self, hooks: MemberHooks, **options: Any) -> None:
         super().__init__(**options)
         self._client.__class__ = KafkaClient
-        self._on_arrival = on_arrival
-        self._on_twin = on_twin
+        self._hooks = hooks
         self._subscription = _SubscriptionState(loop=self._loop)
 
     async def start(self) -> None:
         await super().start()
         fetcher = self._fetcher  # nothing is subscribed to yet, so nothing has been fetched
         fetcher.__class__ = EagerFetcher
-        fetcher._records = Prefetched(self._on_arrival)
+        fetcher._records = Prefetched(self._hooks.on_arrival, self._hooks.on_unreadable)
+        fetcher._empty = {}
+        self._client.on_fetched = fetcher.look_at
         self._coordinator.__class__ = StaticMembership
-        self._coordinator.on_twin = self._on_twin
+        self._coordinator.on_twin = self._hooks.on_twin
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
         """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
@@ -141,15 +153,24 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         state = self.state_of(partition)
         return state.position if state is not None and state.has_valid_position else None
 
-    async def fetch_bytes(self, partition: TopicPartition, offset: int, limit: int) -> bytes:
-        """The record batches at `offset` as the broker sends them."""
+    async def read_otherwise(self, partition: KafkaPartition, offset: int, limit: int) -> None:
+        """Fills the buffer with the batch at `offset`, read by our own parser. Raises whatever is wrong with it."""
         leader = self._client.cluster.leader_for_partition(partition)
         wanted = [(partition.topic, [(partition.partition, offset, limit)])]
         response = await self._client.send(leader, FetchRequest(0, 1, limit, READ_COMMITTED, wanted))
-        ((_, ((_, code, _, *_, batches),)),) = response.topics
+        ((_, ((_, code, *found),)),) = response.topics
         if code:
             raise for_code(code)()
-        return bytes(batches)
+        aborted = found[ABORTED_IN_FETCH_11 if response.API_VERSION >= 11 else ABORTED_IN_FETCH_4] or ()
+        batch = decode_batch(bytes(found[-1]), TopicPartition(*partition), offset, aborted)
+        if not offset < batch.next_offset <= found[HIGHWATER_IN_FETCH]:
+            raise WrongOffsetsError
+        if self.known_position(partition) == offset:
+            self._fetcher.put(partition, batch)
+
+    def refetch(self, partition: KafkaPartition) -> None:
+        """What is buffered of the partition is dropped."""
+        self._fetcher.refetch(partition)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
@@ -188,13 +209,17 @@ class KafkaConsumer:
         self._fetchable: dict[TopicPartition, KafkaPartition] = {}  # owned, and `on_assigned` has returned
         self._served: set[KafkaPartition] = set()  # had a full `fetch` since the others had their turn
         self._rebalances = 0  # counts revocations and assignments
+        self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
 
     async def start(self) -> None:
         if self._member is not None:
             raise TransportError(f"{self._name} has been started already")
         instance_id = None if self._instance_id in self._twins else self._instance_id
         options = consumer_options(self._settings, self._config, self._connection, instance_id)
-        member = GroupMember(self._listener.on_arrival, self._twins.add, **options)
+        hooks = MemberHooks(
+            on_arrival=self._listener.on_arrival, on_twin=self._twins.add, on_unreadable=self._unreadable.note
+        )
+        member = GroupMember(hooks, **options)
         await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
         # only now: a consumer that knows its topics waits in `start` until the whole group has rebalanced
         if self._config.pattern is not None:
@@ -207,6 +232,7 @@ class KafkaConsumer:
         member, self._member = self._member, None
         if member is not None:
             self._owned, self._fetchable = frozenset(), {}
+            self._unreadable.close()
             await close_client(member, timeout)
 
     # --- rebalances
@@ -241,6 +267,7 @@ class KafkaConsumer:
         self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
         member = self._running()
+        self._unreadable.look()
         fetchable = self._fetchable
         wanted = [fetchable[partition] for partition in partitions if partition in fetchable]
         patience = timeout if partitions else 0.0
@@ -256,8 +283,6 @@ class KafkaConsumer:
             raise
         except KafkaError as error:
             raise translate(error, f"fetching for {self._name}") from error
-        except _UnreadableError:
-            return await self._take_carefully(member, wanted)
         if not found:
             return {}
         if rebalances != self._rebalances:
@@ -288,47 +313,30 @@ class KafkaConsumer:
     async def _getmany(
         self, member: GroupMember, partitions: list[KafkaPartition], patience: float, limit: int
     ) -> Records:
-        try:
-            found: Records = await member.getmany(*partitions, timeout_ms=round(patience * 1000), max_records=limit)
-        except CorruptRecordException as error:
-            raise _UnreadableError from error
-        except KafkaError:
-            raise
-        except Exception as error:  # whatever aiokafka's parser comes up with
-            raise _UnreadableError from error
-        return found
+        return await member.getmany(  # type: ignore[no-any-return]
+            *partitions, timeout_ms=round(patience * 1000), max_records=limit
+        )
 
-    async def _take_carefully(
-        self, member: GroupMember, partitions: list[KafkaPartition]
-    ) -> dict[TopicPartition, list[RawMessage]]:
-        """One message of each partition that has any, as one of the next of some partition is unreadable for
-        aiokafka.
-        """
-        found = {}
-        for partition in partitions:
-            state = member.state_of(partition)
-            position = member.known_position(partition)
-            if position is None or state.highwater is None or position >= state.highwater:
-                continue
-            member.seek(partition, position)  # what was prefetched broke, and would give nothing any more
-            try:
-                records = await self._getmany(member, [partition], REFETCH_SECONDS, 1)
-                messages = records.get(partition, [])
-            except _UnreadableError:
-                messages = [await self._read_alone(member, partition, position)]
-            if messages:
-                member.seek(partition, messages[0].offset + 1)
-                found[TopicPartition(*partition)] = messages
-        return found
-
-    async def _read_alone(self, member: GroupMember, partition: KafkaPartition, offset: int) -> RawMessage:
-        limit = self._settings.kafka.max_partition_fetch_bytes
+    async def _read_otherwise(self, partition: KafkaPartition, offset: int) -> bool:
         doing = f"reading the record at offset {offset} of {TopicPartition(*partition)}"
-        batches = await within(member.fetch_bytes(partition, offset, limit), self._settings.request_timeout, doing)
-        message = decode_record(batches, TopicPartition(*partition), offset)
-        if message is None:
-            raise TransportError(f"{doing}: it is damaged")
-        return message
+        limit = self._settings.kafka.max_partition_fetch_bytes
+        try:
+            reading = self._running().read_otherwise(partition, offset, limit)
+            await within(reading, self._settings.request_timeout, doing)
+        except TransportError as error:
+            logger.info("%s: %s", self._name, error)
+            return False
+        return True
+
+    def _refetch(self, partition: KafkaPartition) -> None:
+        if self._member is not None:
+            self._member.refetch(partition)
+
+    def _known_position(self, partition: KafkaPartition) -> int | None:
+        return self._member.known_position(partition) if self._member is not None else None
+
+    def held(self) -> Mapping[TopicPartition, str]:
+        return self._unreadable.reasons
 
     def _give_back(self, member: GroupMember, found: Records) -> None:
         """What was taken while the group moved.
@@ -387,7 +395,3 @@ class KafkaConsumer:
         if self._member is None:
             raise TransportClosedError(f"{self._name} is closed")
         return self._member
-
-
-class _UnreadableError(Exception):
-    """aiokafka cannot read one of the next records."""

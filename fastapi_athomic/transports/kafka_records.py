@@ -10,7 +10,8 @@ Record batch format (magic 2): https://kafka.apache.org/documentation/#recordbat
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from aiokafka import codec
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -22,44 +23,94 @@ _BATCH = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_END = 12  # base offset and length come first; the length counts what follows
 _CRC_END = 21  # the checksum covers all from here
 _MAGIC = 2
-_CODEC_MASK, _APPEND_TIME, _CONTROL = 0x07, 0x08, 0x20
+_CODEC_MASK, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _DECODERS = {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
 
 
-def decode_record(batches: bytes, topic_partition: TopicPartition, offset: int) -> RawMessage | None:
-    """The first record at or after `offset` in what the broker sent; None where there is none, or it is damaged."""
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """A batch whose records have been read; has what `kafka_prefetch` asks of aiokafka's."""
+
+    messages: list[RawMessage]
+    next_offset: int
+    is_control_batch: bool  # nothing for the application is in it
+    producer_id: None = None  # whether it was aborted has been seen to
+
+    def __iter__(self) -> Iterator[RawMessage]:
+        return iter(self.messages)
+
+    def validate_crc(self) -> bool:
+        return True
+
+
+def decode_batch(
+    data: bytes, topic_partition: TopicPartition, offset: int, aborted: Collection[tuple[int, int]] = ()
+) -> DecodedBatch:
+    """The first batch of a fetch from `offset`, up to a record in it that makes no sense.
+
+    Raises whatever a batch comes up with of which nothing can be read. `aborted`: transactions, as the broker names
+    them in its answer: producer id and first offset.
+    """
+    batch = next(_split(memoryview(data)), None)
+    if batch is None:
+        raise ValueError("no batch")
+    if batch.is_control or batch.is_one_of(aborted):
+        return DecodedBatch([], batch.next_offset, is_control_batch=True)
+    messages: list[RawMessage] = []
     try:
-        for message in _records(memoryview(batches), topic_partition):
-            if message.offset >= offset:
-                return message
-    except Exception:  # whatever a damaged batch, or a decompressor on one, comes up with
-        return None
-    return None
+        messages.extend(message for message in batch.records(topic_partition) if message.offset >= offset)
+    except Exception:  # the messages before it have been taken in
+        if not messages:
+            raise
+        return DecodedBatch(messages, messages[-1].offset + 1, is_control_batch=False)
+    return DecodedBatch(messages, batch.next_offset, is_control_batch=False)
 
 
 def decode_records(batches: bytes, topic_partition: TopicPartition, offset: int) -> list[RawMessage]:
     """All records at or after `offset`. Raises whatever a damaged batch, or a decompressor on one, comes up with."""
-    return [message for message in _records(memoryview(batches), topic_partition) if message.offset >= offset]
+    found = (batch.records(topic_partition) for batch in _split(memoryview(batches)) if not batch.is_control)
+    return [message for records in found for message in records if message.offset >= offset]
 
 
-def _records(data: memoryview, topic_partition: TopicPartition) -> Iterator[RawMessage]:
+def _split(data: memoryview) -> Iterator[_Batch]:
+    """The broker cuts off what exceeds the limit of the request."""
     while len(data) >= _BATCH.size:
-        base_offset, length, _, magic, crc, attributes, _, first_time, max_time, *_, count = _BATCH.unpack_from(data)
-        if len(data) < _LENGTH_END + length:  # the broker cuts off what exceeds the limit of the request
+        length = _LENGTH_END + int.from_bytes(data[_LENGTH_END - 4 : _LENGTH_END])
+        if len(data) < length:
             return
-        batch, data = data[: _LENGTH_END + length], data[_LENGTH_END + length :]
-        if magic != _MAGIC or calc_crc32c(batch[_CRC_END:].tobytes()) != crc:
+        yield _Batch(data[:length])
+        data = data[length:]
+
+
+class _Batch:
+    """Raises `ValueError` where the checksum is not right."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._base_offset, _, _, magic, crc, self._attributes, last, self._first_time, self._max_time, *more = (
+            _BATCH.unpack_from(data)
+        )
+        self._producer_id, _, _, self._count = more
+        if magic != _MAGIC or calc_crc32c(data[_CRC_END:].tobytes()) != crc:
             raise ValueError("damaged batch")
-        if attributes & _CONTROL:
-            continue
-        body = batch[_BATCH.size :].tobytes()
-        if decoder := _DECODERS.get(attributes & _CODEC_MASK):
-            body = bytes(decoder(body))
+        self.next_offset = self._base_offset + last + 1
+        self.is_control = bool(self._attributes & _CONTROL)
+
+    def is_one_of(self, aborted: Collection[tuple[int, int]]) -> bool:
+        """Whether it belongs to a transaction that was aborted (KIP-98)."""
+        return bool(self._attributes & _TRANSACTIONAL) and any(
+            producer_id == self._producer_id and first <= self._base_offset for producer_id, first in aborted
+        )
+
+    def records(self, topic_partition: TopicPartition) -> Iterator[RawMessage]:
+        body = self._data[_BATCH.size :].tobytes()
+        if codec_number := self._attributes & _CODEC_MASK:
+            body = bytes(_DECODERS[codec_number](body))
         reader = _Reader(body)
-        for _ in range(count):
+        for _ in range(self._count):
             delta, offset_delta, key, value, headers = reader.record()
-            timestamp = max_time if attributes & _APPEND_TIME else first_time + delta
-            yield RawMessage(*topic_partition, base_offset + offset_delta, timestamp, key, value, headers)
+            timestamp = self._max_time if self._attributes & _APPEND_TIME else self._first_time + delta
+            yield RawMessage(*topic_partition, self._base_offset + offset_delta, timestamp, key, value, headers)
 
 
 class _Reader:

@@ -284,6 +284,9 @@ class MemoryConsumer:
         log = self._broker.log(partition)
         return log.end if log is not None else None
 
+    def held(self) -> Mapping[TopicPartition, str]:
+        return {}
+
     def troubles(self) -> Sequence[str]:
         return ()
 

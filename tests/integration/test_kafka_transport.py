@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
+from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import RecordTooLargeError, TopicAuthorizationFailedError
 from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -203,8 +205,59 @@ async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka
     assert found[place][0].headers[0] == (name, b"1")
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip"])
-async def test_compressed_batches(apache_kafka: Kafka, topic: str, compression: str) -> None:
+async def test_p21_fault_06_what_was_taken_beside_an_odd_record_is_not_lost(
+    transport: KafkaTransport, topic: str
+) -> None:
+    """aiokafka's parser fails on the odd one, in the middle of a `getmany` that has taken others already."""
+    await transport.create_topics({topic: 2}, 5)
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    odd = OutgoingMessage(topic, None, b"odd", ((name, b"1"),), partition=1)
+    sound = [OutgoingMessage(topic, None, b"%d" % number, partition=0) for number in range(5)]
+    assert all(isinstance(result, PublishedMessage) for result in await transport.producer.send([*sound, odd], 10))
+    consumer, places = await member(transport, topic), [TopicPartition(topic, number) for number in range(2)]
+    buffer = consumer._running()._fetcher._records
+    await eventually(lambda: len(buffer) == 2)
+    buffer.move_to_end((topic, 1))
+    values = list[bytes | None]()
+    async with asyncio.timeout(20):
+        while len(values) < 6:
+            for messages in (await consumer.fetch(places, 1, 100)).values():
+                values += [message.value for message in messages]
+    assert sorted(filter(None, values)) == [b"0", b"1", b"2", b"3", b"4", b"odd"]
+    await consumer.stop(5)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [(TopicAuthorizationFailedError, "TopicAuthorizationFailedError"), (RecordTooLargeError, "RecordTooLargeError")],
+)
+async def test_p21_fault_06_an_error_of_one_partition_holds_it_alone_for_a_while(
+    transport: KafkaTransport, topic: str, error: type[Exception], cause: str
+) -> None:
+    await transport.create_topics({topic: 2}, 5)
+    consumer, places = await member(transport, topic), [TopicPartition(topic, number) for number in range(2)]
+    await eventually(lambda: consumer.end_offset(places[0]) is not None)
+    fetcher, broken = consumer._running()._fetcher, KafkaPartition(topic, 0)
+    for _ in range(2):
+        await eventually(lambda: broken not in fetcher._records)
+        fetcher._set_error(broken, error())
+        if error is RecordTooLargeError:  # what aiokafka does next
+            state = consumer._running().state_of(broken)
+            state.consumed_to(state.position + 1)
+    assert cause in consumer.held()[places[0]]
+    await transport.producer.send([OutgoingMessage(topic, None, b"m", partition=number) for number in range(2)], 10)
+    found = dict[TopicPartition, int]()
+    async with asyncio.timeout(20):
+        while len(found) < 2:
+            found |= {place: messages[0].offset for place, messages in (await consumer.fetch(places, 1, 100)).items()}
+    assert found == dict.fromkeys(places, 0)
+    await consumer.fetch((), 0, 1)
+    assert consumer.held() == {}
+    await consumer.stop(5)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+async def test_p19_fault_06_compressed_batches(apache_kafka: Kafka, topic: str, compression: str) -> None:
     kafka = KafkaSettings(compression_type=compression)  # type: ignore[arg-type]
     record = Record()
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
-from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
-from fastapi_athomic.messages import RawMessage
-from fastapi_athomic.transports.kafka_prefetch import Prefetched
+from fastapi_athomic.messages import RawMessage, TopicPartition
+from fastapi_athomic.transports.kafka_prefetch import Prefetched, Unreadable
+from fastapi_athomic.transports.kafka_records import decode_batch
 
 PARTITION = KafkaPartition("orders", 3)
+MINE = TopicPartition(*PARTITION)
 GZIP = 1
 CONTROL = 0x20
 ABORT, COMMIT = b"\0\0\0\0", b"\0\0\0\1"
@@ -69,6 +70,7 @@ class State:
 
     position: int = START
     paused: bool = False
+    highwater: int = 1000
 
     def consumed_to(self, position: int) -> None:
         self.position = position
@@ -93,7 +95,9 @@ class Fetched:
         self.state = State()
         self.assignment = Assignment(self.state)
         self.result = FetchResult(PARTITION, partition_records=records, assignment=self.assignment, backoff=0)
-        buffer: dict[KafkaPartition, Any] = Prefetched(lambda: None) if ours else {}
+        self.unreadable: list[Unreadable] = []
+        note = lambda _, place: self.unreadable.append(place)  # noqa: E731
+        buffer: dict[KafkaPartition, Any] = Prefetched(lambda: None, note) if ours else {}
         buffer[PARTITION] = self.result
         assert type(buffer[PARTITION]) is FetchResult  # the fetcher asks for that
 
@@ -114,6 +118,7 @@ def as_messages(records: Iterable[Any]) -> list[RawMessage]:
     ]
 
 
+CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 FETCHES = {
     "one batch": (batch(100, range(7)), 7),
     "several batches": (batch(100, range(3)) + batch(103, range(4)) + batch(107, range(1)), 8),
@@ -123,6 +128,7 @@ FETCHES = {
     "batches without their last records": (batch(100, (0, 1), compacted=2) + batch(104, (1, 2), compacted=1), 4),
     "a compressed batch that begins before": (batch(98, range(6), compression=GZIP), 4),
     "keys and none": (batch(100, range(6), keys=(b"a", None, b"")), 6),
+    **{name: (batch(100, range(6), compression=codec), 6) for name, codec in CODECS.items()},
     "old records, a batch each": (legacy((100, 101, 105)), 3),
     "a transaction with its end": (
         batch(100, range(3), producer=7, transactional=True)
@@ -187,16 +193,50 @@ def damaged(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
-@pytest.mark.parametrize(("limit", "position"), [(2, 102), (10, 100)])
-def test_from_a_damaged_batch_on_everything_is_fetched_again(limit: int, position: int) -> None:
-    data = batch(100, range(2)) + damaged(batch(102, range(2))) + batch(104, range(2))
-    fetched = Fetched(data, ours=True)
+def with_checksum(data: bytes) -> bytes:
+    return data[:17] + struct.pack(">I", calc_crc32c(data[21:])) + data[21:]
+
+
+def packed_wrongly(data: bytes) -> bytes:
+    """It says that it is packed with zstd."""
+    return with_checksum(data[:22] + bytes([data[22] | 4]) + data[23:])
+
+
+def moved(data: bytes, base: int) -> bytes:
+    """The checksum does not cover the first eight bytes."""
+    return struct.pack(">q", base) + data[8:]
+
+
+def with_unknown_codec(data: bytes) -> bytes:
+    return with_checksum(data[:22] + bytes([data[22] | 5]) + data[23:])
+
+
+DAMAGES = {
+    "a flipped bit": (damaged(batch(102, range(2))), "a batch has the wrong checksum"),
+    "an unknown codec": (with_unknown_codec(batch(102, range(2))), "UnsupportedCodecError: Unknown compression codec"),
+    "offsets beyond the end": (moved(batch(102, range(2)), 102 + (1 << 32)), "offsets that it cannot have"),
+    "offsets long past": (moved(batch(102, range(2)), 6), "offsets that it cannot have"),
+    "packed wrongly": (packed_wrongly(batch(102, range(2))), "Error"),
+}
+
+
+@pytest.mark.parametrize("limit", [2, 10])
+@pytest.mark.parametrize(("data", "cause"), DAMAGES.values(), ids=DAMAGES)
+def test_p21_fault_06_a_partition_is_held_at_what_cannot_be_read(data: bytes, cause: str, limit: int) -> None:
+    """What comes before it is given out, nothing is raised, and nothing is fetched until something is done about it."""
+    fetched = Fetched(batch(100, range(2)) + data + batch(104, range(2)), ours=True)
+    assert [message.offset for message in fetched.take(limit)[0]] == [100, 101]
     if limit == 2:
-        assert [message.offset for message in fetched.take(limit)[0]] == [100, 101]
-    with pytest.raises(CorruptRecordException, match=r"orders\[3\]"):
-        fetched.take(limit)
-    assert fetched.take(limit) == ([], position)
-    assert not fetched.result.has_more()
+        assert fetched.take(limit) == ([], 102)
+    ((offset, said, beyond),) = fetched.unreadable
+    assert (offset, beyond) == (102, 104)
+    assert cause in said
+    assert fetched.take(limit) == ([], 102)
+    assert fetched.result.has_more(), "so that the fetcher leaves the partition out"
+    fetched.state.position = 104  # somebody seeks
+    assert fetched.take(limit) == ([], 104)
+    assert not fetched.result.has_more(), "so that the fetcher asks the broker for that"
+    assert len(fetched.unreadable) == 1
 
 
 @pytest.mark.parametrize(
@@ -233,14 +273,48 @@ class Broken:
 def test_what_cannot_be_split_into_batches_is_said_when_its_turn_comes() -> None:
     fetched = Fetched(Broken(), ours=True)
     assert [message.offset for message in fetched.take(2)[0]] == [100, 101]
-    with pytest.raises(ValueError, match="length"):
-        fetched.take(2)
+    assert fetched.unreadable == []
     assert fetched.take(2) == ([], 102)
+    assert fetched.unreadable == [Unreadable(102, "ValueError", None)]
+
+
+def with_broken_record(data: bytes) -> bytes:
+    """The last one says that it is longer than it is."""
+    at = data.rindex(b"value")
+    return with_checksum(data[: at - 1] + b"\x7e" + data[at:])
+
+
+@pytest.mark.parametrize("codec", [0, *CODECS.values()])
+def test_our_own_parser_reads_what_aiokafka_reads(codec: int) -> None:
+    data = batch(98, range(6), compression=codec, compacted=2)
+    expected = Fetched(data, ours=True).take(1000)
+    found = decode_batch(data, MINE, START)
+    assert ([*found], found.next_offset) == expected
+
+
+def test_p19_fault_06_our_own_parser_leaves_out_what_was_aborted() -> None:
+    """A batch that was damaged on the way is read again by it."""
+    aborted, after = batch(103, range(2), producer=7, transactional=True), batch(106, range(1))
+    found = decode_batch(aborted + after, MINE, 103, [(7, 100)])
+    assert ([*found], found.next_offset, found.is_control_batch) == ([], 105, True)
+    for others in ([], [(8, 100)], [(7, 104)]):
+        assert len([*decode_batch(aborted + after, MINE, 103, others)]) == 2
+    end = batch(105, (0,), keys=(ABORT,), producer=7, transactional=True, control=True)
+    assert [*decode_batch(end, MINE, 105)] == []
+
+
+def test_p21_fault_06_our_own_parser_gives_what_comes_before_a_broken_record() -> None:
+    data = with_broken_record(batch(START, range(5)))
+    found = decode_batch(data, MINE, START)
+    assert [message.offset for message in found] == [100, 101, 102, 103]
+    assert found.next_offset == 104
+    with pytest.raises(ValueError, match="damaged record"):
+        decode_batch(data, MINE, 104)
 
 
 def test_somebody_is_told_of_what_arrives() -> None:
     told: list[object] = []
-    buffer = Prefetched(lambda: told.append(buffer.get(PARTITION)))
+    buffer = Prefetched(lambda: told.append(buffer.get(PARTITION)), lambda *_: None)
     buffer[PARTITION] = error = FetchError(error=ValueError(), backoff=0)
     assert told == [error]
 

@@ -25,7 +25,7 @@ LAYERS = [
         "transports.kafka_membership",
         "transports.kafka_tls",
     ],
-    ["transports.kafka_connection"],
+    ["transports.kafka_connection", "transports.kafka_unreadable"],
     ["transports.kafka_consumer", "transports.kafka_producer", "transports.kafka_reader"],
     ["transports.kafka"],
     ["processors", "publisher", "dead_letters"],

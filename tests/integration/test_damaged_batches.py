@@ -1,0 +1,132 @@
+"""Batches that are damaged on the broker's disk: a byte is changed in the file while Apache Kafka runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
+from fastapi_athomic.transports import kafka_prefetch, kafka_unreadable
+from tests.delivery.brokers import KafkaBroker as Foreign
+from tests.delivery.brokers import Record as Written
+from tests.support.apps import Record, eventually, new_app, running
+from tests.support.kafka_broker import KafkaBroker
+
+pytestmark = pytest.mark.timeout(180)
+DAMAGED = b"four"
+
+
+class Log:
+    """The file of a partition."""
+
+    def __init__(self, broker: KafkaBroker, topic: str, partition: int) -> None:
+        self._path: Path = broker.data / f"{topic}-{partition}" / f"{0:020}.log"
+
+    def change(self, old: bytes, new: bytes) -> None:
+        with self._path.open("r+b") as file:
+            file.seek(file.read().index(old))
+            file.write(new)
+
+    def flip_second(self, at: int) -> None:
+        """The lowest bit of one byte of the header of the second batch (base offset, its length, ...)."""
+        with self._path.open("r+b") as file:
+            data = file.read()
+            at += 12 + int.from_bytes(data[8:12])
+            file.seek(at)
+            file.write(bytes([data[at] ^ 1]))
+
+
+@pytest.fixture
+async def topic(mortal_kafka: KafkaBroker) -> str:
+    """Partition 0 has seven messages, each in a batch of its own; partition 1 has two."""
+    topic, foreign = f"damaged-{uuid4().hex[:12]}", Foreign(mortal_kafka.bootstrap)
+    await foreign.create_topic(topic, 2)
+    for value in (b"zero", b"one", b"two", b"three", DAMAGED, b"five", b"six"):
+        await foreign.produce(topic, [Written(value, partition=0)])
+    await foreign.produce(topic, [Written(b"beside", partition=1), Written(b"beside", partition=1)])
+    return topic
+
+
+def app(broker: KafkaBroker, topic: str, record: Record) -> Athomic:
+    @subscribe_to(topic, group_id=topic, handler_id="h")
+    async def handle(message: str) -> None:
+        record.note(message)
+
+    return new_app(AthomicSettings(broker_url=f"kafka://{broker.bootstrap}"), handle)
+
+
+def reasons(athomic: Athomic) -> list[str]:
+    report = athomic.health()
+    assert report is not None
+    return report.consumers["h"].reasons
+
+
+async def until_held(athomic: Athomic, topic: str) -> None:
+    await eventually(lambda: reasons(athomic))
+    (reason,) = reasons(athomic)
+    assert reason.startswith(f"{topic}[0] is held at offset 4: a batch has the wrong checksum")
+    assert "the next batch begins at offset 5" in reason
+    report = athomic.health()
+    assert report is not None
+    assert report.status == "degraded"
+
+
+async def test_p21_fault_06_a_damaged_batch_holds_its_own_partition_until_it_is_sound(
+    mortal_kafka: KafkaBroker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_unreadable, "LONGEST_PAUSE", 0.1)
+    record, log = Record(), Log(mortal_kafka, topic, 0)
+    log.change(DAMAGED, b"FOUR")
+    athomic = app(mortal_kafka, topic, record)
+    async with running(athomic):
+        await until_held(athomic, topic)
+        for _ in range(3):
+            await athomic.publish(topic, "beside", partition=1)
+        await record.until(lambda seen: seen.count("beside") == 5)
+        assert [value for value in record.seen if value != "beside"] == ["zero", "one", "two", "three"]
+        log.change(b"FOUR", DAMAGED)
+        await athomic.drain()
+        assert [value for value in record.seen if value != "beside"][4:] == ["four", "five", "six"]
+        assert reasons(athomic) == []
+        (status,) = athomic.consumers()
+        assert (status.restarts, status.counters.rebalances) == (0, 1)
+
+
+async def test_p21_fault_06_seek_goes_past_a_damaged_batch(mortal_kafka: KafkaBroker, topic: str) -> None:
+    record = Record()
+    Log(mortal_kafka, topic, 0).change(DAMAGED, b"FOUR")
+    athomic = app(mortal_kafka, topic, record)
+    async with running(athomic):
+        await until_held(athomic, topic)
+        await athomic.seek("h", topic, 0, 5)
+        await record.until(lambda seen: "six" in seen)
+        await athomic.drain()
+        assert reasons(athomic) == []
+    async with running(app(mortal_kafka, topic, record)) as again:
+        await again.publish(topic, "seven", partition=0)
+        await record.until(lambda seen: "seven" in seen)
+    expected = ["zero", "one", "two", "three", "five", "six", "seven"]
+    assert [value for value in record.seen if value != "beside"] == expected
+
+
+async def test_p21_fault_06_what_no_checksum_covers_is_noticed_too(
+    mortal_kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a batch begins, and how long it is: the one leads far beyond the end, the other nowhere."""
+    monkeypatch.setattr(kafka_prefetch, "EMPTY_ANSWERS", 1)
+    topic, foreign, record = f"damaged-{uuid4().hex[:12]}", Foreign(mortal_kafka.bootstrap), Record()
+    await foreign.create_topic(topic, 3)
+    for value in (b"zero", b"one", b"two"):
+        await foreign.produce(topic, [Written(value, partition=partition) for partition in range(3)])
+    Log(mortal_kafka, topic, 0).flip_second(3)
+    Log(mortal_kafka, topic, 1).flip_second(8)
+    athomic = app(mortal_kafka, topic, record)
+    async with running(athomic):
+        await eventually(lambda: len(reasons(athomic)) == 2)
+        beyond, nothing = sorted(reasons(athomic))
+        assert beyond.startswith(f"{topic}[0] is held at offset 1: a batch has offsets that it cannot have")
+        assert nothing.startswith(f"{topic}[1] is held at offset 1: the broker gives nothing")
+        await record.count(5)
+        assert sorted(record.seen) == sorted(["zero", "zero", "zero", "one", "two"])
