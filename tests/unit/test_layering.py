@@ -12,8 +12,8 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 LAYERS = [
-    ["exceptions", "messages", "timings", "status", "lag", "garbage"],
-    ["settings", "outcomes", "context", "counters", "fairness", "isolation", "threads"],
+    ["exceptions", "messages", "timings", "status", "lag", "garbage", "fidelity"],
+    ["settings", "outcomes", "context", "counters", "fairness", "isolation", "threads", "losses"],
     ["logs", "payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker", "stores.base", "parking"],
     ["redelivery", "sequences", "stores.memory", "stores.redis"],

@@ -1,0 +1,323 @@
+"""Which types can be written as JSON and read back as they are, seen from their schema alone.
+
+Reading back what was just written proves it, and costs more than writing. Most messages are models of plain fields, for
+which their schema proves it (https://docs.pydantic.dev/latest/internals/architecture/); what a schema leaves open, such
+as a float that is not a number or a subclass in a field, is looked for in the value. All use of pydantic's core
+schema is here. It may grow: whatever is not known to be harmless is doubted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import Decimal
+from itertools import chain
+from math import isfinite
+from operator import attrgetter, itemgetter
+from typing import Any
+
+Schema = Mapping[str, Any]
+Values = Collection[Any]
+Check = Callable[[Values], bool]
+"""Whether values of one type surely come back as they are; all together, for a list of models costs little then.
+
+May raise where a value is of another type, which is a no.
+"""
+
+
+def doubt(values: Values) -> bool:
+    """The check of types about which nothing is sure."""
+    return False
+
+
+def check_of_message(schema: Schema) -> Check | None:
+    """The check of a model or dataclass; None: there is nothing to check, all its instances come back.
+
+    That a message is of that very class, and of no other, is known.
+    """
+    compiled = _Compiler().check_of(schema)
+    return compiled.of_fields if isinstance(compiled, _RecordCheck) else compiled
+
+
+def is_flat(schema: Schema) -> bool:
+    """Whether it is a model of fields without contents, so that the types of its values tell if all are as declared."""
+    parts = [part["type"] for part in _walk(schema)]
+    return parts.count("model") == 1 and _FLAT.issuperset(parts)
+
+
+def undeclared_fields(schema: Schema, kind: type) -> frozenset[str]:
+    """The fields of a model or dataclass that allow anything, or hold something that does."""
+    records = (part for part in _walk(schema) if part["type"] in _RECORDS and part["cls"] is kind)
+    record = next(records, None)
+    if record is None:
+        return frozenset()
+    if record.get("root_model"):
+        return frozenset(("root",)) if _allows_anything(record["schema"]) else frozenset()
+    return frozenset(name for name, field in _named_fields(record) if _allows_anything(field["schema"]))
+
+
+def _named_fields(record: Schema) -> Iterator[tuple[str, Schema]]:
+    """Of a model they are a dict, of a dataclass a list; validators may stand around them."""
+    for part in _walk(record["schema"], into_records=False):
+        if part["type"] == "model-fields":
+            yield from part["fields"].items()
+        elif part["type"] == "dataclass-args":
+            yield from ((field["name"], field) for field in part["fields"])
+
+
+_RECORDS = ("model", "dataclass")
+_ALWAYS = {"type", "ref", "metadata"}
+_HARMLESS_KEYS: Mapping[str, Collection[str]] = {
+    **dict.fromkeys(("none", "bool", "str", "int", "float", "bytes", "decimal", "uuid", "date"), ()),
+    **dict.fromkeys(("time", "datetime", "timedelta"), ("microseconds_precision",)),
+    **dict.fromkeys(("list", "set", "frozenset"), ("items_schema",)),
+    "tuple": ("items_schema", "variadic_item_index"),
+    "dict": ("keys_schema", "values_schema"),
+    "nullable": ("schema",),
+    "default": ("schema", "default", "default_factory", "default_factory_takes_data", "validate_default"),
+    "enum": ("cls", "members", "sub_type"),
+    "literal": ("expected",),
+    "definitions": ("schema", "definitions"),
+    "definition-ref": ("schema_ref",),
+    "model": ("cls", "schema", "custom_init", "root_model", "post_init", "config", "frozen", "generic_origin"),
+    "model-fields": ("fields", "model_name", "computed_fields"),
+    "model-field": ("schema", "validation_alias", "serialization_alias", "frozen"),
+    "dataclass": ("cls", "schema", "fields", "post_init", "config", "frozen", "slots", "generic_origin"),
+    "dataclass-args": ("fields", "dataclass_name", "computed_fields", "collect_init_only"),
+    "dataclass-field": ("schema", "name", "kw_only", "init", "frozen", "validation_alias", "serialization_alias"),
+}
+_attributes = attrgetter("__dict__")
+_FLAT = {
+    *("none", "bool", "str", "int", "float", "bytes", "decimal", "uuid", "date", "time", "datetime", "timedelta"),
+    *("enum", "nullable", "default", "model", "model-fields", "model-field"),
+}
+_HARMLESS_CONFIG = {
+    *("title", "frozen", "from_attributes", "extra_fields_behavior", "validate_by_alias", "validate_by_name"),
+    *("serialize_by_alias", "loc_by_alias", "validate_default", "revalidate_instances", "hide_input_in_errors"),
+    *("validation_error_cause", "cache_strings", "regex_engine"),
+}
+_CONTENTS = {**dict.fromkeys(("list", "set", "frozenset"), "items_schema"), "dict": "values_schema"}
+ANY: Schema = {"type": "any"}
+_KEYS = ("str", "int", "uuid")
+"""Types of keys whose text is read as them, and never the same for two of them."""
+
+
+def _are_finite(values: Values) -> bool:
+    return all(map(isfinite, values))
+
+
+def _are_finite_decimals(values: Values) -> bool:
+    return all(map(Decimal.is_finite, values))
+
+
+def _have_whole_minutes(values: Values) -> bool:
+    """An offset is written in minutes (RFC 3339); local mean time, before about 1900, has seconds."""
+    for value in values:
+        offset = None if value.tzinfo is None else value.utcoffset()
+        if offset is not None and (offset.seconds % 60 or offset.microseconds):
+            return False
+    return True
+
+
+_CHECKS: Mapping[str, Check] = {
+    "float": _are_finite,
+    "decimal": _are_finite_decimals,
+    "datetime": _have_whole_minutes,
+    "time": _have_whole_minutes,
+}
+
+
+class _Compiler:
+    def __init__(self) -> None:
+        self._known: dict[str, Schema] = {}  # definitions by their reference
+        self._open: set[str] = set()  # a type that holds itself may be nested deeper than a reader takes
+
+    def check_of(self, schema: Schema) -> Check | None:
+        kind, ref = schema["type"], schema.get("ref")
+        if kind not in _HARMLESS_KEYS or ref in self._open:
+            return doubt
+        if not schema.keys() <= _ALWAYS.union(_HARMLESS_KEYS[kind]):
+            return doubt
+        if ref is None:
+            return self._compile(kind, schema)
+        self._known[ref] = schema
+        self._open.add(ref)
+        check = self._compile(kind, schema)
+        self._open.remove(ref)
+        return check
+
+    def _compile(self, kind: str, schema: Schema) -> Check | None:
+        match kind:
+            case "definitions":
+                self._known |= {known["ref"]: known for known in schema["definitions"]}
+                return self.check_of(schema["schema"])
+            case "definition-ref":
+                return self.check_of(self._known[schema["schema_ref"]])
+            case "default":
+                return self.check_of(schema["schema"])
+            case "nullable":
+                return _unless_none(self.check_of(schema["schema"]))
+            case "list" | "set" | "frozenset":
+                return _of_all(self.check_of(schema.get("items_schema", ANY)))
+            case "tuple":
+                return self._tuple(schema)
+            case "dict":
+                return self._dict(schema)
+            case "enum":
+                return _of_values([member.value for member in schema["members"]])
+            case "literal":
+                return _of_values(schema["expected"])
+            case "model" | "dataclass":
+                return self._record(schema)
+            case _:
+                return _CHECKS.get(kind)
+
+    def _tuple(self, schema: Schema) -> Check | None:
+        checks = [self.check_of(item) for item in schema["items_schema"]]
+        if "variadic_item_index" in schema:
+            return _of_all(checks[0]) if len(checks) == 1 else doubt
+        return _of_parts([(itemgetter(index), check) for index, check in enumerate(checks)])
+
+    def _dict(self, schema: Schema) -> Check | None:
+        keys = schema.get("keys_schema", ANY)
+        if keys["type"] not in _KEYS or self.check_of(keys) is not None:
+            return doubt
+        of_values = _of_all(self.check_of(schema.get("values_schema", ANY)))
+        if of_values is None or of_values is doubt:
+            return of_values
+        return lambda values: of_values([held for value in values for held in value.values()])
+
+    def _record(self, schema: Schema) -> Check | None:
+        kind: type = schema["cls"]
+        inner: Schema = schema["schema"]
+        if not _is_plain(schema) or (schema.get("root_model") and inner["type"] == "model-fields"):
+            return doubt
+        if schema.get("root_model"):
+            return _of_record(kind, _of_parts([(attrgetter("root"), self.check_of(inner))]))
+        if inner["type"] not in ("model-fields", "dataclass-args"):
+            return doubt
+        if not inner.keys() <= _ALWAYS.union(_HARMLESS_KEYS[inner["type"]]):
+            return doubt
+        fields = inner["fields"]
+        named = fields if isinstance(fields, dict) else {field["name"]: field for field in fields}
+        if not _names_agree(named, inner.get("computed_fields", ()), schema.get("config", {})):
+            return doubt
+        of_fields = _of_parts([(attrgetter(name), self._field(field)) for name, field in named.items()])
+        return _of_record(kind, _of_whole(len(named), of_fields) if schema["type"] == "model" else of_fields)
+
+    def _field(self, field: Schema) -> Check | None:
+        if not field.keys() <= _ALWAYS.union(_HARMLESS_KEYS[field["type"]]) or not field.get("init", True):
+            return doubt
+        return self.check_of(field["schema"])
+
+
+def _is_plain(record: Schema) -> bool:
+    """No code of the user's runs when it is read, and nothing about the writing is configured."""
+    config = record.get("config", {})
+    return (
+        not record.get("custom_init")
+        and (not record.get("post_init") or _only_makes_private_attributes(record["cls"]))
+        and config.keys() <= _HARMLESS_CONFIG
+        and config.get("extra_fields_behavior", "ignore") in ("ignore", "forbid")
+    )
+
+
+def _only_makes_private_attributes(kind: Any) -> bool:
+    return getattr(getattr(kind, "model_post_init", None), "__module__", "").startswith("pydantic.")
+
+
+def _names_agree(fields: Mapping[str, Schema], computed: Collection[Schema], config: Schema) -> bool:
+    """Each field is written under a name of its own, under which it is looked for, and nothing is written beside."""
+    written = [field.get("serialization_alias", name) for name, field in fields.items()]
+    beside = [field.get("alias", field["property_name"]) for field in computed]
+    if len({*written, *fields, *beside}) < len({*written, *fields}) + len(beside) or len(set(written)) < len(written):
+        return False
+    if beside and config.get("extra_fields_behavior") == "forbid":
+        return False
+    by_alias, by_name = config.get("validate_by_alias", True), config.get("validate_by_name", False)
+    return all(
+        (by_alias and field.get("validation_alias", name) == alias)
+        or (alias == name and (by_name or "validation_alias" not in field))
+        for alias, (name, field) in zip(written, fields.items(), strict=True)
+    )
+
+
+def _unless_none(check: Check | None) -> Check | None:
+    if check is None or check is doubt:
+        return check
+    return lambda values: check([value for value in values if value is not None])
+
+
+def _of_all(check: Check | None) -> Check | None:
+    """Of what is in lists and the like."""
+    if check is None or check is doubt:
+        return check
+    return lambda values: check([*chain.from_iterable(values)])
+
+
+def _of_values(values: Collection[object]) -> Check | None:
+    """Of an enum or a literal."""
+    kinds = set(map(type, values))
+    return None if kinds <= {str} or kinds <= {int} else doubt
+
+
+def _of_parts(parts: Collection[tuple[Callable[[Any], Any], Check | None]]) -> Check | None:
+    checks = [(get, check) for get, check in parts if check is not None]
+    if any(check is doubt for _, check in checks):
+        return doubt
+
+    def check_parts(values: Values) -> bool:
+        for get, check in checks:  # noqa: SIM110  # a generator costs more than the checks of one message
+            if not check([*map(get, values)]):
+                return False
+        return True
+
+    return check_parts if checks else None
+
+
+def _of_whole(size: int, of_fields: Check | None) -> Check:
+    """Of models that have all their fields, and no more: `model_construct` makes others, which pydantic writes."""
+    if of_fields is doubt:
+        return doubt
+    sizes = {size}
+
+    def check_whole(values: Values) -> bool:
+        return {*map(len, map(_attributes, values))} <= sizes and (of_fields is None or of_fields(values))
+
+    return check_whole
+
+
+class _RecordCheck:
+    """A subclass would be written, and read, without what it adds."""
+
+    def __init__(self, kind: type, of_fields: Check | None) -> None:
+        self._kinds = {kind}
+        self.of_fields = of_fields
+
+    def __call__(self, values: Values) -> bool:
+        return {*map(type, values)} <= self._kinds and (self.of_fields is None or self.of_fields(values))
+
+
+def _of_record(kind: type, of_fields: Check | None) -> Check:
+    return doubt if of_fields is doubt else _RecordCheck(kind, of_fields)
+
+
+def _allows_anything(schema: Schema) -> bool:
+    return any(
+        part["type"] == "any" or _CONTENTS.get(part["type"], "type") not in part
+        for part in _walk(schema, into_records=False)
+    )
+
+
+def _walk(schema: Any, *, into_records: bool = True) -> Iterator[Schema]:
+    """All schemas in a schema, from the outermost in."""
+    if isinstance(schema, dict):
+        if not into_records and schema.get("type") in _RECORDS:
+            return
+        if isinstance(schema.get("type"), str):
+            yield schema
+        for key, part in schema.items():
+            if key not in ("metadata", "default", "config"):
+                yield from _walk(part, into_records=into_records)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _walk(part, into_records=into_records)

@@ -1,0 +1,227 @@
+"""What is lost between a value and what is read from its JSON.
+
+A value is read by the type that is declared for it: the message's class, the annotation of a field. Where none is
+declared, in a dict or a list or a field of type Any, by its own: a `datetime` in a dict is the text that everybody who
+declares a `datetime` reads as the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_json
+
+from .fidelity import undeclared_fields
+
+Place = tuple[str, ...]
+"""The names of fields, and the numbers of items, that lead there."""
+Loss = tuple[Place, type]
+"""Where, and what is there."""
+
+MAX_TYPES = 1_000
+"""Types of messages, and of values in them, whose schemas are kept."""
+MAX_DEPTH = 50
+"""So deep it is looked for what cannot be written."""
+MAX_KEY = 40
+"""Characters of a key that is told."""
+UNKNOWN = "?"
+
+_JSON = (str, int, float, bool, list, dict, type(None))
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+_ITEMS = (list, tuple, set, frozenset, deque)
+_SETS = (set, frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in a message."""
+
+    place: Place = ()
+    undeclared: bool = False  # no type is declared for what is there: it is judged by its own
+    tells_keys: bool = (
+        False  # keys of mappings are data, and not told, except those of a bare dict that look like names
+    )
+
+    def at(self, part: str) -> Spot:
+        return Spot((*self.place, part), self.undeclared, self.tells_keys)
+
+
+DECLARED, BARE = Spot(), Spot(undeclared=True, tells_keys=True)
+
+
+@lru_cache(MAX_TYPES)
+def adapter_of(kind: Any) -> TypeAdapter[Any]:
+    """Raises whatever pydantic does of a type that it cannot handle."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    adapter.rebuild()
+    return adapter
+
+
+def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
+    """Where `read`, which is of the declared type, or as JSON has it where there is none, is not `value`."""
+    if is_record(value):
+        if type(read) is type(value):
+            yield from _of_fields(value, read, spot)
+        else:
+            yield from _by_own_type(value, read, spot)
+    elif isinstance(value, Mapping) and isinstance(read, Mapping):
+        yield from _of_mapping(value, read, spot)
+    elif isinstance(value, _ITEMS) and isinstance(read, _ITEMS) and not isinstance(read, _SETS):
+        yield from _of_items(value, read, spot)
+    elif not _equal(value, read):
+        yield from _by_own_type(value, read, spot)
+
+
+def unwritable(value: Any, spot: Spot) -> Loss:
+    """What makes that the value cannot be written."""
+    place: Place = ()
+    while len(place) < MAX_DEPTH:  # it may hold itself
+        for part, child in _parts(value, spot.tells_keys):
+            if not _is_writable(child):
+                place, value = (*place, part), child
+                break
+        else:
+            break
+    return place, type(value)
+
+
+def is_record(value: object) -> bool:
+    return isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """All that it holds by name; private attributes are its own affair."""
+    if isinstance(record, BaseModel):
+        held = record.__dict__
+        known = {name: held[name] for name in type(record).__pydantic_fields__ if name in held}
+        extra = record.__pydantic_extra__
+        return known | extra if extra else known
+    return {field.name: getattr(record, field.name) for field in fields(record) if hasattr(record, field.name)}
+
+
+def _of_fields(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
+    kind: Any = type(value)
+    written, found = fields_of(value), fields_of(read)
+    undeclared = {*_undeclared_fields(kind), *(getattr(value, "__pydantic_extra__", None) or ())}
+    for name, held in written.items():
+        if type(held) in _PLAIN and name in found and held == found[name]:
+            continue  # of most fields, and costs little
+        there = Spot((*spot.place, name), name in undeclared)
+        if name in found:
+            yield from losses(held, found[name], there)
+        else:
+            yield there.place, type(held)
+    yield from (((*spot.place, name), type(found[name])) for name in found.keys() - written.keys())
+
+
+def _of_mapping(value: Mapping[Any, Any], read: Mapping[Any, Any], spot: Spot) -> Iterator[Loss]:
+    if len(value) != len(read):  # two keys with one text
+        yield spot.place, type(value)
+        return
+    for (key, held), (read_key, read_held) in zip(value.items(), read.items(), strict=True):
+        there = spot.at(_told(key, spot.tells_keys))
+        if not _equal(key, read_key) and not (spot.undeclared and _is_read_as(key, read_key)):
+            yield there.place, type(key)
+        yield from losses(held, read_held, there)
+
+
+def _of_items(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
+    if len(value) != len(read):
+        yield spot.place, type(value)
+        return
+    for index, (held, read_held) in enumerate(zip(value, read, strict=True)):
+        if type(held) in _PLAIN and held == read_held:
+            continue
+        yield from losses(held, read_held, spot.at(str(index)))
+
+
+def _by_own_type(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
+    """Of what is not the same by itself: where no type is declared, its own may read it as the same."""
+    kind: Any = type(value)
+    again = None
+    if spot.undeclared and kind not in _JSON and type(read) in _JSON:
+        try:
+            again = adapter_of(kind).validator.validate_json(to_json(read))
+        except Exception:  # pydantic has no schema for it, or it is not read, or a validator of the user's fails
+            again = None
+    if type(again) is kind:
+        yield from losses(value, again, replace(spot, undeclared=False))
+    else:
+        yield spot.place, kind
+
+
+@lru_cache(MAX_TYPES)
+def _undeclared_fields(kind: Any) -> Collection[str]:
+    """The fields of a record that allow anything, or hold something that does."""
+    return undeclared_fields(adapter_of(kind).core_schema, kind)
+
+
+def _is_read_as(key: Any, text: Any) -> bool:
+    """Keys are text in JSON, and read by the declared type of the keys."""
+    try:
+        read = adapter_of(dict[type(key), None]).validator.validate_json(to_json({text: None}))  # type: ignore[misc]
+    except Exception:
+        return False
+    return _equal(key, next(iter(read)))
+
+
+def _equal(value: Any, read: Any) -> bool:
+    try:
+        if _is_true(value == read):
+            return True
+        if value != value and read != read:
+            return type(value) is type(read)  # not a number
+        if isinstance(value, datetime) and isinstance(read, datetime):
+            return _same_instant(value, read)
+        if type(value) is type(read) and _has_no_equality(type(value)):
+            return not any(losses(value.__getstate__(), read.__getstate__(), DECLARED))
+    except Exception:  # of an equality of the user's
+        return False
+    return False
+
+
+def _has_no_equality(kind: Any) -> bool:
+    return kind.__eq__ is object.__eq__
+
+
+def _is_true(answer: Any) -> bool:
+    """Arrays answer for each element."""
+    return bool(answer.all() if hasattr(answer, "all") else answer)
+
+
+def _same_instant(value: datetime, read: datetime) -> bool:
+    """Times in the hour that comes twice are never equal to those of another zone (PEP 495)."""
+    offset, read_offset = value.utcoffset(), read.utcoffset()
+    if offset is None or read_offset is None:
+        return False
+    return value.replace(tzinfo=None) - read.replace(tzinfo=None) == offset - read_offset
+
+
+def _is_writable(value: object) -> bool:
+    try:
+        to_json(value)
+    except MemoryError:
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _parts(value: Any, tell_keys: bool) -> Iterator[tuple[str, Any]]:
+    if is_record(value):
+        yield from fields_of(value).items()
+    elif isinstance(value, Mapping):
+        for key, held in value.items():
+            yield _told(key, tell_keys), held
+    elif isinstance(value, _ITEMS):
+        yield from ((str(index), held) for index, held in enumerate(value))
+
+
+def _told(key: object, tell_keys: bool) -> str:
+    return key if tell_keys and isinstance(key, str) and key.isidentifier() and len(key) <= MAX_KEY else UNKNOWN
