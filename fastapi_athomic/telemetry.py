@@ -384,7 +384,7 @@ def _checked(name: str, raw: bytes) -> str | None:
 
 
 def _carrier(headers: Headers, wanted: frozenset[str]) -> dict[str, list[str]]:
-    """The wanted headers for the propagators.
+    """The wanted headers for the propagators; of several with one name the last usable one, as readers in Java take it.
 
     What is malformed is left out before a propagator sees it: OpenTelemetry's own would log its text, once per message.
     """
@@ -393,7 +393,7 @@ def _carrier(headers: Headers, wanted: frozenset[str]) -> dict[str, list[str]]:
         if name in wanted and raw:
             text = _checked(name, raw)
             if text:
-                carrier.setdefault(name, []).append(text)
+                carrier[name] = [text]
     return carrier
 
 

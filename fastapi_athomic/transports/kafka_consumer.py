@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import unwrap
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -108,8 +109,11 @@ class MemberHooks:
 class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
     """aiokafka's consumer with what its public interface lacks.
 
-    All use of its private parts is here; written for 0.14.
+    All use of its private parts is here; written for 0.14. What automatic instrumentation wraps around `getmany` is
+    left out: it makes spans of each poll, and of each message of it (see `kafka_producer.Client`).
     """
+
+    getmany = unwrap(AIOKafkaConsumer.getmany)
 
     def __init__(self, hooks: MemberHooks, **options: Any) -> None:
         super().__init__(**options)

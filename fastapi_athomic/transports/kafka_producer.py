@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from inspect import unwrap
 from time import monotonic
 from typing import Any
 
@@ -35,6 +36,16 @@ REFUSALS = (MessageSizeTooLargeError, OutOfOrderSequenceNumber)
 """Errors after which aiokafka's idempotent producer fails for ever on the partition. Nothing was written."""
 
 Result = PublishedMessage | Exception
+
+
+class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's producer as it is without automatic instrumentation, which wraps the methods of its class.
+
+    Around a publish there is a span already, and its headers are in the message: theirs would be second ones. The
+    clients that an app makes itself stay instrumented.
+    """
+
+    send = unwrap(AIOKafkaProducer.send)
 
 
 class KafkaProducer:
@@ -170,7 +181,7 @@ class KafkaProducer:
                 raise TransportClosedError("the producer is closed")
             client = self._clients.get(name)
             if client is None:
-                client = AIOKafkaProducer(**self._options())
+                client = Client(**self._options())
                 client.client.__class__ = KafkaClient
                 await open_client(client, max(0.0, timeout), "connecting the producer")
                 self._clients[name] = client

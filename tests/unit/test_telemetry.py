@@ -348,6 +348,21 @@ def test_baggage_is_read_and_goes_on(exported: Exported, traced: bool) -> None:
     assert dict(baggage.get_all()) == {}
 
 
+def test_fault_17_of_several_headers_with_one_name_the_last_usable_one_counts(exported: Exported) -> None:
+    """As Java's `lastHeader` has it; automatic instrumentation appends its own behind those that are there."""
+    first = ("traceparent", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"), ("tracestate", b"a=1"), ("baggage", b"a=1")
+    last = ("traceparent", TRACEPARENT), ("tracestate", b"b=2"), ("baggage", b"b=2")
+    unusable = ("traceparent", b"\xff"), ("tracestate", b"\x00"), ("baggage", b"\xff"), ("traceparent", None)
+    tested = orchestrator(exported.provider)
+    scope = tested.open(message(*first, *last, *unusable))
+    assert dict(baggage.get_all()) == {"b": "2"}
+    tested.close(scope, None)
+    span = exported.only()
+    assert span.parent is not None
+    assert (span.parent.trace_id, span.parent.span_id) == (TRACE_ID, SPAN_ID)
+    assert dict(span.parent.trace_state) == {"b": "2"}
+
+
 def test_an_apps_own_propagator_is_used(exported: Exported) -> None:
     tested = orchestrator(exported.provider, propagator=W3CBaggagePropagator())
     scope = tested.open(message(("traceparent", TRACEPARENT), ("baggage", b"a=1")))
