@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,6 @@ from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from functools import cached_property
 from pathlib import Path
-from re import Pattern
-from re import compile as pattern
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -318,7 +317,7 @@ def refused() -> dict[str, tuple[Any, str]]:
         "seconds in an offset": (model(datetime, LOCAL_MEAN_TIME), "value (datetime)"),
         "seconds in an offset, in a dict": ({"born": LOCAL_MEAN_TIME}, "born (datetime)"),
         "time with seconds in its offset": (model(time, time(1, tzinfo=timezone(timedelta(0, 1)))), "value (time)"),
-        "flags of a pattern": (model(Pattern[str], pattern("s3cret", 2)), "value (Pattern)"),
+        "flags of a pattern": (model(re.Pattern[str], re.compile("s3cret", 2)), "value (Pattern)"),
         "more in a typed dict": (model(Typed, {"x": 1, "s3cret": 2}), "value (dict)"),
         "keys with one text": ({"of": {1: "a", "1": "b"}}, "of (dict)"),
         "keys with one text, undeclared": (model(dict[str, int], {1: 2, "1": 3}), "value (dict)"),
@@ -364,6 +363,7 @@ def kept() -> dict[str, Any]:
         ),
         "without an equality": model(Handled, Handle("a")),
         "private attributes and what was worked out": used,
+        "not a decimal number, where it is allowed": model(Decimal, Decimal("NaN"), allow_inf_nan=True),
         "union": model(int | str, "1"),
         "discriminated union": Pets(pets=[Cat(name=""), Dog(name="")]),
         "dataclass": Point(1.0, Plain(name="")),
@@ -378,7 +378,7 @@ def kept() -> dict[str, Any]:
         "enum fields": model(list[Color | Size | Kind], [Color.RED, Size.SMALL, Kind.A]),
         "hour that comes twice": model(datetime, TWICE),
         "hour that comes twice, in a dict": {"at": TWICE},
-        "path, address, pattern": {"path": Path("a/b"), "url": AnyUrl("https://a.example/"), "of": pattern("a+")},
+        "path, address, pattern": {"path": Path("a/b"), "url": AnyUrl("https://a.example/"), "of": re.compile("a+")},
         "sets, tuples, decimals": {"of": [{1}, frozenset({2}), (3, 4), Decimal("1.10")]},
         "text in bytes": {"of": "grüße".encode()},
         "keys of other types": {1: "a", UUID(int=1): "b", date(2026, 1, 2): "c", Kind.A: "d"},
@@ -426,6 +426,15 @@ def test_what_is_refused_may_be_dumped_and_published_by_its_author() -> None:
     dumped = order.model_dump(mode="json", exclude={"customer": {"password"}})
     assert PIPELINE.decoder(dict)(PIPELINE.encode(dumped)) == dumped
     assert PIPELINE.encode(order.model_dump_json()) is not None
+
+
+def test_what_the_page_shows_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "payload.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "payload.md", "exec"), {"__name__": "payload"})
+    assert capsys.readouterr().out.strip() in blocks[0]
+    assert len(blocks) == 2
 
 
 class Everyday(BaseModel):
