@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from .counters import Counters
 from .decorators import Subscription
 from .dlq import DLQHandler
-from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
+from .exceptions import ConfigurationError, TransportError
 from .isolation import Home
 from .messages import FAILURE_TRACE, REDRIVES, MessageHeaders, OutgoingMessage, RawMessage, TopicPartition
 from .redelivery import PREFIX
@@ -179,6 +179,8 @@ class DeadLetters:
         report = SettlingReport(dry_run=dry_run)
         for topic, origin in (await self._topics(source)).items():
             target = self._dlq_handler.returns.redrive(origin)
+            if not dry_run:
+                await self._dlq_handler.redrive_topic(origin)
             sent = await self._sent_back(target)
             async for chunk in self._chunks(topic, partition, offset, where, limit, report):
                 await self._send_back(target, chunk, sent, report)
@@ -313,6 +315,8 @@ class DeadLetters:
     async def _sent_back(self, target: str) -> set[str]:
         """The ids of what is in the redrive topic."""
         found: set[str] = set()
+        if not await self._transport.partition_counts([target], self._settings.request_timeout):
+            return found
         for number, (first, end) in (await self._bounds(target)).items():
             async for message in self._read(TopicPartition(target, number), first, end):
                 found.add(MessageHeaders(message.headers).text(LETTER_ID) or "")
@@ -338,8 +342,6 @@ class DeadLetters:
         if not topics:
             raise ConfigurationError(f"{self._subscription.handler_id} has no dead letters: its dlq is off")
         known = await self._transport.partition_counts(topics, self._settings.request_timeout)
-        if not known:
-            raise TopicNotFoundError(f"topic {', '.join(topics)} does not exist")
         return {topic: name for topic, name in topics.items() if topic in known}
 
     def _consumes(self, source: str) -> bool:

@@ -235,11 +235,15 @@ def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:
 
 def check_topic(name: object, where: str) -> None:
     """Kafka's rule for topic names."""
-    if not isinstance(name, str) or not _TOPIC.fullmatch(name) or name in (".", ".."):
+    if not is_topic_name(name):
         raise ConfigurationError(
             f"{where}: invalid topic name {name!r}: "
             "1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed, but not '.' or '..'"
         )
+
+
+def is_topic_name(name: object) -> bool:
+    return isinstance(name, str) and _TOPIC.fullmatch(name) is not None and name not in (".", "..")
 
 
 def check_sequencing(handler_id: str, sequencing: Sequencing) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
 from opentelemetry import trace
 
-from .decorators import Subscription
-from .exceptions import TransportError
+from .decorators import Subscription, is_topic_name
+from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
 from .logs import Complaints, fields_of
 from .messages import FAILURE_TRACE, Headers, OutgoingMessage, TopicPartition
 from .outcomes import FailureContext
-from .redelivery import DUE, PREFIX, STAGE, ReturnTopics
+from .own_topics import SHORTEST_FIT
+from .redelivery import DUE, PREFIX, STAGE, WRITTEN_TO, ReturnTopics
 from .retry import RetryDecision
 from .settings import AthomicSettings
+from .topic_watch import TopicWatch, missing
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -60,17 +61,25 @@ class DLQHandler:
     """Decides what happens to the failures of one subscription, and writes its dead letters and deferred messages.
 
     A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended. It goes to the
-    partition of the same number, if the DLQ topic has it. A message for a retry topic has the same headers, and says
-    when it is due.
+    partition of the same number; where the DLQ topic has fewer, those that share one keep their order. A message
+    for a retry topic has the same headers, and says when it is due.
     """
 
-    def __init__(self, subscription: Subscription, transport: Transport, settings: AthomicSettings) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        transport: Transport,
+        settings: AthomicSettings,
+        returns: ReturnTopics,
+        topics: TopicWatch,
+    ) -> None:
         self._subscription = subscription
         self._transport = transport
         self._settings = settings
-        self.returns = ReturnTopics(subscription, settings)
+        self.returns = returns
+        self._topics = topics
+        self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
         self._complaints = Complaints()
-        self._partition_counts: dict[str, int] = {}  # of the DLQ, retry and redrive topics known to exist
         self._write_delays: dict[TopicPartition, float] = {}
         self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
 
@@ -81,7 +90,23 @@ class DLQHandler:
             return None
         if isinstance(dlq, str):
             return dlq
-        return self._settings.dlq_topic.format(topic=source, group_id=self._subscription.group_id)
+        return self.returns.name(self._settings.dlq_topic, source)
+
+    def check_names(self) -> None:
+        """Raises `ConfigurationError` where a topic that would be needed cannot have the name that it would get.
+
+        Of a pattern's topics long names are shortened there: only what is added to them is checked.
+        """
+        handler_id, pattern = self._subscription.handler_id, self._subscription.pattern
+        for source in self._subscription.topics if pattern is None else (SHORTEST_FIT,):
+            dlq = self.topic_for(source)
+            for topic in [*self._needed(source), *([self.returns.redrive(source)] if dlq is not None else [])]:
+                if not is_topic_name(topic):
+                    raise ConfigurationError(
+                        f"handler {handler_id}: what fails would go to the topic {topic!r}, a name of {len(topic)} "
+                        "characters that Kafka does not take (1 to 249 of a-z A-Z 0-9 . _ -): change the group_id, "
+                        "the topic's name, or the templates dlq_topic, retry_topic and redrive_topic of the settings"
+                    )
 
     async def handle(self, failure: FailureContext) -> Judgement:
         """Retry in place by the policy, else `move`. Never raises for a broker that is away."""
@@ -107,6 +132,9 @@ class DLQHandler:
         """
         later = self.decide(failure).later
         source = failure.origin.topic
+        if self.returns.is_dead_letter(failure.message):
+            self._report(failure, logging.ERROR, "stays where it is: another handler keeps it there as a dead letter")
+            return Judgement(Verdict.SKIPPED, failure)
         if later is not None:
             topic: str | None = self.returns.retry(source, self.returns.stage_of(failure.message.topic) + 1)
         else:
@@ -123,46 +151,35 @@ class DLQHandler:
         return Judgement(Verdict.DEAD_LETTERED if later is None else Verdict.DEFERRED, failure)
 
     async def prepare(self, sources: Collection[str]) -> None:
-        """Creates the DLQ, retry and redrive topics of the given source topics, with as many partitions, where missing.
+        """The group has moved partitions of these topics here.
+
+        Looks whether their DLQ and retry topics exist, where they may not be made when they are needed.
 
         Raises:
-            TransportError: names those that are missing still. Writing tries again.
+            TransportError: names those that are missing. Writing looks again.
         """
-        related = {topic: source for source in sources for topic in self._related(self.returns.source_of(source))}
-        missing = [topic for topic in related if topic not in self._partition_counts]
-        if not missing:
-            return
-        timeout = self._settings.request_timeout
-        asked = {*missing, *(self.returns.source_of(related[topic]) for topic in missing)}
-        counts = await self._transport.partition_counts(asked, timeout)
-        absent = {
-            topic: counts.get(self.returns.source_of(related[topic]), 1) for topic in missing if topic not in counts
-        }
-        redrives = {self.returns.redrive(self.returns.source_of(source)) for source in sources}
+        self._topics.note_move()
         if self._settings.create_topics:
-            counts.update(await self._create({topic: absent[topic] for topic in absent if topic not in redrives}))
-            with suppress(TransportError):  # without it nothing can be sent back, but all else works
-                counts.update(await self._create({topic: absent[topic] for topic in absent if topic in redrives}))
-        self._partition_counts.update({topic: counts[topic] for topic in missing if topic in counts})
-        unknown = [topic for topic in missing if topic not in counts and topic not in redrives]
-        if unknown:
-            raise TransportError(f"topic {', '.join(unknown)} does not exist and create_topics is off")
+            return
+        needed = [topic for source in sources for topic in self._needed(self.returns.source_of(source))]
+        counts = await self._transport.partition_counts(needed, self._settings.request_timeout)
+        absent = sorted({topic for topic in needed if topic not in counts})
+        if absent:
+            raise TopicNotFoundError(missing(absent))
 
-    async def _create(self, topics: dict[str, int]) -> dict[str, int]:
-        if topics:
-            await self._transport.create_topics(topics, self._settings.request_timeout)
-        return topics
-
-    def _related(self, source: str) -> list[str]:
+    def _needed(self, source: str) -> list[str]:
         dlq = self.topic_for(source)
-        if dlq is None:
-            return self.returns.retries(source)
-        return [dlq, *self.returns.retries(source), self.returns.redrive(source)]
+        return [*([dlq] if dlq is not None else []), *self.returns.retries(source)]
 
-    def followed(self, sources: Collection[str]) -> list[str]:
-        """The retry and redrive topics of the sources that are known to exist."""
-        related = [topic for source in sources for topic in self._related(source)[self.topic_for(source) is not None :]]
-        return [topic for topic in related if topic in self._partition_counts]
+    async def redrive_topic(self, source: str) -> str:
+        """The topic through which dead letters of `source` come back; made where it is missing.
+
+        Raises:
+            TransportError: it is missing and may not be made.
+        """
+        topic = self.returns.redrive(source)
+        await self._topics.partitions_of(topic, source)
+        return topic
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """Another member writes the dead letters of these partitions now."""
@@ -171,18 +188,19 @@ class DLQHandler:
 
     async def _write(self, topic: str, failure: FailureContext, later: float | None) -> Exception | None:
         try:
-            if topic not in self._partition_counts:
-                await self.prepare([failure.origin.topic])
+            count = await self._topics.partitions_of(topic, failure.origin.topic)
         except TransportError as error:
-            if topic not in self._partition_counts:  # else it is another one that is missing
-                return error
-        message = self._message_for(topic, failure, later)
+            return error
+        message = self._message_for(topic, count, failure, later)
         (result,) = await self._transport.producer.send([message], self._settings.publish_timeout)
-        return result if isinstance(result, Exception) else None
+        if isinstance(result, Exception):
+            self._topics.forget(topic)  # it may be gone, or another of its name
+            return result
+        return None
 
-    def _message_for(self, topic: str, failure: FailureContext, later: float | None) -> OutgoingMessage:
+    def _message_for(self, topic: str, count: int, failure: FailureContext, later: float | None) -> OutgoingMessage:
         message = failure.message
-        added = dead_letter_headers(failure, self._settings)
+        added = (*dead_letter_headers(failure, self._settings), (WRITTEN_TO, topic.encode()))
         if later is not None:
             due = round((failure.failed_at + later) * 1000)
             stage = self.returns.stage_of(message.topic) + 1
@@ -192,10 +210,7 @@ class DLQHandler:
             added += ((FAILURE_TRACE, f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}".encode()),)
         replaced = {DUE, STAGE, *(name for name, _ in added)}
         kept = tuple(header for header in message.headers if header[0] not in replaced)
-        same = failure.origin.partition < self._partition_counts.get(topic, 0)
-        return OutgoingMessage(
-            topic, message.key, message.value, kept + added, failure.origin.partition if same else None
-        )
+        return OutgoingMessage(topic, message.key, message.value, kept + added, failure.origin.partition % count)
 
     def _report(self, failure: FailureContext, level: int, what: str) -> None:
         """One line per failure; of many alike only some."""

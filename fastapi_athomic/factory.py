@@ -6,7 +6,7 @@ The only place that knows concrete classes: read `ConsumerFactory.create` to see
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -19,16 +19,19 @@ from .counters import Counters
 from .decorators import Subscription
 from .discovery import Discovered
 from .dlq import DLQHandler
-from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
+from .exceptions import ConfigurationError, TopicNotFoundError
 from .fairness import LoopShare
 from .headers import ContextAdapter, HeadersOrchestrator
 from .injection import HandlerPlan, Provider, compile_handler
 from .lag import worker_name
+from .left_behind import LeftBehind
 from .lineage import LineageAdapter, dataset_namespace
 from .messages import RawMessage
 from .ordering import OrderedParts, OrderedStrategy
+from .own_topics import OwnTopics
 from .payload import PayloadPipeline
 from .processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
+from .redelivery import ReturnTopics
 from .sequences import SequenceGauge
 from .session import ConsumerSession, SessionParts
 from .settings import AthomicSettings, HandlerTuning
@@ -45,7 +48,8 @@ from .strategies import (
 )
 from .telemetry import MessagingTelemetryAdapter
 from .threads import HandlerThreads
-from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
+from .topic_watch import TopicWatch
+from .transports.base import ConsumerConfig, RebalanceListener, TopicPattern, Transport, TransportConsumer
 from .transports.memory import MemoryTransport
 
 logger = logging.getLogger(__name__)
@@ -144,6 +148,18 @@ class ConsumerFactory:
         self._parts = parts
         self._settings = parts.settings
         self._ordered_groups: set[str] = set()
+        self.expect(())
+
+    def expect(self, subscriptions: Collection[Subscription]) -> None:
+        """All that will be created: what one handler makes (a DLQ that it names) is no source of another's pattern."""
+        self._own_topics = OwnTopics(self._settings, subscriptions)
+        self._watch = TopicWatch(
+            self._parts.transport,
+            timeout=self._settings.request_timeout,
+            create_topics=self._settings.create_topics,
+            made=self._own_topics.made,
+        )
+        self._left_behind = LeftBehind(self._parts.transport, self._watch, self._settings)
 
     def create(self, discovered: Discovered, tuning: HandlerTuning | None) -> ConsumerService:
         """Compiles the handler and wires its service; nothing is started.
@@ -155,15 +171,20 @@ class ConsumerFactory:
         plan = self._compile(discovered, subscription)
         gauge = self._gauge(subscription, plan)
         counters = Counters()
-        dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings)
+        returns = ReturnTopics(subscription, self._settings, self._own_topics)
+        dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings, returns, self._watch)
+        dlq_handler.check_names()
+        self._left_behind.add(dlq_handler)
+        self._watch.expect(returns.expected())
         processor_parts = self._processor_parts(subscription, plan, dlq_handler)
         session_parts = SessionParts(
             name=subscription.handler_id,
-            connect=lambda listener, topics: self._connect(subscription, dlq_handler, listener, topics),
+            connect=lambda listener, topics: self._connect(subscription, returns.pattern(), listener, topics),
             make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard, gauge),
-            ensure_topics=lambda: self._ensure_topics(subscription, dlq_handler),
+            ensure_topics=lambda: self._ensure_topics(subscription, returns),
+            follow=lambda client, followed: self._follow(dlq_handler, client, followed),
             prepare=dlq_handler.prepare,
-            delay_of=dlq_handler.returns.delay_of,
+            delay_of=returns.delay_of,
             forget=dlq_handler.forget,
             settings=self._settings,
             counters=counters,
@@ -277,31 +298,34 @@ class ConsumerFactory:
     def _connect(
         self,
         subscription: Subscription,
-        dlq_handler: DLQHandler,
+        pattern: TopicPattern | None,
         listener: RebalanceListener,
-        topics: Sequence[str],
+        followed: frozenset[str],
     ) -> TransportConsumer:
         settings = self._settings
         config = ConsumerConfig(
             group_id=subscription.group_id,
             handler_id=subscription.handler_id,
             client_id=settings.client_id,
-            topics=tuple(topics),
-            pattern=dlq_handler.returns.pattern(subscription.pattern) if subscription.pattern else None,
+            topics=subscription.topics,
+            pattern=pattern,
+            followed=tuple(sorted(followed)),
             auto_offset_reset=subscription.auto_offset_reset,
             drain_timeout=settings.drain_timeout,
             max_poll_messages=settings.max_poll_messages,
         )
         return self._parts.transport.consumer(config, listener)
 
-    async def _ensure_topics(self, subscription: Subscription, dlq_handler: DLQHandler) -> Sequence[str]:
-        """A consumer of a topic that does not exist would wait for it without a word. Gives what there is to follow.
+    async def _ensure_topics(self, subscription: Subscription, returns: ReturnTopics) -> frozenset[str]:
+        """A consumer of a topic that does not exist would wait for it without a word.
+
+        Gives what else there is to follow now: retry and redrive topics, none of which is made before it is needed.
 
         Raises:
             TopicNotFoundError: names the topics that are missing and may not be created.
         """
         if subscription.pattern is not None:
-            return ()
+            return frozenset()
         transport, timeout = self._parts.transport, self._settings.request_timeout
         counts = await transport.partition_counts(subscription.topics, timeout)
         missing = [topic for topic in subscription.topics if topic not in counts]
@@ -309,11 +333,11 @@ class ConsumerFactory:
             await transport.create_topics(dict.fromkeys(missing, -1), timeout)
         elif missing:
             raise TopicNotFoundError(f"topic {', '.join(missing)} does not exist and create_topics is off")
-        try:
-            await dlq_handler.prepare(subscription.topics)
-        except TransportError as error:  # said in health once partitions are assigned, see `ConsumerSession`
-            logger.warning("%s: %s", subscription.handler_id, error)
-        return [*subscription.topics, *dlq_handler.followed(subscription.topics)]
+        return await self._watch.existing(returns.brings_back)
+
+    async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
+        await self._left_behind.name(dlq_handler, client)
+        await self._watch.follow(client, dlq_handler.returns, followed)
 
 
 def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:

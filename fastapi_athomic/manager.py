@@ -50,6 +50,7 @@ class ConsumerManager:
         if unknown:
             known = ", ".join(handler.subscription.handler_id for handler in found) or "none"
             raise ConfigurationError(f"tuning for unknown handler {', '.join(unknown)}; the handlers are: {known}")
+        self._factory.expect([handler.subscription for handler in found])
         for discovered in found:
             handler_id = discovered.subscription.handler_id
             tuning = self._tuning.get(handler_id)

@@ -78,7 +78,7 @@ class _Processor:
 
     def _delivery(self, message: RawMessage, attempt: int, messages: Sequence[RawMessage] | None = None) -> Delivery:
         returns = self._dlq_handler.returns
-        before = returns.origin(message).attempts if returns.stage_of(message.topic) else 0
+        before = returns.origin(message).attempts if returns.is_retry(message.topic) else 0
         return Delivery(message, DeliveryAttempt(before + attempt, self._parts.max_attempts), messages)
 
 

@@ -41,9 +41,10 @@ class SessionParts:
     """What a session is built from."""
 
     name: str
-    connect: Callable[[RebalanceListener, Sequence[str]], TransportConsumer]  # a member that follows these topics
+    connect: Callable[[RebalanceListener, frozenset[str]], TransportConsumer]  # a member that follows also these topics
     make_strategy: Callable[[Guard], ConsumptionStrategy]
-    ensure_topics: Callable[[], Awaitable[Sequence[str]]]  # makes ready what will be followed, and names it
+    ensure_topics: Callable[[], Awaitable[frozenset[str]]]  # makes the sources ready; what else is to be followed now
+    follow: Callable[[TransportConsumer, frozenset[str]], Awaitable[None]]  # lets it follow those that come and go
     prepare: Callable[[Collection[str]], Awaitable[None]]  # makes ready what the topics' messages will need
     delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: when a message is due
     forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
@@ -75,6 +76,7 @@ class ConsumerSession:
         self._commit_lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
         self._load = ThreadLoad()
+        self._moving = False  # our partitions have been called back
         self._preparing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._started = False
@@ -92,28 +94,32 @@ class ConsumerSession:
         self._started = True
         self._counters.timings.set_clock()
         try:
-            self._connected = self._parts.connect(self, await self._parts.ensure_topics())
+            followed = await self._parts.ensure_topics()
+            self._connected = self._parts.connect(self, followed)
             await self._connected.start()
             self._note_poll(monotonic())
             committing = asyncio.create_task(self._commit_regularly(), name=f"{self._parts.name}-commit")
+            following = asyncio.ensure_future(self._parts.follow(self._connected, followed))
             try:
                 while not self._closing:
                     await self._poll()
-                    self._raise_if_broken(committing)
+                    self._raise_if_broken(committing, following)
             finally:
                 committing.cancel()
-                await asyncio.wait([committing])
+                following.cancel()
+                await asyncio.wait([committing, following])
         finally:
             self._ended.set()
 
-    def _raise_if_broken(self, committing: asyncio.Task[None]) -> None:
+    def _raise_if_broken(self, *helpers: asyncio.Future[None]) -> None:
         failure = self._strategy.failure
         if isinstance(failure, Exception):
             raise failure
         if failure is not None:  # SystemExit would end the event loop, a cancellation would look like ours
             raise WorkerDiedError(f"the handler raised {type(failure).__name__}") from failure
-        if committing.done():
-            committing.result()
+        for helper in helpers:
+            if helper.done():
+                helper.result()
         if monotonic() - self.progress_at > self._settings.stall_timeout:
             raise TransportError(
                 f"no progress for {self._settings.stall_timeout:g} s although there is something to consume"
@@ -273,6 +279,7 @@ class ConsumerSession:
         self.progress_at = now = monotonic()
         self._note_poll(now)
         self.without_partitions_since = None
+        self._moving = False
         self.joined.set()
         self._call.set()
         self._prepare(partitions)
@@ -282,6 +289,7 @@ class ConsumerSession:
         logger.info("%s: assigned %s", self._parts.name, ", ".join(map(str, sorted(partitions))) or "nothing")
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        self._moving = True
         states = [self._states[tp] for tp in partitions if tp in self._states]
         self._shut(states)
         await self._drain(states, self._settings.drain_timeout)
@@ -469,7 +477,7 @@ class ConsumerSession:
 
     def settled(self) -> bool:
         """As far as this client has heard, nothing is left to fetch, to conclude or to commit."""
-        return self.joined.is_set() and all(
+        return (self.joined.is_set() and not self._moving) and all(
             state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self._states.items()
         )
 

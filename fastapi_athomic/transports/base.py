@@ -7,7 +7,6 @@ boundary. No call blocks for longer than the deadline it states, also when the b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -24,6 +23,17 @@ class CommittedOffset(NamedTuple):
     metadata: str = ""  # at most 4,096 bytes in UTF-8 (Kafka's `offset.metadata.max.bytes`)
 
 
+class TopicPattern(Protocol):
+    """Tells by its whole name whether a topic is followed; a `re.Pattern` is one."""
+
+    @property
+    def pattern(self) -> str:
+        """For people, and to tell one from another."""
+        ...
+
+    def fullmatch(self, topic: str, /) -> object: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerConfig:
     """What a transport needs to know of one consumer."""
@@ -31,7 +41,8 @@ class ConsumerConfig:
     group_id: str
     client_id: str
     topics: tuple[str, ...] = ()  # either names ...
-    pattern: re.Pattern[str] | None = None  # ... or a pattern that a whole topic name must match
+    pattern: TopicPattern | None = None  # ... or what tells them by their names
+    followed: tuple[str, ...] = ()  # what is followed at first beside names, see `TransportConsumer.follow`
     auto_offset_reset: OffsetReset = "earliest"
     drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout covers it
     group_instance_id: str | None = None  # static membership (KIP-345)
@@ -103,6 +114,14 @@ class TransportConsumer(Protocol):
         """What somebody should look at though consumption goes on, a sentence each. Asks nobody."""
         ...
 
+    async def follow(self, topics: Collection[str]) -> None:
+        """Besides what was subscribed to, follow these topics from now on, and no others. They exist.
+
+        A change moves the group's partitions. Subscribed by a pattern, the member looks for new topics at once instead.
+        Raises `TransportError`.
+        """
+        ...
+
     async def seek(self, partition: TopicPartition, offset: int) -> None:
         """Fetch from `offset` next; -2 is the beginning, -1 the end. What was prefetched is dropped."""
 
@@ -152,8 +171,8 @@ class Transport(Protocol):
     @property
     def producer(self) -> TransportProducer: ...
 
-    async def partition_counts(self, topics: Collection[str], timeout: float) -> dict[str, int]:
-        """The number of partitions of each topic that exists; absent are those that do not."""
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
+        """The number of partitions of each topic that exists; absent are those that do not. None: of all topics."""
         ...
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:

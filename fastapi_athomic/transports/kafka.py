@@ -105,13 +105,14 @@ class KafkaTransport:
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
         return KafkaConsumer(config, listener, self._settings, self._connection, self._twins)
 
-    async def partition_counts(self, topics: Collection[str], timeout: float) -> dict[str, int]:
-        if not topics:
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
+        if topics is not None and not topics:
             return {}
-        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        request = MetadataRequest(list(topics) if topics is not None else None, allow_auto_topic_creation=False)
         response = await within(self._ask_any(request), timeout, "asking for topics")
         found = response.to_object()["topics"]
-        return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
+        # with an error, too, where a partition has no leader for the moment
+        return {topic["topic"]: len(topic["partitions"]) for topic in found if topic["partitions"]}
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
         if not topics:

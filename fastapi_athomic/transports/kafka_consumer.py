@@ -136,6 +136,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         self._subscription.subscribe_pattern(SimpleNamespace(match=matches), listener)
         self._client.set_topics([])
 
+    async def look_for_topics(self) -> None:
+        """Returns when the brokers have told which topics there are."""
+        await self._client.force_metadata_update()
+
     async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Commits, also when aiokafka has already replaced the assignment (a pattern matches a new topic) and revokes
         it only now.
@@ -229,8 +233,17 @@ class KafkaConsumer:
         if self._config.pattern is not None:
             member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))
         else:
-            member.subscribe(topics=list(self._config.topics), listener=_Listener(self))
+            member.subscribe(topics=[*self._config.topics, *self._config.followed], listener=_Listener(self))
         self._member = member
+
+    async def follow(self, topics: Collection[str]) -> None:
+        member = self._running()
+        if self._config.pattern is not None:
+            await within(
+                member.look_for_topics(), self._settings.request_timeout, f"looking for topics of {self._name}"
+            )
+        else:
+            member.subscribe(topics=[*self._config.topics, *topics], listener=_Listener(self))
 
     async def stop(self, timeout: float) -> None:
         member, self._member = self._member, None

@@ -101,15 +101,15 @@ class KafkaProducer:
         """Sends these messages and fills in what became of them. Gives those that were refused with their batch."""
         futures: dict[int, asyncio.Future[Any]] = {}
         used: dict[int, tuple[str, AIOKafkaProducer]] = {}
-        known: set[str] = set()
+        known: set[tuple[str, int | None]] = set()
         for index in indexes:
             message = messages[index]
             try:
                 name = message.topic if message.topic in self._own_client else SHARED
                 client = self._clients.get(name) or await self._client(name, end - monotonic())
-                if message.topic not in known:
-                    await self._wait_for_topic(client, message.topic, end)
-                    known.add(message.topic)
+                if (place := (message.topic, message.partition)) not in known:
+                    await self._wait_for_topic(client, *place, end)
+                    known.add(place)
                 used[index] = (name, client)
                 futures[index] = await self._enqueue(client, message, end)
             except TransportError as error:
@@ -159,9 +159,15 @@ class KafkaProducer:
         if monotonic() < end and not self._closed:
             await self._send([index], messages, results, end)
 
-    async def _wait_for_topic(self, client: AIOKafkaProducer, topic: str, end: float) -> None:
-        """Returns when the client knows the topic. Raises `TopicNotFoundError`."""
+    async def _wait_for_topic(self, client: AIOKafkaProducer, topic: str, partition: int | None, end: float) -> None:
+        """Returns when the client knows the topic. Raises `TopicNotFoundError`.
+
+        A partition that it does not know may have been added since it asked: it asks again, once.
+        """
         cluster = client.client.cluster
+        known = cluster.partitions_for_topic(topic)
+        if partition is not None and known is not None and partition not in known:
+            await within(client.client.force_metadata_update(), end - monotonic(), f"asking for topic {topic}")
         while cluster.partitions_for_topic(topic) is None:
             client.client.add_topic(topic)
             await within(client.client.force_metadata_update(), end - monotonic(), f"asking for topic {topic}")

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import for_code
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.structs import TopicPartition as KafkaPartition
 
-from ..exceptions import TopicNotFoundError, TransportError
+from ..exceptions import TopicNotFoundError
 from ..messages import RawMessage, TopicPartition
 from .kafka_records import decode_records
 
 BEGINNING, END = -2, -1
 READ_UNCOMMITTED = 0
 ANY_REPLICA = -1
+NOBODY = -1
 LEADER_PAUSE = 0.1
 """Seconds until the brokers are asked again for a leader that is not known."""
 
+T = TypeVar("T")
+
 
 class KafkaReader:
-    """Asks the leaders of partitions for what they hold. Callers set the deadlines."""
+    """Asks the leaders of partitions for what they hold. Callers set the deadlines.
+
+    Topics are deleted and made anew, with more or fewer partitions: who leads what is asked each time. The client is
+    not told of the topics: it would ask for them ever after, and brokers may make what a client asks for.
+    """
 
     def __init__(self, client: AIOKafkaClient, max_bytes: int) -> None:
         self._client = client
@@ -31,26 +39,43 @@ class KafkaReader:
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
         """The first offset and the end of each partition."""
-        await self._know(topic)
-        partitions = sorted(self._client.cluster.partitions_for_topic(topic) or ())
-        first, end = await asyncio.gather(*(self._offsets(topic, partitions, time) for time in (BEGINNING, END)))
-        return {partition: (first[partition], end[partition]) for partition in partitions}
+        return await self._persistently(lambda: self._bounds(topic))
 
     async def read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
         """Messages from `offset` on, as many as one answer holds; none at the end."""
-        await self._know(partition.topic)
+        return await self._persistently(lambda: self._read(partition, offset))
+
+    async def _persistently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Tries again where a leader has moved, or a new topic is not known everywhere."""
+        while True:
+            try:
+                return await ask()
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(LEADER_PAUSE)
+            await self._client.force_metadata_update()
+
+    async def _bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        leaders = await self._leaders(topic)
+        first, end = await asyncio.gather(*(self._offsets(topic, leaders, time) for time in (BEGINNING, END)))
+        return {partition: (first[partition], end[partition]) for partition in sorted(leaders)}
+
+    async def _read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
+        leader = (await self._leaders(partition.topic)).get(partition.partition)
+        if leader is None:
+            raise TopicNotFoundError(f"{partition} does not exist")
         wanted = [(partition.topic, [(partition.partition, offset, self._max_bytes)])]
         request = FetchRequest(0, 1, self._max_bytes, READ_UNCOMMITTED, wanted)
-        response = await self._client.send(await self._leader(partition), request)
+        response = await self._client.send(leader, request)
         ((_, ((_, code, *_, batches),)),) = response.topics
         if code:
             raise for_code(code)()
         return decode_records(bytes(batches or b""), partition, offset)
 
-    async def _offsets(self, topic: str, partitions: list[int], time: int) -> dict[int, int]:
+    async def _offsets(self, topic: str, leaders: Mapping[int, Any], time: int) -> dict[int, int]:
         by_leader: dict[Any, list[tuple[int, int]]] = {}
-        for partition in partitions:
-            leader = await self._leader(TopicPartition(topic, partition))
+        for partition, leader in leaders.items():
             by_leader.setdefault(leader, []).append((partition, time))
         found: dict[int, int] = {}
         for leader, asked in by_leader.items():
@@ -61,18 +86,16 @@ class KafkaReader:
                 found[partition] = offset
         return found
 
-    async def _know(self, topic: str) -> None:
-        if self._client.cluster.partitions_for_topic(topic) is None:
-            self._client.add_topic(topic)
-            await self._client.force_metadata_update()
-        if self._client.cluster.partitions_for_topic(topic) is None:
+    async def _leaders(self, topic: str) -> dict[int, Any]:
+        """The leader of each partition."""
+        request = MetadataRequest([topic], allow_auto_topic_creation=False)
+        response = await self._client.send(self._client.get_random_node(), request)
+        (found,) = response.to_object()["topics"]
+        if found["error_code"] == UnknownTopicOrPartitionError.errno:
             raise TopicNotFoundError(f"topic {topic} does not exist")
-
-    async def _leader(self, partition: TopicPartition) -> Any:
-        for _ in range(2):
-            leader = self._client.cluster.leader_for_partition(KafkaPartition(*partition))
-            if leader not in (None, -1):
-                return leader
-            await asyncio.sleep(LEADER_PAUSE)
-            await self._client.force_metadata_update()
-        raise TransportError(f"{partition} has no leader")
+        if found["error_code"]:
+            raise for_code(found["error_code"])(topic)
+        leaders = {each["partition"]: each["leader"] for each in found["partitions"]}
+        if NOBODY in leaders.values():
+            raise LeaderNotAvailableError(topic)
+        return leaders

@@ -89,7 +89,7 @@ class MemoryTransport:
         self._consumers.append(consumer)
         return consumer
 
-    async def partition_counts(self, topics: Collection[str], timeout: float) -> dict[str, int]:
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
         return self.broker.partition_counts(topics)
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
@@ -273,6 +273,11 @@ class MemoryConsumer:
         self._broker.check_connected()
         found = self._broker.committed(self._config.group_id)
         return {partition: found[partition] for partition in partitions if partition in found}
+
+    async def follow(self, topics: Collection[str]) -> None:
+        if self._member is None:
+            raise TransportClosedError("the consumer is closed")
+        self._broker.follow(self._member, topics)
 
     def assignment(self) -> frozenset[TopicPartition]:
         return self._owned

@@ -62,6 +62,7 @@ class Member:
 
     def __init__(self, config: ConsumerConfig, call: Callable[[], None], arrived: Callable[[], None]) -> None:
         self.config = config
+        self.followed = frozenset(config.followed)  # beside what the config says
         self.loop = asyncio.get_running_loop()
         self.generation = -1  # -1: not a member
         self.assigned: frozenset[TopicPartition] = frozenset()
@@ -129,10 +130,29 @@ class MemoryBroker:
                 if any(_follows(member, name) for member in group.members for name in new):
                     self._rebalance(group)
 
-    def partition_counts(self, topics: Collection[str]) -> dict[str, int]:
+    def delete_topics(self, topics: Collection[str]) -> None:
+        """What is in them is gone, and so is what groups have committed for them."""
         with self._lock:
             self._check_connected()
-            return {name: len(self._topics[name]) for name in topics if name in self._topics}
+            gone = [name for name in topics if self._topics.pop(name, None) is not None]
+            for group in self._groups.values():
+                for place in [place for place in group.committed if place.topic in gone]:
+                    del group.committed[place]
+                if any(_follows(member, name) for member in group.members for name in gone):
+                    self._rebalance(group)
+
+    def delete_records(self, topic: str) -> None:
+        """Purges the topic: its partitions begin where they end."""
+        with self._lock:
+            for log in self._topics[topic]:
+                log.first = log.end
+                log.messages.clear()
+
+    def partition_counts(self, topics: Collection[str] | None) -> dict[str, int]:
+        with self._lock:
+            self._check_connected()
+            names = self._topics if topics is None else topics
+            return {name: len(self._topics[name]) for name in names if name in self._topics}
 
     def append(
         self, messages: Iterable[OutgoingMessage], settings: MemorySettings
@@ -198,6 +218,15 @@ class MemoryBroker:
             group = self._groups[member.config.group_id]
             if member in group.members:
                 self._remove(group, member)
+                self._rebalance(group)
+
+    def follow(self, member: Member, topics: Collection[str]) -> None:
+        """Besides those of its config, the member follows these topics."""
+        with self._lock:
+            changed = member.followed ^ frozenset(topics)
+            member.followed = frozenset(topics)
+            group = self._groups[member.config.group_id]
+            if member in group.members and member.config.pattern is None and changed:
                 self._rebalance(group)
 
     def rebalance(self, group_id: str) -> None:
@@ -289,7 +318,7 @@ class MemoryBroker:
             group = self._groups[member.config.group_id]
             if member not in group.members or member.generation != group.generation:
                 raise CommitFailedError(f"group {member.config.group_id} went on without this member")
-            group.committed.update(offsets)
+            group.committed.update({place: offset for place, offset in offsets.items() if self.log(place) is not None})
 
     def committed(self, group_id: str) -> dict[TopicPartition, CommittedOffset]:
         with self._lock:
@@ -326,7 +355,9 @@ class MemoryBroker:
 
 def _follows(member: Member, topic: str) -> bool:
     pattern = member.config.pattern
-    return pattern.fullmatch(topic) is not None if pattern is not None else topic in member.config.topics
+    if pattern is not None:
+        return bool(pattern.fullmatch(topic))
+    return topic in member.config.topics or topic in member.followed
 
 
 def _size(message: OutgoingMessage) -> int:

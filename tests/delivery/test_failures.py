@@ -117,6 +117,9 @@ async def test_many_failing_messages_over_three_stages_with_a_restart_in_the_mid
 
 async def test_a_message_that_recovers_goes_no_further(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
+    await broker.create_topic(
+        f"{topic}.{topic}.retry.0.2s", 1
+    )  # the group moves when it is made, and all wait for that
     await broker.produce(topic, [event(1), event(2)])
     record = Record()
     retry = RetryPolicy(max_attempts=1, retry_topics=(0.2, 60.0), allow_reordering=True)
@@ -152,6 +155,7 @@ async def test_fatal_and_undecodable_messages_take_no_detour(broker: Broker, top
 
 async def test_batches_use_retry_topics_too(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
+    await broker.create_topic(f"{topic}.{topic}.retry.0.3s", 1)
     await broker.produce(topic, [event(number) for number in numbers(10)])
     record = Record()
     retry = RetryPolicy(max_attempts=1, retry_topics=(0.3,), allow_reordering=True)

@@ -16,7 +16,9 @@ LAYERS = [
     ["settings", "outcomes", "context", "counters", "fairness", "isolation", "threads", "losses"],
     ["logs", "payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker", "stores.base", "parking"],
+    ["own_topics"],
     ["redelivery", "sequences", "stores.memory", "stores.redis"],
+    ["topic_watch"],
     ["partitions", "dlq", "discovery", "transports.memory"],
     [
         "transports.kafka_client",
@@ -28,7 +30,7 @@ LAYERS = [
     ["transports.kafka_connection", "transports.kafka_unreadable"],
     ["transports.kafka_consumer", "transports.kafka_producer", "transports.kafka_reader"],
     ["transports.kafka"],
-    ["processors", "publisher", "dead_letters"],
+    ["processors", "publisher", "dead_letters", "left_behind"],
     ["aggregates"],
     ["strategies", "ledger"],
     ["batches", "ordering"],

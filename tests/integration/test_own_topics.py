@@ -1,0 +1,159 @@
+"""What operators do to the product's own topics on Apache Kafka, between a failure and its return."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic, TopicPartition
+
+from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy, topic_watch
+from tests.support.apps import Record, eventually, new_app, running
+from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+
+SECONDS = 30
+
+
+class Shop:
+    """An app whose handler notes the topic of what it gets and fails until `sound`, and its operators."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.group = self.topic = f"t-{uuid4().hex[:12]}"
+        self.settings = AthomicSettings(broker_url=f"kafka://{bootstrap}", publish_timeout=3, restart_backoff=0.05)
+        self.record, self.sound = Record(), False
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+    def app(self, topics: Any, group_id: str, **options: Any) -> Athomic:
+        athomic = new_app(self.settings)
+        self.add(athomic, topics, group_id, **options)
+        return athomic
+
+    def add(self, athomic: Athomic, topics: Any, group_id: str, **options: Any) -> None:
+        async def handle(message: bytes, raw: RawMessage) -> None:
+            self.record.note((group_id, raw.topic, raw.value))
+            if not self.sound:
+                raise RuntimeError("broken")
+
+        defaults: Any = {"handler_id": "h", "retry": RetryPolicy(max_attempts=1)}
+        athomic.subscribe_to(topics, group_id=group_id, **(defaults | options))(handle)
+
+    async def create(self, topic: str, partitions: int) -> None:
+        futures = self._admin.create_topics([NewTopic(topic, partitions, 1)], operation_timeout=SECONDS)
+        await asyncio.to_thread(futures[topic].result, SECONDS)
+
+    async def delete(self, topic: str) -> None:
+        futures = self._admin.delete_topics([topic], operation_timeout=SECONDS)
+        await asyncio.to_thread(futures[topic].result, SECONDS)
+        while topic in await self.topics():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+    async def purge(self, topic: str) -> None:
+        places = [TopicPartition(topic, number, -1) for number in range((await self.topics())[topic])]
+        await asyncio.gather(
+            *(asyncio.to_thread(f.result, SECONDS) for f in self._admin.delete_records(places).values())
+        )
+
+    async def topics(self) -> dict[str, int]:
+        """Those of this test, and how many partitions they have."""
+        found = await asyncio.to_thread(self._admin.list_topics, timeout=SECONDS)
+        return {name: len(topic.partitions) for name, topic in found.topics.items() if name.startswith(self.topic)}
+
+    async def seen(self, *wanted: tuple[str, str, bytes]) -> None:
+        await self.record.until(lambda seen: set(wanted) <= set(seen))
+
+    async def letters(self, athomic: Athomic, *values: bytes) -> None:
+        """Returns when the DLQ holds these."""
+        async with asyncio.timeout(SECONDS):
+            while [  # noqa: ASYNC110 - nobody tells
+                letter.value for letter in await athomic.dead_letters("h").browse()
+            ] != list(values):
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def shop(apache_kafka: KafkaBroker | ExternalKafka, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr(topic_watch, "FOLLOW_SECONDS", 0.1)
+    # what is sent to a topic that was just deleted stays with aiokafka, and is written when the topic is made anew
+    monkeypatch.setattr(topic_watch, "COUNT_SECONDS", 0.0)
+    return Shop(apache_kafka.bootstrap)
+
+
+async def test_p20_fault_02_two_patterns_that_match_each_others_dead_letters_end(shop: Shop) -> None:
+    topic, everything = shop.topic, re.compile(re.escape(shop.topic) + ".*")
+    await shop.create(topic, 1)
+    retry = RetryPolicy(max_attempts=1, retry_topics=(0.1,), allow_reordering=True)
+    athomic = shop.app(everything, shop.group)
+    shop.add(athomic, everything, "other", handler_id="other", retry=retry)
+    async with running(athomic):
+        await athomic.publish(topic, b"1")
+        await shop.seen(("other", f"{topic}.other.retry.0.1s", b"1"))
+        await athomic.drain()
+    assert sorted(where for _, where, _ in shop.record.seen) == [topic, topic, f"{topic}.other.retry.0.1s"]
+    made = {f"{topic}.{shop.group}.dlq", f"{topic}.other.dlq", f"{topic}.other.retry.0.1s"}
+    assert set(await shop.topics()) == {topic, *made}
+
+
+async def test_p20_fault_11_a_dlq_may_be_purged_deleted_and_shrunk(shop: Shop) -> None:
+    topic, dlq = shop.topic, f"{shop.topic}.{shop.group}.dlq"
+    await shop.create(topic, 3)
+    async with running(shop.app(topic, shop.group)) as athomic:
+        assert set(await shop.topics()) == {topic}, "none is made before it is needed"
+        await athomic.publish(topic, b"1", partition=2)
+        await shop.letters(athomic, b"1")
+        assert await shop.topics() == {topic: 3, dlq: 3}
+        await shop.purge(dlq)
+        await athomic.publish(topic, b"2", partition=2)
+        await shop.letters(athomic, b"2")
+        await shop.delete(dlq)
+        await athomic.publish(topic, b"3", partition=2)
+        await shop.letters(athomic, b"3")
+        await shop.delete(dlq)
+        await shop.create(dlq, 1)
+        await athomic.publish(topic, b"4", partition=2)
+        await shop.letters(athomic, b"4")
+        assert await shop.topics() == {topic: 3, dlq: 1}
+        shop.sound = True
+        assert (await athomic.dead_letters("h").redrive()).settled == 1
+        await shop.seen((shop.group, f"{topic}.{shop.group}.redrive", b"4"))
+
+
+async def test_p20_fault_11_retry_and_redrive_topics_come_and_go(shop: Shop) -> None:
+    topic, redrive, again = shop.topic, f"{shop.topic}.{shop.group}.redrive", f"{shop.topic}.{shop.group}.retry.0.1s"
+    await shop.create(topic, 1)
+    retry = RetryPolicy(max_attempts=1, retry_topics=(0.1,), allow_reordering=True)
+    async with running(shop.app(topic, shop.group, retry=retry)) as athomic:
+        await athomic.publish(topic, b"1")
+        await shop.seen((shop.group, topic, b"1"), (shop.group, again, b"1"))
+        await shop.create(redrive, 2)
+        await athomic.publish(redrive, b"2")
+        await shop.seen((shop.group, redrive, b"2"), (shop.group, again, b"2"))
+        await athomic.drain()
+        await shop.delete(redrive)
+        await shop.delete(again)
+        await eventually(lambda: {place.topic for place in athomic.consumers()[0].assignment} == {topic})
+        await athomic.publish(topic, b"3")
+        await shop.seen((shop.group, again, b"3"))
+        await shop.create(redrive, 1)
+        await athomic.publish(redrive, b"4", partition=0)  # else the partitioner may choose one of before
+        await shop.seen((shop.group, again, b"4"))
+        await athomic.drain()
+        health = athomic.health()
+    assert health is not None
+    assert health.status == "healthy"
+
+
+async def test_p20_fault_11_what_waits_under_delays_of_before_comes_back(shop: Shop) -> None:
+    topic, before = shop.topic, f"{shop.topic}.{shop.group}.retry.0.5s"
+    await shop.create(topic, 1)
+    retry = RetryPolicy(max_attempts=1, retry_topics=(0.5,), allow_reordering=True)
+    async with running(shop.app(topic, shop.group, retry=retry)) as athomic:
+        await athomic.publish(topic, b"1")
+        await eventually(lambda: athomic.consumers()[0].counters.deferred == 1)
+    shop.sound = True
+    async with running(shop.app(topic, shop.group)):
+        await shop.seen((shop.group, before, b"1"))
+    assert set(await shop.topics()) == {topic, before}
