@@ -32,6 +32,8 @@ BUSY = 0.8
 """A thread that computes for more than this share of its time has none to spare: what commits cost, handlers lack."""
 PAUSE_WHILE_BUSY = 3
 """Of `commit_interval`, then."""
+PREPARE_SECONDS = 5.0
+"""Until it is looked again whether what was missing is there."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
 
@@ -313,16 +315,22 @@ class ConsumerSession:
 
     def _prepare(self, partitions: Iterable[TopicPartition]) -> None:
         topics = {partition.topic for partition in partitions}
+        if self._preparing is not None:
+            self._preparing.cancel()
         if topics:
             self._preparing = asyncio.create_task(self._prepare_topics(topics), name=f"{self._parts.name}-prepare")
 
     async def _prepare_topics(self, topics: Collection[str]) -> None:
-        try:
-            await self._parts.prepare(topics)
-            self.warning = None
-        except TransportError as error:
-            self.warning = str(error)
-            logger.warning("%s: %s", self._parts.name, error)
+        while True:
+            try:
+                await self._parts.prepare(topics)
+                self.warning = None
+                return
+            except TransportError as error:
+                if self.warning != str(error):
+                    logger.warning("%s: %s", self._parts.name, error)
+                self.warning = str(error)
+            await asyncio.sleep(PREPARE_SECONDS)
 
     # --- commits
 

@@ -42,6 +42,7 @@ class TopicWatch:
         self._create_topics = create_topics
         self._made = made  # tells the product's own topics by their names
         self._counts: dict[str, tuple[int, float]] = {}  # partitions of what is written to, and when that was heard
+        self._questions: dict[str, asyncio.Future[int]] = {}  # whether it exists: on their way
         self._present: dict[str, int] = {}  # topics that exist, and how many looks in a row have missed them
         self._wanted: set[str] = set()  # names that handlers would follow
         self._asked_at = self._listed_at = float("-inf")
@@ -58,13 +59,22 @@ class TopicWatch:
             TransportError: it is missing and may not be made, or the broker cannot tell.
         """
         count, heard_at = self._counts.get(topic, (0, float("-inf")))
-        if monotonic() - heard_at > COUNT_SECONDS:
-            count = await self._ask_or_make(topic, source)
-            self._counts[topic] = count, monotonic()
+        if monotonic() - heard_at <= COUNT_SECONDS:
+            return count
+        asking = self._questions.get(topic)
+        if asking is None:  # many may want to write to it at once
+            asking = self._questions[topic] = asyncio.ensure_future(self._ask_or_make(topic, source))
+            asking.add_done_callback(lambda done: self._note_answer(topic, done))
+        return await asyncio.shield(asking)
+
+    def _note_answer(self, topic: str, answer: asyncio.Future[int]) -> None:
+        del self._questions[topic]
+        if answer.cancelled() or answer.exception() is not None:
+            return
+        self._counts[topic] = answer.result(), monotonic()
         if topic not in self._present:
             self._present[topic] = 0
             self._tell()
-        return count
 
     async def _ask_or_make(self, topic: str, source: str) -> int:
         counts = await self._transport.partition_counts([topic, source], self._timeout)

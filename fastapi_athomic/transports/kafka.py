@@ -71,6 +71,7 @@ class KafkaTransport:
             return
         end = monotonic() + timeout
         admin = KafkaClient(**self._connection)
+        admin.makes_topics = False
         await open_client(admin, timeout, f"connecting to {self.address}")
         try:
             await self._producer.start(end - monotonic())

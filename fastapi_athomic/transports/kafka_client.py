@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     """
 
     on_fetched: Callable[[Any], None] | None = None  # told each answer to a fetch
+    makes_topics = True  # brokers make what they are asked for, if they may: with a number of partitions of theirs
     _rebootstrapped_at = float("-inf")  # on the monotonic clock
 
     async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
@@ -56,11 +58,33 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
             return False
 
     async def _ask_known(self, cluster_metadata: Any, topics: Any) -> bool:
+        nodes = [broker.nodeId for broker in self.cluster.brokers()]
+        random.shuffle(nodes)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return bool(await super()._metadata_update(cluster_metadata, topics))
+                for node in nodes:
+                    if await self._ask_node(node, cluster_metadata, topics):
+                        return True
         except TimeoutError:
+            pass
+        return False
+
+    async def _ask_node(self, node: int, cluster_metadata: Any, topics: Any) -> bool:
+        """As aiokafka's `_metadata_update`, which always lets brokers make topics."""
+        connection = await self._get_conn(node)
+        if connection is None:
             return False
+        try:
+            metadata = await connection.send(self._question(topics))
+        except (KafkaError, TimeoutError) as error:
+            logger.warning("node %s does not say where the others are: %r", node, error)
+            return False
+        if metadata.brokers:
+            cluster_metadata.update_metadata(metadata)
+        return bool(metadata.brokers)
+
+    def _question(self, topics: Any) -> MetadataRequest:
+        return MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=self.makes_topics)
 
     async def _ask_bootstrap(self, cluster_metadata: Any, topics: Any) -> bool:
         if monotonic() < self._rebootstrapped_at + REBOOTSTRAP_PAUSE:
@@ -69,7 +93,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         for host, port, _ in self.hosts:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    metadata = await self._ask_once(host, port, MetadataRequest(list(topics) if topics else None))
+                    metadata = await self._ask_once(host, port, self._question(topics))
             except (OSError, KafkaError, TimeoutError) as error:
                 logger.info("bootstrap server %s:%s does not answer: %s", host, port, error or type(error).__name__)
                 continue

@@ -119,6 +119,7 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         super().__init__(**options)
         self._client.__class__ = KafkaClient
         self._hooks = hooks
+        self._client.makes_topics = False  # what operators have deleted would come back as we ask for it
         self._subscription = _SubscriptionState(loop=self._loop)
 
     async def start(self) -> None:

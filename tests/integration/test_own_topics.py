@@ -12,8 +12,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic, TopicPartition
 
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy, topic_watch
+from fastapi_athomic.messages import TopicPartition as Place
+from fastapi_athomic.transports.base import ConsumerConfig
+from fastapi_athomic.transports.kafka import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+from tests.support.mock_cluster import MockCluster
 
 SECONDS = 30
 
@@ -144,6 +148,33 @@ async def test_p20_fault_11_retry_and_redrive_topics_come_and_go(shop: Shop) -> 
         health = athomic.health()
     assert health is not None
     assert health.status == "healthy"
+
+
+async def test_p20_fault_11_a_topic_that_was_deleted_does_not_come_back_as_a_consumer_asks_for_it(
+    mock_cluster: MockCluster,
+) -> None:
+    """Brokers make the topics that a client asks for, unless it says that they must not (`auto.create.topics.enable`,
+    which is on by default; the mock cluster does so, too).
+    """
+    topic = f"t-{uuid4().hex[:12]}"
+    transport = KafkaTransport(AthomicSettings(broker_url=f"kafka://{mock_cluster.bootstrap}"))
+    await transport.start(SECONDS)
+    client: Any = transport.consumer(ConsumerConfig(group_id=topic, client_id="c", topics=(topic,)), Bystander())
+    await client.start()
+    await client._member._client.force_metadata_update()
+    assert await transport.partition_counts([topic], SECONDS) == {}
+    await client.stop(SECONDS)
+    await transport.stop(SECONDS)
+
+
+class Bystander:
+    """A `RebalanceListener`."""
+
+    def on_arrival(self) -> None: ...
+
+    async def on_assigned(self, partitions: frozenset[Place]) -> None: ...
+
+    async def on_revoked(self, partitions: frozenset[Place]) -> None: ...
 
 
 async def test_p20_fault_11_what_waits_under_delays_of_before_comes_back(shop: Shop) -> None:

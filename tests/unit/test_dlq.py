@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fastapi import FastAPI
 
-from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, include_athomic, session
 from fastapi_athomic.transports.memory import broker_named
 from tests.support.apps import eventually, running
 
@@ -32,7 +32,8 @@ async def test_missing_topics_are_created_with_their_sources_partitions() -> Non
 
 
 @pytest.mark.parametrize("missing", ["t.g.dlq", "t.g.retry.10s"])
-async def test_what_may_not_be_created_is_named_by_health(missing: str) -> None:
+async def test_what_may_not_be_created_is_named_by_health(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PREPARE_SECONDS", 0.01)
     broker = broker_named(f"named-{missing}")
     broker.create_topics({name: 1 for name in ("t", "t.g.dlq", "t.g.retry.10s", "t.g.redrive") if name != missing})
     async with running(app(f"named-{missing}", create_topics=False)) as athomic:
@@ -40,6 +41,8 @@ async def test_what_may_not_be_created_is_named_by_health(missing: str) -> None:
         health = athomic.health()
         assert health is not None
         assert health.status == "degraded"
+        broker.create_topics({missing: 1})
+        await eventually(lambda: "does not exist" not in str(athomic.health()))
 
 
 async def test_without_a_redrive_topic_all_else_works() -> None:

@@ -253,6 +253,38 @@ async def test_p20_fault_11_topics_that_others_make_are_followed(shop: Shop) -> 
         await shop.record.until(lambda seen: seen.count(("g", "t.g.redrive")) == 5)
 
 
+async def test_p20_fault_11_all_members_of_a_group_follow_and_one_may_leave(shop: Shop) -> None:
+    shop.broker.create_topics({"t": 2})
+    shop.sound = True
+    first, other = shop.app("t"), shop.app("t")
+    async with running(other):
+        async with running(first):
+            shop.write("t", partition=0)
+            shop.broker.create_topics({"t.g.redrive": 2})
+            await eventually(lambda: _followed(first) == _followed(other) == {"t", "t.g.redrive"})
+        shop.write("t.g.redrive", partition=0)
+        shop.write("t.g.redrive", partition=1)
+        await shop.record.until(lambda seen: seen.count(("g", "t.g.redrive")) == 2)
+
+
+async def test_p20_fault_11_a_topic_is_made_once_however_many_need_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topic_watch, "COUNT_SECONDS", 60.0)
+    made, create = list[Any](), shop.broker.create_topics
+
+    def note_and_create(topics: Any) -> None:
+        made.append(topics)
+        create(topics)
+
+    async with running(shop.app("t", ordering="none", concurrency=50)) as athomic:
+        monkeypatch.setattr(shop.broker, "create_topics", note_and_create)
+        await athomic.publish_many("t", ["x"] * 50)
+        await athomic.drain()
+    assert made == [{"t.g.dlq": 4}]
+    assert len(shop.kept("t.g.dlq")) == 50
+
+
 async def test_p20_fault_11_what_is_gone_is_followed_no_more_and_disturbs_nothing(shop: Shop) -> None:
     shop.broker.create_topics({"t.g.redrive": 1})
     async with running(shop.app("t")) as athomic:
