@@ -95,11 +95,17 @@ class DLQHandler:
     def check_names(self) -> None:
         """Raises `ConfigurationError` where a topic that would be needed cannot have the name that it would get.
 
+        Neither may the DLQ be a topic through which messages come back: that would have no end.
+
         Of a pattern's topics long names are shortened there: only what is added to them is checked.
         """
         handler_id, pattern = self._subscription.handler_id, self._subscription.pattern
         for source in self._subscription.topics if pattern is None else (SHORTEST_FIT,):
             dlq = self.topic_for(source)
+            if dlq is not None and self.returns.place(dlq) is not None:
+                raise ConfigurationError(
+                    f"handler {handler_id}: its dead letters must not go to {dlq}: through it messages come back"
+                )
             for topic in [*self._needed(source), *([self.returns.redrive(source)] if dlq is not None else [])]:
                 if not is_topic_name(topic):
                     raise ConfigurationError(

@@ -157,7 +157,8 @@ class AthomicSettings(BaseSettings):
     lineage_events: bool | None = None
     lineage_interval: PositiveSeconds = 60.0  # between two events of a run
 
-    # create missing topics (also those for retry and dead letters) where the broker allows it
+    # create missing topics where the broker allows it: sources at the start, those for dead letters, retries and
+    # redrives when they are needed
     create_topics: bool = True
     dlq_topic: str = "{topic}.{group_id}.dlq"
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"

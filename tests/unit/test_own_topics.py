@@ -195,6 +195,13 @@ async def test_p20_fault_02_a_name_that_becomes_too_long_keeps_the_app_from_star
         athomic._assemble()
 
 
+@pytest.mark.parametrize("dlq", ["t.g.redrive", "t.g.retry.5s"])
+async def test_p20_fault_02_dead_letters_do_not_come_back_by_themselves(shop: Shop, dlq: str) -> None:
+    athomic = shop.app("t", dlq=dlq)
+    with pytest.raises(ConfigurationError, match=f"handler g: its dead letters must not go to {dlq}"):
+        athomic._assemble()
+
+
 async def test_p20_fault_02_a_patterns_topic_with_a_long_name_has_dead_letters_and_retries(shop: Shop) -> None:
     long, too = ("t" * (LONGEST_NAME - 1) + end for end in "12")
     shop.broker.create_topics({long: 1, too: 1})
