@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from time import monotonic
+from time import monotonic, time
 
 from .counters import Counters
 from .decorators import Subscription
@@ -242,10 +242,21 @@ class ConsumerService:
 
     def _worrying(self) -> list[str]:
         blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
-        warning = self._session.warning if self._session is not None else None
+        session = self._session
+        warnings = [session.position_problem, session.warning] if session is not None else []
         sequence = self._gauge.reasons() if self._gauge is not None else []
-        troubles = self._session.troubles() if self._session is not None else []
-        return [*blocked, *([warning] if warning else []), *troubles, *sequence, *self._blocking()]
+        troubles = session.troubles() if session is not None else []
+        return [*blocked, *filter(None, warnings), *troubles, *self._absent(), *sequence, *self._blocking()]
+
+    def _absent(self) -> list[str]:
+        """Of the topics that are subscribed to, as the broker was last asked: not this instance's fault."""
+        topics = self._session.topics if self._session is not None else None
+        if topics is None:
+            return []
+        if (pattern := self.subscription.pattern) is not None:
+            return [] if topics else [f"no topic matches the pattern {pattern.pattern}: nothing is consumed"]
+        missing = [topic for topic in self.subscription.topics if topic in topics and topics[topic] is None]
+        return [f"topic {topic} does not exist (any more): until it does, nothing is consumed" for topic in missing]
 
     def note_blocking(self, seconds: float) -> None:
         """The handler kept the event loop from turning for so long, until now."""
@@ -327,19 +338,26 @@ class ConsumerService:
 
 
 def _partition_status(session: ConsumerSession, state: PartitionState) -> PartitionStatus:
-    partition = state.topic_partition
-    end, committed = session.client.end_offset(partition), state.committed
-    reached = committed if committed is not None else session.client.position(partition)
+    partition, unfinished = state.topic_partition, state.unfinished
+    end = session.client.end_offset(partition)
+    lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
     return PartitionStatus(
         topic=partition.topic,
         partition=partition.partition,
         position=session.client.position(partition),
-        committed=committed,
+        committed=state.committed,
         end_offset=end,
-        lag=max(0, end - reached) if end is not None and reached is not None else None,
+        lag=lag,
+        lag_seconds=_age(state) if lag else lag,
         in_flight=state.buffered,
         paused=state.paused,
     )
+
+
+def _age(state: PartitionState) -> float | None:
+    """Seconds since the oldest unfinished message in hand was written."""
+    written = state.oldest_timestamp
+    return max(0.0, time() - written / 1000) if written is not None else None
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -23,6 +23,7 @@ class Counters:
     duplicates: int = 0  # of the skipped: their sequence number was done, or was there already
     parked: int = 0  # put into the waiting room, before their turn
     given_up: int = 0  # sequence numbers that did not come and are no longer waited for
+    lost_to_retention: int = 0  # offsets the broker dropped before they were read
     commits: int = 0
     rebalances: int = 0
     abandoned: int = 0  # still running when their partition had to be given up

@@ -81,7 +81,7 @@ class Subscription:
     dlq: bool | str = True  # True: the topic of the settings' template; a name; False: failed messages are skipped
     payload: PayloadPipeline | None = None  # None: the app's
     timeout: float | None = None  # seconds one attempt may take
-    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # where a group reads from that begins with a topic
     enable_lineage: bool = True
     sequencing: Sequencing | None = None  # set by `ordered_consumer`
 

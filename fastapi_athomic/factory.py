@@ -30,6 +30,7 @@ from .messages import RawMessage
 from .ordering import OrderedParts, OrderedStrategy
 from .own_topics import OwnTopics
 from .payload import PayloadPipeline
+from .positions import StartingPoints
 from .processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
 from .redelivery import ReturnTopics
 from .sequences import SequenceGauge
@@ -186,6 +187,11 @@ class ConsumerFactory:
             prepare=dlq_handler.prepare,
             delay_of=returns.delay_of,
             forget=dlq_handler.forget,
+            starting_points=StartingPoints(
+                reset=subscription.auto_offset_reset,
+                is_own=returns.brings_back,
+                pattern=subscription.pattern is not None,
+            ),
             settings=self._settings,
             counters=counters,
             share=self._parts.share,
@@ -310,7 +316,6 @@ class ConsumerFactory:
             topics=subscription.topics,
             pattern=pattern,
             followed=tuple(sorted(followed)),
-            auto_offset_reset=subscription.auto_offset_reset,
             drain_timeout=settings.drain_timeout,
             max_poll_messages=settings.max_poll_messages,
         )

@@ -24,6 +24,7 @@ COUNTERS = {
     "duplicates": "Messages skipped for their sequence number, which was done or there already",
     "parked": "Messages that came before their turn and were put into the waiting room",
     "given_up": "Sequence numbers that did not come and are no longer waited for",
+    "lost_to_retention": "Messages that retention dropped before they were read, at most",
     "commits": "Commits of offsets",
     "rebalances": "Assignments of partitions",
     "abandoned": "Handlers that were given up with their partition",

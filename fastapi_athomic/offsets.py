@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import struct
 import zlib
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from .transports.base import CommittedOffset
 
@@ -21,6 +23,20 @@ NOTE_SPAN = 22_000
 MAP_SPAN = 4 * NOTE_SPAN
 """Offsets further away are left out of notes: where so many are missing in the log, a bitmap would be endless."""
 
+_STAMP = struct.Struct(">16sII")
+_NO_ID = bytes(16)
+
+
+class Stamp(NamedTuple):
+    """What a commit says of its topic."""
+
+    topic_id: bytes = b""  # of the topic that the offset belongs to; empty: not known
+    partitions: int = 0  # how many the topic had when the group began with it; 0: not known
+    began: int = 0  # when that was, in seconds since the epoch; 0: not known
+
+
+UNSTAMPED = Stamp()
+
 
 class OffsetTracker:
     """Follows one partition from fetch to commit.
@@ -29,14 +45,16 @@ class OffsetTracker:
     in any order. `position` is what may be committed: all below it is done, in the sense of promise P1.
     """
 
-    __slots__ = ("_base", "_bits", "_committed", "_done", "_pending", "position")
+    __slots__ = ("_base", "_bits", "_committed", "_done", "_pending", "_stamp", "_stamped", "position")
 
-    def __init__(self, committed: int | None = None) -> None:
+    def __init__(self, committed: int | None = None, stamp: Stamp = UNSTAMPED) -> None:
         self._pending: deque[int] = deque()  # received, from the first that is not done
         self._done: set[int] = set()  # done, but something before it is not
         self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to make one
         self.position = committed  # None: nothing was ever committed, and nothing is done yet
-        self._committed = CommittedOffset(committed) if committed is not None else None
+        self._stamp = stamp
+        self._stamped = encode_note(0, stamp)  # the note where nothing is done above the position
+        self._committed = CommittedOffset(committed, self._stamped) if committed is not None else None
 
     def received(self, offsets: Iterable[int]) -> None:
         self._pending.extend(offsets)
@@ -65,6 +83,13 @@ class OffsetTracker:
             offset = pending.popleft()
             done.discard(offset)
             self.position = offset + 1
+
+    def advance(self, position: int) -> bool:
+        """What comes next comes from `position` on. True if that moves what may be committed."""
+        if self._pending or (self.position is not None and position <= self.position):
+            return False
+        self.position = position
+        return True
 
     @property
     def outstanding(self) -> int:
@@ -104,25 +129,30 @@ class OffsetTracker:
         self._committed = offset
 
     def note(self) -> str:
-        """What is done above `resume_offset`; empty if nothing is, or if it would not fit."""
+        """What is done above `resume_offset`, if anything is and it fits, and the stamp."""
         offset = self.resume_offset
         if not self._done or offset is None:
-            return ""
+            return self._stamped
         if offset > self._base:
             self._bits >>= offset - self._base
             self._base = offset
         missing = self._base - offset  # offsets that are not in the log
-        return encode_note(self._bits << missing) if missing < MAP_SPAN else ""
+        return encode_note(self._bits << missing, self._stamp) if missing < MAP_SPAN else self._stamped
 
 
-def encode_note(done: int) -> str:
+def encode_note(done: int, stamp: Stamp = UNSTAMPED) -> str:
     """What is done above a position, as text: `a1:`, then base64 of the zlib-packed bitmap, bit 0 for the position.
 
-    Empty when it would exceed `NOTE_LIMIT`, or nothing is done.
+    Behind the packed bitmap, where earlier versions do not look, the stamp: topic id, partitions and time as one binary
+    number each. Without the bitmap where both would exceed `NOTE_LIMIT`; empty where there is nothing to say.
     """
+    if not done and stamp == UNSTAMPED:
+        return ""
     packed = zlib.compress(done.to_bytes((done.bit_length() + 7) // 8, "little"), 1)
+    if stamp != UNSTAMPED:
+        packed += _STAMP.pack(stamp.topic_id or _NO_ID, stamp.partitions, stamp.began)
     note = NOTE_PREFIX + base64.b64encode(packed).decode("ascii")
-    return note if done and len(note) <= NOTE_LIMIT else ""
+    return note if len(note) <= NOTE_LIMIT else encode_note(0, stamp)
 
 
 def decode_note(position: int, note: str) -> frozenset[int]:
@@ -133,14 +163,30 @@ def decode_note(position: int, note: str) -> frozenset[int]:
     if not note:
         return frozenset()
     try:
-        if not note.startswith(NOTE_PREFIX):
-            raise ValueError("written by something else")
-        packed = base64.b64decode(note[len(NOTE_PREFIX) :], validate=True)
-        unpacker = zlib.decompressobj()
-        bits = int.from_bytes(unpacker.decompress(packed, NOTE_SPAN), "little")
-        if not unpacker.eof:
-            raise ValueError("too long or cut off")
+        bits, _ = _unpack(note)
     except (ValueError, binascii.Error, zlib.error) as error:
         logger.warning("commit metadata ignored: %s", error)
         return frozenset()
     return frozenset(position + distance for distance, bit in enumerate(reversed(bin(bits)[2:])) if bit == "1")
+
+
+def decode_stamp(note: str) -> Stamp:
+    """What the commit says of its topic; nothing if it is foreign, broken, or of an earlier version."""
+    try:
+        _, stamp = _unpack(note)
+        topic_id, partitions, began = _STAMP.unpack(stamp)
+    except (ValueError, binascii.Error, zlib.error, struct.error):
+        return UNSTAMPED
+    return Stamp(b"" if topic_id == _NO_ID else topic_id, partitions, began)
+
+
+def _unpack(note: str) -> tuple[int, bytes]:
+    """The bitmap, and what stands behind it."""
+    if not note.startswith(NOTE_PREFIX):
+        raise ValueError("written by something else")
+    packed = base64.b64decode(note[len(NOTE_PREFIX) :], validate=True)
+    unpacker = zlib.decompressobj()
+    bits = int.from_bytes(unpacker.decompress(packed, NOTE_SPAN), "little")
+    if not unpacker.eof:
+        raise ValueError("too long or cut off")
+    return bits, unpacker.unused_data

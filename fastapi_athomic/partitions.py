@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from operator import itemgetter
 
 from .messages import RawMessage, TopicPartition
-from .offsets import OffsetTracker
+from .offsets import UNSTAMPED, OffsetTracker, Stamp
 
 _offset = itemgetter(RawMessage._fields.index("offset"))
 _value = itemgetter(RawMessage._fields.index("value"))
@@ -50,6 +51,7 @@ class PartitionState:
     """
 
     __slots__ = (
+        "_chunks",
         "_drained",
         "_max_bytes",
         "_most_left",
@@ -68,6 +70,7 @@ class PartitionState:
         "running",
         "settle_at",
         "skip",
+        "stamp",
         "topic_partition",
         "work_done",
     )
@@ -81,6 +84,7 @@ class PartitionState:
         max_bytes: float = float("inf"),
         has_room: Callable[[], None],
         work_done: WorkDone,
+        stamp: Stamp = UNSTAMPED,
         skip: frozenset[int] = frozenset(),
         delay: Callable[[RawMessage], float] | None = None,
     ) -> None:
@@ -90,7 +94,9 @@ class PartitionState:
         self._set_low_mark(0.0)
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
         self.work_done = work_done  # who wants to commit may wait for it; `settle` wakes him
-        self._tracker = OffsetTracker(committed)
+        self.stamp = stamp
+        self._tracker = OffsetTracker(committed, stamp)
+        self._chunks: deque[tuple[int, int, int, int]] = deque()  # of each fetch: first and last offset, their times
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
         self.conclude: Callable[[int], None] = self.concluded.append
         self.conclude_all: Callable[[Iterable[int]], None] = self.concluded.extend
@@ -115,11 +121,18 @@ class PartitionState:
         """Takes in what was fetched; gives back what is to be handled."""
         self._tracker.received(map(_offset, messages))
         self.high_offset = messages[-1].offset
+        self._note_age(messages[0], messages[-1])
         self._set_low_mark(sum(map(len, filter(None, map(_value, messages)))) / len(messages))
         if self.skip:
             messages = self._without_done(messages)
         self._received += len(messages)
         return messages
+
+    def _note_age(self, first: RawMessage, last: RawMessage) -> None:
+        chunks, unfinished = self._chunks, self.unfinished
+        while chunks and unfinished is not None and chunks[0][1] < unfinished:
+            chunks.popleft()
+        chunks.append((first.offset, last.offset, first.timestamp, last.timestamp))
 
     def _without_done(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         kept = []
@@ -161,6 +174,25 @@ class PartitionState:
     def committed(self) -> int | None:
         """May be asked from another thread."""
         return self._tracker.committed
+
+    @property
+    def unfinished(self) -> int | None:
+        """The lowest offset that is not concluded: what a commit would say now. May be asked from another thread."""
+        return self._tracker.position
+
+    @property
+    def oldest_timestamp(self) -> float | None:
+        """Of the oldest message in hand that is not concluded, in milliseconds since the epoch; None: there is none.
+
+        Within the messages that were fetched together it is estimated. May be asked from another thread.
+        """
+        unfinished = self.unfinished
+        for first, last, begins, ends in list(self._chunks):
+            if unfinished is None or unfinished <= first:
+                return begins
+            if unfinished <= last:
+                return begins + (ends - begins) * (unfinished - first) / (last - first)
+        return None
 
     def finished_running(self, count: int = 1) -> None:
         self.running -= count

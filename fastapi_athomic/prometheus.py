@@ -58,7 +58,8 @@ class PrometheusCollector(Collector):
 
     def _gauges(self, statuses: list[ConsumerStatus]) -> Iterator[Metric]:
         healthy = GaugeMetricFamily("athomic_consumer_healthy", "1 for a consumer that consumes", labels=LABELS)
-        lag = GaugeMetricFamily("athomic_consumer_lag", "Messages from the committed offset to the end", labels=PLACE)
+        lag = GaugeMetricFamily("athomic_consumer_lag", "Messages from the first unfinished to the end", labels=PLACE)
+        age = GaugeMetricFamily("athomic_consumer_lag_seconds", "Age of the first unfinished message", labels=PLACE)
         in_flight = GaugeMetricFamily("athomic_consumer_in_flight", "Messages taken in, not concluded", labels=PLACE)
         for status in statuses:
             labels = (status.id, status.group_id)
@@ -68,7 +69,9 @@ class PrometheusCollector(Collector):
                 in_flight.add_metric(where, place.in_flight)
                 if place.lag is not None:
                     lag.add_metric(where, place.lag)
-        yield from (healthy, lag, in_flight)
+                if place.lag_seconds is not None:
+                    age.add_metric(where, place.lag_seconds)
+        yield from (healthy, lag, age, in_flight)
 
     def _histograms(self, manager: ConsumerManager) -> Iterator[Metric]:
         summaries = {

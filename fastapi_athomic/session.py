@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
 
 from .counters import Counters
-from .exceptions import CommitFailedError, TransportError, WorkerDiedError
+from .exceptions import CommitFailedError, TopicNotFoundError, TransportError, WorkerDiedError
 from .fairness import LoopShare
 from .lag import ThreadLoad
 from .messages import RawMessage, TopicPartition
-from .offsets import NOTE_SPAN, decode_note
+from .offsets import NOTE_SPAN, Stamp, encode_note
 from .partitions import PartitionState, WorkDone
+from .positions import Lost, Start, StartingPoints, report
 from .settings import AthomicSettings
 from .strategies import ConsumptionStrategy, Guard
-from .transports.base import CommittedOffset, RebalanceListener, TransportConsumer
+from .transports.base import CommittedOffset, RebalanceListener, TopicInfo, TransportConsumer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ PAUSE_WHILE_BUSY = 3
 """Of `commit_interval`, then."""
 PREPARE_SECONDS = 5.0
 """Until it is looked again whether what was missing is there."""
+TOPICS_SECONDS = 5.0
+"""How often the broker is asked whether the topics are still there, and still the same."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
 
@@ -50,6 +53,7 @@ class SessionParts:
     prepare: Callable[[Collection[str]], Awaitable[None]]  # makes ready what the topics' messages will need
     delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: when a message is due
     forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
+    starting_points: StartingPoints
     settings: AthomicSettings
     counters: Counters
     share: LoopShare
@@ -67,6 +71,12 @@ class ConsumerSession:
         self._connected: TransportConsumer | None = None
         self._strategy = parts.make_strategy(self)
         self._states: dict[TopicPartition, PartitionState] = {}
+        self._unplaced: dict[TopicPartition, Lost | None] = {}  # ours, but from where they are read is not known yet
+        self._assignments = 0  # counts what was assigned and revoked
+        self._positions_noted_at = self._placed_at = 0.0  # on the monotonic clock
+        self._placing: asyncio.Task[None] | None = None
+        self._look_at_topics = asyncio.Event()
+        self.topics: Mapping[str, TopicInfo | None] | None = None  # that are followed, as the broker knows them
         self._paused = paused
         self._closing = False
         self._doubtful = False  # we were away too long to know whether we still belong
@@ -88,6 +98,7 @@ class ConsumerSession:
         self.progress_at = monotonic()  # the last time messages came, or there was nothing to come
         self.last_message_at: float | None = None  # seconds since the epoch
         self.warning: str | None = None  # something that does not stop consumption
+        self.position_problem: str | None = None  # why partitions cannot be read yet
 
     # --- running
 
@@ -100,20 +111,24 @@ class ConsumerSession:
             self._connected = self._parts.connect(self, followed)
             await self._connected.start()
             self._note_poll(monotonic())
-            committing = asyncio.create_task(self._commit_regularly(), name=f"{self._parts.name}-commit")
-            following = asyncio.ensure_future(self._parts.follow(self._connected, followed))
+            beside = [
+                asyncio.create_task(self._commit_regularly(), name=f"{self._parts.name}-commit"),
+                asyncio.create_task(self._watch_topics(), name=f"{self._parts.name}-topics"),
+                asyncio.ensure_future(self._parts.follow(self._connected, followed)),
+            ]
             try:
                 while not self._closing:
                     await self._poll()
-                    self._raise_if_broken(committing, following)
+                    self._raise_if_broken(beside)
             finally:
-                committing.cancel()
-                following.cancel()
-                await asyncio.wait([committing, following])
+                beside += [self._placing] if self._placing is not None else []
+                for helper in beside:
+                    helper.cancel()
+                await asyncio.wait(beside)
         finally:
             self._ended.set()
 
-    def _raise_if_broken(self, *helpers: asyncio.Future[None]) -> None:
+    def _raise_if_broken(self, helpers: Iterable[asyncio.Future[None]]) -> None:
         failure = self._strategy.failure
         if isinstance(failure, Exception):
             raise failure
@@ -134,13 +149,19 @@ class ConsumerSession:
         if self._doubtful:
             await self._confirm_membership()
         self._call.clear()
-        wanted = [state.topic_partition for state in self._states.values() if self._has_room(state)]
+        if self._unplaced:
+            self._place_again(now)
+        wanted = [
+            place for place, state in self._states.items() if self._has_room(state) and place not in self._unplaced
+        ]
         some_are_full = len(wanted) < len(self._states)
         patience = 0.0 if some_are_full else POLL_SECONDS
         fetched = await self.client.fetch(wanted, patience, self._intake())
         for topic_partition, messages in fetched.items():
             if messages:
                 self._accept(topic_partition, messages)
+        if not fetched or now - self._positions_noted_at > POLL_SECONDS:
+            self._note_positions(wanted, now)
         self._note_progress(wanted, bool(fetched))
         if not fetched and (some_are_full or not wanted):
             await self._wait_for_call()
@@ -191,15 +212,20 @@ class ConsumerSession:
     def _replace(self, state: PartitionState) -> PartitionState:
         """The partition was reset behind our back: what runs of the old one is fenced."""
         self._fence([state])
-        fresh = self._states[state.topic_partition] = self._new_state(state.topic_partition, None)
+        fresh = self._states[state.topic_partition] = self._new_state(state.topic_partition, None, state.stamp)
         return fresh
 
     def _new_state(
-        self, topic_partition: TopicPartition, committed: int | None, skip: frozenset[int] = frozenset()
+        self,
+        topic_partition: TopicPartition,
+        committed: int | None,
+        stamp: Stamp,
+        skip: frozenset[int] = frozenset(),
     ) -> PartitionState:
         state = PartitionState(
             topic_partition,
             committed,
+            stamp=stamp,
             low_mark=self._parts.max_buffered - self._settings.max_poll_messages,
             max_bytes=self._settings.max_buffered_bytes,
             has_room=self._call.set,
@@ -212,7 +238,7 @@ class ConsumerSession:
         return state
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
-        settled = self.joined.is_set() and (self._states or not self.client.assignment())
+        settled = self.joined.is_set() and not self._unplaced and (self._states or not self.client.assignment())
         held = self.client.held()
         if fetched or (settled and not any(self._lags(place) for place in wanted if place not in held)):
             self.progress_at = monotonic()
@@ -220,6 +246,112 @@ class ConsumerSession:
     def _lags(self, topic_partition: TopicPartition) -> bool:
         position, end = self.client.position(topic_partition), self.client.end_offset(topic_partition)
         return position is not None and end is not None and position < end
+
+    def _note_positions(self, wanted: Iterable[TopicPartition], now: float) -> None:
+        """To be called when all that was fetched has been accepted.
+
+        Where nothing of a partition is outstanding, what lies before its position is nothing that anybody will be
+        given: the ends of transactions, aborted ones, what was compacted away. That is committed, too.
+        """
+        self._positions_noted_at = now
+        for place in self.client.misplaced():
+            if (state := self._states.get(place)) is not None:
+                reached = max(state.high_offset + 1, state.unfinished or 0)
+                self._unplaced.setdefault(place, Lost(reached, state.stamp.topic_id))
+        for place in wanted:
+            state, position = self._states.get(place), self.client.position(place)
+            if state is None or position is None or state.buffered or place in self._unplaced:
+                continue
+            if state.tracker.advance(position):
+                self._work_seen.set()
+
+    # --- positions
+
+    async def _place(self) -> None:
+        """Takes the positions of the partitions that have none, and lets them be fetched. What fails is tried again."""
+        assignments, unplaced = self._assignments, dict(self._unplaced)
+
+        def still_ours() -> bool:
+            return assignments == self._assignments and not self._closing
+
+        take = self._parts.starting_points.take
+        try:
+            starts, self.topics = await take(self.client, unplaced, self._settings.request_timeout, still_ours)
+        except CommitFailedError as error:
+            logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._parts.name, error)
+            return
+        except TransportError as error:
+            self.position_problem = f"cannot begin to read {_listed(unplaced)}: {error}"
+            logger.warning("%s: %s; it is tried again", self._parts.name, self.position_problem)
+            return
+        self.position_problem = None
+        for place, start in starts.items():
+            if still_ours() and place in self._unplaced:
+                await self._begin(place, start)
+        self._call.set()
+
+    async def _begin(self, place: TopicPartition, start: Start) -> None:
+        old = self._states.get(place)
+        if old is None or not start.goes_on:
+            self._fence([old] if old is not None else [])
+            fresh = self._new_state(place, start.committed.offset, start.stamp, start.skip)
+            self._states[place] = fresh  # before the first message can come
+            self._reopen(fresh)
+        try:
+            await self.client.seek(place, start.committed.offset)
+        except TransportError as error:  # it was taken from us just now, and a rebalance will tell
+            logger.info("%s: %s", self._parts.name, error)
+            return
+        self._counters.lost_to_retention += start.dropped
+        report(self._parts.name, place, start)
+        del self._unplaced[place]
+
+    def _place_beside(self) -> asyncio.Task[None]:
+        if self._placing is not None:
+            self._placing.cancel()
+        self._placing = asyncio.create_task(self._place(), name=f"{self._parts.name}-positions")
+        return self._placing
+
+    def _place_again(self, now: float) -> None:
+        if self._placing is not None and not self._placing.done():
+            return
+        if self._placing is not None and not self._placing.cancelled():
+            self._placing.result()
+        if now - self._placed_at > POLL_SECONDS:
+            self._placed_at = now
+            self._place_beside()
+
+    async def _watch_topics(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(TOPICS_SECONDS):
+                    await self._look_at_topics.wait()
+            except TimeoutError:
+                pass
+            self._look_at_topics.clear()
+            if self.joined.is_set():
+                await self._look()
+
+    async def _look(self) -> None:
+        try:
+            self.topics = topics = await self.client.topics(self._settings.request_timeout)
+        except TransportError as error:
+            logger.debug("%s: %s", self._parts.name, error)
+            return
+        gone = {place: state for place, state in self._states.items() if _is_another(topics.get(place.topic), state)}
+        for topic in {place.topic for place in gone}:
+            states = [state for place, state in gone.items() if place.topic == topic]
+            logger.warning(
+                "%s: topic %s was deleted and made anew: %d messages of the old one that are in hand are dropped, "
+                "handlers that run may end, nothing of it is committed",
+                *(self._parts.name, topic, sum(state.buffered for state in states)),
+            )
+            self._fence(states)
+        for place, state in gone.items():
+            del self._states[place]
+            self._unplaced[place] = Lost(state.unfinished or 0, state.stamp.topic_id)
+        self._parts.forget(gone)
+        self._call.set()
 
     # --- membership
 
@@ -253,6 +385,7 @@ class ConsumerSession:
             logger.warning("%s: the group went on without us, buffered messages are dropped", self._parts.name)
             self._fence(states)
             self._states.clear()
+            self._unplaced.clear()
         except TransportError as error:
             logger.warning("%s: membership still in doubt: %s", self._parts.name, error)
             return
@@ -270,14 +403,15 @@ class ConsumerSession:
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         self._counters.rebalances += 1
+        self._assignments += 1
         self._fence(self._states.values())
         self._states.clear()
-        committed = await self._committed(partitions)
+        self._unplaced = dict.fromkeys(sorted(partitions))
         self._doubtful = False
-        for topic_partition in sorted(partitions):
-            found = committed.get(topic_partition)
-            skip = decode_note(found.offset, found.metadata) if found else frozenset()
-            self._states[topic_partition] = self._new_state(topic_partition, found.offset if found else None, skip)
+        if partitions:
+            await asyncio.wait([self._place_beside()])
+        else:
+            self._look_at_topics.set()
         self.progress_at = now = monotonic()
         self._note_poll(now)
         self.without_partitions_since = None
@@ -285,13 +419,12 @@ class ConsumerSession:
         self.joined.set()
         self._call.set()
         self._prepare(partitions)
-        for state in self._states.values():
-            if state.open:
-                self._strategy.reopen(state)
         logger.info("%s: assigned %s", self._parts.name, ", ".join(map(str, sorted(partitions))) or "nothing")
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         self._moving = True
+        self._assignments += 1
+        self._unplaced.clear()
         states = [self._states[tp] for tp in partitions if tp in self._states]
         self._shut(states)
         await self._drain(states, self._settings.drain_timeout)
@@ -305,13 +438,6 @@ class ConsumerSession:
         self._parts.forget(partitions)
         self.progress_at = self.without_partitions_since = now = monotonic()
         self._note_poll(now)
-
-    async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, CommittedOffset]:
-        try:
-            return dict(await self.client.committed(partitions, self._settings.request_timeout)) if partitions else {}
-        except TransportError as error:
-            logger.warning("%s: commits could not be read, some messages may repeat: %s", self._parts.name, error)
-            return {}
 
     def _prepare(self, partitions: Iterable[TopicPartition]) -> None:
         topics = {partition.topic for partition in partitions}
@@ -342,6 +468,10 @@ class ConsumerSession:
             sent = monotonic()
             try:
                 await self._commit(list(self._states.values()), self._settings.request_timeout)
+            except TopicNotFoundError as error:
+                logger.info("%s: a topic was deleted: %s", self._parts.name, error)
+                self._look_at_topics.set()
+                await asyncio.sleep(POLL_SECONDS)
             except CommitFailedError as error:
                 logger.info("%s: commit refused, a rebalance is on its way: %s", self._parts.name, error)
                 await asyncio.sleep(POLL_SECONDS)
@@ -413,12 +543,14 @@ class ConsumerSession:
 
     async def _go_to(self, state: PartitionState, offset: int) -> None:
         place = state.topic_partition
-        await self.client.commit({place: CommittedOffset(offset)}, self._settings.request_timeout)
+        committed = CommittedOffset(offset, encode_note(0, state.stamp))
+        await self.client.commit({place: committed}, self._settings.request_timeout)
         if self._states.get(place) is not state:
             raise TransportError(f"{place} was taken from this process meanwhile")
         self._fence([state])
+        self._unplaced.pop(place, None)
         await self.client.seek(place, offset)
-        fresh = self._states[place] = self._new_state(place, offset)
+        fresh = self._states[place] = self._new_state(place, offset, state.stamp)
         self._reopen(fresh)
 
     # --- closing
@@ -485,7 +617,8 @@ class ConsumerSession:
 
     def settled(self) -> bool:
         """As far as this client has heard, nothing is left to fetch, to conclude or to commit."""
-        return (self.joined.is_set() and not self._moving) and all(
+        settled = self.joined.is_set() and not self._moving and not self._unplaced
+        return settled and all(
             state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self._states.items()
         )
 
@@ -506,6 +639,15 @@ class ConsumerSession:
         if self._connected is None:
             raise TransportError("not connected yet")
         return self._connected
+
+
+def _is_another(topic: TopicInfo | None, state: PartitionState) -> bool:
+    known = state.stamp.topic_id
+    return topic is not None and bool(topic.id and known) and topic.id != known
+
+
+def _listed(places: Iterable[TopicPartition]) -> str:
+    return ", ".join(map(str, places))
 
 
 async def _within(work: Awaitable[object], timeout: float) -> None:

@@ -40,8 +40,9 @@ class PartitionStatus(BaseModel):
     partition: int
     position: int | None  # the next offset to be fetched
     committed: int | None
-    end_offset: int | None
-    lag: int | None  # from the committed offset to the end
+    end_offset: int | None  # the last stable offset: what is in open transactions does not count
+    lag: int | None  # messages from the lowest that is not concluded to the end
+    lag_seconds: float | None  # age of that one, by its timestamp; None: it has not been fetched yet; 0: there is none
     in_flight: int  # received, not concluded
     paused: bool
 
@@ -61,6 +62,7 @@ class CounterValues(BaseModel):
     duplicates: int
     parked: int
     given_up: int
+    lost_to_retention: int
     commits: int
     rebalances: int
     abandoned: int

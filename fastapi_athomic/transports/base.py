@@ -34,6 +34,13 @@ class TopicPattern(Protocol):
     def fullmatch(self, topic: str, /) -> object: ...
 
 
+class TopicInfo(NamedTuple):
+    """A topic as the broker knows it now."""
+
+    id: bytes  # 16 bytes, others after it was deleted and made anew (KIP-516); empty where the broker tells none
+    partitions: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerConfig:
     """What a transport needs to know of one consumer."""
@@ -43,7 +50,6 @@ class ConsumerConfig:
     topics: tuple[str, ...] = ()  # either names ...
     pattern: TopicPattern | None = None  # ... or what tells them by their names
     followed: tuple[str, ...] = ()  # what is followed at first beside names, see `TransportConsumer.follow`
-    auto_offset_reset: OffsetReset = "earliest"
     drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout covers it
     group_instance_id: str | None = None  # static membership (KIP-345)
     handler_id: str = ""  # whose consumer it is; the members of one app are told apart by it
@@ -57,7 +63,10 @@ class RebalanceListener(Protocol):
         """A `fetch` that found nothing may find messages now. Never raises."""
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
-        """These are ours now, all of them. Fetching starts when this returns."""
+        """These are ours now, all of them.
+
+        Nothing is fetched before this returns, nor from a partition for which `seek` has not said from where.
+        """
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """These are about to be given up; `commit` still works. Not called by `TransportConsumer.stop`."""
@@ -85,8 +94,32 @@ class TransportConsumer(Protocol):
         """
         ...
 
+    def misplaced(self) -> frozenset[TopicPartition]:
+        """Partitions whose position is not in the log: it was dropped, or the log ends before it.
+
+        Nothing is fetched from them until the next `seek`.
+        """
+        ...
+
+    async def topics(self, timeout: float) -> Mapping[str, TopicInfo | None]:
+        """The topics that this member follows as the broker knows them now; None for one that does not exist.
+
+        Of a pattern: those that match, as last heard. Raises `TransportError`.
+        """
+        ...
+
+    async def bounds(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        """The first offset that is kept and the end (see `end_offset`) of each. Raises `TransportError`."""
+        ...
+
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
-        """Commit. Raises `CommitFailedError` when the group went on without us, `TransportError` else."""
+        """Commit.
+
+        Raises `CommitFailedError` when the group went on without us, `TopicNotFoundError` when one of the topics was
+        deleted (what concerns the others is committed), `TransportError` else.
+        """
 
     async def committed(
         self, partitions: Collection[TopicPartition], timeout: float
@@ -99,11 +132,17 @@ class TransportConsumer(Protocol):
         ...
 
     def position(self, partition: TopicPartition) -> int | None:
-        """The offset `fetch` will give next, if known."""
+        """The offset from which `fetch` goes on: past all it gave, and past what no reader is given (the ends of
+        transactions, aborted ones, what was compacted away). None until `seek` has said where it is.
+        """
         ...
 
     def end_offset(self, partition: TopicPartition) -> int | None:
-        """The partition's end (the offset of the next message to come) as last heard, if known. Asks nobody."""
+        """The end of what may be read, as last heard, if known. Asks nobody.
+
+        That is the last stable offset: the first message of the oldest open transaction (KIP-98), else the offset of
+        the next message to come.
+        """
         ...
 
     def held(self) -> Mapping[TopicPartition, str]:
@@ -157,7 +196,10 @@ class Transport(Protocol):
         """Ask the broker for a sign of life. Raises `TransportError`."""
 
     async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
-        """The first offset that is kept and the end of each partition. Raises `TransportError`."""
+        """The first offset that is kept and the end of each partition, without what is in open transactions.
+
+        Raises `TransportError`.
+        """
         ...
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:

@@ -16,18 +16,26 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError, for_code
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.fetch import FetchRequest
 
 from ..exceptions import TransportClosedError, TransportError
 from ..messages import RawMessage, TopicPartition
 from ..settings import AthomicSettings
-from .base import CommittedOffset, ConsumerConfig, RebalanceListener
+from .base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
 from .kafka_client import KafkaClient
-from .kafka_connection import close_client, milliseconds, open_client, translate, within
+from .kafka_connection import RETRY_SECONDS, close_client, milliseconds, open_client, translate, within
 from .kafka_membership import StaticMembership, group_instance_id, twin_of
 from .kafka_prefetch import EagerFetcher, OnUnreadable, Prefetched, WrongOffsetsError
 from .kafka_records import decode_batch
+from .kafka_topics import ask_for_topics
 from .kafka_unreadable import UnreadablePartitions
 
 logger = logging.getLogger(__name__)
@@ -41,7 +49,7 @@ METADATA_MAX_AGE_FOR_PATTERN = 5.0
 FETCH_GRACE = 0.05
 """aiokafka's `getmany` keeps its own timeout, except while a rebalance runs: then it waits for its end."""
 
-BEGINNING, END = -2, -1
+BEGINNING = -2
 READ_COMMITTED = 1
 HIGHWATER_IN_FETCH, ABORTED_IN_FETCH_4, ABORTED_IN_FETCH_11 = 0, -2, -3
 """Where the answer to a fetch names the end and the aborted transactions, by version of the request."""
@@ -62,7 +70,7 @@ def consumer_options(
         "client_id": config.client_id,
         "group_id": config.group_id,
         "group_instance_id": instance_id,
-        "auto_offset_reset": config.auto_offset_reset,
+        "auto_offset_reset": "none",  # positions are said by `seek`
         "enable_auto_commit": False,
         "isolation_level": "read_committed",
         # the broker answers a JoinGroup request only when the other members have drained
@@ -95,6 +103,14 @@ class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka i
         finally:
             self._fetch_count -= 1
             self._last_fetch_ended = monotonic()
+
+    def assign_from_subscribed(self, assignment: Any) -> None:
+        """aiokafka would look up the positions at once, and fetch from there before we have said anything."""
+        super().assign_from_subscribed(assignment)
+        for partition in assignment:
+            state = self._assigned_state(partition)
+            state.seek(0)
+            state.pause()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +160,26 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
     async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Commits, also when aiokafka has already replaced the assignment (a pattern matches a new topic) and revokes
         it only now.
+
+        aiokafka's own would send it again as what it is by then, a member of the next generation to whom the
+        partitions need not belong; and where a topic was deleted, without end.
         """
-        await self._coordinator.commit_offsets(None, offsets)
+        coordinator = self._coordinator
+        generation = coordinator.generation
+        while True:
+            await coordinator.ensure_coordinator_known()
+            if generation < 0 or coordinator.generation != generation:
+                raise CommitFailedError
+            try:
+                async with coordinator._commit_lock:
+                    await asyncio.shield(coordinator._do_commit_offsets(None, offsets))
+                return
+            except UnknownTopicOrPartitionError:
+                raise
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
         """Offsets with metadata; `committed` drops the metadata and asks for one partition at a time."""
@@ -158,9 +192,33 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         return assignment.state_value(partition) if assignment is not None else None
 
     def known_position(self, partition: TopicPartition) -> int | None:
-        """`position` without waiting."""
+        """`position` without waiting; None until it was said where it is."""
         state = self.state_of(partition)
-        return state.position if state is not None and state.has_valid_position else None
+        return state.position if state is not None and state.has_valid_position and not state.paused else None
+
+    def hold(self, partition: KafkaPartition) -> None:
+        """Nothing is fetched from it until `release`."""
+        if (state := self.state_of(partition)) is not None:
+            state.pause()
+
+    def release(self, partition: KafkaPartition) -> None:
+        if (state := self.state_of(partition)) is not None:
+            state.resume()
+
+    async def bounds(self, partitions: Collection[KafkaPartition]) -> dict[KafkaPartition, tuple[int, int]]:
+        """The first offset and the last stable one of each."""
+        first = await self._fetcher.beginning_offsets(partitions, None)
+        end = await self._fetcher.end_offsets(partitions, None)
+        return {partition: (first[partition], end[partition]) for partition in partitions}
+
+    async def topics(self) -> dict[str, TopicInfo | None]:
+        """What it is subscribed to. Where that is not what it has heard of it, it listens again at once."""
+        found = await ask_for_topics(self._client, sorted(self._subscription.topics))
+        for name, info in found.items():
+            known = self._client.cluster.partitions_for_topic(name) or ()
+            if len(known) != (info.partitions if info is not None else 0):
+                self._client.force_metadata_update()
+        return found
 
     async def read_otherwise(self, partition: KafkaPartition, offset: int, limit: int) -> None:
         """Fills the buffer with the batch at `offset`, read by our own parser. Raises whatever is wrong with it."""
@@ -215,9 +273,10 @@ class KafkaConsumer:
         self._instance_id = group_instance_id(settings, config)
         self._member: GroupMember | None = None
         self._owned: frozenset[TopicPartition] = frozenset()
-        self._fetchable: dict[TopicPartition, KafkaPartition] = {}  # owned, and `on_assigned` has returned
+        self._placed: dict[TopicPartition, KafkaPartition] = {}  # owned, and `seek` has said from where
+        self._misplaced: set[TopicPartition] = set()
+        self._may_fetch = False  # `on_assigned` has returned
         self._served: set[KafkaPartition] = set()  # had a full `fetch` since the others had their turn
-        self._rebalances = 0  # counts revocations and assignments
         self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
 
     async def start(self) -> None:
@@ -249,7 +308,8 @@ class KafkaConsumer:
     async def stop(self, timeout: float) -> None:
         member, self._member = self._member, None
         if member is not None:
-            self._owned, self._fetchable = frozenset(), {}
+            self._let_go()
+            self._owned = frozenset()
             self._unreadable.close()
             await close_client(member, timeout)
 
@@ -257,19 +317,26 @@ class KafkaConsumer:
 
     async def revoked(self) -> None:
         """aiokafka begins a rebalance: the group waits for us until this returns."""
-        self._rebalances += 1
-        self._fetchable = {}
+        self._may_fetch = False
         self._served.clear()
         if self._owned:
             await self._tell(self._listener.on_revoked, self._owned)
+        self._let_go()
         self._owned = frozenset()
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """aiokafka has got a new assignment."""
-        self._rebalances += 1
+        self._let_go()
         self._owned = partitions
         await self._tell(self._listener.on_assigned, partitions)
-        self._fetchable = {partition: KafkaPartition(*partition) for partition in partitions}
+        self._may_fetch = True
+        for place in self._placed.values():
+            self._running().release(place)
+
+    def _let_go(self) -> None:
+        self._may_fetch = False
+        self._placed.clear()
+        self._misplaced.clear()
 
     async def _tell(
         self, callback: Callable[[frozenset[TopicPartition]], Any], partitions: frozenset[TopicPartition]
@@ -286,10 +353,9 @@ class KafkaConsumer:
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
         member = self._running()
         self._unreadable.look()
-        fetchable = self._fetchable
-        wanted = [fetchable[partition] for partition in partitions if partition in fetchable]
+        placed = self._placed if self._may_fetch else {}
+        wanted = [placed[partition] for partition in partitions if partition in placed]
         patience = timeout if partitions else 0.0
-        rebalances = self._rebalances
         try:
             async with asyncio.timeout(patience + FETCH_GRACE):
                 found = await self._take(member, wanted or [NOBODY], patience, max_messages)
@@ -299,13 +365,11 @@ class KafkaConsumer:
             raise TransportClosedError(f"{self._name} is closed") from None
         except TransportError:
             raise
+        except OffsetOutOfRangeError as error:
+            self._note_misplaced(member, error.args[0])
+            return {}
         except KafkaError as error:
             raise translate(error, f"fetching for {self._name}") from error
-        if not found:
-            return {}
-        if rebalances != self._rebalances:
-            self._give_back(member, found)
-            return {}
         return {TopicPartition(*partition): messages for partition, messages in found.items()}
 
     async def _take(self, member: GroupMember, wanted: list[KafkaPartition], patience: float, limit: int) -> Records:
@@ -356,16 +420,27 @@ class KafkaConsumer:
     def held(self) -> Mapping[TopicPartition, str]:
         return self._unreadable.reasons
 
-    def _give_back(self, member: GroupMember, found: Records) -> None:
-        """What was taken while the group moved.
+    def _note_misplaced(self, member: GroupMember, positions: Mapping[KafkaPartition, int]) -> None:
+        for place, position in positions.items():
+            partition = TopicPartition(*place)
+            if member.known_position(place) == position and partition in self._placed:
+                member.hold(place)
+                self._misplaced.add(partition)
 
-        Where it is still ours, and came from the new assignment, it is read again.
-        """
-        for partition, records in found.items():
-            if member.known_position(partition) == records[-1].offset + 1:
-                member.seek(partition, records[0].offset)
+    def misplaced(self) -> frozenset[TopicPartition]:
+        return frozenset(self._misplaced)
 
     # --- offsets
+
+    async def topics(self, timeout: float) -> dict[str, TopicInfo | None]:
+        return await within(self._running().topics(), timeout, f"asking for the topics of {self._name}")
+
+    async def bounds(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        asked = self._running().bounds([KafkaPartition(*partition) for partition in partitions])
+        found = await within(asked, timeout, f"asking for the bounds of {', '.join(map(str, sorted(partitions)))}")
+        return {TopicPartition(*place): bounds for place, bounds in found.items()}
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
         await within(self._running().commit_now(offsets), timeout, f"committing for {self._name}")
@@ -390,20 +465,26 @@ class KafkaConsumer:
 
     def end_offset(self, partition: TopicPartition) -> int | None:
         state = self._member.state_of(partition) if self._member is not None else None
-        return state.highwater if state is not None else None
+        if state is None:
+            return None
+        end: int | None = state.highwater if state.lso is None or state.lso < 0 else state.lso  # old brokers tell none
+        return end
 
     def troubles(self) -> Sequence[str]:
         return [twin_of(self._instance_id)] if self._instance_id in self._twins else []
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:
         member, place = self._running(), KafkaPartition(*partition)
-        if partition not in self._owned:
+        if offset < 0:
+            first, end = (await self.bounds([partition], self._settings.request_timeout))[partition]
+            offset = first if offset == BEGINNING else end
+        if partition not in self._owned or member.state_of(place) is None:
             raise TransportError(f"{partition} is not assigned to {self._name}")
-        if offset >= 0:
-            member.seek(place, offset)
-            return
-        seeking = member.seek_to_beginning(place) if offset == BEGINNING else member.seek_to_end(place)
-        await within(seeking, self._settings.request_timeout, f"seeking in {partition}")
+        member.seek(place, offset)
+        self._placed[partition] = place
+        self._misplaced.discard(partition)
+        if self._may_fetch:
+            member.release(place)
 
     @property
     def _name(self) -> str:

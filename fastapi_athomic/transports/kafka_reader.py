@@ -17,7 +17,7 @@ from ..messages import RawMessage, TopicPartition
 from .kafka_records import decode_records
 
 BEGINNING, END = -2, -1
-READ_UNCOMMITTED = 0
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 ANY_REPLICA = -1
 NOBODY = -1
 LEADER_PAUSE = 0.1
@@ -38,7 +38,9 @@ class KafkaReader:
         self._max_bytes = max_bytes  # of one answer; a single larger batch comes whole (KIP-74)
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
-        """The first offset and the end of each partition."""
+        """The first offset and the last stable one of each partition: who waits for more, while a transaction is open,
+        waits for that.
+        """
         return await self._persistently(lambda: self._bounds(topic))
 
     async def read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
@@ -79,7 +81,7 @@ class KafkaReader:
             by_leader.setdefault(leader, []).append((partition, time))
         found: dict[int, int] = {}
         for leader, asked in by_leader.items():
-            response = await self._client.send(leader, OffsetRequest(ANY_REPLICA, READ_UNCOMMITTED, [(topic, asked)]))
+            response = await self._client.send(leader, OffsetRequest(ANY_REPLICA, READ_COMMITTED, [(topic, asked)]))
             for partition, code, *_, offset in response.topics[0][1]:
                 if code:
                     raise for_code(code)()

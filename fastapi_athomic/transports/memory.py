@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from ..exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ..settings import AthomicSettings
-from .base import CommittedOffset, ConsumerConfig, RebalanceListener
+from .base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
 from .memory_broker import REBALANCE_RESERVE, Member, MemoryBroker
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class MemoryConsumer:
         self._arrived = asyncio.Event()
         self._generation = -1
         self._owned: frozenset[TopicPartition] = frozenset()
-        self._positions: dict[TopicPartition, int] = {}  # of the owned partitions; fetching starts when it is filled
+        self._positions: dict[TopicPartition, int] = {}  # of the owned partitions, as soon as `seek` has said them
         self._fetchable = False
         self._asked_for: Collection[TopicPartition] = ()  # by the last `fetch`
         self.stopped = False
@@ -184,9 +184,7 @@ class MemoryConsumer:
         self._owned, self._positions = frozenset(), {}
 
     async def _take(self, partitions: frozenset[TopicPartition]) -> None:
-        committed = self._broker.committed(self._config.group_id)
-        self._owned = partitions
-        self._positions = {partition: self._start_of(partition, committed.get(partition)) for partition in partitions}
+        self._owned, self._positions = partitions, {}
         await self._tell("on_assigned", partitions)
         self._fetchable = True
         self._arrived.set()
@@ -207,14 +205,6 @@ class MemoryConsumer:
             await getattr(self._listener, event)(partitions)
         except Exception:
             logger.exception("%s: %s failed", self._config.group_id, event)
-
-    def _start_of(self, partition: TopicPartition, committed: CommittedOffset | None) -> int:
-        log = self._broker.log(partition)
-        if log is None:
-            return 0
-        if committed is not None and log.first <= committed.offset <= log.end:
-            return committed.offset
-        return log.first if self._config.auto_offset_reset == "earliest" else log.end
 
     # --- fetching
 
@@ -240,10 +230,10 @@ class MemoryConsumer:
     def _read(self, partitions: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
         """From all partitions alike, so that one with a long backlog does not keep the others waiting."""
         found: dict[TopicPartition, list[RawMessage]] = {}
-        waiting = [partition for partition in partitions if self._fetchable and partition in self._positions]
+        waiting = [partition for partition in partitions if self._fetchable and self._is_placed(partition)]
         for place, partition in enumerate(waiting):
             share = max(1, limit // (len(waiting) - place))
-            messages = self._broker.read(partition, self._usable_position(partition), min(share, limit))
+            messages = self._broker.read(partition, self._positions[partition], min(share, limit))
             if messages:
                 found[partition] = messages
                 limit -= len(messages)
@@ -252,13 +242,16 @@ class MemoryConsumer:
                 break
         return found
 
-    def _usable_position(self, partition: TopicPartition) -> int:
-        """Where retention has overtaken the consumer, it goes on with the oldest message that is kept."""
-        log, position = self._broker.log(partition), self._positions[partition]
-        if log is not None and position < log.first:
-            logger.warning("%s: messages %d to %d were dropped unread", partition, position, log.first - 1)
-            return log.first
-        return position
+    def _is_placed(self, partition: TopicPartition) -> bool:
+        log, position = self._broker.log(partition), self._positions.get(partition)
+        return log is not None and position is not None and log.first <= position <= log.end
+
+    def misplaced(self) -> frozenset[TopicPartition]:
+        return frozenset(
+            partition
+            for partition in self._positions
+            if self._broker.log(partition) is not None and not self._is_placed(partition)
+        )
 
     # --- offsets
 
@@ -279,6 +272,20 @@ class MemoryConsumer:
             raise TransportClosedError("the consumer is closed")
         self._broker.follow(self._member, topics)
 
+    async def topics(self, timeout: float) -> dict[str, TopicInfo | None]:
+        if self._member is None:
+            raise TransportClosedError("the consumer is closed")
+        return self._broker.topics_of(self._member)
+
+    async def bounds(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        self._broker.check_connected()
+        logs = {partition: self._broker.log(partition) for partition in partitions}
+        if missing := [partition for partition, log in logs.items() if log is None]:
+            raise TopicNotFoundError(f"{missing[0]} does not exist")
+        return {partition: (log.first, log.end) for partition, log in logs.items() if log is not None}
+
     def assignment(self) -> frozenset[TopicPartition]:
         return self._owned
 
@@ -297,7 +304,7 @@ class MemoryConsumer:
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:
         log = self._broker.log(partition)
-        if log is None or partition not in self._positions:
+        if log is None or partition not in self._owned:
             raise TransportError(f"{partition} is not assigned to this consumer")
         self._positions[partition] = log.first if offset == -2 else log.end if offset == -1 else offset
         self._arrived.set()

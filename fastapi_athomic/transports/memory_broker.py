@@ -14,11 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from time import time
 from typing import NamedTuple
+from uuid import uuid4
 
 from ..exceptions import CommitFailedError, MessageTooLargeError, TopicNotFoundError, TransportError
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ..settings import MemorySettings
-from .base import CommittedOffset, ConsumerConfig
+from .base import CommittedOffset, ConsumerConfig, TopicInfo
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Log:
 
     def read(self, offset: int, limit: int) -> list[RawMessage]:
         start = offset - self.first
-        return self.messages[start : start + limit]
+        return self.messages[start : start + limit] if start >= 0 else []
 
 
 class Member:
@@ -113,6 +114,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._topics: dict[str, list[Log]] = {}
+        self._ids: dict[str, bytes] = {}  # of the topics; a new one for each that is made
         self._groups: dict[str, Group] = {}
         self._turns: dict[str, int] = {}  # of messages without a key, per topic
         self._refused: set[str] = set()
@@ -126,9 +128,42 @@ class MemoryBroker:
             new = [name for name in topics if name not in self._topics]
             for name in new:
                 self._topics[name] = [Log() for _ in range(topics[name])]
-            for group in self._groups.values():
-                if any(_follows(member, name) for member in group.members for name in new):
-                    self._rebalance(group)
+                self._ids[name] = uuid4().bytes
+            self._rebalance_followers(new)
+
+    def create_partitions(self, topic: str, count: int) -> None:
+        """The topic has `count` partitions from now on."""
+        with self._lock:
+            self._check_connected()
+            logs = self._topics[topic]
+            logs.extend(Log() for _ in range(count - len(logs)))
+            self._rebalance_followers([topic])
+
+    def delete_messages(self, partition: TopicPartition, before: int) -> None:
+        """Drops those with a lower offset, as retention does."""
+        with self._lock:
+            log = self._topics[partition.topic][partition.partition]
+            dropped = min(before, log.end) - log.first
+            if dropped > 0:
+                del log.messages[:dropped]
+                log.first += dropped
+
+    def _rebalance_followers(self, topics: Collection[str]) -> None:
+        for group in self._groups.values():
+            if any(_follows(member, name) for member in group.members for name in topics):
+                self._rebalance(group)
+
+    def topics_of(self, member: Member) -> dict[str, TopicInfo | None]:
+        """What the member follows; None for a topic that does not exist."""
+        with self._lock:
+            self._check_connected()
+            matching = [name for name in self._topics if _follows(member, name)]
+            named = () if member.config.pattern is not None else (*member.config.topics, *member.followed)
+            return {name: self._info(name) for name in {*matching, *named}}
+
+    def _info(self, topic: str) -> TopicInfo | None:
+        logs = self._topics.get(topic)
+        return TopicInfo(self._ids[topic], len(logs)) if logs is not None else None
 
     def delete_topics(self, topics: Collection[str]) -> None:
         """What is in them is gone, and so is what groups have committed for them."""
@@ -138,8 +173,7 @@ class MemoryBroker:
             for group in self._groups.values():
                 for place in [place for place in group.committed if place.topic in gone]:
                     del group.committed[place]
-                if any(_follows(member, name) for member in group.members for name in gone):
-                    self._rebalance(group)
+            self._rebalance_followers(gone)
 
     def delete_records(self, topic: str) -> None:
         """Purges the topic: its partitions begin where they end."""
@@ -312,13 +346,19 @@ class MemoryBroker:
     # --- offsets
 
     def commit(self, member: Member, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Raises `CommitFailedError` unless the member is one of the current generation."""
+        """Raises `CommitFailedError` unless the member is one of the current generation.
+
+        As on Kafka, what concerns existing topics is committed also where that of others raises `TopicNotFoundError`.
+        """
         with self._lock:
             self._check_connected()
             group = self._groups[member.config.group_id]
             if member not in group.members or member.generation != group.generation:
                 raise CommitFailedError(f"group {member.config.group_id} went on without this member")
-            group.committed.update({place: offset for place, offset in offsets.items() if self.log(place) is not None})
+            known = {place: offset for place, offset in offsets.items() if self.log(place) is not None}
+            group.committed.update(known)
+            if len(known) < len(offsets):
+                raise TopicNotFoundError("a topic that was committed for does not exist")
 
     def committed(self, group_id: str) -> dict[TopicPartition, CommittedOffset]:
         with self._lock:

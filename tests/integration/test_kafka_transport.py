@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import RecordTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import RecordTooLargeError, RequestTimedOutError, TopicAuthorizationFailedError
 from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -50,12 +50,16 @@ async def transport(apache_kafka: Kafka) -> AsyncIterator[KafkaTransport]:
 
 
 class Listener:
+    consumer: KafkaConsumer
+
     def __init__(self) -> None:
         self.assigned = asyncio.Event()
 
     def on_arrival(self) -> None: ...
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        for partition in partitions:
+            await self.consumer.seek(partition, 0)
         self.assigned.set()
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None: ...
@@ -65,6 +69,7 @@ async def member(transport: KafkaTransport, topic: str, *more: str) -> KafkaCons
     consumer = transport.consumer(
         ConsumerConfig(group_id=topic, client_id="c", topics=(topic, *more)), listener := Listener()
     )
+    listener.consumer = consumer
     await consumer.start()
     async with asyncio.timeout(30):
         await listener.assigned.wait()
@@ -126,6 +131,41 @@ async def test_a_member_that_was_replaced_commits_nothing(transport: KafkaTransp
     client._coordinator.generation -= 1  # as one that slept through a rebalance
     with pytest.raises(CommitFailedError):
         await consumer.commit({TopicPartition(topic, 0): CommittedOffset(1)}, 5)
+    await consumer.stop(5)
+
+
+async def test_p04_fault_03_a_commit_is_not_sent_again_as_a_member_of_the_next_generation(
+    transport: KafkaTransport, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the partition may be another's, who has got further."""
+    await transport.create_topics({topic: 1}, 5)
+    consumer = await member(transport, topic)
+    assert consumer._member is not None
+    coordinator = consumer._member._coordinator
+    generation, send = coordinator.generation, coordinator._do_commit_offsets
+
+    async def unanswered(*arguments: object) -> None:
+        monkeypatch.setattr(coordinator, "_do_commit_offsets", send)
+        coordinator.request_rejoin()
+        await eventually(lambda: coordinator.generation > generation)
+        raise RequestTimedOutError
+
+    monkeypatch.setattr(coordinator, "_do_commit_offsets", unanswered)
+    with pytest.raises(CommitFailedError):
+        await consumer.commit({TopicPartition(topic, 0): CommittedOffset(1)}, 10)
+    assert await consumer.committed([TopicPartition(topic, 0)], 5) == {}
+    await consumer.stop(5)
+
+
+async def test_p21_fault_15_a_deleted_topic_does_not_hold_up_the_commits_of_others(
+    transport: KafkaTransport, topic: str
+) -> None:
+    await transport.create_topics({topic: 1}, 5)
+    consumer = await member(transport, topic)
+    place, gone = TopicPartition(topic, 0), TopicPartition(f"{topic}.gone", 0)
+    with pytest.raises(TopicNotFoundError):
+        await consumer.commit({place: CommittedOffset(1), gone: CommittedOffset(1)}, 30)
+    assert await consumer.committed([place], 5) == {place: CommittedOffset(1)}
     await consumer.stop(5)
 
 

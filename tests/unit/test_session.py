@@ -100,8 +100,8 @@ async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handler
     settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=interval, commit_count=count)
     athomic = new_app(settings, handle)
     monkeypatch.setattr(ThreadLoad, "share", lambda _: load)
-    monkeypatch.setattr(MemoryConsumer, "commit", noted)
     async with running(athomic):
+        monkeypatch.setattr(MemoryConsumer, "commit", noted)
         monkeypatch.setattr("fastapi_athomic.session.monotonic", lambda: clock[0])
         monkeypatch.setattr("fastapi_athomic.session.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
         for published in (1, 2):
@@ -134,8 +134,8 @@ async def test_p5_a_commit_comes_when_something_is_done(
     handler: Any = handle_batch if "batch_size" in options else handle
     subscribe_to("t", group_id="g", handler_id="h", **options)(handler)
     settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, commit_count=1)
-    monkeypatch.setattr(MemoryConsumer, "commit", noted)
     async with running(new_app(settings, handler)) as athomic:
+        monkeypatch.setattr(MemoryConsumer, "commit", noted)
         monkeypatch.setattr("fastapi_athomic.session.POLL_SECONDS", 3600.0)  # a poll looks at what is done, too
         await athomic.publish("t", 0)
         await record.count(1)
