@@ -55,15 +55,19 @@ SEEN_TO = frozenset(
 _new = tuple.__new__
 
 
-class WrongChecksumError(Exception):
+class DamagedError(Exception):
+    """Not what was written."""
+
+
+class WrongChecksumError(DamagedError):
     """a batch has the wrong checksum"""
 
 
-class WrongOffsetsError(Exception):
+class WrongOffsetsError(DamagedError):
     """a batch has offsets that it cannot have"""
 
 
-class NothingThereError(Exception):
+class NothingThereError(DamagedError):
     """the broker gives nothing, though the partition does not end here"""
 
 
@@ -73,6 +77,7 @@ class Unreadable(NamedTuple):
     offset: int
     cause: str
     beyond: int | None  # where the next batch begins, as far as that can be told
+    damaged: bool = False  # what is there is not what was written
 
 
 OnUnreadable = Callable[[KafkaPartition, Unreadable], None]
@@ -165,7 +170,9 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         self._held, beyond = True, self._beyond()
         self._batch = self._last = None
         self._batches.clear()
-        self._on_unreadable(self._tp, Unreadable(self.next_fetch_offset, _cause(error), beyond))
+        self._on_unreadable(
+            self._tp, Unreadable(self.next_fetch_offset, _cause(error), beyond, isinstance(error, DamagedError))
+        )
 
     def _beyond(self) -> int | None:
         """Where the batch after the one that was begun last begins: said by that one if it came, too.
@@ -196,7 +203,9 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             batch = self._last = self._batches.popleft()
             if self._check_crcs and not batch.validate_crc():
                 raise WrongChecksumError
-            self._check_offsets(batch)
+            # the checksum does not cover where a batch begins (old formats, which have no producer, say too little)
+            if batch.producer_id is not None and not self.next_fetch_offset < batch.next_offset <= self._end:
+                raise WrongOffsetsError
             if self._is_aborted(batch) or batch.is_control_batch:
                 self.next_fetch_offset = batch.next_offset
                 continue
@@ -206,15 +215,6 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         if self._damage is not None:
             raise self._damage
         return None
-
-    def _check_offsets(self, batch: Any) -> None:
-        """The checksum does not cover where a batch begins.
-
-        One that lay wholly before the position would be passed over, one beyond the end would lead there. Old formats,
-        which have no producer, say too little.
-        """
-        if batch.producer_id is not None and not self.next_fetch_offset < batch.next_offset <= self._end:
-            raise WrongOffsetsError
 
     def _is_before(self, record: Any) -> bool:
         return bool(record.offset < self.next_fetch_offset)
@@ -232,7 +232,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
 
 def _cause(error: BaseException) -> str:
     """Without texts that may quote what is in a record."""
-    if isinstance(error, WrongChecksumError | WrongOffsetsError | NothingThereError):
+    if isinstance(error, DamagedError):
         return str(error.__doc__)
     if isinstance(error, UnsupportedCodecError):
         return f"{type(error).__name__}: {error}"

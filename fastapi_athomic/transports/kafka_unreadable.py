@@ -70,8 +70,8 @@ class UnreadablePartitions:
         again = before is not None and before.place.offset == place.offset
         held = Held(place=place, failures=before.failures + 1 if before is not None and again else 1)
         self._held[partition] = held
-        if held.failures <= 2:  # once may be chance
-            level = logging.INFO if held.failures == 1 else logging.ERROR
+        if held.failures <= 2:  # once may be chance, or only too much for aiokafka's parser
+            level = logging.ERROR if held.failures == 2 else logging.WARNING if place.damaged else logging.INFO
             logger.log(level, "%s: %s %s", self._name, TopicPartition(*partition), held)
         self._say()
         if (trying := self._trying.get(partition)) is not None:

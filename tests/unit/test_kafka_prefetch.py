@@ -228,7 +228,7 @@ def test_p21_fault_06_a_partition_is_held_at_what_cannot_be_read(data: bytes, ca
     assert [message.offset for message in fetched.take(limit)[0]] == [100, 101]
     if limit == 2:
         assert fetched.take(limit) == ([], 102)
-    ((offset, said, beyond),) = fetched.unreadable
+    ((offset, said, beyond, _),) = fetched.unreadable
     assert (offset, beyond) == (102, 104)
     assert cause in said
     assert fetched.take(limit) == ([], 102)
