@@ -46,7 +46,8 @@ class KafkaSettings(_Section):
     max_request_size: Count = 1_048_576  # a larger message is refused before it is sent
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     linger: Seconds = 0.0
-    # static membership (KIP-345); must be unique per process, `{pid}` and `{hostname}` are filled in
+    # static membership (KIP-345): an id for each process, in which `{pid}` and `{hostname}` are filled in; each handler
+    # gets a suffix. Where two processes have the same, docs/damaged-batches.md says what happens
     group_instance_id: str | None = None
     replication_factor: int = -1  # of topics that are created; -1: the broker's default
 

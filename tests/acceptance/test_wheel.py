@@ -30,6 +30,13 @@ def test_it_holds_the_package_its_types_and_its_licence(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastapi_athomic"}
 
 
+def test_p19_fault_06_what_all_of_kafkas_codecs_need_comes_with_it(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    needed = [line for line in archive.read(metadata).decode().split("\n") if line.startswith("Requires-Dist:")]
+    assert [line for line in needed if "cramjam" in line and "extra" not in line]
+
+
 @pytest.mark.timeout(600)
 def test_it_imports_in_a_clean_environment_without_extras(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
