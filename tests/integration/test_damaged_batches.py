@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
+from fastapi_athomic.messages import OutgoingMessage, PublishedMessage
 from fastapi_athomic.transports import kafka_prefetch, kafka_unreadable
-from tests.delivery.brokers import KafkaBroker as Foreign
-from tests.delivery.brokers import Record as Written
+from fastapi_athomic.transports.kafka import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import KafkaBroker
 
@@ -21,8 +22,14 @@ DAMAGED = b"four"
 class Log:
     """The file of a partition."""
 
-    def __init__(self, broker: KafkaBroker, topic: str, partition: int) -> None:
-        self._path: Path = broker.data / f"{topic}-{partition}" / f"{0:020}.log"
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sound = path.read_bytes()
+
+    def restore(self) -> None:
+        """A broker that was killed looks through all files when it starts, and gives up on some that are damaged."""
+        with self._path.open("r+b") as file:
+            file.write(self._sound)
 
     def change(self, old: bytes, new: bytes) -> None:
         with self._path.open("r+b") as file:
@@ -38,15 +45,44 @@ class Log:
             file.write(bytes([data[at] ^ 1]))
 
 
+OpenLog = Callable[[str, int], Log]
+
+
+@pytest.fixture
+def log_of(mortal_kafka: KafkaBroker) -> Iterator[OpenLog]:
+    """Opens the log of a partition; it is sound again after the test."""
+    logs = list[Log]()
+
+    def open_log(topic: str, partition: int) -> Log:
+        logs.append(Log(mortal_kafka.data / f"{topic}-{partition}" / f"{0:020}.log"))
+        return logs[-1]
+
+    yield open_log
+    for log in logs:
+        log.restore()
+
+
+async def written(broker: KafkaBroker, *partitions: Sequence[bytes]) -> str:
+    """A topic with these messages, each in a batch of its own."""
+    topic, transport = f"damaged-{uuid4().hex[:12]}", KafkaTransport(settings(broker))
+    await transport.start(10)
+    await transport.create_topics({topic: len(partitions)}, 10)
+    for number, values in enumerate(partitions):
+        for value in values:
+            (result,) = await transport.producer.send([OutgoingMessage(topic, None, value, partition=number)], 10)
+            assert isinstance(result, PublishedMessage)
+    await transport.stop(5)
+    return topic
+
+
 @pytest.fixture
 async def topic(mortal_kafka: KafkaBroker) -> str:
-    """Partition 0 has seven messages, each in a batch of its own; partition 1 has two."""
-    topic, foreign = f"damaged-{uuid4().hex[:12]}", Foreign(mortal_kafka.bootstrap)
-    await foreign.create_topic(topic, 2)
-    for value in (b"zero", b"one", b"two", b"three", DAMAGED, b"five", b"six"):
-        await foreign.produce(topic, [Written(value, partition=0)])
-    await foreign.produce(topic, [Written(b"beside", partition=1), Written(b"beside", partition=1)])
-    return topic
+    first = (b"zero", b"one", b"two", b"three", DAMAGED, b"five", b"six")
+    return await written(mortal_kafka, first, (b"beside", b"beside"))
+
+
+def settings(broker: KafkaBroker) -> AthomicSettings:
+    return AthomicSettings(broker_url=f"kafka://{broker.bootstrap}")
 
 
 def app(broker: KafkaBroker, topic: str, record: Record) -> Athomic:
@@ -54,7 +90,7 @@ def app(broker: KafkaBroker, topic: str, record: Record) -> Athomic:
     async def handle(message: str) -> None:
         record.note(message)
 
-    return new_app(AthomicSettings(broker_url=f"kafka://{broker.bootstrap}"), handle)
+    return new_app(settings(broker), handle)
 
 
 def reasons(athomic: Athomic) -> list[str]:
@@ -74,10 +110,10 @@ async def until_held(athomic: Athomic, topic: str) -> None:
 
 
 async def test_p21_fault_06_a_damaged_batch_holds_its_own_partition_until_it_is_sound(
-    mortal_kafka: KafkaBroker, topic: str, monkeypatch: pytest.MonkeyPatch
+    mortal_kafka: KafkaBroker, topic: str, log_of: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_unreadable, "LONGEST_PAUSE", 0.1)
-    record, log = Record(), Log(mortal_kafka, topic, 0)
+    record, log = Record(), log_of(topic, 0)
     log.change(DAMAGED, b"FOUR")
     athomic = app(mortal_kafka, topic, record)
     async with running(athomic):
@@ -94,9 +130,11 @@ async def test_p21_fault_06_a_damaged_batch_holds_its_own_partition_until_it_is_
         assert (status.restarts, status.counters.rebalances) == (0, 1)
 
 
-async def test_p21_fault_06_seek_goes_past_a_damaged_batch(mortal_kafka: KafkaBroker, topic: str) -> None:
+async def test_p21_fault_06_seek_goes_past_a_damaged_batch(
+    mortal_kafka: KafkaBroker, topic: str, log_of: OpenLog
+) -> None:
     record = Record()
-    Log(mortal_kafka, topic, 0).change(DAMAGED, b"FOUR")
+    log_of(topic, 0).change(DAMAGED, b"FOUR")
     athomic = app(mortal_kafka, topic, record)
     async with running(athomic):
         await until_held(athomic, topic)
@@ -112,16 +150,13 @@ async def test_p21_fault_06_seek_goes_past_a_damaged_batch(mortal_kafka: KafkaBr
 
 
 async def test_p21_fault_06_what_no_checksum_covers_is_noticed_too(
-    mortal_kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+    mortal_kafka: KafkaBroker, log_of: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a batch begins, and how long it is: the one leads far beyond the end, the other nowhere."""
     monkeypatch.setattr(kafka_prefetch, "EMPTY_ANSWERS", 1)
-    topic, foreign, record = f"damaged-{uuid4().hex[:12]}", Foreign(mortal_kafka.bootstrap), Record()
-    await foreign.create_topic(topic, 3)
-    for value in (b"zero", b"one", b"two"):
-        await foreign.produce(topic, [Written(value, partition=partition) for partition in range(3)])
-    Log(mortal_kafka, topic, 0).flip_second(3)
-    Log(mortal_kafka, topic, 1).flip_second(8)
+    topic, record = await written(mortal_kafka, *[(b"zero", b"one", b"two")] * 3), Record()
+    log_of(topic, 0).flip_second(3)
+    log_of(topic, 1).flip_second(8)
     athomic = app(mortal_kafka, topic, record)
     async with running(athomic):
         await eventually(lambda: len(reasons(athomic)) == 2)
