@@ -90,18 +90,20 @@ class LeftBehind:
         return sum(max(0, end - max(first, reached[place])) for place, (first, end) in places.items())
 
     def _warn_of_letters(self, handler: DLQHandler, topic: str, source: str, count: int) -> None:
-        now = handler.topic_for(source) if handler.returns.consumes(source) else None
-        if now is not None:
-            change = f"dead letters of {source} go to {now} now"
-        elif handler.returns.consumes(source):
-            change = "the handler has no dead letters any more (dlq=False)"
-        else:
+        still = f"They are listed, sent back and discarded as before: fastapi-athomic dlq list {handler.handler_id}"
+        now = handler.topic_for(source)
+        if not handler.returns.consumes(source):
             change = f"no handler of this app consumes {source} for group {handler.group_id} any more"
+            still = "To send them back, consume it again"
+        elif now is not None:
+            change = f"dead letters of {source} go to {now} now"
+        else:
+            change = "the handler has none any more (dlq=False)"
         self._warn(
             handler,
             topic,
-            f"topic {topic} holds {count} records, dead letters of an earlier deploy; {change}. To send them back, "
-            f"deploy once more as it was, redrive, and change it then; or delete the topic ({PATIENCE})",
+            f"topic {topic} holds {count} records, dead letters of an earlier deploy; {change}. {still}; or delete the "
+            f"topic ({PATIENCE})",
         )
 
     def _warn_of_messages(self, handler: DLQHandler, topic: str, source: str, count: int) -> None:
