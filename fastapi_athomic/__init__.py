@@ -5,7 +5,7 @@ Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 
 from .athomic import Athomic, get_athomic, include_athomic, install
 from .context import ExecutionContext, capture_context, get_context, restore_context, set_context
-from .dead_letters import DeadLetter, DeadLetters, SettlingReport
+from .dead_letters import DeadLetters, SettlingReport
 from .decorators import ordered_consumer, subscribe_to
 from .exceptions import (
     AthomicError,
@@ -16,7 +16,9 @@ from .exceptions import (
     DuplicateHandlerError,
     HandlerSignatureError,
     HandlerTimeoutError,
+    MessageRefusedError,
     MessageTooLargeError,
+    NotAcknowledgedError,
     PayloadDecodeError,
     PayloadEncodeError,
     PayloadError,
@@ -29,6 +31,7 @@ from .exceptions import (
     TransportError,
     WorkerDiedError,
 )
+from .letters import DeadLetter
 from .lineage import Lineage, get_lineage
 from .logs import MessageFilter
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
@@ -61,7 +64,9 @@ __all__ = [
     "Lineage",
     "MessageFilter",
     "MessageHeaders",
+    "MessageRefusedError",
     "MessageTooLargeError",
+    "NotAcknowledgedError",
     "PayloadDecodeError",
     "PayloadEncodeError",
     "PayloadError",

@@ -418,7 +418,9 @@ class Run:
     def dead_letters(self, handler_id: str) -> DeadLetters:
         service = self._service(handler_id)
         parts = (service.subscription, service.dlq_handler, service.counters)
-        return DeadLetters(*parts, self._transport, self._settings, self.home)
+        subscriptions = [other.subscription for other in self.manager.consumers.values()]
+        group = {other.handler_id for other in subscriptions if other.group_id == service.subscription.group_id}
+        return DeadLetters(*parts, self._transport, self._settings, self.home, group)
 
     async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
         service = self._service(handler_id)

@@ -18,8 +18,9 @@ from datetime import datetime
 from typing import Any
 
 from .athomic import Athomic
-from .dead_letters import DeadLetter, DeadLetters, Progress
+from .dead_letters import DeadLetters, Progress
 from .exceptions import AthomicError
+from .letters import DeadLetter
 
 OK, FAILED, REFUSED = 0, 1, 2
 
@@ -179,6 +180,8 @@ def _print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     doing = "would be settled" if report["dry_run"] else "settled"
     print(f"{report['settled']} of {report['selected']} {doing}", end="")
     print(f", {report['exhausted']} were sent back too often already" if report["exhausted"] else "")
+    for reason, count in report["refused"].items():
+        print(f"{count} wait still: {reason}")
 
 
 def _print_json(value: object) -> None:
@@ -187,9 +190,12 @@ def _print_json(value: object) -> None:
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:
     return {
+        "id": letter.id,
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
+        "group_id": letter.group_id,
+        "handler_id": letter.handler_id,
         "original_topic": letter.original_topic,
         "original_partition": letter.original_partition,
         "original_offset": letter.original_offset,
@@ -198,6 +204,7 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
         "error_stage": letter.error_stage,
         "attempts": letter.attempts,
         "redrives": letter.redrives,
+        "omitted": list(letter.omitted),
         "failed_at": letter.failed_at.isoformat() if letter.failed_at else None,
         "key": _text(letter.key),
         "value": _text(letter.value),

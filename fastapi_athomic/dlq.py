@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
-import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import Enum
+from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 
 from .decorators import Subscription, is_topic_name
-from .exceptions import ConfigurationError, TopicNotFoundError, TransportError
+from .exceptions import (
+    ConfigurationError,
+    MessageRefusedError,
+    MessageTooLargeError,
+    NotAcknowledgedError,
+    TopicNotFoundError,
+    TransportError,
+)
+from .letters import Draft
 from .logs import Complaints, fields_of
-from .messages import FAILURE_TRACE, Headers, OutgoingMessage, TopicPartition
+from .messages import FAILURE_TRACE, Headers, PublishedMessage, TopicPartition
 from .outcomes import FailureContext
 from .own_topics import SHORTEST_FIT
-from .redelivery import DUE, PREFIX, STAGE, WRITTEN_TO, ReturnTopics
+from .redelivery import DUE, STAGE, WRITTEN_TO, ReturnTopics
 from .retry import RetryDecision
 from .settings import AthomicSettings
 from .topic_watch import TopicWatch, missing
@@ -25,12 +32,11 @@ from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-MAX_ERROR_LENGTH = 1_000
-"""Characters of an error message that a dead letter carries."""
-MAX_TRACEBACK_LENGTH = 8_000
-
 FIRST_WRITE_DELAY = 0.2
 MAX_WRITE_DELAY = 15.0
+
+NEVER = (MessageTooLargeError, MessageRefusedError)
+"""What no waiting cures: another form of the message may."""
 
 
 class Verdict(Enum):
@@ -62,7 +68,9 @@ class DLQHandler:
 
     A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended. It goes to the
     partition of the same number; where the DLQ topic has fewer, those that share one keep their order. A message
-    for a retry topic has the same headers, and says when it is due.
+    for a retry topic has the same headers, and says when it is due. What
+    the topic will never take as it is, is written in another form, see `Draft`: what waiting does not cure must not
+    hold up a partition.
     """
 
     def __init__(
@@ -81,6 +89,8 @@ class DLQHandler:
         self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
         self._complaints = Complaints()
         self._write_delays: dict[TopicPartition, float] = {}
+        # sent to a topic and not acknowledged yet
+        self._under_way = WeakKeyDictionary[FailureContext, tuple[str, NotAcknowledgedError]]()
         self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
 
     def topic_for(self, source: str) -> str | None:
@@ -134,27 +144,33 @@ class DLQHandler:
     async def move(self, failure: FailureContext) -> Judgement:
         """Writes the message to its next retry topic, or else to the DLQ, and waits for the acknowledgement.
 
-        BLOCKED with a growing delay where that fails.
+        BLOCKED with a growing delay where that fails. What a retry topic will never take goes to the DLQ.
         """
         later = self.decide(failure).later
-        source = failure.origin.topic
         if self.returns.is_dead_letter(failure.message):
             self._report(failure, logging.ERROR, "stays where it is: another handler keeps it there as a dead letter")
             return Judgement(Verdict.SKIPPED, failure)
         if later is not None:
-            topic: str | None = self.returns.retry(source, self.returns.stage_of(failure.message.topic) + 1)
-        else:
-            topic = self.topic_for(source)
-        if topic is None:
+            topic = self.returns.retry(failure.origin.topic, self.returns.stage_of(failure.message.topic) + 1)
+            problem = await self._write(topic, failure, later)
+            if not isinstance(problem, NEVER):
+                return self._moved(Verdict.DEFERRED, topic, failure, problem)
+            self._report(failure, logging.WARNING, f"cannot go to {topic}, its next place is the DLQ: {problem}")
+        dlq = self.topic_for(failure.origin.topic)
+        if dlq is None:
             self._report(failure, logging.ERROR, "is skipped: the handler has no dead-letter topic")
             return Judgement(Verdict.SKIPPED, failure)
+        return self._moved(Verdict.DEAD_LETTERED, dlq, failure, await self._write(dlq, failure, None))
+
+    def _moved(self, verdict: Verdict, topic: str, failure: FailureContext, problem: Exception | None) -> Judgement:
         partition = failure.message.topic_partition
-        problem = await self._write(topic, failure, later)
         if problem is not None:
             return self._block(partition, failure, f"dead letter to {topic} refused: {problem}")
         self._unblock(partition)
-        self._report(failure, logging.ERROR if later is None else logging.WARNING, f"went to {topic}")
-        return Judgement(Verdict.DEAD_LETTERED if later is None else Verdict.DEFERRED, failure)
+        self._report(
+            failure, logging.ERROR if verdict is Verdict.DEAD_LETTERED else logging.WARNING, f"went to {topic}"
+        )
+        return Judgement(verdict, failure)
 
     async def prepare(self, sources: Collection[str]) -> None:
         """The group has moved partitions of these topics here.
@@ -193,30 +209,68 @@ class DLQHandler:
             self._unblock(partition)
 
     async def _write(self, topic: str, failure: FailureContext, later: float | None) -> Exception | None:
+        """Why the message could not be written, in none of its forms; None when it was."""
+        result = await self._under_way_to(topic, failure)
+        if result is None or isinstance(result, NEVER):
+            result = await self._write_in_some_form(topic, failure, later)
+        if isinstance(result, NotAcknowledgedError):
+            self._under_way[failure] = topic, result
+        if not isinstance(result, Exception):
+            return None
+        self._topics.forget(topic)  # it may be gone, or another of its name
+        return result
+
+    async def _under_way_to(self, topic: str, failure: FailureContext) -> PublishedMessage | Exception | None:
+        """What was sent before and is still under way is waited for, not sent again. None: there is nothing."""
+        sent_to, sent = self._under_way.get(failure, ("", None))
+        if sent is None or sent_to != topic:
+            return None
+        del self._under_way[failure]
+        result: PublishedMessage | Exception = await sent.wait(self._settings.publish_timeout)
+        return result
+
+    async def _write_in_some_form(
+        self, topic: str, failure: FailureContext, later: float | None
+    ) -> PublishedMessage | Exception | None:
         try:
             count = await self._topics.partitions_of(topic, failure.origin.topic)
         except TransportError as error:
             return error
-        message = self._message_for(topic, count, failure, later)
-        (result,) = await self._transport.producer.send([message], self._settings.publish_timeout)
-        if isinstance(result, Exception):
-            self._topics.forget(topic)  # it may be gone, or another of its name
-            return result
-        return None
+        draft: Draft | None = self._draft(topic, count, failure, later)
+        alone = False
+        result: PublishedMessage | Exception | None = None
+        while draft is not None:
+            result = await self._send(draft, alone=alone)
+            if isinstance(result, MessageTooLargeError):
+                draft = draft if not alone else draft.smaller() if later is None else None
+                alone = True
+            elif isinstance(result, MessageRefusedError):
+                draft = draft.keyed() if later is None else None
+            else:
+                break
+        if draft is not None and draft.omitted and not isinstance(result, Exception):
+            missing_parts = " and ".join(draft.omitted)
+            self._report(failure, logging.WARNING, f"is too large for {topic}: without its {missing_parts}")
+        return result
 
-    def _message_for(self, topic: str, count: int, failure: FailureContext, later: float | None) -> OutgoingMessage:
-        message = failure.message
-        added = (*dead_letter_headers(failure, self._settings), (WRITTEN_TO, topic.encode()))
+    async def _send(self, draft: Draft, *, alone: bool) -> PublishedMessage | Exception:
+        producer, timeout = self._transport.producer, self._settings.publish_timeout
+        if alone:
+            return await producer.send_alone(draft.message(), timeout)
+        (result,) = await producer.send([draft.message()], timeout)
+        return result
+
+    def _draft(self, topic: str, count: int, failure: FailureContext, later: float | None) -> Draft:
+        added: Headers = ((WRITTEN_TO, topic.encode()),)
         if later is not None:
             due = round((failure.failed_at + later) * 1000)
-            stage = self.returns.stage_of(message.topic) + 1
+            stage = self.returns.stage_of(failure.message.topic) + 1
             added += ((DUE, b"%d" % due), (STAGE, b"%d" % stage))
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             added += ((FAILURE_TRACE, f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}".encode()),)
-        replaced = {DUE, STAGE, *(name for name, _ in added)}
-        kept = tuple(header for header in message.headers if header[0] not in replaced)
-        return OutgoingMessage(topic, message.key, message.value, kept + added, failure.origin.partition % count)
+        partition = failure.origin.partition % count
+        return Draft(failure=failure, settings=self._settings, topic=topic, partition=partition, added=added)
 
     def _report(self, failure: FailureContext, level: int, what: str) -> None:
         """One line per failure; of many alike only some."""
@@ -237,73 +291,3 @@ class DLQHandler:
     def _unblock(self, partition: TopicPartition) -> None:
         self.blocked.pop(partition, None)
         self._write_delays.pop(partition, None)
-
-
-def dead_letter_headers(failure: FailureContext, settings: AthomicSettings) -> Headers:
-    """The headers that tell where a dead letter comes from and why, in UTF-8; times in ISO 8601, UTC."""
-    origin, error = failure.origin, failure.error
-    values = {
-        "original-topic": origin.topic,
-        "original-partition": str(origin.partition),
-        "original-offset": str(origin.offset),
-        "original-timestamp": str(origin.timestamp),
-        "consumer-group": failure.group_id,
-        "handler": failure.handler_id,
-        "error-type": _type_name(error),
-        "error-message": _text(error)[:MAX_ERROR_LENGTH] if settings.expose_error_messages else "",
-        "error-stage": failure.stage.value,
-        "attempts": str(failure.attempt),
-        "first-failed-at": _time(failure.first_failed_at),
-        "failed-at": _time(failure.failed_at),
-    }
-    if settings.dlq_traceback:
-        values["error-traceback"] = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_LENGTH:]
-    own: Headers = tuple((PREFIX + name, value.encode("utf-8", "replace")) for name, value in values.items())
-    for spelling in settings.dlq_header_spellings:
-        own += FOREIGN_SPELLINGS[spelling](failure, values["error-message"])
-    return own
-
-
-def _spring(failure: FailureContext, error_message: str) -> Headers:
-    """As Spring Kafka's `DeadLetterPublishingRecoverer` writes them; numbers are big-endian."""
-    origin = failure.origin
-    return (
-        ("kafka_dlt-original-topic", origin.topic.encode()),
-        ("kafka_dlt-original-partition", origin.partition.to_bytes(4, "big")),
-        ("kafka_dlt-original-offset", origin.offset.to_bytes(8, "big")),
-        ("kafka_dlt-original-timestamp", origin.timestamp.to_bytes(8, "big", signed=True)),
-        ("kafka_dlt-original-timestamp-type", b"CreateTime"),
-        ("kafka_dlt-original-consumer-group", failure.group_id.encode()),
-        ("kafka_dlt-exception-fqcn", _type_name(failure.error).encode()),
-        ("kafka_dlt-exception-message", error_message.encode("utf-8", "replace")),
-    )
-
-
-def _smallrye(failure: FailureContext, error_message: str) -> Headers:
-    """As SmallRye Reactive Messaging writes them."""
-    origin = failure.origin
-    return (
-        ("dead-letter-topic", origin.topic.encode()),
-        ("dead-letter-partition", str(origin.partition).encode()),
-        ("dead-letter-offset", str(origin.offset).encode()),
-        ("dead-letter-reason", error_message.encode("utf-8", "replace")),
-        ("dead-letter-exception-class-name", _type_name(failure.error).encode()),
-    )
-
-
-FOREIGN_SPELLINGS: Mapping[str, Callable[[FailureContext, str], Headers]] = {"spring": _spring, "smallrye": _smallrye}
-
-
-def _type_name(error: BaseException) -> str:
-    return f"{type(error).__module__}.{type(error).__qualname__}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # a user's __str__ may fail, its message must not be lost for that
-        return ""
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -8,7 +8,9 @@ AthomicError
 ├── TransportError                the broker refused or could not be reached
 │   ├── TransportClosedError      used after it was closed
 │   ├── CommitFailedError         the group went on without this member
+│   ├── MessageRefusedError       the topic takes no message like this, however often it is sent
 │   ├── MessageTooLargeError      larger than the broker takes
+│   ├── NotAcknowledgedError      sent, and not confirmed in time: it may be written later
 │   └── TopicNotFoundError        the topic does not exist and is not created
 ├── PublishError                  a message was not acknowledged
 ├── PayloadError                  a payload step failed
@@ -23,6 +25,9 @@ AthomicError
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 
 class AthomicError(Exception):
@@ -62,6 +67,21 @@ class CommitFailedError(TransportError):
 
 class MessageTooLargeError(TransportError):
     """The message is larger than the broker accepts."""
+
+
+class MessageRefusedError(TransportError):
+    """The topic takes no message like this, however often it is sent: a compacted one wants a key."""
+
+
+class NotAcknowledgedError(TransportError):
+    """The message was sent and not confirmed in time: it may be written later.
+
+    `wait(seconds)` goes on waiting, without sending it again. It gives what `TransportProducer.send` would have given.
+    """
+
+    def __init__(self, message: str | None, wait: Callable[[float], Awaitable[Any]]) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class TopicNotFoundError(TransportError):

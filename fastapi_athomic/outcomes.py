@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from uuid import uuid4
 
 from .messages import Origin, RawMessage
 
@@ -29,9 +30,9 @@ class ConsumptionOutcome:
         return f"<ConsumptionOutcome {type(self.result).__name__}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class FailureContext:
-    """The handler, or a stage before it, failed."""
+    """The handler, or a stage before it, failed. No two are equal."""
 
     message: RawMessage
     origin: Origin  # where the message stood first; itself, unless it came back from a retry or redrive topic
@@ -42,6 +43,7 @@ class FailureContext:
     group_id: str
     first_failed_at: float  # seconds since the epoch
     failed_at: float  # seconds since the epoch
+    letter_id: str = field(default_factory=lambda: uuid4().hex)  # of its dead letter, however often that is written
 
     def __repr__(self) -> str:
         return f"<FailureContext {self.message!r} {self.stage} attempt {self.attempt}: {type(self.error).__name__}>"

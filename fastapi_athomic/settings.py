@@ -43,7 +43,7 @@ class KafkaSettings(_Section):
     fetch_max_wait: PositiveSeconds = 0.25
     fetch_max_bytes: Count = 52_428_800
     max_partition_fetch_bytes: Count = 1_048_576
-    max_request_size: Count = 1_048_576  # a larger message is refused before it is sent
+    max_request_size: Count = 1_048_576  # a larger message is refused before it is sent, dead letters are not
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     linger: Seconds = 0.0
     # static membership (KIP-345): an id for each process, in which `{pid}` and `{hostname}` are filled in; each handler

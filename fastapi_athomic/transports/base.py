@@ -172,7 +172,15 @@ class TransportProducer(Protocol):
         """Send and wait for the acknowledgements, at most `timeout` seconds; one result per message, in order.
 
         The messages of one call are sent in order and in few requests; one that is refused does not touch its
-        neighbours. Never raises for a single message; after `stop` every result is a `TransportClosedError`.
+        neighbours. Never raises for a single message; after `stop` every result is a `TransportClosedError`. Of a
+        `NotAcknowledgedError` the message is still under way: wait on it, or it may be written twice.
+        """
+        ...
+
+    async def send_alone(self, message: OutgoingMessage, timeout: float) -> PublishedMessage | Exception:
+        """The same for one message that `send` found too large: in a batch of its own, compressed.
+
+        The broker's limit counts the compressed batch; the client's own limit (`kafka.max_request_size`) is not asked.
         """
         ...
 

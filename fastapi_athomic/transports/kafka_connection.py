@@ -90,6 +90,7 @@ _COMMIT_ERRORS = (
     errors.UnknownMemberIdError,
 )
 _TOO_LARGE_ERRORS = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
+_WRONG_TIME = "its time is refused: compare this machine's clock with the topic's message.timestamp settings"
 _CLOSED_ERRORS = (errors.ProducerClosed, errors.ConsumerStoppedError)
 AUTHORIZATION_ERRORS = (
     errors.TopicAuthorizationFailedError,
@@ -106,6 +107,8 @@ def translate(error: BaseException, doing: str) -> TransportError:
         return CommitFailedError(f"{doing}: the group went on without this member")
     if isinstance(error, errors.UnknownTopicOrPartitionError):
         return TopicNotFoundError(f"{doing}: the topic or partition does not exist")
+    if isinstance(error, errors.InvalidTimestampError):
+        return TransportError(f"{doing}: {_WRONG_TIME}")
     if isinstance(error, _TOO_LARGE_ERRORS):
         return MessageTooLargeError(f"{doing}: the message is larger than the broker accepts")
     if isinstance(error, _CLOSED_ERRORS):

@@ -6,21 +6,33 @@ import asyncio
 import logging
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from inspect import unwrap
 from time import monotonic
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, OutOfOrderSequenceNumber, for_code
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+)
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.protocol.produce import ProduceRequest
 
-from ..exceptions import MessageTooLargeError, TopicNotFoundError, TransportClosedError, TransportError
-from ..messages import OutgoingMessage, PublishedMessage, TopicPartition
+from ..exceptions import (
+    MessageTooLargeError,
+    NotAcknowledgedError,
+    TopicNotFoundError,
+    TransportClosedError,
+    TransportError,
+)
+from ..messages import OutgoingMessage, PublishedMessage
 from ..settings import AthomicSettings
 from .kafka_client import KafkaClient
-from .kafka_connection import close_client, milliseconds, open_client, retrieve, translate, within
-from .kafka_records import encode_record
+from .kafka_connection import AUTHORIZATION_ERRORS, close_client, open_client, retrieve, translate, within
+from .kafka_single import SingleWriter
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +42,8 @@ SHARED = ""
 """The client of all topics that have one in common."""
 METADATA_PAUSE = 0.05
 """Seconds until the brokers are asked again for a topic that was just created."""
-ALL_REPLICAS = -1
-
-REFUSALS = (MessageSizeTooLargeError, OutOfOrderSequenceNumber)
-"""Errors after which aiokafka's idempotent producer fails for ever on the partition. Nothing was written."""
+NO_REFUSALS = (*AUTHORIZATION_ERRORS, InvalidTopicError)
+"""What a broker says to whole topics, whatever is sent to them."""
 
 Result = PublishedMessage | Exception
 
@@ -51,9 +61,9 @@ class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
 class KafkaProducer:
     """See `TransportProducer`.
 
-    When the broker refuses a batch as too large, the client is replaced and the messages are sent again one by one:
-    only the one that is too large fails. Its topic gets a client of its own, so that others do not share its fate
-    again.
+    When the broker refuses a batch (it is too large, or a key is missing in a compacted topic), its messages are sent
+    again one by one, by `SingleWriter`: only the one to blame fails. aiokafka's client is replaced, and the topic gets
+    one of its own, so that others do not share its fate again.
     """
 
     def __init__(self, settings: AthomicSettings, connection: Mapping[str, Any]) -> None:
@@ -63,11 +73,13 @@ class KafkaProducer:
         self._own_client: set[str] = set()  # topics that do not use the shared one
         self._created: set[str] = set()  # topics that exist for sure, though brokers may not have heard of them yet
         self._opening = asyncio.Lock()
+        self._single = SingleWriter(settings.kafka.request_timeout)
         self._closed = True
 
     async def start(self, timeout: float) -> None:
         """Raises `TransportError`."""
         self._opening = asyncio.Lock()
+        self._single = SingleWriter(self._settings.kafka.request_timeout)
         self._closed = False
         try:
             await self._client(SHARED, timeout)
@@ -90,8 +102,12 @@ class KafkaProducer:
         results: list[Result | None] = [None] * len(messages)
         refused = await self._send(list(range(len(messages))), messages, results, end)
         for index in refused:
-            await self._send_alone(index, messages, results, end)
+            if monotonic() < end and not self._closed:
+                results[index] = await self._send_single(messages[index], end, self._settings.kafka.compression_type)
         return [result or TransportError("not sent") for result in results]
+
+    async def send_alone(self, message: OutgoingMessage, timeout: float) -> Result:
+        return await self._send_single(message, monotonic() + timeout, "gzip")  # of all codecs that Python has itself
 
     # --- one attempt
 
@@ -114,23 +130,22 @@ class KafkaProducer:
                 futures[index] = await self._enqueue(client, message, end)
             except TransportError as error:
                 results[index] = error
+                await self._replace_dead(message.topic)
         if futures:
             await asyncio.wait(set(futures.values()), timeout=max(0.0, end - monotonic()))
         refused = []
         for index, future in futures.items():
-            if future.done() and not future.cancelled() and isinstance(future.exception(), REFUSALS):
+            if _is_refused(future):
                 refused.append(index)
                 await self._replace(*used[index], messages[index].topic)
-            results[index] = _result(future, messages[index])
+            results[index] = self._outcome(used[index][1], future, messages[index])
         return refused
 
     async def _enqueue(self, client: AIOKafkaProducer, message: OutgoingMessage, end: float) -> asyncio.Future[Any]:
-        partitions = client.client.cluster.partitions_for_topic(message.topic) or ()
-        if message.partition is not None and message.partition not in partitions:
-            raise TransportError(f"topic {message.topic} has no partition {message.partition}")
-        if not _is_usual(message):
-            return asyncio.ensure_future(self._send_unusual(client, message, end))
+        _check_partition(client, message)
         doing = f"sending to {message.topic}"
+        if not _is_usual(message):
+            return asyncio.ensure_future(within(self._send_unusual(client, message), end - monotonic(), doing))
         try:
             async with asyncio.timeout(max(0.0, end - monotonic())):
                 future: asyncio.Future[Any] = await client.send(
@@ -153,11 +168,37 @@ class KafkaProducer:
         future.add_done_callback(retrieve)
         return future
 
-    async def _send_alone(
-        self, index: int, messages: Sequence[OutgoingMessage], results: list[Result | None], end: float
-    ) -> None:
-        if monotonic() < end and not self._closed:
-            await self._send([index], messages, results, end)
+    async def _send_single(self, message: OutgoingMessage, end: float, compression: str) -> Result:
+        name = message.topic if message.topic in self._own_client else SHARED
+        try:
+            client = await self._client(name, end - monotonic())
+            await self._wait_for_topic(client, message.topic, message.partition, end)
+            writing = self._write_single(client, message, compression)
+            return await within(writing, end - monotonic(), f"sending to {message.topic}")
+        except TransportError as error:
+            return error
+
+    async def _write_single(
+        self, client: AIOKafkaProducer, message: OutgoingMessage, compression: str
+    ) -> PublishedMessage:
+        partition = _partition(client, message)
+        offset = await self._single.write(client.client, message, partition, compression)
+        return PublishedMessage(message.topic, partition, offset)
+
+    def _outcome(self, client: AIOKafkaProducer, future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
+        if future.done():
+            return _result(future, message)
+        doing = f"sending to {message.topic}"
+        if client not in self._clients.values():  # nobody will ever hear of it
+            return TransportClosedError(f"{doing}: the client was closed before the message was acknowledged")
+        wait = partial(self._wait, client, future, message)
+        return NotAcknowledgedError(f"{doing}: not acknowledged in time; it may be written later", wait)
+
+    async def _wait(
+        self, client: AIOKafkaProducer, future: asyncio.Future[Any], message: OutgoingMessage, seconds: float
+    ) -> Result:
+        await asyncio.wait({future}, timeout=seconds)
+        return self._outcome(client, future, message)
 
     async def _wait_for_topic(self, client: AIOKafkaProducer, topic: str, partition: int | None, end: float) -> None:
         """Returns when the client knows the topic. Raises `TopicNotFoundError`.
@@ -201,6 +242,15 @@ class KafkaProducer:
             del self._clients[name]
             await close_client(client, self._settings.request_timeout)
 
+    async def _replace_dead(self, topic: str) -> None:
+        """aiokafka's client says no to everything once its sender has died of an error of its own."""
+        name = topic if topic in self._own_client else SHARED
+        client = self._clients.get(name)
+        if client is not None and client._sender.sender_task.done():
+            logger.error("the producer's client has died, it is replaced")
+            del self._clients[name]
+            await close_client(client, self._settings.request_timeout)
+
     def _options(self) -> dict[str, Any]:
         kafka = self._settings.kafka
         return {
@@ -215,42 +265,16 @@ class KafkaProducer:
 
     # --- what aiokafka's producer does not take
 
-    async def _send_unusual(self, client: AIOKafkaProducer, message: OutgoingMessage, end: float) -> Any:
-        """A message with neither key nor value, or with a header name that is not UTF-8: in a request of its own."""
-        doing = f"sending to {message.topic}"
+    async def _send_unusual(self, client: AIOKafkaProducer, message: OutgoingMessage) -> PublishedMessage:
+        """A message with neither key nor value, or with a header name that is not UTF-8."""
         limit = self._settings.kafka.max_request_size
-        batch = encode_record(message, limit)
-        if batch is None:
-            raise MessageTooLargeError(f"{doing}: the message is larger than kafka.max_request_size ({limit})")
-        partition = _partition(client, message)
-        while True:
-            offset = await within(self._produce(client, message.topic, partition, batch), end - monotonic(), doing)
-            if offset is not None:
-                return PublishedMessage(message.topic, partition, offset)
-            await asyncio.sleep(METADATA_PAUSE)
-            await within(client.client.force_metadata_update(), end - monotonic(), doing)
-
-    async def _produce(self, client: AIOKafkaProducer, topic: str, partition: int, batch: bytes) -> int | None:
-        """The offset; None: the leader has moved, try again."""
-        leader = client.client.cluster.leader_for_partition(TopicPartition(topic, partition))
-        if leader is None or leader == -1:
-            return None
-        timeout = milliseconds(self._settings.kafka.request_timeout)
-        request = ProduceRequest(None, ALL_REPLICAS, timeout, [(topic, [(partition, batch)])])
-        response = await client.client.send(leader, request)
-        ((_, ((_, code, offset, *_),)),) = response.topics
-        error = for_code(code)
-        if code and error.retriable:
-            return None
-        if code:
-            raise error()
-        return int(offset)
+        if _size(message) > limit:
+            raise MessageTooLargeError(f"the message is larger than kafka.max_request_size ({limit})")
+        return await self._write_single(client, message, self._settings.kafka.compression_type)
 
 
 def _result(future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
     doing = f"sending to {message.topic}"
-    if not future.done():
-        return TransportError(f"{doing}: not acknowledged in time; it may be written later")
     if future.cancelled():
         return TransportClosedError(f"{doing}: the producer was closed")
     error = future.exception()
@@ -260,13 +284,35 @@ def _result(future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
     return done if isinstance(done, PublishedMessage) else PublishedMessage(done.topic, done.partition, done.offset)
 
 
+def _is_refused(future: asyncio.Future[Any]) -> bool:
+    """aiokafka's idempotent producer fails for ever on the partition then. Nothing was written."""
+    if not future.done() or future.cancelled():
+        return False
+    error = future.exception()
+    refusal = isinstance(error, BrokerResponseError | ProducerFenced) and not error.retriable
+    return refusal and not isinstance(error, NO_REFUSALS)
+
+
+def _check_partition(client: AIOKafkaProducer, message: OutgoingMessage) -> None:
+    partitions = client.client.cluster.partitions_for_topic(message.topic) or ()
+    if message.partition is not None and message.partition not in partitions:
+        raise TransportError(f"topic {message.topic} has no partition {message.partition}")
+
+
 def _partition(client: AIOKafkaProducer, message: OutgoingMessage) -> int:
+    _check_partition(client, message)
     if message.partition is not None:
         return message.partition
     partitions = sorted(client.client.cluster.partitions_for_topic(message.topic))
     if message.key is None:
         return int(random.choice(partitions))
     return int(DefaultPartitioner()(message.key, partitions, partitions))
+
+
+def _size(message: OutgoingMessage) -> int:
+    """Without what Kafka adds, which is little."""
+    headers = sum(len(name) + len(value or b"") for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
 
 
 def _is_usual(message: OutgoingMessage) -> bool:

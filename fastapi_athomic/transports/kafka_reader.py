@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from ..exceptions import TopicNotFoundError
 from ..messages import RawMessage, TopicPartition
-from .kafka_records import decode_records
+from .kafka_records import decode_records, end_of
 
 BEGINNING, END = -2, -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
@@ -24,6 +31,14 @@ LEADER_PAUSE = 0.1
 """Seconds until the brokers are asked again for a leader that is not known."""
 
 T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """To one fetch request."""
+
+    end: int  # of the partition
+    throttled: float  # seconds for which the broker wants to be left alone
+    batches: bytes
 
 
 class KafkaReader:
@@ -44,8 +59,26 @@ class KafkaReader:
         return await self._persistently(lambda: self._bounds(topic))
 
     async def read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
-        """Messages from `offset` on, as many as one answer holds; none at the end."""
-        return await self._persistently(lambda: self._read(partition, offset))
+        """Messages from `offset` on, as many as one answer holds; none at the end, and nowhere else.
+
+        An answer may be empty for other reasons: it holds control records only, all of it was compacted away, or the
+        broker throttles us. What was deleted is passed over.
+        """
+        while True:
+            answer = await self._persistently(partial(self._fetch, partition, offset))
+            if answer is None:
+                first, _ = (await self.bounds(partition.topic)).get(partition.partition, (0, 0))
+                if first <= offset:  # it lies behind the end: the topic was made anew
+                    return []
+                offset = first
+            elif messages := decode_records(answer.batches, partition, offset):
+                return messages
+            elif (behind := end_of(answer.batches, offset)) > offset:
+                offset = behind
+            elif answer.throttled and offset < answer.end:
+                await asyncio.sleep(answer.throttled)
+            else:
+                return []
 
     async def _persistently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Tries again where a leader has moved, or a new topic is not known everywhere."""
@@ -63,17 +96,20 @@ class KafkaReader:
         first, end = await asyncio.gather(*(self._offsets(topic, leaders, time) for time in (BEGINNING, END)))
         return {partition: (first[partition], end[partition]) for partition in sorted(leaders)}
 
-    async def _read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
+    async def _fetch(self, partition: TopicPartition, offset: int) -> Answer | None:
+        """None: the partition does not reach from before `offset` to behind it."""
         leader = (await self._leaders(partition.topic)).get(partition.partition)
         if leader is None:
             raise TopicNotFoundError(f"{partition} does not exist")
         wanted = [(partition.topic, [(partition.partition, offset, self._max_bytes)])]
         request = FetchRequest(0, 1, self._max_bytes, READ_UNCOMMITTED, wanted)
         response = await self._client.send(leader, request)
-        ((_, ((_, code, *_, batches),)),) = response.topics
+        ((_, ((_, code, end, *_, batches),)),) = response.topics
+        if code == OffsetOutOfRangeError.errno:
+            return None
         if code:
             raise for_code(code)()
-        return decode_records(bytes(batches or b""), partition, offset)
+        return Answer(end, response.throttle_time_ms / 1000, bytes(batches or b""))
 
     async def _offsets(self, topic: str, leaders: Mapping[int, Any], time: int) -> dict[int, int]:
         by_leader: dict[Any, list[tuple[int, int]]] = {}

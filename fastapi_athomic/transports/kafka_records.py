@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiokafka import codec
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -24,6 +25,7 @@ _LENGTH_END = 12  # base offset and length come first; the length counts what fo
 _CRC_END = 21  # the checksum covers all from here
 _MAGIC = 2
 _CODEC_MASK, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _DECODERS = {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
 
 
@@ -70,6 +72,16 @@ def decode_records(batches: bytes, topic_partition: TopicPartition, offset: int)
     """All records at or after `offset`. Raises whatever a damaged batch, or a decompressor on one, comes up with."""
     found = (batch.records(topic_partition) for batch in _split(memoryview(batches)) if not batch.is_control)
     return [message for records in found for message in records if message.offset >= offset]
+
+
+def end_of(batches: bytes, offset: int) -> int:
+    """The offset behind the whole batches, whatever is in them: control records and what compaction took away count.
+
+    `offset` itself, where there is no whole batch.
+    """
+    for batch in _split(memoryview(batches)):
+        offset = max(offset, batch.next_offset)
+    return offset
 
 
 def _split(data: memoryview) -> Iterator[_Batch]:
@@ -153,18 +165,25 @@ class _Name(str):
         return super().encode("utf-8", "surrogateescape")
 
 
-def encode_record(message: OutgoingMessage, limit: int) -> bytes | None:
-    """A batch of this one record, ready for a produce request; None where it is larger than `limit` bytes."""
+class Sequence(NamedTuple):
+    """By what the broker knows a batch that it has already (KIP-98)."""
+
+    producer_id: int
+    producer_epoch: int
+    number: int  # counts the records of this producer in the partition
+
+
+def encode_record(message: OutgoingMessage, sequence: Sequence, compression: str) -> bytes:
+    """A batch of this one record, ready for a produce request. Compressed only where that makes it smaller."""
     builder = _DefaultRecordBatchBuilderPy(
         magic=_MAGIC,
-        compression_type=0,
+        compression_type=CODECS[compression],
         is_transactional=0,
-        producer_id=-1,
-        producer_epoch=-1,
-        base_sequence=-1,
-        batch_size=limit,
+        producer_id=sequence.producer_id,
+        producer_epoch=sequence.producer_epoch,
+        base_sequence=sequence.number,
+        batch_size=0,  # of no interest: the first record always fits
     )
     headers = [(_Name(name), value) for name, value in message.headers]
     builder.append(0, message.timestamp, message.key, message.value, headers)
-    batch = bytes(builder.build())
-    return batch if len(batch) <= limit else None
+    return bytes(builder.build())

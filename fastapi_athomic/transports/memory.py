@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,7 @@ from ..exceptions import TopicNotFoundError, TransportClosedError, TransportErro
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ..settings import AthomicSettings
 from .base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
-from .memory_broker import REBALANCE_RESERVE, Member, MemoryBroker
+from .memory_broker import REBALANCE_RESERVE, Member, MemoryBroker, compressed_size_of, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ class MemoryTransport:
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         self.broker.check_connected()
         await asyncio.sleep(0)  # as over a network, others get a turn
-        return self.broker.read(partition, offset, READ_LIMIT)
+        log = self.broker.log(partition)
+        return self.broker.read(partition, max(offset, log.first) if log is not None else offset, READ_LIMIT)
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> MemoryConsumer:
         consumer = MemoryConsumer(self.broker, config, listener)
@@ -106,11 +107,20 @@ class MemoryProducer:
         self.closed = True
 
     async def send(self, messages: Sequence[OutgoingMessage], timeout: float) -> list[PublishedMessage | Exception]:
+        return await self._append(messages, timeout, size_of)
+
+    async def send_alone(self, message: OutgoingMessage, timeout: float) -> PublishedMessage | Exception:
+        (result,) = await self._append([message], timeout, compressed_size_of)
+        return result
+
+    async def _append(
+        self, messages: Sequence[OutgoingMessage], timeout: float, size: Callable[[OutgoingMessage], int]
+    ) -> list[PublishedMessage | Exception]:
         end = monotonic() + timeout
         await asyncio.sleep(0)  # as over a network, others get a turn
         while not self.closed:
             try:
-                return self._broker.append(messages, self._settings)
+                return self._broker.append(messages, self._settings, size)
             except TransportError as error:
                 if monotonic() >= end:
                     return [error] * len(messages)

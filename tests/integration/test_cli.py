@@ -81,6 +81,7 @@ async def test_list_show_redrive_and_discard(
     assert "builtins.RuntimeError" in shell("list", HANDLER)
     shown = shell.json("show", HANDLER, "--partition", partition, "--offset", "1")
     assert (shown["value"], shown["key"], shown["original_topic"]) == ("bad 1", "k", module)
+    assert (shown["id"], shown["handler_id"], shown["omitted"]) == (listed[1]["id"], HANDLER, [])
     assert "s3cret reason" in shell("show", HANDLER, "--partition", partition, "--offset", "1")
 
     assert "say which" in shell("redrive", HANDLER, "--yes", status=1)

@@ -108,7 +108,7 @@ async def test_p07_a_dlq_that_refuses_makes_the_partition_wait(apache_kafka: Kaf
     foreign, record = Foreign(apache_kafka.bootstrap), Record()
     await foreign.create_topic(topic, 1)
     admin = AdminClient({"bootstrap.servers": apache_kafka.bootstrap})
-    admin.create_topics([NewTopic(dlq, 1, 1, config={"max.message.bytes": "1500"})])[dlq].result(30)
+    admin.create_topics([NewTopic(dlq, 1, 1, config={"max.message.bytes": "100"})])[dlq].result(30)
     large = json.dumps({"number": 1, "note": "x" * 5_000}).encode()
     await foreign.produce(topic, [Written(b'{"number": 0}'), Written(large), Written(b'{"number": 2}')])
 

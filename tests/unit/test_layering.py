@@ -18,7 +18,7 @@ LAYERS = [
     ["headers", "offsets", "decorators", "transports.memory_broker", "stores.base", "parking"],
     ["own_topics"],
     ["redelivery", "sequences", "stores.memory", "stores.redis"],
-    ["topic_watch"],
+    ["topic_watch", "letters"],
     ["partitions", "positions", "dlq", "discovery", "transports.memory"],
     [
         "transports.kafka_client",
@@ -29,6 +29,7 @@ LAYERS = [
         "transports.kafka_topics",
     ],
     ["transports.kafka_connection", "transports.kafka_unreadable"],
+    ["transports.kafka_single"],
     ["transports.kafka_consumer", "transports.kafka_producer", "transports.kafka_reader"],
     ["transports.kafka"],
     ["processors", "publisher", "dead_letters", "left_behind"],
