@@ -474,8 +474,12 @@ async def test_p20_fault_11_dead_letters_that_a_deploy_leaves_behind_are_named(
         await athomic.drain()
     assert "earlier deploy" not in caplog.text
     new_app, said = CHANGES[change]
-    async with running(new_app(shop)):
+    async with running(new_app(shop)) as athomic:
         await eventually(lambda: "earlier deploy" in caplog.text)
+        if STILL in said:
+            shop.sound = True
+            assert (await athomic.dead_letters("g").redrive()).settled == 1
+            await shop.record.until(lambda seen: ("g", "t.g.redrive") in seen)
     pattern = f"g: topic t.g.dlq holds 1 records, dead letters of an earlier deploy; {said}"
     assert re.search(pattern, caplog.text)
 
