@@ -31,8 +31,8 @@ class Stamp(NamedTuple):
     """What a commit says of its topic."""
 
     topic_id: bytes = b""  # of the topic that the offset belongs to; empty: not known
-    partitions: int = 0  # how many the topic had when the group began with it; 0: not known
-    began: int = 0  # when that was, in seconds since the epoch; 0: not known
+    partitions: int = 0  # how many the topic had when the group began; 0: it came later
+    began: int = 0  # when that was, in seconds since the epoch; 0: neither is known
 
 
 UNSTAMPED = Stamp()

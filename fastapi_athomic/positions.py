@@ -12,7 +12,7 @@ one that was deleted meanwhile, and made anew under the same name, is not follow
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Literal, NamedTuple
@@ -106,7 +106,7 @@ class StartingPoints:
             return None
         return Start(
             committed=found,
-            stamp=Stamp(info.id, stamp.partitions or info.partitions, stamp.began or int(time())),
+            stamp=stamp._replace(topic_id=info.id) if stamp.began else Stamp(info.id, info.partitions, int(time())),
             cause="committed",
             skip=decode_note(found.offset, found.metadata),
         )
@@ -147,34 +147,38 @@ class StartingPoints:
     def _first(
         self, place: TopicPartition, info: TopicInfo, first: int, end: int, others: Mapping[str, list[Stamp]]
     ) -> Start:
-        known = others.get(place.topic, [])
-        stamps = [stamp for stamp in known if not _differ(stamp.topic_id, info.id)]
-        recreated = len(stamps) < len(known) or _differ(self._seen.get(place.topic, b""), info.id)
-        stamp = Stamp(info.id, _least(stamp.partitions for stamp in stamps) or info.partitions, self._began(others))
-        from_end = self._reset == "latest" and not (recreated or self._came_later(place, stamps, others))
+        found = others.get(place.topic, [])
+        stamps = [stamp for stamp in found if not _differ(stamp.topic_id, info.id)]
+        recreated = len(stamps) < len(found) or _differ(self._seen.get(place.topic, b""), info.id)
+        counts = [stamp.partitions for stamp in stamps if stamp.began]
+        later = recreated or self._came_later(place, counts, known=bool(stamps), began=self._began(others))
+        count = min(counts, default=0 if later else info.partitions)
+        stamp = Stamp(info.id, count, self._began(others))
         return Start(
-            committed=_stamped(end if from_end else first, stamp),
+            committed=_stamped(end if self._reset == "latest" and not later else first, stamp),
             stamp=stamp,
             cause="recreated" if recreated else "begun",
         )
 
-    def _came_later(
-        self, place: TopicPartition, stamps: Collection[Stamp], others: Mapping[str, Collection[Stamp]]
-    ) -> bool:
-        """The group had begun before the partition was there, so all that it holds came after that."""
+    def _came_later(self, place: TopicPartition, counts: Collection[int], *, known: bool, began: int) -> bool:
+        """The group had begun before the partition was there, so all that it holds came after that.
+
+        `counts`: how many partitions the topic had then, as its commits say. `known`: there are commits for the topic.
+        """
         if self._is_own(place.topic) or (self._seen and place.topic not in self._seen):
             return True
-        if stamps:
-            known = _least(stamp.partitions for stamp in stamps)
-            return bool(known) and place.partition >= known
-        return self._pattern and self._began(others) < time() - BEGINNING_TOGETHER
+        if known:
+            return bool(counts) and place.partition >= min(counts)
+        return self._pattern and began < time() - BEGINNING_TOGETHER
 
     def _began(self, others: Mapping[str, Collection[Stamp]]) -> int:
-        return _least(stamp.began for stamps in others.values() for stamp in stamps) or int(time())
+        """Seconds since the epoch; now, if nothing says it."""
+        return min((stamp.began for stamps in others.values() for stamp in stamps if stamp.began), default=int(time()))
 
     def _lost(self, lost: Lost, info: TopicInfo, first: int, end: int) -> Start:
         stamp = Stamp(info.id, info.partitions, int(time()))
         if _differ(lost.topic_id, info.id):
+            stamp = stamp._replace(partitions=0)
             return Start(committed=_stamped(first, stamp), stamp=stamp, cause="recreated")
         if lost.position < first:
             dropped = first - lost.position
@@ -220,11 +224,6 @@ def _partitions(info: TopicInfo | None) -> int:
 
 def _differ(one: bytes, other: bytes) -> bool:
     return bool(one and other) and one != other
-
-
-def _least(numbers: Iterable[int]) -> int:
-    """Of those that are known; 0 if none is."""
-    return min(filter(None, numbers), default=0)
 
 
 def _stamped(offset: int, stamp: Stamp) -> CommittedOffset:
