@@ -8,7 +8,7 @@ import logging
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from .transports.base import CommittedOffset
@@ -45,16 +45,33 @@ class OffsetTracker:
     in any order. `position` is what may be committed: all below it is done, in the sense of promise P1.
     """
 
-    __slots__ = ("_base", "_bits", "_committed", "_done", "_pending", "_stamp", "_stamped", "position")
+    __slots__ = (
+        "_base",
+        "_before",
+        "_before_base",
+        "_bits",
+        "_committed",
+        "_done",
+        "_pending",
+        "_stamp",
+        "_stamped",
+        "position",
+    )
 
-    def __init__(self, committed: int | None = None, stamp: Stamp = UNSTAMPED) -> None:
+    def __init__(
+        self, committed: int | None = None, stamp: Stamp = UNSTAMPED, *, done_before: Collection[int] = ()
+    ) -> None:
         self._pending: deque[int] = deque()  # received, from the first that is not done
         self._done: set[int] = set()  # done, but something before it is not
         self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to make one
         self.position = committed  # None: nothing was ever committed, and nothing is done yet
         self._stamp = stamp
         self._stamped = encode_note(0, stamp)  # the note where nothing is done above the position
-        self._committed = CommittedOffset(committed, self._stamped) if committed is not None else None
+        # what was noted as done before, as a bitmap: to be noted again until the position has passed it, for the next
+        # rebalance may come before it is received here
+        self._before_base = committed or 0
+        self._before = _bitmap(offset - self._before_base for offset in done_before)
+        self._committed = CommittedOffset(committed, self.note()) if committed is not None else None
 
     def received(self, offsets: Iterable[int]) -> None:
         self._pending.extend(offsets)
@@ -131,13 +148,35 @@ class OffsetTracker:
     def note(self) -> str:
         """What is done above `resume_offset`, if anything is and it fits, and the stamp."""
         offset = self.resume_offset
-        if not self._done or offset is None:
+        if offset is None or not (self._done or self._before):
             return self._stamped
+        bits = self._done_before(offset) | self._done_above(offset)
+        return encode_note(bits, self._stamp) if bits else self._stamped
+
+    def _done_before(self, offset: int) -> int:
+        if offset > self._before_base:
+            self._before >>= offset - self._before_base
+            self._before_base = offset
+        return self._before
+
+    def _done_above(self, offset: int) -> int:
+        if not self._done:
+            return 0
         if offset > self._base:
             self._bits >>= offset - self._base
             self._base = offset
         missing = self._base - offset  # offsets that are not in the log
-        return encode_note(self._bits << missing, self._stamp) if missing < MAP_SPAN else self._stamped
+        return self._bits << missing if missing < MAP_SPAN else 0
+
+
+def _bitmap(places: Iterable[int]) -> int:
+    bits = bytearray()
+    for place in places:
+        byte, bit = divmod(place, 8)
+        if byte >= len(bits):
+            bits.extend(bytes(byte + 1 - len(bits)))
+        bits[byte] |= 1 << bit
+    return int.from_bytes(bits, "little")
 
 
 def encode_note(done: int, stamp: Stamp = UNSTAMPED) -> str:

@@ -95,7 +95,7 @@ class PartitionState:
         self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
         self.work_done = work_done  # who wants to commit may wait for it; `settle` wakes him
         self.stamp = stamp
-        self._tracker = OffsetTracker(committed, stamp)
+        self._tracker = OffsetTracker(committed, stamp, done_before=skip)
         self._chunks: deque[tuple[int, int, int, int]] = deque()  # of each fetch: first and last offset, their times
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
         self.conclude: Callable[[int], None] = self.concluded.append

@@ -90,6 +90,28 @@ def test_the_position_is_what_a_simple_model_says(offsets: list[int], chance: ra
     assert tracker.span == 0
 
 
+@given(st.integers(0, 5_000), st.lists(st.integers(1, 20), max_size=6), st.randoms())
+def test_p4_what_is_done_stays_noted_through_rebalances_however_little_each_owner_does(
+    first: int, rounds: list[int], chance: random.Random
+) -> None:
+    """Also what an owner has not yet received again when it has to give the partition up."""
+    offsets, done, committed = list(range(first, first + 40)), set[int](), CommittedOffset(first)
+    for received in rounds:
+        before = decode_note(committed.offset, committed.metadata)
+        assert before == {offset for offset in done if offset >= committed.offset}
+        tracker = OffsetTracker(committed.offset, done_before=before)
+        assert tracker.due() is None, "it is committed already"
+        here = [offset for offset in offsets if offset >= committed.offset][:received]
+        tracker.received(here)
+        for offset in before.intersection(here):
+            tracker.done(offset)
+        left = [offset for offset in here if offset not in before]
+        for offset in chance.sample(left, chance.randint(0, len(left))):
+            tracker.done(offset)
+            done.add(offset)
+        committed = tracker.due() or committed
+
+
 @given(st.integers(0, 2**62), st.sets(st.integers(0, 3_000), min_size=1))
 def test_a_note_tells_what_was_written(position: int, above: set[int]) -> None:
     note = encode_note(sum(1 << distance for distance in above))

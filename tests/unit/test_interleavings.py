@@ -1,0 +1,204 @@
+"""Lanes, workers, buffers and commits under every order of what is ready, on `memory://`.
+
+Where one waits for another's word, a poll or a pause that would set a lost word right in the end is made so long that
+it shows on the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from inspect import CORO_CREATED, getcoroutinestate
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, subscribe_to
+from fastapi_athomic.lag import ThreadLoad
+from fastapi_athomic.messages import RawMessage, TopicPartition
+from tests.support.apps import new_app, running
+from tests.support.interleaving import run_shuffled, with_seeds
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"ordering": "key"},
+    {"ordering": "none"},
+    {"batch_size": 7, "batch_linger_ms": 50},
+]
+LONG = 100_000.0
+"""Seconds after which somebody would look by himself."""
+KEYS = 5
+
+
+class PoisonError(Exception):
+    pass
+
+
+class Scenario:
+    """A handler that takes its time and fails as it likes, and what it has seen."""
+
+    def __init__(self, random: Random, options: dict[str, Any], count: int) -> None:
+        self.random = random
+        self.count = count
+        self.partitions = random.randint(1, 4)
+        self.options = options | {"concurrency": random.choice([1, 2, 3, 20])}
+        self.handled = list[int]()
+        self.wrong = set[str]()
+        self.failures: Counter[int] = Counter()
+        self.poison = {number for number in range(count) if random.random() < 0.03}
+        self.flaky = {number: random.randint(1, 2) for number in range(count) if random.random() < 0.1}
+        self.rest = random.choice([0, 1, 4])
+        self.athomic: Athomic
+
+    def handler(self) -> Callable[..., Coroutine[Any, Any, None]]:
+        async def handle(number: int) -> None:
+            await self.fail(number)
+            await self.take(number)
+
+        async def handle_batch(numbers: list[int]) -> None:
+            for number in numbers:
+                await self.fail(number)
+            for number in numbers:
+                await self.take(number)
+
+        handler = handle_batch if "batch_size" in self.options else handle
+        retry = RetryPolicy(max_attempts=3, delay=self.random.choice([0.0, 0.3]), jitter=0.0)
+        return subscribe_to("t", group_id="g", handler_id="h", retry=retry, **self.options)(handler)
+
+    async def take(self, number: int) -> None:
+        for _ in range(self.random.randint(0, self.rest)):
+            await asyncio.sleep(0)
+            self.look()
+        self.handled.append(number)
+
+    async def fail(self, number: int) -> None:
+        if number in self.poison or self.failures[number] < self.flaky.get(number, 0):
+            self.failures[number] += 1
+            await asyncio.sleep(self.random.choice([0, 0.01]))
+            raise PoisonError
+
+    def settings(self, **options: Any) -> AthomicSettings:
+        few = self.random.choice([5, 20, 125])
+        return AthomicSettings(
+            broker_url=f"memory://{uuid4().hex}",
+            max_poll_messages=few,
+            max_buffered_messages=few * self.random.choice([1, 2, 5]),
+            max_buffered_bytes=self.random.choice([20, 16_777_216]),
+            stall_timeout=LONG * 10,
+            stuck_after=LONG * 10,
+            memory={"partitions": self.partitions},
+            **options,
+        )
+
+    @property
+    def session(self) -> Any:
+        return self.athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+
+    def look(self) -> None:
+        """What holds at any time."""
+        session = self.session
+        pool = session._strategy.pool
+        starting = sum(getcoroutinestate(worker.task.get_coro()) == CORO_CREATED for worker in pool.workers)
+        if pool.waiting and any(not waiter.done() for waiter in pool._idle):
+            self.wrong.add("a lane waits although a worker is idle")
+        if len(pool._ready) > starting and len(pool.workers) < pool._size:
+            self.wrong.add("a lane waits although a worker could be started")
+        running = sum(state.running for state in session.states.values())
+        if not 0 <= running <= pool._size:
+            self.wrong.add(f"{running} run, of {pool._size} at most")
+
+    async def publish(self) -> None:
+        number = 0
+        while number < self.count:
+            for _ in range(self.random.randint(1, 40)):
+                if number < self.count:
+                    await self.athomic.publish("t", number, key=str(number % KEYS))
+                    number += 1
+            await asyncio.sleep(self.random.choice([0, 0, 0.05]))
+
+    def check(self) -> None:
+        """Nothing lost, nothing twice, order held, everything committed."""
+        assert not self.wrong
+        broker: Any = self.athomic._transport.broker  # type: ignore[attr-defined]
+        letters = [json.loads(message.value) for message in self.log(broker, "t.g.dlq")]
+        assert sorted(self.handled + letters) == list(range(self.count)), "lost, or handled twice"
+        if "batch_size" in self.options:  # whose messages share their attempts
+            assert self.poison.issubset(letters)
+        else:
+            assert sorted(letters) == sorted(self.poison)
+            if self.options.get("ordering") != "none":
+                for key in range(KEYS):
+                    numbers = [number for number in self.handled if number % KEYS == key]
+                    assert numbers == sorted(numbers), "out of order"
+        committed = broker.committed("g")
+        for place in (TopicPartition("t", number) for number in range(self.partitions)):
+            end = broker.log(place).end
+            assert (committed[place].offset if place in committed else 0) == end, "not all is committed"
+
+    def log(self, broker: Any, topic: str) -> list[RawMessage]:
+        logs = (broker.log(TopicPartition(topic, number)) for number in range(self.partitions))
+        return [message for log in logs if log is not None for message in log.messages]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@with_seeds(4)
+def test_p1_p2_every_order_of_what_is_ready_loses_and_delays_nothing(options: dict[str, Any], random: Random) -> None:
+    """All who wait are woken: nobody finds out by looking for himself, which takes `LONG`."""
+    scenario = Scenario(random, options, 150)
+    handler = scenario.handler()
+    settings = scenario.settings(commit_interval=random.choice([0.0, 0.01]), commit_count=random.choice([1, 10]))
+
+    async def live(patch: pytest.MonkeyPatch) -> None:
+        async with running(new_app(settings, handler)) as scenario.athomic:
+            patch.setattr("fastapi_athomic.session.POLL_SECONDS", LONG)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await scenario.publish()
+            await scenario.athomic.drain(timeout=LONG / 2)
+            assert loop.time() - began < LONG / 10, "somebody was not woken"
+            scenario.check()
+            patch.undo()
+            await scenario.athomic.publish("t", 0)  # ends the last poll, which is a long one
+
+    _run(live, random)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@with_seeds(4)
+def test_p4_every_order_with_rebalances_and_pauses_loses_nothing(options: dict[str, Any], random: Random) -> None:
+    scenario = Scenario(random, options, 150)
+    handler = scenario.handler()
+    settings = scenario.settings(commit_interval=random.choice([0.0, 0.01, 1.0]))
+
+    async def disturb() -> None:
+        service = scenario.athomic.manager().consumers["h"]  # type: ignore[union-attr]
+        broker: Any = scenario.athomic._transport.broker  # type: ignore[attr-defined]
+        while True:
+            await asyncio.sleep(random.choice([0, 0, 0.01, 0.2]))
+            disturbance = random.choice([service.pause, service.resume, lambda: broker.rebalance("g")])
+            disturbance()
+            if disturbance == service.pause:
+                await asyncio.sleep(random.choice([0, 0.1]))
+                service.resume()
+
+    async def live(patch: pytest.MonkeyPatch) -> None:
+        async with running(new_app(settings, handler)) as scenario.athomic:
+            disturbing = asyncio.create_task(disturb())
+            await scenario.publish()
+            await asyncio.sleep(random.random())
+            disturbing.cancel()
+            scenario.athomic.manager().consumers["h"].resume()  # type: ignore[union-attr]
+            await scenario.athomic.drain(timeout=1_000)
+            scenario.check()
+
+    _run(live, random)
+
+
+def _run(live: Callable[[pytest.MonkeyPatch], Coroutine[Any, Any, None]], random: Random) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadLoad, "share", lambda _: random.choice([0.0, 0.0, 1.0]))
+        run_shuffled(live(patch), random)
