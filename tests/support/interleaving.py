@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import pytest
 
 SEED_VARIABLE = "ATHOMIC_TEST_SEED"
-STEP = 0.000_5
-"""Seconds that may pass from one look at the clock to the next."""
+STEPS = (1e-6, 2e-5, 5e-4)
+"""Seconds that may pass at most from one look at the clock to the next, in one run or another."""
 
 T = TypeVar("T")
 
@@ -85,6 +85,7 @@ class ShuffledLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self._step = random.choice(STEPS)
         self.now = 1_000.0  # the clock's, in seconds
         super().__init__(_Selector(self._put_forward))
         self._ready = _AnyOrder(random)
@@ -94,7 +95,7 @@ class ShuffledLoop(asyncio.SelectorEventLoop):
 
     def monotonic(self) -> float:
         """Stands for `time.monotonic` in the code under test: a moment later with each look."""
-        self.now += self._random.random() * STEP
+        self.now += self._random.random() * self._step
         return self.now
 
     def _put_forward(self, seconds: float) -> None:
