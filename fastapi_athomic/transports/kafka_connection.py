@@ -35,6 +35,11 @@ TEARDOWN_ROUNDS = 3
 """aiokafka's tasks wait for each other when they are cancelled; so often they are asked again."""
 RETRY_SECONDS = 0.25
 """Between two attempts to reach a broker; each one that fails is an error in aiokafka's log."""
+IDLE_SECONDS = 180.0
+"""A connection without traffic for so long is closed, and opened anew when it is needed. Sooner than load balancers and
+firewalls forget it without a word, the usual ones after 4 to 6 minutes: a request would wait for its answer then."""
+METADATA_SECONDS = 300.0
+"""What producer and admin client know of topics and leaders is asked for anew after so long, if nothing failed."""
 MAX_DETAIL = 300
 """Characters of a foreign error's text that are passed on."""
 
@@ -58,6 +63,8 @@ def connection_options(settings: AthomicSettings) -> dict[str, Any]:
         "client_id": settings.client_id,
         "request_timeout_ms": milliseconds(kafka.request_timeout),
         "retry_backoff_ms": milliseconds(RETRY_SECONDS),
+        "connections_max_idle_ms": milliseconds(IDLE_SECONDS),
+        "metadata_max_age_ms": milliseconds(METADATA_SECONDS),
         "security_protocol": kafka.security_protocol,
     }
     if kafka.security_protocol.endswith("SSL"):

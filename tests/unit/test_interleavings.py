@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from inspect import CORO_CREATED, getcoroutinestate
 from random import Random
 from typing import Any
@@ -17,12 +17,13 @@ from uuid import uuid4
 
 import pytest
 
-from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, subscribe_to
+from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
 from fastapi_athomic.lag import ThreadLoad
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
-from tests.support.apps import new_app, running
+from tests.support.apps import Record, new_app, running
 from tests.support.interleaving import run_shuffled, with_seeds
+from tests.unit.test_timers import timers
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -146,8 +147,8 @@ class Scenario:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@with_seeds(3)
-def test_p1_p2_every_order_of_what_is_ready_loses_and_delays_nothing(options: dict[str, Any], random: Random) -> None:
+@with_seeds(5)
+def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: dict[str, Any], random: Random) -> None:
     """All who wait are woken: nobody finds out by looking for himself, which takes `LONG`."""
     scenario = Scenario(random, options, 150)
     handler = scenario.handler()
@@ -173,8 +174,8 @@ def test_p1_p2_every_order_of_what_is_ready_loses_and_delays_nothing(options: di
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@with_seeds(3)
-def test_p4_every_order_with_rebalances_and_pauses_loses_nothing(options: dict[str, Any], random: Random) -> None:
+@with_seeds(5)
+def test_p04_every_order_with_rebalances_and_pauses_loses_nothing(options: dict[str, Any], random: Random) -> None:
     scenario = Scenario(random, options, 150)
     handler = scenario.handler()
     settings = scenario.settings(commit_interval=random.choice([0.0, 0.01, 1.0]))
@@ -201,6 +202,54 @@ def test_p4_every_order_with_rebalances_and_pauses_loses_nothing(options: dict[s
             scenario.check()
 
     _run(live, random)
+
+
+PAUSE = 400.0
+"""Seconds: longer than every timer of the package."""
+
+
+@with_seeds(1)
+def test_p18_fault_01_after_a_pause_longer_than_every_timer_the_next_message_is_like_the_first(random: Random) -> None:
+    """With handlers of every kind. The clock is put forward to whatever somebody waits for: everybody's time passes."""
+    assert max(timers().values()) < PAUSE
+    record = Record()
+
+    def handlers() -> Iterator[Any]:
+        for options in [*OPTIONS, {"aggregate_key_field": "key", "sequence_id_field": "number"}, {"sync": True}]:
+            yield _noting(record, dict(options))
+
+    async def live(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("fastapi_athomic.threads.IDLE_SECONDS", 0.001)  # of a clock that nobody puts forward
+        made = list(handlers())
+        async with running(new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}"), *made)) as athomic:
+            for number in range(1, 4):
+                await athomic.publish("t", {"number": number, "key": "a"}, key="a")
+                await record.count(number * len(made))
+                assert record.seen[-len(made) :] == [number] * len(made)
+                await athomic.drain()
+                await asyncio.sleep(PAUSE)
+                assert {str(consumer.health.status) for consumer in athomic.consumers()} == {"healthy"}
+            assert {consumer.restarts for consumer in athomic.consumers()} == {0}
+
+    _run(live, random)
+
+
+def _noting(record: Record, options: dict[str, Any]) -> Any:
+    async def handle(message: dict[str, Any]) -> None:
+        record.note(message["number"])
+
+    async def handle_batch(messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            record.note(message["number"])
+
+    def handle_in_thread(message: dict[str, Any]) -> None:
+        record.note(message["number"])
+
+    sync = options.pop("sync", False)
+    handler: Any = handle_in_thread if sync else handle_batch if "batch_size" in options else handle
+    decorate: Any = ordered_consumer if "sequence_id_field" in options else subscribe_to
+    name = uuid4().hex
+    return decorate("t", group_id=name, handler_id=name, **options)(handler)
 
 
 def _run(live: Callable[[pytest.MonkeyPatch], Coroutine[Any, Any, None]], random: Random) -> None:

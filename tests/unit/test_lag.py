@@ -103,8 +103,23 @@ async def test_a_handler_that_blocks_again_and_again_is_warned_of_once(caplog: p
         await athomic.publish_many("t", ["block", "block", "block"])
         await record.count(3)
         await eventually(lambda: athomic.loop_lag.seconds > BLOCKING)
-    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING and "blocked" in r.getMessage()]
-    assert len(warnings) == 1
+    assert len(warnings_in(caplog)) == 1
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [r for r in caplog.records if r.levelno >= logging.WARNING and "blocked" in r.getMessage()]
+
+
+async def test_p18_a_handler_that_blocks_again_after_a_while_is_warned_of_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    athomic, _ = new_app()
+    async with running(athomic):
+        await athomic.publish("t", "block")
+        await eventually(lambda: len(warnings_in(caplog)) == 1)
+        monkeypatch.setattr(lag_module, "QUIET_SECONDS", 0.0)  # over
+        await athomic.publish("t", "block")
+        await eventually(lambda: len(warnings_in(caplog)) == 2)
 
 
 def test_how_much_of_its_time_a_thread_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_the_position_is_what_a_simple_model_says(offsets: list[int], chance: ra
 
 
 @given(st.integers(0, 5_000), st.lists(st.integers(1, 20), max_size=6), st.randoms())
-def test_p4_what_is_done_stays_noted_through_rebalances_however_little_each_owner_does(
+def test_p04_what_is_done_stays_noted_through_rebalances_however_little_each_owner_does(
     first: int, rounds: list[int], chance: random.Random
 ) -> None:
     """Also what an owner has not yet received again when it has to give the partition up."""
