@@ -9,6 +9,7 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, PublishError, RetryPolicy, subscribe_to
 from fastapi_athomic.consumer import ConsumerService
+from fastapi_athomic.messages import TopicPartition
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
 
@@ -115,3 +116,21 @@ async def test_p18_who_waits_in_vain_is_told_and_may_wait_again() -> None:
             await athomic.drain(timeout=0.01)
         gate.set()
         await athomic.drain()
+
+
+async def test_p18_topics_of_another_deploy_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record()
+    monkeypatch.setattr("fastapi_athomic.topic_watch.FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr("fastapi_athomic.topic_watch.LISTING_SECONDS", 0.02)  # since the look at the start
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering="none", retry=RetryPolicy(retry_topics=(5,)))
+    async def handle(number: int) -> None:
+        record.note(number)
+
+    async with running(new_app(settings(), handle)) as athomic:
+        await athomic.publish("t", 1)
+        await record.count(1)
+        broker_of(athomic).create_topics({"t.g.retry.7s": 1})
+        broker_of(athomic).rebalance("g")
+        followed = [TopicPartition("t.g.retry.7s", 0)]
+        await eventually(lambda: set(followed) <= set(service_of(athomic).positions()))
