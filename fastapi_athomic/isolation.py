@@ -35,7 +35,7 @@ class Home(Protocol):
         """Does the work in that loop and gives its result, or raises its error. A cancellation is passed on.
 
         Raises:
-            TransportError: the loop does not answer.
+            TransportError: the loop does not answer, or ends before the work is done.
         """
         ...
 
@@ -111,7 +111,10 @@ class LoopThread:
                 raise TransportError(
                     f"the thread of the consumers has not answered for {self._patience:g} s: does a handler block it?"
                 )
-            return await future
+            await asyncio.wait([future])
+            if future.cancelled():  # not by our caller: the loop has ended
+                raise TransportError("the thread of the consumers has ended in the middle of it")
+            return future.result()
         finally:
             future.cancel()
 

@@ -5,6 +5,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
+from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from fastapi import FastAPI
 from fastapi_athomic import AthomicSettings, PublishError, TransportError, include_athomic
 from fastapi_athomic.isolation import SWITCH_SECONDS, LoopThread, SameLoop
 from tests.support.apps import Gate, Record, running
+from tests.support.interleaving import with_seeds
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -110,6 +113,32 @@ async def test_after_the_end_work_is_refused(home: LoopThread) -> None:
     with pytest.raises(TransportError, match="has ended"):
         await home.run(where)
     await home.close(5)
+
+
+@with_seeds(5)
+def test_p22_work_that_meets_the_end_is_done_or_refused_with_a_word(random: Random) -> None:
+    """Never broken off as if somebody had cancelled the caller, and never forgotten."""
+
+    async def work(turns: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return turns
+
+    async def meet() -> None:
+        home = LoopThread(patience=5)
+        await home.open()
+        lengths = [random.choice([0, 1, 10, 1_000]) for _ in range(20)]
+        early = [asyncio.create_task(home.run(partial(work, length))) for length in lengths]
+        for _ in range(random.randint(0, 3)):
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(home.close(5))
+        late = [asyncio.create_task(home.run(partial(work, 0))) for _ in range(5)]
+        results = await asyncio.gather(*early, *late, return_exceptions=True)
+        await closing
+        for length, result in zip([*lengths, *[0] * 5], results, strict=True):
+            assert result == length or isinstance(result, TransportError), repr(result)
+
+    asyncio.run(meet())
 
 
 async def test_without_a_thread_work_is_done_here() -> None:
