@@ -6,7 +6,7 @@ import struct
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from aiokafka import TopicPartition as KafkaPartition
@@ -15,6 +15,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.transports.kafka_prefetch import Prefetched, Unreadable
@@ -166,6 +168,64 @@ def test_what_was_aborted_is_left_out(limit: int) -> None:
     ours = Fetched(ABORTED, ours=True, aborted=aborted).takes(limit)
     assert [(as_messages(records), position) for records, position in theirs] == ours
     assert [message.offset for messages, _ in ours for message in messages] == [103, 104, 106, 107, 109]
+
+
+class Batch(NamedTuple):
+    kind: Literal["plain", "packed", "committed", "aborted"]
+    records: int  # that are still there
+    compacted: int  # at its end
+    gap: int  # offsets that are missing before it
+
+
+BATCHES = st.builds(
+    Batch,
+    kind=st.sampled_from(("plain", "packed", "committed", "aborted")),
+    records=st.integers(1, 4),
+    compacted=st.integers(0, 2),
+    gap=st.integers(0, 3),
+)
+STEPS = st.one_of(st.integers(1, 5), st.sampled_from(("seek", "pause", "revoke")))
+
+
+def log_of(plan: Sequence[Batch]) -> tuple[bytes, list[tuple[int, int]]]:
+    """What the broker answers, and its list of aborted transactions."""
+    data, aborted, base = b"", [], START
+    for number, (kind, records, compacted, gap) in enumerate(plan):
+        base += gap
+        transactional = kind in ("committed", "aborted")
+        producer = number if transactional else -1
+        compression = GZIP if kind == "packed" else 0
+        options: dict[str, Any] = {"producer": producer, "transactional": transactional}
+        data += batch(base, range(records), compression=compression, compacted=compacted, **options)
+        aborted += [(producer, base)] if kind == "aborted" else []
+        base += records + compacted
+        if transactional:
+            data += batch(base, (0,), keys=(ABORT if kind == "aborted" else COMMIT,), control=True, **options)
+            base += 1
+    return data, aborted
+
+
+@given(st.lists(BATCHES, min_size=1, max_size=6), st.lists(STEPS, min_size=1, max_size=12))
+def test_p01_whatever_is_fetched_and_happens_meanwhile_ours_gives_out_what_aiokafka_does(
+    plan: list[Batch], steps: list[int | str]
+) -> None:
+    data, aborted = log_of(plan)
+    both = [Fetched(data, ours=ours, aborted=aborted) for ours in (False, True)]
+    for step in steps:
+        seen = []
+        for fetched in both:
+            if step == "seek":
+                fetched.state.position += 1
+            elif step == "pause":
+                fetched.state.paused = True
+            elif step == "revoke":
+                fetched.assignment.active = False
+            elif fetched.result.has_more():
+                records, position = fetched.take(int(step))
+                seen.append((records if fetched is both[1] else as_messages(records), position))
+        if seen:
+            assert seen == [seen[0]] * 2
+        assert both[0].state.position == both[1].state.position
 
 
 def test_batches_before_the_position_do_not_turn_it_back() -> None:
