@@ -1,6 +1,7 @@
 """An event loop that does what is ready in any order, on a clock of its own.
 
-All chance comes from one seed. A test that fails says which; `ATHOMIC_TEST_SEED` set to it does the same again.
+All chance comes from one seed. A test that fails says which; `ATHOMIC_TEST_SEED` set to it does the same again (with the
+same `PYTHONHASHSEED`, where the order of a set matters). `ATHOMIC_TEST_SEEDS` sets how many are tried.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 SEED_VARIABLE = "ATHOMIC_TEST_SEED"
+COUNT_VARIABLE = "ATHOMIC_TEST_SEEDS"
 STEPS = (1e-6, 2e-5, 5e-4)
 """Seconds that may pass at most from one look at the clock to the next, in one run or another."""
 
@@ -32,8 +34,8 @@ def with_seeds(count: int) -> Callable[[Callable[..., None]], Callable[..., None
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @wraps(test)
         def with_each(*args: Any, **kwargs: Any) -> None:
-            given = os.environ.get(SEED_VARIABLE)
-            for seed in [int(given)] if given else SystemRandom().sample(range(2**32), count):
+            given, wanted = os.environ.get(SEED_VARIABLE), int(os.environ.get(COUNT_VARIABLE, count))
+            for seed in [int(given)] if given else SystemRandom().sample(range(2**32), wanted):
                 try:
                     test(*args, **kwargs, random=Random(seed))
                 except BaseException as error:

@@ -21,6 +21,7 @@ from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consu
 from fastapi_athomic.lag import ThreadLoad
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
+from fastapi_athomic.transports.memory import broker_named
 from tests.support.apps import Record, new_app, running
 from tests.support.interleaving import run_shuffled, with_seeds
 from tests.unit.test_timers import timers
@@ -102,6 +103,8 @@ class Scenario:
 
     def look(self) -> None:
         """What holds at any time."""
+        if self.athomic.manager() is None:  # of the run before
+            return
         session = self.session
         pool = session._strategy.pool
         starting = sum(getcoroutinestate(worker.task.get_coro()) == CORO_CREATED for worker in pool.workers)
@@ -200,6 +203,28 @@ def test_p04_every_order_with_rebalances_and_pauses_loses_nothing(options: dict[
             scenario.athomic.manager().consumers["h"].resume()  # type: ignore[union-attr]
             await scenario.athomic.drain(timeout=300)
             scenario.check()
+
+    _run(live, random)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@with_seeds(3)
+def test_p03_every_order_with_stops_and_starts_repeats_nothing(options: dict[str, Any], random: Random) -> None:
+    scenario = Scenario(random, options, 100)
+    handler = scenario.handler()
+    settings = scenario.settings(commit_interval=random.choice([0.0, 0.01, 1.0]))
+    broker = broker_named(settings.broker_address)  # which lives on between the runs
+
+    async def live(patch: pytest.MonkeyPatch) -> None:
+        async with running(new_app(settings, handler)) as scenario.athomic:
+            await scenario.publish()
+        for _ in range(3):
+            async with running(new_app(settings, handler)) as scenario.athomic:
+                await asyncio.sleep(random.choice([0, 0.001, 0.01, 0.3]))
+        async with running(new_app(settings, handler)) as scenario.athomic:
+            await scenario.athomic.drain(timeout=300)
+            scenario.check()
+            assert scenario.athomic._transport.broker is broker  # type: ignore[attr-defined]
 
     _run(live, random)
 
