@@ -1,7 +1,7 @@
 """An event loop that does what is ready in any order, on a clock of its own.
 
-All chance comes from one seed. A test that fails says which; `ATHOMIC_TEST_SEED` set to it does the same again (with the
-same `PYTHONHASHSEED`, where the order of a set matters). `ATHOMIC_TEST_SEEDS` sets how many are tried.
+All chance comes from one seed. A test that fails says which; `ATHOMIC_TEST_SEED` set to it does the same again, with
+the same `PYTHONHASHSEED` where the order of a set matters. `ATHOMIC_TEST_SEEDS` sets how many are tried.
 """
 
 from __future__ import annotations
