@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.support.kafka_broker import ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
+from tests.support.kafka_broker import IMPATIENT, ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
 from tests.support.mock_cluster import MockCluster
 from tests.support.redis_server import ExternalRedis, RedisServer, RedisUnavailableError, start_redis
 
@@ -47,6 +47,20 @@ def mortal_kafka_of_the_run(
         broker = KafkaBroker(tmp_path_factory.mktemp("mortal") / "broker", heap="300m")
     except KafkaUnavailableError as error:
         _do_without(f"a broker to kill: {error}")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def impatient_kafka(
+    apache_kafka: KafkaBroker | ExternalKafka, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaBroker]:
+    """An Apache Kafka of its own, which closes connections that have been idle for some seconds."""
+    try:
+        broker = KafkaBroker(tmp_path_factory.mktemp("impatient") / "broker", heap="300m", **IMPATIENT)
+    except KafkaUnavailableError as error:
+        _do_without(f"a broker that closes idle connections: {error}")
     broker.start()
     yield broker
     broker.stop()

@@ -68,8 +68,9 @@ class Worker:
     def __init__(
         self, number: int, directory: Path, environment: dict[str, str], module: str = "tests.chaos.worker"
     ) -> None:
-        self._port = free_port()
-        command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(self._port)]
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(port)]
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         environment = inherited | environment | {"PYTHONPATH": str(ROOT)}
         self.process = Process([*command, "--log-level", "warning"], directory / f"worker-{number}.log", **environment)
@@ -81,7 +82,7 @@ class Worker:
         self.process.wait_until(lambda: self.fetch("/consumers/health/ready"), START_SECONDS)
 
     def fetch(self, path: str) -> Any:
-        return httpx.get(f"http://127.0.0.1:{self._port}{path}", timeout=5).raise_for_status().json()
+        return httpx.get(f"{self.url}{path}", timeout=5).raise_for_status().json()
 
 
 class Load(threading.Thread):

@@ -42,6 +42,9 @@ num.partitions=3
 log.cleaner.dedupe.buffer.size=2000000
 """
 
+IMPATIENT = {"connections_max_idle_ms": "5000"}
+"""Properties of a broker that closes connections which were idle for some seconds; by default it takes ten minutes."""
+
 
 class KafkaUnavailableError(Exception):
     """Kafka cannot be provisioned here; says why."""
@@ -61,7 +64,9 @@ class ExternalKafka:
 class KafkaBroker:
     """One node of Apache Kafka (KRaft). It may be killed and started again, with the same data."""
 
-    def __init__(self, directory: Path, *, heap: str = "400m") -> None:
+    def __init__(self, directory: Path, *, heap: str = "400m", **more: str) -> None:
+        """`more`: properties of its own, with `_` for `.`."""
+        self._more = "".join(f"{name.replace('_', '.')}={value}\n" for name, value in more.items())
         self._controller = free_port()
         self.description = f"Apache Kafka {VERSION}, started by the tests"
         self.data = directory / "data"
@@ -76,7 +81,8 @@ class KafkaBroker:
         """From its next start on it has another address."""
         self.port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self._properties.write_text(PROPERTIES.format(port=self.port, controller=self._controller, data=self.data))
+        common = PROPERTIES.format(port=self.port, controller=self._controller, data=self.data)
+        self._properties.write_text(common + self._more)
 
     def start(self) -> None:
         self.process.start()

@@ -1,0 +1,52 @@
+"""Every timer of the package, shortened, so that a quiet spell of `QUIET_SECONDS` is longer than each of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+QUIET_SECONDS = 9.0
+"""Longer than all below, and than `tests.support.kafka_broker.IMPATIENT` keeps an idle connection."""
+STALL_SECONDS = 5.0
+SESSION_SECONDS = 4.0
+
+CONSTANTS = {
+    "fastapi_athomic.threads.IDLE_SECONDS": 1.0,
+    "fastapi_athomic.consumer.STEADY_SECONDS": 3.0,
+    "fastapi_athomic.consumer.STALE_POLL_SECONDS": 4.0,
+    "fastapi_athomic.consumer.BLOCKING_SHOWN_SECONDS": 2.0,
+    "fastapi_athomic.transports.kafka_consumer.METADATA_MAX_AGE": 3.0,
+    "fastapi_athomic.transports.kafka_consumer.METADATA_MAX_AGE_FOR_PATTERN": 1.5,
+    "fastapi_athomic.dlq.MAX_WRITE_DELAY": 2.0,
+    "fastapi_athomic.lag.QUIET_SECONDS": 2.0,
+    "fastapi_athomic.logs.INTERVAL": 2.0,
+    "fastapi_athomic.session.PREPARE_SECONDS": 1.0,
+    "fastapi_athomic.session.TOPICS_SECONDS": 1.5,
+    "fastapi_athomic.topic_watch.FOLLOW_SECONDS": 1.0,
+    "fastapi_athomic.topic_watch.LISTING_SECONDS": 4.0,
+    "fastapi_athomic.transports.kafka_unreadable.LONGEST_PAUSE": 2.0,
+}
+"""By module and name; seconds."""
+
+SETTINGS = {
+    "ATHOMIC_STALL_TIMEOUT": f"{STALL_SECONDS:g}",
+    "ATHOMIC_STUCK_AFTER": "8",
+    "ATHOMIC_RESTART_BACKOFF": "0.2",
+    "ATHOMIC_RESTART_BACKOFF_MAX": "2",
+    "ATHOMIC_DRAIN_TIMEOUT": "3",
+    "ATHOMIC_SHUTDOWN_TIMEOUT": "6",
+    "ATHOMIC_BLOCKING_AFTER": "2",  # the machine is busy
+    "ATHOMIC_ORDERED__LEASE": "3",
+    "ATHOMIC_KAFKA__SESSION_TIMEOUT": f"{SESSION_SECONDS:g}",
+    "ATHOMIC_KAFKA__HEARTBEAT_INTERVAL": "0.5",
+    "ATHOMIC_KAFKA__MAX_POLL_INTERVAL": "7",
+}
+
+
+def shorten() -> None:
+    """Sets the constants of this process. Raises `AttributeError` for one that the package no longer has."""
+    for path, seconds in CONSTANTS.items():
+        module_name, _, name = path.rpartition(".")
+        module = import_module(module_name)
+        if not hasattr(module, name):
+            raise AttributeError(f"{path} has gone: tests/life/timers.py must know the package's timers")
+        setattr(module, name, seconds)

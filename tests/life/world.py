@@ -1,0 +1,524 @@
+"""A broker, a service of several processes, those who write to it, and those who watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from tests.chaos.harness import ROOT, Worker
+from tests.support.forwarder import Forwarder
+from tests.support.kafka_broker import KafkaBroker
+
+from . import timers
+from .handlers import MANY, PARTITIONS, TOPICS, Options, group_of, handlers_of
+from .ledger import Ledger
+from .letters import read_letters
+from .writers import Load, Writer, until
+
+BACK_SECONDS = 25.0
+"""So soon after the last event all is handled, healthy and without lag."""
+ANSWER_SECONDS = 5.0
+"""So soon a route answers, on a machine that does much else."""
+ADMIN_SECONDS = 2.0
+SHARED_DLQ = "errors"
+EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+class Growth(NamedTuple):
+    """What a process holds."""
+
+    megabytes: float
+    threads: int
+    files: int  # open ones, connections included
+
+    @classmethod
+    def of(cls, pid: int) -> Growth:
+        process = psutil.Process(pid)
+        return cls(round(process.memory_info().rss / 1e6, 1), process.num_threads(), process.num_fds())
+
+
+@dataclass
+class Member:
+    """One process of the service."""
+
+    worker: Worker
+    instance_id: str | None  # of static membership
+    up: bool = False  # nothing has been done to it, so it must answer
+    grown: list[Growth] = field(default_factory=list)  # at the end of each quiet spell, since it was started
+
+
+class World:
+    """Lives until `close`. `say` is told what happens."""
+
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        directory: Path,
+        name: str,
+        say: Callable[[str], None],
+        redis_url: str | None,
+        without: Collection[str] = (),
+    ) -> None:
+        self.broker = broker
+        self.door = Door(broker.port)
+        self.prefix = name
+        self.say = say
+        self.options = Options()
+        self.dlq_names: set[str] = {""}  # that `retrying` has had
+        self.retry_delays: set[float] = set(self.options.retry_topics)
+        self.without = set(without) if redis_url is not None else {*without, "ordered"}
+        self.handlers = [handler for handler in TOPICS if handler not in self.without]
+        self.directory = directory
+        self.flags = directory / "flags"
+        self.flags.mkdir(parents=True)
+        self.ledger = Ledger(directory / "record", self.handlers)
+        self.members: list[Member] = []
+        self.many: dict[str, int] = {}  # topics that match the pattern and are there, and their partitions
+        self.everything: set[str] = set()  # all topics that ever were there, without their prefix
+        self.partitions = dict(PARTITIONS)
+        self.violence = 0  # what may have repeated messages
+        self.happened: dict[str, int] = defaultdict(int)
+        self.numbers = iter(range(10**9))
+        self._admin: AdminClient
+        self._admin_used_at = float("-inf")
+        self._writers: dict[str, Writer] = {}
+        self._lock = threading.Lock()  # the load asks for writers, too
+        self._epoch = 0
+        self._processes = 0
+        self._redis_url = redis_url
+        self.prober = Prober(self)
+        self.load = Load(lambda: self.writer("none"), self._loaded())
+
+    def _loaded(self) -> list[str]:
+        return ["main", "main", "main", "tries", "orders", *(["sequence"] if self._redis_url else [])]
+
+    # --- life
+
+    def open(self, members: int = 2) -> None:
+        self.door.start()
+        for topic, partitions in self.partitions.items():
+            self.make_topic(topic, partitions)
+        self.appear()
+        for number in range(members):
+            # one of them with static membership
+            self.members.append(self._new_member(f"{self.prefix}-static" if number == 0 else None))
+        self.start(self.members)
+        self.prober.start()
+        self.load.start()
+
+    def close(self) -> None:
+        self.load.stop()
+        self.prober.stop()
+        for member in self.members:
+            member.worker.process.thaw()
+            member.worker.process.kill()
+        self.door.stop()
+
+    def _new_member(self, instance_id: str | None) -> Member:
+        self._processes += 1
+        environment = self.environment()
+        if instance_id is not None:
+            environment["ATHOMIC_KAFKA__GROUP_INSTANCE_ID"] = instance_id
+        worker = Worker(self._processes, self.directory, environment, "tests.life.service")
+        return Member(worker, instance_id)
+
+    def environment(self) -> dict[str, str]:
+        environment = timers.SETTINGS | {
+            "ATHOMIC_BROKER_URL": f"kafka://{self.door.address}",
+            "ATHOMIC_ISOLATION": self.options.isolation,
+            "LIFE_PREFIX": self.prefix,
+            "LIFE_OPTIONS": self.options.to_json(),
+            "LIFE_RECORD": str(self.directory / "record"),
+            "LIFE_FLAGS": str(self.flags),
+        }
+        for number, handler in enumerate(
+            self.without & (TOPICS.keys() - {"ordered"} if self._redis_url is None else TOPICS.keys())
+        ):
+            environment[f"ATHOMIC_TUNING__{number}__HANDLER"] = handler
+            environment[f"ATHOMIC_TUNING__{number}__ENABLED"] = "false"
+        return environment | ({"ATHOMIC_STATE_STORE_URL": self._redis_url} if self._redis_url else {})
+
+    # --- processes
+
+    def start(self, members: Collection[Member]) -> None:
+        for member in members:
+            member.grown.clear()
+            member.worker.start()
+        for member in members:
+            member.worker.wait_until_ready()
+            member.up = True
+
+    def stop(self, member: Member) -> None:
+        member.up = False
+        began = time.monotonic()
+        member.worker.process.stop()
+        seconds = time.monotonic() - began
+        assert "killed" not in member.worker.process.ending, f"a stop did not end within {seconds:.0f} s"
+
+    def restart(self, member: Member) -> None:
+        self.stop(member)
+        self.start([member])
+
+    def stop_all(self) -> None:
+        """At once, as a deploy of the kind that lets nobody run beside another does."""
+        self.load.pause()
+        for member in self.members:
+            member.up = False
+            member.worker.process.signal(signal.SIGTERM)
+        for member in self.members:
+            self.stop(member)
+
+    def deploy(self, options: Options, *, rolling: bool) -> None:
+        """Other options for all processes: one after the other, or all at once."""
+        self.options = options
+        self.dlq_names.add(options.dlq_name)
+        self.retry_delays.update(options.retry_topics)
+        if not rolling:
+            self.stop_all()
+        old, self.members = self.members, []
+        for member in old:
+            self.stop(member)
+            self.members.append(self._new_member(member.instance_id))
+            if rolling:
+                self.start(self.members[-1:])
+        if not rolling:
+            self.start(self.members)
+
+    def join_twin(self, of: Member) -> Member:
+        """A process more, with the same id."""
+        twin = self._new_member(of.instance_id)
+        self.members.append(twin)
+        twin.worker.start()
+        return twin
+
+    def leave(self, member: Member) -> None:
+        member.up = False
+        member.worker.process.stop()
+        self.members.remove(member)
+
+    # --- the broker
+
+    def interrupt(self, seconds: float, *, elsewhere: bool = False) -> None:
+        """No broker for so long; then at the same address, or at another: only the door leads there."""
+        if elsewhere:
+            self._renew_writers()
+            self.load.pause()
+        self.broker.stop()
+        assert not self.broker.process.is_running
+        self.violence += 1
+        time.sleep(seconds)
+        if elsewhere:
+            self._writers.clear()
+            self.broker.move()
+            self._admin_used_at = float("-inf")
+            self.door.port = self.broker.port
+        self.broker.start()
+        self.load.go_on()
+
+    def change_on_disk(self, topic: str, old: bytes, new: bytes) -> None:
+        """Behind the broker's back; of equal length."""
+        changed = 0
+        for path in self.broker.data.glob(f"{self.prefix}.{topic}-*/*.log"):
+            at = path.read_bytes().find(old)
+            if at >= 0:
+                with path.open("r+b") as file:
+                    file.seek(at)
+                    file.write(new)
+                changed += 1
+        assert changed == 1, f"found {changed} times in the logs of {topic}"
+
+    # --- topics; all names without the prefix
+
+    @property
+    def admin(self) -> AdminClient:
+        """A new one after a while: librdkafka 2.16 may wait in vain on a connection that the broker closed as idle."""
+        now = time.monotonic()
+        if now > self._admin_used_at + ADMIN_SECONDS:
+            self._admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
+        self._admin_used_at = now
+        return self._admin
+
+    def topics(self) -> set[str]:
+        """All that are there, with prefix."""
+        return {topic for topic in self.admin.list_topics(timeout=10).topics if topic.startswith(self.prefix)}
+
+    def make_topic(self, topic: str, partitions: int) -> None:
+        name = f"{self.prefix}.{topic}"
+        self.admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+        until(lambda: name in self.topics(), 10, f"{topic} is there")
+        if topic in self.everything:
+            self._renew_writers()  # librdkafka takes a topic for unknown long after it has come back
+        self.everything.add(topic)
+
+    def delete_topic(self, topic: str) -> bool:
+        """Whether there was one. `topic` may be one that the service made."""
+        name = f"{self.prefix}.{topic}"
+        if name not in self.topics():
+            return False
+        self.admin.delete_topics([name])[name].result(30)
+        until(lambda: name not in self.topics(), 10, f"{topic} is gone")
+        return True
+
+    def appear(self) -> str:
+        """A topic that matches the pattern."""
+        topic, partitions = f"{MANY}.{next(self.numbers)}", 2
+        self.make_topic(topic, partitions)
+        self.many[topic] = partitions
+        return topic
+
+    def grow(self, topic: str) -> int:
+        """One partition more; gives its number."""
+        name, partitions = f"{self.prefix}.{topic}", self.partitions[topic]
+        self.load.pause()
+        self.admin.create_partitions([NewPartitions(name, partitions + 1)])[name].result(30)
+        self.partitions[topic] = partitions + 1
+        self._renew_writers()  # keys go elsewhere now: those of before have no order with those after
+        return partitions
+
+    def _renew_writers(self) -> None:
+        """Others, with other keys."""
+        self.load.pause()
+        for writer in self._writers.values():
+            writer.flush()
+        self._writers.clear()
+        self._epoch += 1
+        self.load.go_on()
+
+    def ends(self, topic: str, isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED) -> dict[int, int]:
+        """Of each of its partitions. Waits for a topic that has just been made, and for a broker that just came up."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                return self._ends(f"{self.prefix}.{topic}", isolation)
+            except KafkaException:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    def _ends(self, name: str, isolation: IsolationLevel) -> dict[int, int]:
+        count = len(self.admin.list_topics(name, timeout=10).topics[name].partitions)
+        asked = {TopicPartition(name, number): LATEST for number in range(count)}
+        found = self.admin.list_offsets(asked, isolation_level=isolation, request_timeout=10)
+        return {place.partition: result.result().offset for place, result in found.items()}
+
+    def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
+        """Moves the start of its partitions."""
+        name = f"{self.prefix}.{topic}"
+        places = [TopicPartition(name, number, offset) for number, offset in before.items()]
+        for result in self.admin.delete_records(places).values():
+            result.result(30)
+
+    def dlq_of(self, handler: str, topic: str | None = None) -> str:
+        """Without the prefix."""
+        if handler in ("billing", "shipping"):
+            return SHARED_DLQ
+        if handler == "retrying" and self.options.dlq_name:
+            return self.options.dlq_name
+        return f"{topic or TOPICS[handler]}.{group_of(self.prefix, handler)}.dlq"
+
+    def own(self, handler: str, kind: str, topic: str | None = None) -> str:
+        """A retry or redrive topic, without the prefix."""
+        return f"{topic or TOPICS[handler]}.{group_of(self.prefix, handler)}.{kind}"
+
+    def expected_topics(self) -> set[str]:
+        """All that the service may have made, and what is there anyway; with prefix."""
+        found = {*self.everything, SHARED_DLQ, *(name for name in self.dlq_names if name)}
+        kinds = ["dlq", "redrive", *(f"retry.{delay:g}s" for delay in self.retry_delays)]
+        for topic in self.everything:
+            found |= {self.own(handler, kind, topic) for handler in handlers_of(topic) for kind in kinds}
+        return {f"{self.prefix}.{topic}" for topic in found}
+
+    # --- writing, sending back
+
+    def writer(self, codec: str) -> Writer:
+        with self._lock:
+            name = f"{codec}{self._epoch}"
+            if name not in self._writers:
+                config = {"compression.type": codec, "linger.ms": 20}
+                self._writers[name] = Writer(self.broker.bootstrap, self.prefix, self.ledger, name, **config)
+            return self._writers[name]
+
+    def read_letters(self) -> int:
+        names = {f"{self.prefix}.{name}" for name in (SHARED_DLQ, *self.dlq_names) if name}
+        letters = [topic for topic in self.topics() if topic.endswith(".dlq") or topic in names]
+        return read_letters(self.broker.bootstrap, self.prefix, letters, self.ledger)
+
+    def redrive(self, handler: str, source: str | None = None) -> dict[str, int]:
+        """By a route of the running service."""
+        member = next(member for member in self.members if member.up)
+        query = {"source": f"{self.prefix}.{source}"} if source else {}
+        address = f"{member.worker.url}/redrive/{handler}"
+        response = httpx.post(address, params=query, timeout=30)
+        assert response.is_success, f"redrive of {handler}: {response.text[:300]}"
+        report: dict[str, int] = response.json()
+        return report
+
+    def redrive_by_command(self, handler: str) -> dict[str, Any]:
+        """As an operator does, whether the service runs or not."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        command = [sys.executable, "-m", "fastapi_athomic.cli", "dlq", "redrive", handler]
+        done = subprocess.run(
+            [*command, "--app", "tests.life.service:app", "--all", "--yes", "--json"],
+            env=inherited | self.environment() | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"redrive of {handler}: {done.stderr[-500:]}"
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    # --- looking
+
+    def statuses(self) -> dict[int, dict[str, Any]]:
+        """Of each consumer, by its handler, of each process that is up, by its pid."""
+        return {
+            member.worker.process.pid: {status["id"]: status for status in member.worker.fetch("/consumers")}
+            for member in self.members
+            if member.up
+        }
+
+    def reasons(self) -> list[str]:
+        """What keeps consumers from being healthy."""
+        return [
+            f"{handler} is {status['health']['status']}: {'; '.join(status['health']['reasons'])}"
+            for consumers in self.statuses().values()
+            for handler, status in consumers.items()
+            if status["health"]["status"] != "healthy"
+        ]
+
+    def lags(self) -> list[str]:
+        """What consumers say of their lag, where there is any."""
+        return [
+            f"{handler} lags by {place['lag']} in {place['topic']}[{place['partition']}]"
+            for consumers in self.statuses().values()
+            for handler, status in consumers.items()
+            for place in status["assignment"]
+            if place["lag"]
+        ]
+
+    def lags_outside(self) -> list[str]:
+        """What an autoscaler sees: from the committed offset to the end, of each group."""
+        try:
+            ends, starts = self._all_offsets(LATEST), self._all_offsets(EARLIEST)
+            return [lag for handler in self.handlers for lag in self._lags_of(handler, starts, ends)]
+        except (KafkaException, FutureTimeoutError) as error:
+            return [f"the broker does not tell: {type(error).__name__} {error}".rstrip()]
+
+    def _all_offsets(self, spec: OffsetSpec) -> dict[TopicPartition, int]:
+        """Of all source topics."""
+        counts = {**self.partitions, **self.many}
+        asked = [TopicPartition(f"{self.prefix}.{topic}", n) for topic, count in counts.items() for n in range(count)]
+        found = self.admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=20)
+        return {TopicPartition(place.topic, place.partition): result.result().offset for place, result in found.items()}
+
+    def _lags_of(
+        self, handler: str, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> list[str]:
+        sources = self.many if TOPICS[handler] == MANY else [TOPICS[handler]]
+        names = {f"{self.prefix}.{topic}" for topic in sources}
+        group = group_of(self.prefix, handler)
+        asked = ConsumerGroupTopicPartitions(group, [place for place in ends if place.topic in names])
+        ((_, result),) = self.admin.list_consumer_group_offsets([asked], request_timeout=20).items()
+        return [
+            f"{handler} has committed {place.offset} of {ends[place]} in {place.topic}[{place.partition}]"
+            for place in result.result(20).topic_partitions
+            if ends[place] > starts[place] and place.offset != ends[place]
+        ]
+
+    def outputs(self) -> str:
+        """What the processes that run now, and all before them, have said."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.directory.glob("worker-*.log")))
+
+
+class Door(threading.Thread):
+    """A fixed address in front of the broker, in an event loop of its own."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True, name="life-door")
+        self._forwarder = Forwarder(port)
+        self.address = self._forwarder.address
+        self._loop = asyncio.new_event_loop()
+        self._ended = asyncio.Event()
+        self._opened = threading.Event()
+
+    @property
+    def port(self) -> int:
+        return self._forwarder.port
+
+    @port.setter
+    def port(self, port: int) -> None:
+        self._forwarder.port = port
+
+    def run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        async with self._forwarder.open():
+            self._opened.set()
+            await self._ended.wait()
+
+    def start(self) -> None:
+        super().start()
+        assert self._opened.wait(10), "the forwarder did not open"
+
+    def stop(self) -> None:
+        if self.is_alive():
+            self._loop.call_soon_threadsafe(self._ended.set)
+            self.join()
+
+
+class Prober(threading.Thread):
+    """Asks each process that is up for a route, again and again."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(daemon=True, name="life-prober")
+        self._world = world
+        self._ended = threading.Event()
+        self.answers = 0
+        self.failures: list[str] = []
+        self.slowest = 0.0  # seconds
+
+    def run(self) -> None:
+        with httpx.Client(timeout=ANSWER_SECONDS) as client:
+            while not self._ended.wait(0.2):
+                for member in list(self._world.members):
+                    if member.up:
+                        self._ask(client, member)
+
+    def _ask(self, client: httpx.Client, member: Member) -> None:
+        began, process = time.monotonic(), member.worker.process.pid
+        try:
+            client.get(f"{member.worker.url}/ping").raise_for_status()
+        except httpx.HTTPError as error:
+            if member.up and member.worker.process.pid == process:
+                seconds = time.monotonic() - began
+                self.failures.append(f"a route did not answer: {type(error).__name__} after {seconds:.1f} s")
+        else:
+            self.answers += 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self.is_alive():
+            self.join()
