@@ -26,8 +26,6 @@ Loss = tuple[Place, type]
 
 MAX_TYPES = 1_000
 """Types of messages, and of values in them, whose schemas are kept."""
-MAX_DEPTH = 50
-"""So deep it is looked for what cannot be written."""
 MAX_KEY = 40
 """Characters of a key that is told."""
 UNKNOWN = "?"
@@ -80,15 +78,15 @@ def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
 
 def unwritable(value: Any, spot: Spot) -> Loss:
     """What makes that the value cannot be written."""
-    place: Place = ()
-    while len(place) < MAX_DEPTH:  # it may hold itself
+    place, seen = spot.place, {id(value)}
+    while True:
         for part, child in _parts(value, spot.tells_keys):
-            if not _is_writable(child):
+            if id(child) not in seen and not _is_writable(child):
                 place, value = (*place, part), child
+                seen.add(id(child))
                 break
         else:
-            break
-    return place, type(value)
+            return place, type(value)
 
 
 def is_record(value: object) -> bool:

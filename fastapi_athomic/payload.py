@@ -118,7 +118,8 @@ def _serialize(message: object) -> bytes:
         kind: Any = type(message)
         write = _writer_of(kind)
     except ConfigurationError as error:
-        raise PayloadEncodeError(f"{error}: give publish a dict, str or bytes", step="json") from None
+        reason = str(error).partition("\n")[0]
+        raise PayloadEncodeError(f"{reason}: publish a dict, a str or bytes instead", step="json") from None
     return write(message)
 
 

@@ -197,6 +197,17 @@ def deep(levels: int) -> Any:
     return nested
 
 
+def holding_itself() -> Any:
+    message: dict[str, Any] = {"of": [[]]}
+    message["of"][0].append(message)
+    return message
+
+
+@dataclass
+class Unfinished:
+    later: Later  # type: ignore[name-defined]  # noqa: F821
+
+
 def deep_tree(levels: int) -> Tree:
     tree = Tree()
     for _ in range(levels):
@@ -328,6 +339,8 @@ def refused() -> dict[str, tuple[Any, str]]:
         "bytes that are no text, in a model": (model(list[bytes], [b"", b"\xff"]), "value.1 (bytes)"),
         "half a character": ({"of": ["\ud800"]}, "of.0 (str)"),
         "what JSON has no word for": ({"of": [{"it": object()}]}, "of.0.it (object)"),
+        "what holds itself": (holding_itself(), "of.0 (list)"),
+        "class that nobody can read": (Unfinished(1), "messages cannot be decoded into Unfinished: name 'Later'"),
         "number too long to be read": (model(int, 10**5_000), "it"),
         "deeper than it is read": (deep(220), "it"),
         "deeper than it is read, in a model": (deep_tree(120), "it"),
