@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
+from time import monotonic
 from types import ModuleType
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
@@ -48,6 +49,7 @@ from .settings import AthomicSettings, read_settings
 from .status import ConsumerStatus, HealthReport
 from .stores.base import StateStore
 from .telemetry import instrument_app, resolve_tracer_provider
+from .termination import told_of_termination
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -264,17 +266,45 @@ class Athomic:
         reporting = asyncio.create_task(events.run(), name="athomic-lineage") if events is not None else None
         try:
             await home.open()
-            with tuned_collector(self.settings.tune_gc):
+            with tuned_collector(self.settings.tune_gc), self._told_of_termination(run, events):
                 await home.run(run.begin)
                 yield
         finally:
             if watching is not None:
                 watching.cancel()
+            end = monotonic() + self.settings.shutdown_timeout
             if events is not None and reporting is not None:
                 reporting.cancel()
-                await _finish(events, self.settings.request_timeout)
+                events.note_topics()
             await self._end(run)
             self._run = None
+            if events is not None:
+                await events.finish(min(max(0.0, end - monotonic()), self.settings.request_timeout))
+
+    @contextmanager
+    def _told_of_termination(self, run: Run, events: LineageReporter | None) -> Iterator[None]:
+        draining: list[asyncio.Task[None]] = []
+
+        async def drain() -> None:
+            if events is not None:
+                events.note_topics()
+            try:
+                await run.home.run(run.drain)
+            except TransportError as error:
+                logger.warning("the consumers do not stop yet: %s", error)
+
+        def begin() -> None:
+            draining.append(asyncio.create_task(drain(), name="athomic-drain"))
+
+        if not self.settings.drain_on_sigterm:
+            yield
+            return
+        with told_of_termination(begin):
+            try:
+                yield
+            finally:
+                for task in draining:
+                    task.cancel()
 
     def _new_run(self, parts: tuple[ConsumerManager, LifecycleManager, Publisher], home: Home) -> Run:
         lag = self.loop_lag if self.settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
@@ -477,6 +507,12 @@ class Run:
         if self.starting is not None:
             await asyncio.shield(self.starting)
 
+    async def drain(self) -> None:
+        """Stops the consumers. Routes may go on to publish."""
+        logger.info("the process is told to end: consumers stop, while open requests are still being answered")
+        timeout = self._settings.shutdown_timeout
+        await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
+
     async def end(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
@@ -495,15 +531,9 @@ class LineageReporter(Protocol):
 
     async def run(self) -> None: ...
 
-    async def finish(self) -> None: ...
+    def note_topics(self) -> None: ...
 
-
-async def _finish(events: LineageReporter, timeout: float) -> None:
-    try:
-        async with asyncio.timeout(timeout):
-            await events.finish()
-    except TimeoutError:
-        logger.warning("the end of the runs could not be reported within %g s", timeout)
+    async def finish(self, timeout: float) -> None: ...
 
 
 def include_athomic(

@@ -95,6 +95,7 @@ class BatchStrategy:
         return self.pool.failure
 
     async def close(self, grace: float) -> None:
+        self._processor.closed = True
         for partition in list(self._lanes):
             self.release(partition)
         await self.pool.close(grace)
@@ -148,6 +149,8 @@ class BatchStrategy:
                 worker.started_at = None
                 partition.finished_running()
             if delay is not None:
+                if monotonic() >= self._share.deadline:
+                    await self._share.give_way()
                 self.pool.put_later(lane, delay)
                 return
             if not self._guard.suspect(monotonic()):
@@ -168,6 +171,8 @@ class BatchStrategy:
             return await self._write_letter(lane, unit)
         began = monotonic()
         report = await self._processor.process(unit.messages, unit.attempt, unit.first_failed_at)
+        if self._processor.closed:  # given up meanwhile
+            return None
         self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
         lane.partition.conclude_all(map(_offset, report.handled))
@@ -200,6 +205,8 @@ class BatchStrategy:
 
     async def _write_letter(self, lane: BatchLane, failure: FailureContext) -> float | None:
         judgement = await self._processor.move(failure)
+        if self._processor.closed:
+            return None
         if not judgement.settled:
             return judgement.delay
         if lane.work:

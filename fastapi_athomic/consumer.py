@@ -35,6 +35,12 @@ STEADY_SECONDS = 60.0
 """A session that lived so long was sound: the back-off starts anew."""
 STALE_POLL_SECONDS = 10.0
 """The fetch loop comes round every fraction of a second; health reports one that has not for so long."""
+LONG_REBALANCE_SECONDS = 10.0
+"""Health mentions a rebalance that has been under way for so long: somebody in the group drains."""
+REBALANCE_MARGIN = 10.0
+"""Seconds that noticing a rebalance, joining and being assigned may take, beside the drain and the requests."""
+TIMEOUT_GRACE = 10.0
+"""Seconds that a handler may run beyond its own timeout, to clean up, until it counts as stuck."""
 
 
 BLOCKING_SHOWN_SECONDS = 30.0
@@ -229,16 +235,35 @@ class ConsumerService:
         reasons = []
         if now - self._session.polled_at > STALE_POLL_SECONDS:
             reasons.append(f"has not polled for {now - self._session.polled_at:.0f} s")
-        since = self._session.without_partitions_since
-        if since is not None and now - since > STALE_POLL_SECONDS:
-            reasons.append(f"has been waiting for its partitions for {now - since:.0f} s")
+        rebalancing = self._rebalancing(now)
+        if rebalancing > self._longest_rebalance:
+            reasons.append(f"has been waiting for its partitions for {rebalancing:.0f} s")
         stalled = now - self._session.progress_at
         if stalled > self._settings.stall_timeout / 2:
             reasons.append(f"no progress for {stalled:.0f} s although there is something to consume")
         oldest = self._session.oldest_start()
-        if oldest is not None and now - oldest > self._settings.stuck_after:
+        if oldest is not None and now - oldest > self._stuck_after:
             reasons.append(f"a message has been in the handler for {now - oldest:.0f} s")
         return reasons
+
+    def _rebalancing(self, now: float) -> float:
+        """Seconds since the group took our partitions; 0 while we have them."""
+        since = self._session.without_partitions_since if self._session is not None else None
+        return now - since if since is not None else 0.0
+
+    @property
+    def _longest_rebalance(self) -> float:
+        """Seconds. All members wait for the one that drains longest, and that is no fault of theirs.
+
+        After the rebalance timeout (drain, commit, margin) the group goes on without it; then commits are read.
+        """
+        return self._settings.drain_timeout + 2 * self._settings.request_timeout + REBALANCE_MARGIN
+
+    @property
+    def _stuck_after(self) -> float:
+        """Seconds in the handler. One that may take longer by its own timeout is not stuck."""
+        timeout = self.subscription.timeout
+        return max(self._settings.stuck_after, timeout + TIMEOUT_GRACE if timeout is not None else 0.0)
 
     def _worrying(self) -> list[str]:
         blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
@@ -246,7 +271,8 @@ class ConsumerService:
         warnings = [session.position_problem, session.warning] if session is not None else []
         sequence = self._gauge.reasons() if self._gauge is not None else []
         troubles = session.troubles() if session is not None else []
-        return [*blocked, *filter(None, warnings), *troubles, *self._absent(), *sequence, *self._blocking()]
+        others = self._waiting_for_others()
+        return [*blocked, *filter(None, warnings), *troubles, *self._absent(), *sequence, *self._blocking(), *others]
 
     def _absent(self) -> list[str]:
         """Of the topics that are subscribed to, as the broker was last asked: not this instance's fault."""
@@ -257,6 +283,12 @@ class ConsumerService:
             return [] if topics else [f"no topic matches the pattern {pattern.pattern}: nothing is consumed"]
         missing = [topic for topic in self.subscription.topics if topic in topics and topics[topic] is None]
         return [f"topic {topic} does not exist (any more): until it does, nothing is consumed" for topic in missing]
+
+    def _waiting_for_others(self) -> list[str]:
+        rebalancing = self._rebalancing(monotonic())
+        if not LONG_REBALANCE_SECONDS < rebalancing <= self._longest_rebalance:
+            return []
+        return [f"a rebalance of its group has been under way for {rebalancing:.0f} s: other members still drain"]
 
     def note_blocking(self, seconds: float) -> None:
         """The handler kept the event loop from turning for so long, until now."""

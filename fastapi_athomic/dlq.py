@@ -133,13 +133,16 @@ class DLQHandler:
         return await self.move(failure)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
-        return self._subscription.retry.decide(
+        decision = self._subscription.retry.decide(
             failure.error,
             stage=failure.stage,
             attempt=failure.attempt,
             elapsed=failure.failed_at - failure.first_failed_at,
             place=self.returns.stage_of(failure.message.topic),
         )
+        if decision.problem is not None and self._complaints.due(decision.problem) is not None:
+            logger.warning("%s: RetryPolicy: %s; the default is used", failure.handler_id, decision.problem)
+        return decision
 
     async def move(self, failure: FailureContext) -> Judgement:
         """Writes the message to its next retry topic, or else to the DLQ, and waits for the acknowledgement.
@@ -279,6 +282,10 @@ class DLQHandler:
             extra = fields_of(failure.message, failure.handler_id)
             more = f" ({held_back} more like it were not logged)" if held_back else ""
             logger.log(level, "%s: %r %s%s", failure.handler_id, failure, what, more, extra=extra)
+
+    def hold(self, failure: FailureContext, reason: str) -> Judgement:
+        """BLOCKED, and health says why."""
+        return self._block(failure.message.topic_partition, failure, reason)
 
     def _block(self, partition: TopicPartition, failure: FailureContext, reason: str) -> Judgement:
         delay = self._write_delays.get(partition, FIRST_WRITE_DELAY)

@@ -142,7 +142,9 @@ class HeadersOrchestrator:
         current = NO_CONTEXT
         try:
             span, current = self._telemetry.start(messages, attempt, links)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._complain(self._telemetry, error)
         return apply_context((self, messages, None)), attach(current), span, messages if attempt == 1 else None
 
@@ -245,7 +247,7 @@ class HeadersOrchestrator:
             self._complain(self._lineage, error)
             return None
 
-    def _complain(self, adapter: object, error: Exception) -> None:
+    def _complain(self, adapter: object, error: BaseException) -> None:
         """The type of the error only: its text may hold header values."""
         name = type(adapter).__name__
         unsaid = self._complaints.due(name)
@@ -255,5 +257,7 @@ class HeadersOrchestrator:
     def _finish(self, span: Span, error: BaseException | None, first_attempt_of: Messages | None) -> None:
         try:
             self._telemetry.finish(span, error, first_attempt_of)
-        except Exception as problem:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
             self._complain(self._telemetry, problem)

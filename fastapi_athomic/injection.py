@@ -344,11 +344,19 @@ def _caller(function: Function, threads: HandlerThreads) -> Callable[..., Awaita
         return function
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        result = await threads.run(partial(function, *args, **kwargs))
+        result = await threads.run(partial(_uninterrupted, function, *args, **kwargs))
         # a plain function around an async one gives something to await
         return await result if inspect.isawaitable(result) else result
 
     return call
+
+
+def _uninterrupted(function: Function, *args: Any, **kwargs: Any) -> Any:
+    """Ctrl-C reaches the main thread only: what looks like it in another is an error like others."""
+    try:
+        return function(*args, **kwargs)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("a function that runs in a thread raised KeyboardInterrupt") from error
 
 
 def _context_manager(function: Function, threads: HandlerThreads) -> Callable[..., Any] | None:
@@ -364,15 +372,15 @@ def _context_manager(function: Function, threads: HandlerThreads) -> Callable[..
     @asynccontextmanager
     async def in_threads(**kwargs: Any) -> AsyncIterator[Any]:
         manager = make(**kwargs)
-        value = await threads.run(manager.__enter__)
+        value = await threads.run(partial(_uninterrupted, manager.__enter__))
         try:
             yield value
         except BaseException as error:
-            leave = partial(manager.__exit__, type(error), error, error.__traceback__)
+            leave = partial(_uninterrupted, manager.__exit__, type(error), error, error.__traceback__)
             if not await threads.run(leave):
                 raise
         else:
-            await threads.run(partial(manager.__exit__, None, None, None))
+            await threads.run(partial(_uninterrupted, manager.__exit__, None, None, None))
 
     return in_threads
 

@@ -182,7 +182,9 @@ def _type_name(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a user's __str__ may fail, its message must not be lost for that
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a user's __str__ may fail, its message must not be lost for that
         return ""
 
 

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, Unpack
 
 from .aggregates import NOTHING_KNOWN, Aggregate, Burial, Item
+from .cancellation import is_interrupt
 from .counters import Counters
 from .decorators import Sequencing
 from .dlq import Judgement, Verdict
@@ -140,7 +141,7 @@ class OrderedStrategy:
         return self.pool.failure or self._failure
 
     async def close(self, grace: float) -> None:
-        self._closed = True
+        self._closed = self._processor.closed = True
         await self.pool.close(grace / 2)
         for task in self._tasks:
             task.cancel()
@@ -211,9 +212,9 @@ class OrderedStrategy:
     def _take(self, aggregate: Aggregate, number: int, message: RawMessage) -> None:
         try:
             value = self._processor.decode(message)
-        except MemoryError:
-            raise
-        except Exception as error:  # it could be decoded when it was parked
+        except BaseException as error:  # it could be decoded when it was parked
+            if is_interrupt(error):
+                raise
             failure = self._processor.refusal(message, error)
             aggregate.burials.append(Burial(number, failure, for_gap=False))
             return
@@ -260,9 +261,9 @@ class OrderedStrategy:
         try:
             value = self._processor.decode(message)
             key, number = self._read(value)
-        except MemoryError:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             refusals = self._partitions[partition]
             refusals.letters.append(self._processor.refusal(message, error))
             self._counters.failed += 1
@@ -300,6 +301,9 @@ class OrderedStrategy:
                 await self._bury(worker, lane)
             else:
                 await self._serve_aggregate(worker, lane)
+        except asyncio.CancelledError:
+            self._queued += 1  # it is put back, unless all ends
+            raise
         finally:
             worker.started_at = None
             self._queued -= 1
@@ -312,7 +316,10 @@ class OrderedStrategy:
         turn_ends = now + LANE_TURN
         while (item := aggregate.next_item()) is not None and self._may_start(aggregate, item, now):
             worker.started_at = now
-            if not await self._handle(aggregate, item):
+            if (delay := await self._handle(aggregate, item)) is not None:
+                if monotonic() >= share.deadline:
+                    await share.give_way()
+                self._enqueue_later(aggregate, delay)
                 return
             now, began = monotonic(), now
             self._timings.note(began, now, item.message.timestamp)
@@ -328,8 +335,8 @@ class OrderedStrategy:
         aggregate.busy = False
         self.ledger.look_at(aggregate)
 
-    async def _handle(self, aggregate: Aggregate, item: Item) -> bool:
-        """One attempt. False: the aggregate waits for a delay."""
+    async def _handle(self, aggregate: Aggregate, item: Item) -> float | None:
+        """One attempt. Gives the seconds that the aggregate has to wait before the next, if any."""
         aggregate.begin(item)
         if aggregate.blocked:
             aggregate.attempt = self._last_attempt  # one more, whenever it has rested
@@ -345,27 +352,27 @@ class OrderedStrategy:
             raise
         finally:
             aggregate.running = None
+        if self._closed:
+            self._stopped_running(host)
+            raise asyncio.CancelledError("given up meanwhile")
         if isinstance(outcome, FailureContext):
             self._stopped_running(host)
             self._block(aggregate, item, outcome)
-            return True
+            return None
         if not isinstance(outcome, Judgement):
             self._counters.processed += 1
-        elif not self._settle(aggregate, outcome):
+        elif (delay := self._settle(aggregate, outcome)) is not None:
             self._stopped_running(host)
-            return False
+            return delay
         self._conclude(aggregate, item, host, ours=aggregate.token == token)
-        return True
+        return None
 
     async def _attempt(self, aggregate: Aggregate, item: Item) -> Any:
         if aggregate.letter is not None:
             return await self._processor.move(aggregate.letter)
-        value = item.value
-        if aggregate.attempt > 1:  # the handler may have changed what it got
-            value = self._processor.decode(item.message)
         hold = self._sequencing.on_failure == "block" and item.sequence > aggregate.last
         return await self._processor.handle(
-            item.message, value, aggregate.attempt, aggregate.first_failed_at, hold=hold
+            item.message, item.value, aggregate.attempt, aggregate.first_failed_at, hold=hold
         )
 
     def _conclude(self, aggregate: Aggregate, item: Item, host: PartitionState | None, *, ours: bool) -> None:
@@ -393,18 +400,17 @@ class OrderedStrategy:
         if host is not None:
             host.finished_running()
 
-    def _settle(self, aggregate: Aggregate, judgement: Judgement) -> bool:
-        """Takes note of a failure. True: the message is concluded; False: the aggregate waits for its delay."""
+    def _settle(self, aggregate: Aggregate, judgement: Judgement) -> float | None:
+        """Takes note of a failure. None: the message is concluded; else the seconds that the aggregate waits."""
         count_judgement(self._counters, judgement, again=aggregate.letter is not None)
         if judgement.settled:
-            return True
+            return None
         if judgement.verdict is Verdict.RETRY:
             aggregate.attempt += 1
             aggregate.first_failed_at = judgement.failure.first_failed_at
         else:
             aggregate.letter = judgement.failure
-        self._enqueue_later(aggregate, judgement.delay)
-        return False
+        return judgement.delay
 
     # --- what does not go its way
 

@@ -99,13 +99,13 @@ class PayloadPipeline:
 def _undo(step: PayloadStep, data: bytes) -> bytes:
     try:
         return step.decode(data)
-    except MemoryError:
+    except KeyboardInterrupt:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise PayloadDecodeError(_failed(step, "decode", error), step=step.name) from None
 
 
-def _failed(step: PayloadStep, doing: str, error: Exception) -> str:
+def _failed(step: PayloadStep, doing: str, error: BaseException) -> str:
     return f"step {step.name} could not {doing} the payload: {type(error).__name__}"
 
 
@@ -298,9 +298,9 @@ def _from_json(target: _Target) -> Decoder:
             return validate(data)
         except ValidationError as error:
             problem = target.describe(error)
-        except MemoryError:
+        except KeyboardInterrupt:
             raise
-        except Exception as error:  # of a validator of the user's
+        except BaseException as error:  # of a validator of the user's
             problem = type(error).__name__
         # out of the except block: a traceback through the validation error would show the payload
         raise PayloadDecodeError(f"the payload is not a valid {target.name}: {problem}", step="json")

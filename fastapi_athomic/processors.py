@@ -8,16 +8,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .cancellation import Owner, forget_cancellation, is_interrupt
 from .dlq import DLQHandler, Judgement
 from .exceptions import BatchItemError, HandlerTimeoutError
-from .headers import HeadersOrchestrator
+from .headers import HeadersOrchestrator, Scope
 from .injection import Delivery, HandlerPlan
 from .messages import DeliveryAttempt, RawMessage
 from .outcomes import ConsumptionOutcome, FailureContext, Stage
+from .partitions import PartitionState
 from .retry import RetryDecision
 
 Call = Callable[[Any, Delivery], Awaitable[Any]]
 Decode = Callable[[bytes | None], Any]
+Judge = Callable[[FailureContext], Awaitable[Judgement]]
 
 
 DECODE, HANDLER = Stage.DECODE, Stage.HANDLER  # to look an enum's member up is slow in Python 3.11
@@ -40,7 +43,16 @@ class ProcessorParts:
 
 
 class _Processor:
+    """Whatever a handler, a dependency or a payload step raises is a failure of the message, and counts as an attempt.
+
+    That goes for `BaseException`, too: a panic of a Rust extension, `SystemExit`, a `CancelledError` of a task that
+    somebody else cancelled. Three things are none: what still comes after `closed` was set, the end of the event loop,
+    and a `KeyboardInterrupt` in the main thread, which is for the process.
+    """
+
     def __init__(self, parts: ProcessorParts) -> None:
+        self.closed = False  # handlers are being cancelled by us: what still comes from them concludes nothing
+        self._owner = Owner()
         self._parts = parts
         self._plan = parts.plan
         self._decode = parts.decode
@@ -55,12 +67,26 @@ class _Processor:
         """Writes a dead letter (or a message for a retry topic) that is due, in the message's own scope."""
         scope = self._orchestrator.open(failure.message, failure.attempt)
         try:
-            return await self._dlq_handler.move(failure)
+            return await self._safely(self._dlq_handler.move, failure)
         finally:
             self._orchestrator.close(scope, failure.error)
 
+    async def _safely(self, judge: Judge, failure: FailureContext) -> Judgement:
+        """The attempt is not forgotten where judging breaks off: the dead letter is tried again, not the handler."""
+        await forget_cancellation()
+        try:
+            return await judge(failure)
+        except BaseException as error:
+            if self._ended_by(error):
+                raise
+            return self._dlq_handler.hold(failure, f"its failure could not be judged: {type(error).__name__}")
+
+    def _ended_by(self, error: BaseException) -> bool:
+        """Whether this is no error of the message: we gave it up, or the event loop or the process ends."""
+        return self.closed or is_interrupt(error) or self._owner.ends
+
     def _failure(
-        self, message: RawMessage, error: Exception, stage: Stage, attempt: int, first_failed_at: float
+        self, message: RawMessage, error: BaseException, stage: Stage, attempt: int, first_failed_at: float
     ) -> FailureContext:
         now = time.time()
         origin = self._dlq_handler.returns.origin(message)
@@ -90,35 +116,37 @@ class SingleMessageProcessor(_Processor):
         self._direct = parts.plan.direct if parts.timeout is None else None
 
     async def process(
-        self, message: RawMessage, attempt: int, first_failed_at: float = 0.0
-    ) -> ConsumptionOutcome | Judgement:
-        """`first_failed_at` in seconds since the epoch, 0 if it has not failed.
+        self, message: RawMessage, attempt: int, first_failed_at: float = 0.0, partition: PartitionState | None = None
+    ) -> ConsumptionOutcome | Judgement | None:
+        """None: another member has the `partition` since, and judges for itself what failed here.
 
-        Raises only what is no error of the message: cancellation, `MemoryError`, `SystemExit`.
+        `first_failed_at` is in seconds since the epoch, 0 if it has not failed.
+
+        Raises only what is no error of the message: our own cancellation, the end of the event loop or the process.
         """
-        scope = self._orchestrator.open(message, attempt)
-        stage = DECODE
+        stage = Stage.HEADERS
         error: BaseException | None = None
+        scope: Scope | None = None
         try:
+            scope = self._orchestrator.open(message, attempt)
+            stage = DECODE
             value = message if self._decode is None else self._decode(message.value)
             stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
                 return COMPLETED if result is None else ConsumptionOutcome(result)
             return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
-        except MemoryError as fatal:
-            error = fatal
-            raise
-        except Exception as caught:
+        except BaseException as caught:
             error = caught
-            if isinstance(caught, HandlerTimeoutError):
-                stage = Stage.TIMEOUT
-            return await self._dlq_handler.handle(self._failure(message, caught, stage, attempt, first_failed_at))
-        except BaseException as fatal:
-            error = fatal
-            raise
+            if self._ended_by(caught):
+                raise
+            if partition is not None and partition.revoked:
+                return None
+            failure = self._failure(message, caught, _stage(stage, caught), attempt, first_failed_at)
+            return await self._safely(self._dlq_handler.handle, failure)
         finally:
-            self._orchestrator.close(scope, error)
+            if scope is not None:
+                self._orchestrator.close(scope, error)
 
 
 class OrderedMessageProcessor(SingleMessageProcessor):
@@ -139,7 +167,7 @@ class OrderedMessageProcessor(SingleMessageProcessor):
         return self._dlq_handler.returns.source_of(message.topic) != message.topic
 
     def refusal(
-        self, message: RawMessage, error: Exception, stage: Stage = Stage.DECODE, first_failed_at: float = 0.0
+        self, message: RawMessage, error: BaseException, stage: Stage = Stage.DECODE, first_failed_at: float = 0.0
     ) -> FailureContext:
         """Of a message that does not get as far as the handler; for `move`."""
         return self._failure(message, error, stage, 1, first_failed_at)
@@ -147,32 +175,34 @@ class OrderedMessageProcessor(SingleMessageProcessor):
     async def handle(
         self, message: RawMessage, value: Any, attempt: int, first_failed_at: float, *, hold: bool
     ) -> ConsumptionOutcome | Judgement | FailureContext:
-        """As `process`, with a value that is decoded.
+        """As `process`, with a value that is decoded; it is decoded again if a handler may have changed it.
 
         With `hold`, a message whose attempts are used up is not moved to the DLQ: its failure is given back.
         """
-        scope = self._orchestrator.open(message, attempt)
+        stage = Stage.HEADERS
         error: BaseException | None = None
+        scope: Scope | None = None
         try:
+            scope = self._orchestrator.open(message, attempt)
+            stage = DECODE
+            if attempt > 1 and self._decode is not None:
+                value = self._decode(message.value)
+            stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
                 return COMPLETED if result is None else ConsumptionOutcome(result)
             return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
-        except MemoryError as fatal:
-            error = fatal
-            raise
-        except Exception as caught:
+        except BaseException as caught:
             error = caught
-            stage = Stage.TIMEOUT if isinstance(caught, HandlerTimeoutError) else Stage.HANDLER
-            failure = self._failure(message, caught, stage, attempt, first_failed_at)
+            if self._ended_by(caught):
+                raise
+            failure = self._failure(message, caught, _stage(stage, caught), attempt, first_failed_at)
             if hold and not self.decide(failure).again:
                 return failure
-            return await self._dlq_handler.handle(failure)
-        except BaseException as fatal:
-            error = fatal
-            raise
+            return await self._safely(self._dlq_handler.handle, failure)
         finally:
-            self._orchestrator.close(scope, error)
+            if scope is not None:
+                self._orchestrator.close(scope, error)
 
 
 @dataclass(slots=True)
@@ -190,19 +220,24 @@ class BatchMessageProcessor(_Processor):
     """Several messages of one partition to one call of the handler."""
 
     async def process(self, messages: Sequence[RawMessage], attempt: int, first_failed_at: float = 0.0) -> BatchReport:
-        """Raises only what is no error of a message: cancellation, `MemoryError`, `SystemExit`."""
-        scope = self._orchestrator.open_batch(messages, attempt)
+        """Raises only what is no error of a message: our own cancellation, the end of the event loop or the process."""
         error: BaseException | None = None
+        scope: Scope | None = None
         try:
+            scope = self._orchestrator.open_batch(messages, attempt)
             report, decoded, values = self._decode_all(messages, attempt)
             if values:
                 error = await self._handle(report, decoded, values, attempt, first_failed_at)
             return report
         except BaseException as fatal:
             error = fatal
-            raise
+            if scope is not None or self._ended_by(fatal):
+                raise
+            failure = self._failure(messages[0], fatal, Stage.HEADERS, attempt, first_failed_at)
+            return BatchReport(failure=failure, left=list(messages))
         finally:
-            self._orchestrator.close(scope, error)
+            if scope is not None:
+                self._orchestrator.close(scope, error)
 
     def _decode_all(
         self, messages: Sequence[RawMessage], attempt: int
@@ -213,9 +248,9 @@ class BatchMessageProcessor(_Processor):
             return report, list(messages), list(messages)
         try:
             return report, list(messages), [decode(message.value) for message in messages]
-        except MemoryError:
-            raise
-        except Exception:
+        except BaseException as error:
+            if self._ended_by(error):
+                raise
             return self._decode_each(decode, report, messages, attempt)
 
     def _decode_each(
@@ -228,24 +263,25 @@ class BatchMessageProcessor(_Processor):
             try:
                 values.append(decode(message.value))
                 decoded.append(message)
-            except MemoryError:
-                raise
-            except Exception as error:
+            except BaseException as error:
+                if self._ended_by(error):
+                    raise
                 report.undecodable.append(self._failure(message, error, Stage.DECODE, attempt, 0.0))
         return report, decoded, values
 
     async def _handle(
         self, report: BatchReport, decoded: list[RawMessage], values: list[Any], attempt: int, first_failed_at: float
-    ) -> Exception | None:
+    ) -> BaseException | None:
         try:
             await self._call(values, self._delivery(decoded[0], attempt, decoded))
-        except MemoryError:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if self._ended_by(error):
+                raise
+            await forget_cancellation()
             blamed = isinstance(error, BatchItemError) and 0 <= error.index < len(decoded)
             index = error.index if isinstance(error, BatchItemError) and blamed else 0
             report.handled, report.left, report.blamed = decoded[:index], decoded[index:], blamed
-            stage = Stage.TIMEOUT if isinstance(error, HandlerTimeoutError) else Stage.HANDLER
+            stage = _stage(HANDLER, error)
             report.failure = self._failure(decoded[index], error, stage, attempt, first_failed_at)
             return error
         report.handled = decoded
@@ -253,16 +289,27 @@ class BatchMessageProcessor(_Processor):
 
 
 def limited(call: Call, timeout: float) -> Call:
-    """The call with a limit of `timeout` seconds, after which it is cancelled and fails with `HandlerTimeoutError`."""
+    """The call with a limit of `timeout` seconds, after which it is cancelled and fails with `HandlerTimeoutError`.
+
+    So it does whatever the handler makes of that cancellation: also if it returns, or raises something else.
+    """
 
     async def with_timeout(value: Any, delivery: Delivery) -> Any:
         limit = asyncio.timeout(timeout)
+        cause: BaseException | None = None
         try:
             async with limit:
-                return await call(value, delivery)
-        except TimeoutError as error:
-            if limit.expired():
-                raise HandlerTimeoutError(f"the handler ran longer than its timeout of {timeout:g} s") from error
-            raise
+                result = await call(value, delivery)
+        except BaseException as error:
+            if not limit.expired() or is_interrupt(error):
+                raise
+            cause = error
+        if limit.expired():
+            raise HandlerTimeoutError(f"the handler ran longer than its timeout of {timeout:g} s") from cause
+        return result
 
     return with_timeout
+
+
+def _stage(reached: Stage, error: BaseException) -> Stage:
+    return Stage.TIMEOUT if isinstance(error, HandlerTimeoutError) else reached

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from time import time
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "athomic-"
 DUE, STAGE = f"{PREFIX}retry-due", f"{PREFIX}retry-stage"
+CLOCKS_APART = 3600.0
+"""Seconds by which the clocks of a group's members may differ."""
 WRITTEN_TO = f"{PREFIX}written-to"
 """Header of a message in a DLQ or retry topic: the topic it was written to. Copies elsewhere are no dead letters."""
 
@@ -160,13 +163,15 @@ class ReturnTopics:
                 int(headers.text(f"{PREFIX}attempts") or 0),
                 _seconds(headers.text(f"{PREFIX}first-failed-at")),
             )
-        except ValueError:  # written by somebody else
+            _check(found)
+        except (ValueError, OverflowError):  # written by somebody else
             return own
         return found if self.is_retry(message.topic) else found._replace(attempts=0, first_failed_at=0.0)
 
     def delay_of(self, topic: str) -> Callable[[RawMessage], float] | None:
         """For a retry topic: how many seconds a message still has to wait."""
-        return _until_due if self.is_retry(topic) else None
+        place = self.place(topic)
+        return partial(_until_due, place.delay) if place is not None and place.delay is not None else None
 
     def is_dead_letter(self, message: RawMessage) -> bool:
         """A pattern matched the DLQ or retry topic of another handler, which keeps this message.
@@ -249,9 +254,21 @@ class PatternTopics:
             )
 
 
-def _until_due(message: RawMessage) -> float:
+def _until_due(delay: float, message: RawMessage) -> float:
+    """Seconds. What a clock has written that was out of its mind would wait for ever, and all behind it: it is due."""
     due = MessageHeaders(message.headers).text(DUE)
-    return int(due) / 1000 - time() if due is not None and due.isdecimal() else 0.0
+    try:
+        wait = int(due or 0) / 1000 - time()
+    except (ValueError, OverflowError):
+        return 0.0
+    return wait if wait <= delay + CLOCKS_APART else 0.0
+
+
+def _check(origin: Origin) -> None:
+    """Raises `ValueError` or `OverflowError` for what cannot be the place of a message, or a time."""
+    datetime.fromtimestamp(origin.first_failed_at, UTC)
+    if not (0 <= origin.partition < 1 << 31 and 0 <= origin.offset < 1 << 63 and abs(origin.timestamp) < 1 << 63):
+        raise ValueError("no message can be there")
 
 
 def _seconds(moment: str | None) -> float:

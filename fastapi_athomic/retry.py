@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ class RetryDecision:
 
     delay: float | None = None  # seconds until it is tried again in its place
     later: float | None = None  # seconds until it comes back from a retry topic
+    problem: str | None = None  # what the policy's own functions and types did wrong; without payload
 
     @property
     def again(self) -> bool:
@@ -29,26 +32,36 @@ class RetryDecision:
 
 GIVE_UP = RetryDecision()
 
+DEFAULT_DELAY = 0.5
+"""Seconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """Tries a message again: first in its place, where what comes later in its order waits, then from retry topics.
 
+    By default whatever a handler raises is tried again: an `Exception`, `SystemExit`, the panic of a Rust extension,
+    the `CancelledError` of a task that somebody else cancelled. With `retry_on=(Exception,)` the last three are dead
+    letters at once.
+
     The delay after attempt n is `delay * backoff ** (n - 1)`, at most `max_delay`, less a random part of up to
     `jitter` of it. Errors in decoding and those in `fatal` are never tried again. An exception group is fatal if one
     of its members is, and is tried again if each of its members would be.
+
+    A `delay` function that raises, or gives no number of seconds, costs nothing but its say: the default delay is
+    waited, and a warning names the handler. So it is with exception types whose `isinstance` raises.
 
     Raises:
         ConfigurationError: a value out of its range.
     """
 
     max_attempts: int = 3  # all attempts, the first included; 0: no limit
-    delay: Delay = 0.5  # seconds
+    delay: Delay = DEFAULT_DELAY  # seconds
     backoff: float = 2.0
     max_delay: float = 30.0  # seconds
     jitter: float = 0.1  # 0 to 1
     max_elapsed: float | None = None  # seconds since the first failure, after which no attempt is started
-    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    retry_on: tuple[type[BaseException], ...] = (BaseException,)
     fatal: tuple[type[BaseException], ...] = ()
     # then, without blocking: seconds until the message comes back from a retry topic, one attempt for each
     retry_topics: tuple[float, ...] = ()
@@ -57,9 +70,9 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for problem, message in (
             (self.max_attempts < 0, "max_attempts must be 0 (no limit) or more"),
-            (not callable(self.delay) and self.delay < 0, "delay must not be negative (seconds)"),
-            (self.backoff < 1, "backoff must be 1 or more"),
-            (self.max_delay < 0, "max_delay must not be negative (seconds)"),
+            (not callable(self.delay) and not self.delay >= 0, "delay must not be negative (seconds)"),
+            (not self.backoff >= 1, "backoff must be 1 or more"),
+            (not self.max_delay >= 0, "max_delay must not be negative (seconds)"),
             (not 0 <= self.jitter <= 1, "jitter must lie between 0 and 1"),
             (self.max_elapsed is not None and self.max_elapsed <= 0, "max_elapsed must be positive (seconds)"),
             (
@@ -92,11 +105,13 @@ class RetryPolicy:
         """
         if stage in (Stage.DECODE, Stage.HEADERS):
             return GIVE_UP
-        if _any_leaf(error, self.fatal) or not all(isinstance(leaf, self.retry_on) for leaf in _leaves(error)):
+        hopeless, problem = self._is_hopeless(error)
+        if hopeless:
             return GIVE_UP
         if place == 0 and (not self.max_attempts or attempt < self.max_attempts):
-            delay = self._delay_after(attempt, error) * (1 - self.jitter * chance())
-            return RetryDecision(delay=delay) if self._in_time(elapsed + delay) else GIVE_UP
+            delay, wrong = self._delay_after(attempt, error)
+            delay *= 1 - self.jitter * chance()
+            return RetryDecision(delay, problem=wrong or problem) if self._in_time(elapsed + delay) else GIVE_UP
         if place < len(self.retry_topics):
             later = self.retry_topics[place]
             return RetryDecision(later=later) if self._in_time(elapsed + later) else GIVE_UP
@@ -116,11 +131,48 @@ class RetryPolicy:
             return self
         return replace(self, **tuning.model_dump(exclude_none=True))
 
-    def _delay_after(self, attempt: int, error: BaseException) -> float:
-        if callable(self.delay):
-            return min(max(0.0, self.delay(attempt, error)), self.max_delay)
-        exponent = min(attempt - 1, 64)  # beyond that every delay is at its maximum, and floats would overflow
-        return float(min(self.delay * self.backoff**exponent, self.max_delay))
+    def _is_hopeless(self, error: BaseException) -> tuple[bool, str | None]:
+        """And what went wrong in finding out. Types may have an `isinstance` of their own, groups endless members."""
+        try:
+            return (
+                _any_leaf(error, self.fatal) or not all(isinstance(leaf, self.retry_on) for leaf in _leaves(error))
+            ), None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as broken:
+            return False, f"retry_on or fatal raised {type(broken).__name__}"
+
+    def _delay_after(self, attempt: int, error: BaseException) -> tuple[float, str | None]:
+        """Seconds, and what went wrong in finding out."""
+        if not callable(self.delay):
+            return self._backed_off(self.delay, attempt), None
+        try:
+            given: Any = self.delay(attempt, error)
+            if (seconds := _seconds(given)) is not None:
+                return min(seconds, self.max_delay), None
+            problem = f"the delay function gave a {type(given).__name__} that is no number of seconds"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as broken:
+            problem = f"the delay function raised {type(broken).__name__}"
+        return self._backed_off(DEFAULT_DELAY, attempt), problem
+
+    def _backed_off(self, delay: float, attempt: int) -> float:
+        exponent = min(attempt - 1, 64)  # beyond that every delay is at its maximum
+        try:
+            return float(min(delay * self.backoff**exponent, self.max_delay))
+        except OverflowError:
+            return self.max_delay
+
+
+def _seconds(given: Any) -> float | None:
+    """None: it is no number of seconds. Whatever `float` takes is one, but for text and truth values."""
+    if inspect.iscoroutine(given):
+        given.close()  # else Python warns that nobody awaited it
+    if isinstance(given, str | bytes | bytearray | bool) or not hasattr(given, "__float__"):
+        return None
+    seconds = float(given)
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -79,6 +79,7 @@ class ConsumerSession:
         self.topics: Mapping[str, TopicInfo | None] | None = None  # that are followed, as the broker knows them
         self._paused = paused
         self._closing = False
+        self._draining = False  # partitions are being given up: what lies in them is for others
         self._doubtful = False  # we were away too long to know whether we still belong
         self._away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * 0.7
         self._work_seen = asyncio.Event()  # there is, or will be, something to commit
@@ -240,7 +241,8 @@ class ConsumerSession:
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
         settled = self.joined.is_set() and not self._unplaced and (self._states or not self.client.assignment())
         held = self.client.held()
-        if fetched or (settled and not any(self._lags(place) for place in wanted if place not in held)):
+        lagging = any(self._lags(place) for place in wanted if place not in held)
+        if fetched or self._draining or (settled and not lagging):
             self.progress_at = monotonic()
 
     def _lags(self, topic_partition: TopicPartition) -> bool:
@@ -427,11 +429,14 @@ class ConsumerSession:
         self._unplaced.clear()
         states = [self._states[tp] for tp in partitions if tp in self._states]
         self._shut(states)
-        await self._drain(states, self._settings.drain_timeout)
+        self._draining = True
         try:
+            await self._drain(states, self._settings.drain_timeout)
             await self._commit(states, self._settings.request_timeout)
         except TransportError as error:
             logger.warning("%s: last commit of revoked partitions failed: %s", self._parts.name, error)
+        finally:
+            self._draining = False
         self._fence(states)
         for state in states:
             self._states.pop(state.topic_partition, None)

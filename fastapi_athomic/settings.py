@@ -130,6 +130,9 @@ class AthomicSettings(BaseSettings):
     # ... and a third as often, whatever is done, in a thread that computes for more than 0.8 of its time
     drain_timeout: PositiveSeconds = 20.0  # work in flight may take so long when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # stopping takes no longer, whatever happens
+    # consumers stop as soon as the process gets SIGTERM, while open requests are still being answered; else when the
+    # server ends the app's lifespan, which uvicorn does after the last response
+    drain_on_sigterm: bool = True
     publish_timeout: PositiveSeconds = 30.0
     request_timeout: PositiveSeconds = 10.0  # any other call to the broker
     startup_timeout: Seconds = 0.0  # the app waits so long for its consumers before it serves; 0: HTTP is up at once

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic
 from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
 
+from .cancellation import Owner, forget_cancellation, is_interrupt
 from .counters import Counters
 from .dlq import Judgement, Verdict
 from .fairness import LoopShare
@@ -67,7 +68,10 @@ class ConsumptionStrategy(Protocol):
         ...
 
     async def close(self, grace: float) -> None:
-        """Cancels what still runs and waits up to `grace` seconds for it."""
+        """Cancels what still runs and waits up to `grace` seconds for it.
+
+        Nothing is concluded any more, whatever comes of it.
+        """
 
 
 class Lane:
@@ -109,6 +113,7 @@ class WorkerPool(Generic[L]):
         self._idle: list[asyncio.Future[L]] = []
         self.workers: list[Worker] = []
         self._closed = False
+        self._owner = Owner()
         self.failure: BaseException | None = None
 
     @property
@@ -144,17 +149,37 @@ class WorkerPool(Generic[L]):
 
     async def _work(self, worker: Worker) -> None:
         ready, serve = self._ready, self._serve
-        try:
-            while True:
+        lane: L | None = None
+        while not self._closed:
+            try:
                 lane = ready.popleft() if ready else await self._next_lane()
                 await serve(worker, lane)
-        except (SystemExit, KeyboardInterrupt) as error:  # asyncio would stop the event loop for it
-            self.failure = self.failure or error
+                lane = None
+            except asyncio.CancelledError:
+                if self._closed or self._owner.ends:
+                    raise
+                await self._go_on(lane)
+            except (SystemExit, KeyboardInterrupt) as error:  # asyncio would stop the event loop for it
+                if is_interrupt(error):
+                    raise
+                self.failure = self.failure or error
+                return
+
+    async def _go_on(self, lane: L | None) -> None:
+        """A handler had cancelled its own task, too late for itself."""
+        await forget_cancellation()
+        if lane is not None:
+            self.put(lane)
 
     async def _next_lane(self) -> L:
         waiter: asyncio.Future[L] = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and not self._closed:
+                self._ready.appendleft(waiter.result())  # it was given a lane at the same time
+            raise
 
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
         error = asyncio.CancelledError("a handler was cancelled") if task.cancelled() else task.exception()
@@ -228,6 +253,7 @@ class LaneStrategy:
         return self.pool.failure
 
     async def close(self, grace: float) -> None:
+        self._processor.closed = True
         await self.pool.close(grace)
 
     def _wake(self, lane: Lane) -> None:
@@ -239,6 +265,7 @@ class LaneStrategy:
         """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
         partition, queue, share, timings = lane.partition, lane.queue, self._share, self._timings
         process, guard, work_done = self._process, self._guard, partition.work_done
+        processor = self._processor
         timestamps: list[int] = []  # of what was concluded since `since`
         since = now = look_up_at = monotonic()
         turn_ends = now + LANE_TURN
@@ -253,14 +280,19 @@ class LaneStrategy:
                     return
                 worker.started_at = now
                 if lane.letter is None:
-                    outcome = await process(message, lane.attempt, lane.first_failed_at)
+                    outcome = await process(message, lane.attempt, lane.first_failed_at, partition)
                 else:
-                    outcome = await self._processor.move(lane.letter)
+                    outcome = await processor.move(lane.letter)
+                if processor.closed or outcome is None:
+                    return  # given up meanwhile
                 if not isinstance(outcome, Judgement):
                     self._counters.processed += 1
                     if lane.attempt > 1:
                         lane.attempt, lane.first_failed_at = 1, 0.0
-                elif not self._settle(lane, outcome):
+                elif (delay := self._settle(lane, outcome)) is not None:
+                    if monotonic() >= share.deadline:  # there may be many lanes, and no wait in their retries
+                        await share.give_way()
+                    self.pool.put_later(lane, delay)
                     return
                 if queue:  # else the partition was released while the message ran; it is concluded all the same
                     queue.popleft()
@@ -300,19 +332,18 @@ class LaneStrategy:
         if not lane.queue:
             self.forget(lane)
 
-    def _settle(self, lane: Lane, judgement: Judgement) -> bool:
-        """Takes note of a failure. True: the message is concluded; False: the lane waits for its delay."""
+    def _settle(self, lane: Lane, judgement: Judgement) -> float | None:
+        """Takes note of a failure. None: the message is concluded; else the seconds that its lane waits."""
         count_judgement(self._counters, judgement, again=lane.letter is not None)
         if judgement.settled:
             lane.attempt, lane.first_failed_at, lane.letter = 1, 0.0, None
-            return True
+            return None
         if judgement.verdict is Verdict.RETRY:
             lane.attempt += 1
             lane.first_failed_at = judgement.failure.first_failed_at
         else:
             lane.letter = judgement.failure
-        self.pool.put_later(lane, judgement.delay)
-        return False
+        return judgement.delay
 
 
 class PartitionOrder(LaneStrategy):

@@ -12,7 +12,7 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 LAYERS = [
-    ["exceptions", "messages", "timings", "status", "lag", "garbage", "fidelity"],
+    ["exceptions", "messages", "timings", "status", "lag", "garbage", "fidelity", "cancellation", "termination"],
     ["settings", "outcomes", "context", "counters", "fairness", "isolation", "threads", "losses"],
     ["logs", "payload", "lifecycle", "retry", "lineage", "telemetry", "middleware", "injection", "transports.base"],
     ["headers", "offsets", "decorators", "transports.memory_broker", "stores.base", "parking"],

@@ -68,6 +68,51 @@ def test_the_delay_may_be_a_function_of_attempt_and_error() -> None:
     assert decide(policy, ValueError("a", "b"), attempt=2) == 4
 
 
+async def in_a_while(attempt: int, error: BaseException) -> float:
+    return 0.0
+
+
+def fails(attempt: int, error: BaseException) -> float:
+    raise LookupError("s3cret")
+
+
+class Panic(BaseException): ...
+
+
+def panics(attempt: int, error: BaseException) -> float:
+    raise Panic
+
+
+NONSENSE: dict[str, Any] = {
+    "nan": lambda *_: float("nan"),
+    "negative": lambda *_: -1,
+    "infinite": lambda *_: float("inf"),
+    "large": lambda *_: 10**400,
+    "text": lambda *_: "5",
+    "nothing": lambda *_: None,
+    "truth": lambda *_: True,
+    "coroutine": in_a_while,
+    "fails": fails,
+    "panics": panics,
+    "takes-nothing": lambda: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_fault_04_a_delay_function_that_gives_nonsense_has_the_default_delay(name: str) -> None:
+    policy = RetryPolicy(max_attempts=3, delay=NONSENSE[name], max_delay=0.7)
+    decisions = [policy.decide(ValueError(), stage=Stage.HANDLER, attempt=n, chance=lambda: 0.0) for n in (1, 2, 3)]
+    assert [decision.delay for decision in decisions] == [0.5, 0.7, None]
+    assert "the delay function" in (decisions[0].problem or "")
+    assert "s3cret" not in (decisions[0].problem or "")
+
+
+@pytest.mark.parametrize("error", [Panic(), SystemExit(), MemoryError(), BaseExceptionGroup("g", [Panic()])])
+def test_fault_04_by_default_whatever_is_raised_is_tried_again(error: BaseException) -> None:
+    assert decide(RetryPolicy(delay=1.0), error) == 1.0
+    assert decide(RetryPolicy(retry_on=(Exception,)), error) == (0.5 if isinstance(error, Exception) else None)
+
+
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10_000))
 def test_jitter_only_shortens_and_by_no_more_than_its_share(jitter: float, chance: float, attempt: int) -> None:
     policy = RetryPolicy(max_attempts=0, delay=2.0, max_delay=60, jitter=jitter)
@@ -89,8 +134,11 @@ def test_the_number_of_attempts_is_exactly_the_maximum(maximum: int, attempt: in
     [
         {"max_attempts": -1},
         {"delay": -1},
+        {"delay": float("nan")},
         {"backoff": 0.5},
         {"max_delay": -1},
+        {"max_delay": float("nan")},
+        {"backoff": float("nan")},
         {"jitter": 2},
         {"max_elapsed": 0},
         {"retry_on": ValueError},
