@@ -18,7 +18,7 @@ from .lineage import JobRun
 from .messages import TopicPartition
 from .partitions import PartitionState
 from .sequences import SequenceGauge
-from .session import ConsumerSession
+from .session import ConsumerSession, longest_rebalance
 from .settings import AthomicSettings
 from .status import (
     ConsumerHealth,
@@ -37,8 +37,6 @@ STALE_POLL_SECONDS = 10.0
 """The fetch loop comes round every fraction of a second; health reports one that has not for so long."""
 LONG_REBALANCE_SECONDS = 10.0
 """Health mentions a rebalance that has been under way for so long: somebody in the group drains."""
-REBALANCE_MARGIN = 10.0
-"""Seconds that noticing a rebalance, joining and being assigned may take, beside the drain and the requests."""
 TIMEOUT_GRACE = 10.0
 """Seconds that a handler may run beyond its own timeout, to clean up, until it counts as stuck."""
 
@@ -236,7 +234,7 @@ class ConsumerService:
         if now - self._session.polled_at > STALE_POLL_SECONDS:
             reasons.append(f"has not polled for {now - self._session.polled_at:.0f} s")
         rebalancing = self._rebalancing(now)
-        if rebalancing > self._longest_rebalance:
+        if rebalancing > longest_rebalance(self._settings):
             reasons.append(f"has been waiting for its partitions for {rebalancing:.0f} s")
         stalled = now - self._session.progress_at
         if stalled > self._settings.stall_timeout / 2:
@@ -250,14 +248,6 @@ class ConsumerService:
         """Seconds since the group took our partitions; 0 while we have them."""
         since = self._session.without_partitions_since if self._session is not None else None
         return now - since if since is not None else 0.0
-
-    @property
-    def _longest_rebalance(self) -> float:
-        """Seconds. All members wait for the one that drains longest, and that is no fault of theirs.
-
-        After the rebalance timeout (drain, commit, margin) the group goes on without it; then commits are read.
-        """
-        return self._settings.drain_timeout + 2 * self._settings.request_timeout + REBALANCE_MARGIN
 
     @property
     def _stuck_after(self) -> float:
@@ -286,7 +276,7 @@ class ConsumerService:
 
     def _waiting_for_others(self) -> list[str]:
         rebalancing = self._rebalancing(monotonic())
-        if not LONG_REBALANCE_SECONDS < rebalancing <= self._longest_rebalance:
+        if not LONG_REBALANCE_SECONDS < rebalancing <= longest_rebalance(self._settings):
             return []
         return [f"a rebalance of its group has been under way for {rebalancing:.0f} s: other members still drain"]
 

@@ -37,6 +37,8 @@ PREPARE_SECONDS = 5.0
 """Until it is looked again whether what was missing is there."""
 TOPICS_SECONDS = 5.0
 """How often the broker is asked whether the topics are still there, and still the same."""
+REBALANCE_MARGIN = 10.0
+"""Seconds that noticing a rebalance, joining and being assigned may take, beside the drain and the requests."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
 
@@ -138,10 +140,11 @@ class ConsumerSession:
         for helper in helpers:
             if helper.done():
                 helper.result()
-        if monotonic() - self.progress_at > self._settings.stall_timeout:
-            raise TransportError(
-                f"no progress for {self._settings.stall_timeout:g} s although there is something to consume"
-            )
+        limit = self._settings.stall_timeout
+        if self.without_partitions_since is not None:
+            limit = max(limit, longest_rebalance(self._settings))
+        if monotonic() - self.progress_at > limit:
+            raise TransportError(f"no progress for {limit:g} s although there is something to consume")
 
     async def _poll(self) -> None:
         now = monotonic()
@@ -653,6 +656,14 @@ def _is_another(topic: TopicInfo | None, state: PartitionState) -> bool:
 
 def _listed(places: Iterable[TopicPartition]) -> str:
     return ", ".join(map(str, places))
+
+
+def longest_rebalance(settings: AthomicSettings) -> float:
+    """Seconds. All members wait for the one that drains longest, and that is no fault of theirs.
+
+    After the rebalance timeout (drain, commit, margin) the group goes on without it; then commits are read.
+    """
+    return settings.drain_timeout + 2 * settings.request_timeout + REBALANCE_MARGIN
 
 
 async def _within(work: Awaitable[object], timeout: float) -> None:
