@@ -59,6 +59,8 @@ T = TypeVar("T")
 
 END_RESERVE = 1.5
 """Seconds beyond `shutdown_timeout` after which consumers that do not end are abandoned."""
+STOP_RESERVE = 1.5
+"""Seconds of `shutdown_timeout`, a tenth of it at most, that are kept for what does not end when it is asked to."""
 
 
 class Athomic:
@@ -507,10 +509,15 @@ class Run:
         if self.starting is not None:
             await asyncio.shield(self.starting)
 
+    @property
+    def _stop_timeout(self) -> float:
+        timeout = self._settings.shutdown_timeout
+        return timeout - min(STOP_RESERVE, timeout / 10)
+
     async def drain(self) -> None:
         """Stops the consumers. Routes may go on to publish."""
         logger.info("the process is told to end: consumers stop, while open requests are still being answered")
-        timeout = self._settings.shutdown_timeout
+        timeout = self._stop_timeout
         await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
 
     async def end(self) -> None:
@@ -521,7 +528,7 @@ class Run:
             await asyncio.wait([self.starting])
             if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
                 logger.error("the consumers had not started: %s", error)
-        await self.lifecycle.stop(self._settings.shutdown_timeout)
+        await self.lifecycle.stop(self._stop_timeout)
         if self._store is not None:
             await self._store.close()
 

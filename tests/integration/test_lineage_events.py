@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,24 @@ async def test_a_handlers_run_is_reported_from_start_to_end(
             job=Job(namespace=event["job"]["namespace"], name=event["job"]["name"]),
             eventType=RunState[event["eventType"]],
         )
+
+
+async def test_fault_18_the_last_event_knows_what_a_pattern_consumed(log: Path) -> None:
+    """It is sent when the consumers have stopped, and have no partitions any more."""
+    athomic, record = include_athomic(FastAPI(), AthomicSettings()), Record()
+
+    @athomic.subscribe_to(re.compile("lineage-[ab]"), group_id="g", handler_id="patterned")
+    async def patterned(message: str) -> None:
+        record.note(message)
+
+    async with running(athomic):
+        for topic in ("lineage-a", "lineage-b"):
+            await athomic.publish(topic, "x")
+        await record.count(2)
+    last = events(log)[-1]
+    assert last["eventType"] == "COMPLETE"
+    assert [data["name"] for data in last["inputs"]] == ["lineage-a", "lineage-b"]
+    assert last["run"]["facets"]["athomic_messageCounts"]["processed"] == 2
 
 
 async def test_a_catalogue_that_is_away_is_in_nobodys_way(
