@@ -146,7 +146,9 @@ async def check_attempts(
 
 
 @pytest.mark.parametrize("ordering", ["partition", "key", "none"])
-async def test_p21_fault_04_whatever_a_handler_raises_is_an_attempt(ordering: Any) -> None:
+async def test_p21_fault_04_whatever_a_handler_raises_is_an_attempt(
+    ordering: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     attempts, done, neighbour = Record(), Record(), Record()
     athomic = new_app(neighbour)
 
@@ -159,6 +161,7 @@ async def test_p21_fault_04_whatever_a_handler_raises_is_an_attempt(ordering: An
 
     headers = await check_attempts(athomic, attempts, done, neighbour, batch_of_poisons())
     assert {said.text("athomic-error-stage") for said in headers} == {"handler"}
+    assert "could not be judged" not in caplog.text, "no cancellation strikes the writing of a letter"
 
 
 async def test_p21_fault_04_of_batches_too() -> None:
