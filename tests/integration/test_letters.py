@@ -202,10 +202,12 @@ async def test_p20_fault_12_a_letter_whose_acknowledgement_is_late_is_written_on
 
         send, producer.send = producer.send, frozen  # type: ignore[method-assign]
         await foreign.produce(topic, [Written(b"1")])
-        await eventually(lambda: "not acknowledged in time" in str(shop.athomic.health()))
         blocked = shop.athomic._run.manager.consumers["h"].dlq_handler._write_delays  # type: ignore[union-attr]
-        await eventually(lambda: max(blocked.values(), default=0) >= 0.8)  # it was tried twice more
-        mortal_kafka.process.thaw()
+        try:
+            await eventually(lambda: "not acknowledged in time" in str(shop.athomic.health()))
+            await eventually(lambda: max(blocked.values(), default=0) >= 0.8)  # it was waited for twice more
+        finally:
+            mortal_kafka.process.thaw()
         await eventually(lambda: shop.athomic.consumers()[0].counters.dead_lettered == 2)
         assert tries == 1, "it was sent once, and waited for"
         assert await shop.letters.count() == 2
