@@ -43,8 +43,9 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from fastapi_athomic import PayloadEncodeError, PayloadPipeline
+from fastapi_athomic import AthomicSettings, PayloadEncodeError, PayloadPipeline, subscribe_to
 from fastapi_athomic.fidelity import check_of_message, doubt
+from tests.support.apps import Record, new_app, running
 
 PIPELINE = PayloadPipeline()
 HIDDEN = "s3cret"
@@ -432,6 +433,20 @@ def test_fault_13_a_model_that_was_as_declared_once_is_looked_at_again() -> None
 def test_fault_13_what_its_author_makes_readable_is_read() -> None:
     read = PIPELINE.decoder(Revealing)(PIPELINE.encode(Revealing(password=SecretStr("x"))))
     assert read.password.get_secret_value() == "x"
+
+
+async def test_fault_13_of_many_none_is_published_if_one_is_refused() -> None:
+    record = Record()
+
+    @subscribe_to("plain", group_id="plain")
+    async def handle(message: Plain) -> None:
+        record.note(message.name)
+
+    async with running(new_app(AthomicSettings(broker_url="memory://"), handle)) as athomic:
+        with pytest.raises(PayloadEncodeError, match="name: missing"):
+            await athomic.publish_many("plain", [Plain(name="first"), Plain.model_construct()])
+        await athomic.publish("plain", Plain(name="next"))
+        assert await record.count(1) == ["next"]
 
 
 def test_what_is_refused_may_be_dumped_and_published_by_its_author() -> None:
