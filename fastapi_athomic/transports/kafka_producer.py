@@ -118,18 +118,25 @@ class KafkaProducer:
         futures: dict[int, asyncio.Future[Any]] = {}
         used: dict[int, tuple[str, AIOKafkaProducer]] = {}
         known: set[tuple[str, int | None]] = set()
+        missing: dict[tuple[str, int | None], TransportError] = {}  # asked for once, however many messages go there
         for index in indexes:
             message = messages[index]
+            place = message.topic, message.partition
+            if place in missing:
+                results[index] = missing[place]
+                continue
             try:
                 name = message.topic if message.topic in self._own_client else SHARED
                 client = self._clients.get(name) or await self._client(name, end - monotonic())
-                if (place := (message.topic, message.partition)) not in known:
+                if place not in known:
                     await self._wait_for_topic(client, *place, end)
                     known.add(place)
                 used[index] = (name, client)
                 futures[index] = await self._enqueue(client, message, end)
             except TransportError as error:
                 results[index] = error
+                if place not in known:
+                    missing[place] = error
                 await self._replace_dead(message.topic)
         if futures:
             await asyncio.wait(set(futures.values()), timeout=max(0.0, end - monotonic()))

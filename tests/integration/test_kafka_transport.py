@@ -310,3 +310,12 @@ async def test_p19_fault_06_compressed_batches(apache_kafka: Kafka, topic: str, 
         values = [b"%d" % number * 100 for number in range(50)]
         await athomic.publish_many(topic, values, key=lambda _: "k")
         assert await record.count(50) == values
+
+
+async def test_a_missing_topic_is_asked_for_once_however_many_messages_go_there(
+    transport: KafkaTransport, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [OutgoingMessage(topic, None, b"%d" % number) for number in range(50)]
+    results = await transport.producer.send(messages, 10)
+    assert {type(result) for result in results} == {TopicNotFoundError}
+    assert sum(topic in record.getMessage() for record in caplog.records) < 5
