@@ -4,9 +4,10 @@ What a group has committed says it. Where nothing is committed, a source topic i
 says if the group only begins with it; else from its beginning, as what it holds came after the group had begun. That
 first position is committed before anything is fetched, so it is taken once.
 
-Two members that begin together see each other's first commits. These say how many partitions the topic had then, so
-nobody takes them for a proof that the own partitions came later. They also say which topic they belong to: a commit of
-one that was deleted meanwhile, and made anew under the same name, is not followed (KIP-516).
+Two members that begin together see each other's first commits. These say how many partitions the topic had then (0 if
+it came later than the group), so nobody takes them for a proof that the own partitions came later. They also say which
+topic they belong to: a commit of one that was deleted meanwhile, and made anew under the same name, is not followed
+(KIP-516).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .transports.base import CommittedOffset, OffsetReset, TopicInfo, TransportC
 
 logger = logging.getLogger(__name__)
 
-BEGINNING_TOGETHER = 300.0
+BEGIN_TOGETHER_SECONDS = 300.0
 """Seconds: members that take their first positions within so long begin together. Counts for the topics of a pattern:
 one without a commit, in a group that is older, came later."""
 
@@ -169,7 +170,7 @@ class StartingPoints:
             return True
         if known:
             return bool(counts) and place.partition >= min(counts)
-        return self._pattern and began < time() - BEGINNING_TOGETHER
+        return self._pattern and began < time() - BEGIN_TOGETHER_SECONDS
 
     def _began(self, others: Mapping[str, Collection[Stamp]]) -> int:
         """Seconds since the epoch; now, if nothing says it."""

@@ -14,7 +14,7 @@ import pytest
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, TransportError, subscribe_to
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.offsets import NOTE_LIMIT, NOTE_SPAN, Stamp, decode_stamp, encode_note
-from fastapi_athomic.positions import BEGINNING_TOGETHER, Lost, Start, StartingPoints
+from fastapi_athomic.positions import BEGIN_TOGETHER_SECONDS, Lost, Start, StartingPoints
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.memory import MemoryConsumer, MemoryTransport
@@ -129,8 +129,8 @@ async def test_p20_fault_08_a_topic_that_comes_to_match_a_pattern_is_read_from_i
     broker.put("t3", 1)
     assert await one.offsets(TopicPartition("t3", 0)) == [0], "it has seen what there was"
     broker.put("t4", 1)
-    monkeypatch.setattr("fastapi_athomic.positions.BEGINNING_TOGETHER", -1.0)
-    assert BEGINNING_TOGETHER > 0
+    monkeypatch.setattr("fastapi_athomic.positions.BEGIN_TOGETHER_SECONDS", -1.0)
+    assert BEGIN_TOGETHER_SECONDS > 0
     later = await broker.member(pattern="t.*")
     assert await later.offsets(TopicPartition("t4", 0)) == [0], "the group is older"
 
