@@ -37,7 +37,7 @@ PREPARE_SECONDS = 5.0
 """Until it is looked again whether what was missing is there."""
 TOPICS_SECONDS = 5.0
 """How often the broker is asked whether the topics are still there, and still the same."""
-REBALANCE_MARGIN = 10.0
+REBALANCE_MARGIN_SECONDS = 10.0
 """Seconds that noticing a rebalance, joining and being assigned may take, beside the drain and the requests."""
 CLOSE_RESERVE = 0.3
 """Share of the time for closing that is kept for the last commit and for leaving the group."""
@@ -663,7 +663,7 @@ def longest_rebalance(settings: AthomicSettings) -> float:
 
     After the rebalance timeout (drain, commit, margin) the group goes on without it; then commits are read.
     """
-    return settings.drain_timeout + 2 * settings.request_timeout + REBALANCE_MARGIN
+    return settings.drain_timeout + 2 * settings.request_timeout + REBALANCE_MARGIN_SECONDS
 
 
 async def _within(work: Awaitable[object], timeout: float) -> None:
