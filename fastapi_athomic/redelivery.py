@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "athomic-"
 DUE, STAGE = f"{PREFIX}retry-due", f"{PREFIX}retry-stage"
-CLOCKS_APART_SECONDS = 3600.0
+CLOCKS_APART = 3600.0
 """Seconds by which the clocks of a group's members may differ."""
 WRITTEN_TO = f"{PREFIX}written-to"
 """Header of a message in a DLQ or retry topic: the topic it was written to. Copies elsewhere are no dead letters."""
@@ -261,7 +261,7 @@ def _until_due(delay: float, message: RawMessage) -> float:
         wait = int(due or 0) / 1000 - time()
     except (ValueError, OverflowError):
         return 0.0
-    return wait if wait <= delay + CLOCKS_APART_SECONDS else 0.0
+    return wait if wait <= delay + CLOCKS_APART else 0.0
 
 
 def _check(origin: Origin) -> None:
