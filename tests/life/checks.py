@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .ledger import Message
-from .world import BACK_SECONDS, Growth, Member, World
+from .members import Growth, Member
+from .world import BACK_SECONDS, World
 from .writers import until
 
 REPEATED_PER_VIOLENCE = 150
@@ -115,15 +116,13 @@ def all_of(world: World, seconds: float = BACK_SECONDS) -> list[str]:
     return problems
 
 
-def stays_well(world: World, seconds: float, tolerated: Callable[[str], bool] = lambda _: False) -> list[str]:
+def stays_well(world: World, seconds: float) -> list[str]:
     """Nothing is unhealthy for so long, and no consumer is rebuilt."""
     before = restarts(world)
     seen: dict[str, None] = {}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for reason in world.reasons():
-            if not tolerated(reason):
-                seen.setdefault(reason)
+        seen.update(dict.fromkeys(world.reasons()))
         time.sleep(0.5)
     problems = list(seen)[:3]
     if (more := restarts(world) - before) > 0:

@@ -47,7 +47,7 @@ class Options:
     ordering: Literal["key", "partition"] = "key"
     concurrency: int = 20
     batch_size: int = 20
-    retry_topics: tuple[float, ...] = (2, 3)  # seconds
+    retry_topics: tuple[float, ...] = (2,)  # seconds
     dlq_name: str = ""  # of `retrying`; "": by the template
     isolation: Literal["loop", "thread"] = "loop"
 
@@ -69,7 +69,7 @@ class Options:
             ordering=chance.choice(("key", "partition")),
             concurrency=chance.choice((1, 5, 20, 50)),
             batch_size=chance.choice((1, 20, 200)),
-            retry_topics=chance.choice(((2, 3), (3,), (2,), ())),
+            retry_topics=chance.choice(((2, 3), (2, 3), (3,), ())),
             dlq_name=chance.choice(("", "failed", "refused")),
             isolation=chance.choice(("loop", "thread")),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 import traceback
@@ -90,8 +91,8 @@ def broker_and_redis(directory: Path) -> Iterator[tuple[KafkaBroker, str | None]
             redis.stop()
 
 
-def live(world: World, names: Iterable[str], chance: Random, biography: Biography) -> bool:
-    """Goes through the events until something is wrong; says whether all was right."""
+def live(world: World, names: Iterable[str], chance: Random, biography: Biography) -> None:
+    """Goes through the events until something is wrong."""
     for name in names:
         world.say(name)
         problems = _go_through(world, name, chance)
@@ -101,8 +102,7 @@ def live(world: World, names: Iterable[str], chance: Random, biography: Biograph
             biography.findings.append(finding)
             world.say(f"  WRONG: {finding}")
         if problems:
-            return False
-    return True
+            return
 
 
 def _go_through(world: World, name: str, chance: Random) -> list[str]:
@@ -132,14 +132,15 @@ def lives(
 ) -> Biography:
     """One life after the other, each by its plan: the names of its events.
 
-    It ends with the first thing that is wrong. `without`: handlers that are left out.
+    It ends with the first thing that is wrong; then the logs are kept. `without`: handlers that are left out.
     """
     biography, chronicle = Biography(), Chronicle(say)
     root = Path(tempfile.mkdtemp(prefix="life-"))
     numbered = enumerate(plans, 1)
     more = True
     while more:
-        with broker_and_redis(root / f"surroundings-{time.monotonic_ns()}") as (broker, redis_url):
+        beside = Path(tempfile.mkdtemp(prefix="broker-", dir=root))
+        with broker_and_redis(beside) as (broker, redis_url):
             for number, names in numbered:
                 with life(broker, root, f"life{number}", chronicle, redis_url, without) as world:
                     live(world, names, chance, biography)
@@ -148,6 +149,9 @@ def lives(
                     break
             else:
                 more = False
+        shutil.rmtree(beside)
+    if not biography.findings:
+        shutil.rmtree(root)
     return biography
 
 

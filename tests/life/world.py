@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -10,59 +9,34 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
-import psutil
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from aiokafka.errors import KafkaError
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.chaos.harness import ROOT, Worker
-from tests.support.forwarder import Forwarder
 from tests.support.kafka_broker import KafkaBroker
 
 from . import timers
+from .door import Door
 from .handlers import MANY, PARTITIONS, TOPICS, Options, group_of, handlers_of
 from .ledger import Ledger
 from .letters import read_letters
+from .members import ANSWER_SECONDS, Member, Prober
+from .offsets import Place, committed
 from .writers import Load, Writer, until
 
 BACK_SECONDS = 25.0
 """So soon after the last event all is handled, healthy and without lag."""
-ANSWER_SECONDS = 5.0
-"""So soon a route answers, on a machine that does much else."""
 ADMIN_SECONDS = 2.0
 SHARED_DLQ = "errors"
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-
-
-class Growth(NamedTuple):
-    """What a process holds."""
-
-    megabytes: float
-    threads: int
-    files: int  # open ones, connections included
-
-    @classmethod
-    def of(cls, pid: int) -> Growth:
-        process = psutil.Process(pid)
-        return cls(round(process.memory_info().rss / 1e6, 1), process.num_threads(), process.num_fds())
-
-
-@dataclass
-class Member:
-    """One process of the service."""
-
-    worker: Worker
-    instance_id: str | None  # of static membership
-    up: bool = False  # nothing has been done to it, so it must answer
-    grown: list[Growth] = field(default_factory=list)  # at the end of each quiet spell, since it was started
 
 
 class World:
@@ -95,7 +69,6 @@ class World:
         self.everything: set[str] = set()  # all topics that ever were there, without their prefix
         self.partitions = dict(PARTITIONS)
         self.violence = 0  # what may have repeated messages
-        self.happened: dict[str, int] = defaultdict(int)
         self.numbers = iter(range(10**9))
         self._admin: AdminClient
         self._admin_used_at = float("-inf")
@@ -104,7 +77,7 @@ class World:
         self._epoch = 0
         self._processes = 0
         self._redis_url = redis_url
-        self.prober = Prober(self)
+        self.prober = Prober(lambda: list(self.members))
         self.load = Load(lambda: self.writer("none"), self._loaded())
 
     def _loaded(self) -> list[str]:
@@ -418,107 +391,31 @@ class World:
 
     def lags_outside(self) -> list[str]:
         """What an autoscaler sees: from the committed offset to the end, of each group."""
+        groups = {handler: group_of(self.prefix, handler) for handler in self.handlers}
         try:
             ends, starts = self._all_offsets(LATEST), self._all_offsets(EARLIEST)
-            return [lag for handler in self.handlers for lag in self._lags_of(handler, starts, ends)]
-        except (KafkaException, FutureTimeoutError) as error:
+            found = committed(self.broker.bootstrap, groups.values())
+        except (KafkaException, KafkaError, FutureTimeoutError) as error:
             return [f"the broker does not tell: {type(error).__name__} {error}".rstrip()]
+        return [
+            f"{handler} has committed {found[group].get(place)} of {end} in {place[0]}[{place[1]}]"
+            for handler, group in groups.items()
+            for place, end in ends.items()
+            if place[0] in self._sources(handler) and end > starts[place] and found[group].get(place) != end
+        ]
 
-    def _all_offsets(self, spec: OffsetSpec) -> dict[TopicPartition, int]:
+    def _sources(self, handler: str) -> set[str]:
+        """With prefix."""
+        topics = self.many if TOPICS[handler] == MANY else [TOPICS[handler]]
+        return {f"{self.prefix}.{topic}" for topic in topics}
+
+    def _all_offsets(self, spec: OffsetSpec) -> dict[Place, int]:
         """Of all source topics."""
         counts = {**self.partitions, **self.many}
         asked = [TopicPartition(f"{self.prefix}.{topic}", n) for topic, count in counts.items() for n in range(count)]
         found = self.admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=20)
-        return {TopicPartition(place.topic, place.partition): result.result().offset for place, result in found.items()}
-
-    def _lags_of(
-        self, handler: str, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
-    ) -> list[str]:
-        sources = self.many if TOPICS[handler] == MANY else [TOPICS[handler]]
-        names = {f"{self.prefix}.{topic}" for topic in sources}
-        group = group_of(self.prefix, handler)
-        asked = ConsumerGroupTopicPartitions(group, [place for place in ends if place.topic in names])
-        ((_, result),) = self.admin.list_consumer_group_offsets([asked], request_timeout=20).items()
-        return [
-            f"{handler} has committed {place.offset} of {ends[place]} in {place.topic}[{place.partition}]"
-            for place in result.result(20).topic_partitions
-            if ends[place] > starts[place] and place.offset != ends[place]
-        ]
+        return {(place.topic, place.partition): result.result().offset for place, result in found.items()}
 
     def outputs(self) -> str:
         """What the processes that run now, and all before them, have said."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.directory.glob("worker-*.log")))
-
-
-class Door(threading.Thread):
-    """A fixed address in front of the broker, in an event loop of its own."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(daemon=True, name="life-door")
-        self._forwarder = Forwarder(port)
-        self.address = self._forwarder.address
-        self._loop = asyncio.new_event_loop()
-        self._ended = asyncio.Event()
-        self._opened = threading.Event()
-
-    @property
-    def port(self) -> int:
-        return self._forwarder.port
-
-    @port.setter
-    def port(self, port: int) -> None:
-        self._forwarder.port = port
-
-    def run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        async with self._forwarder.open():
-            self._opened.set()
-            await self._ended.wait()
-
-    def start(self) -> None:
-        super().start()
-        assert self._opened.wait(10), "the forwarder did not open"
-
-    def stop(self) -> None:
-        if self.is_alive():
-            self._loop.call_soon_threadsafe(self._ended.set)
-            self.join()
-
-
-class Prober(threading.Thread):
-    """Asks each process that is up for a route, again and again."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(daemon=True, name="life-prober")
-        self._world = world
-        self._ended = threading.Event()
-        self.answers = 0
-        self.failures: list[str] = []
-        self.slowest = 0.0  # seconds
-
-    def run(self) -> None:
-        with httpx.Client(timeout=ANSWER_SECONDS) as client:
-            while not self._ended.wait(0.2):
-                for member in list(self._world.members):
-                    if member.up:
-                        self._ask(client, member)
-
-    def _ask(self, client: httpx.Client, member: Member) -> None:
-        began, process = time.monotonic(), member.worker.process.pid
-        try:
-            client.get(f"{member.worker.url}/ping").raise_for_status()
-        except httpx.HTTPError as error:
-            if member.up and member.worker.process.pid == process:
-                seconds = time.monotonic() - began
-                self.failures.append(f"a route did not answer: {type(error).__name__} after {seconds:.1f} s")
-        else:
-            self.answers += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
-
-    def stop(self) -> None:
-        self._ended.set()
-        if self.is_alive():
-            self.join()
