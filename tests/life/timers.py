@@ -1,4 +1,7 @@
-"""Every timer of the package, shortened, so that a quiet spell of `QUIET_SECONDS` is longer than each of them."""
+"""Timers of the package, shortened, so that a quiet spell of `QUIET_SECONDS` is longer than each of them.
+
+Those of docs/timers.md that run out only while something goes on are named too: a spell of quiet says nothing of them.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,19 @@ CONSTANTS = {
     "fastapi_athomic.topic_watch.FOLLOW_SECONDS": 1.0,
     "fastapi_athomic.topic_watch.LISTING_SECONDS": 4.0,
     "fastapi_athomic.transports.kafka_unreadable.LONGEST_PAUSE": 2.0,
+    "fastapi_athomic.transports.kafka_connection.IDLE_SECONDS": 3.5,
+    "fastapi_athomic.transports.kafka_connection.METADATA_SECONDS": 3.0,
+    "fastapi_athomic.positions.BEGIN_TOGETHER_SECONDS": 6.0,
 }
 """By module and name; seconds."""
+BUSY = {
+    "fastapi_athomic.consumer.LONG_REBALANCE_SECONDS": "a rebalance",
+    "fastapi_athomic.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
+    "fastapi_athomic.consumer.TIMEOUT_GRACE": "a handler that ignores its timeout",
+    "fastapi_athomic.publisher.CONNECT_SECONDS": "a start",
+    "fastapi_athomic.transports.kafka_client.ANSWER_SECONDS": "a request",
+}
+"""Left as they are: what is going on while they run."""
 
 SETTINGS = {
     "ATHOMIC_STALL_TIMEOUT": f"{STALL_SECONDS:g}",
