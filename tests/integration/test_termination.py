@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -86,3 +87,47 @@ def test_p10_fault_18_a_catalogue_that_does_not_answer_holds_up_neither_the_drai
             service.says("the end of the runs could not be reported")
             process.stop(SECONDS)
             assert "killed" not in process.ending, "no thread holds it"
+
+
+ASYNCIO_RUN = """
+import asyncio
+
+from fastapi import FastAPI
+
+from fastapi_athomic import include_athomic, subscribe_to
+
+
+@subscribe_to("t", group_id="g")
+async def handle(message: str) -> None: ...
+
+
+async def main() -> None:
+    athomic = include_athomic(FastAPI(), handlers=[handle])
+    async with athomic.app.router.lifespan_context(athomic.app):
+        await athomic.wait_until_ready()
+
+
+asyncio.run(main())
+print("ended")
+"""
+
+
+def test_p10_fault_18_a_catalogue_that_does_not_answer_does_not_hold_up_the_end_of_an_event_loop() -> None:
+    """Uvicorn ends by its signal, whatever threads there are; `asyncio.run` waits for those of its executor."""
+    with SilentServer() as catalogue:
+        environment = {
+            "OPENLINEAGE__TRANSPORT__TYPE": "http",
+            "OPENLINEAGE__TRANSPORT__URL": catalogue.url,
+            "OPENLINEAGE__TRANSPORT__TIMEOUT": "3600",
+            "ATHOMIC_SHUTDOWN_TIMEOUT": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", ASYNCIO_RUN],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+        )
+        assert "ended" in done.stdout
+        assert catalogue.asked.acquire(blocking=False)
