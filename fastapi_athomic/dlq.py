@@ -281,7 +281,7 @@ class DLQHandler:
         if held_back is not None:
             extra = fields_of(failure.message, failure.handler_id)
             more = f" ({held_back} more like it were not logged)" if held_back else ""
-            logger.log(level, "%s: %r %s%s", failure.handler_id, failure, what, more, extra=extra)
+            logger.log(level, "%s: %s and %s%s", failure.handler_id, failure, what, more, extra=extra)
 
     def hold(self, failure: FailureContext, reason: str) -> Judgement:
         """BLOCKED, and health says why."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from traceback import walk_tb
 from uuid import uuid4
 
 from .messages import Origin, RawMessage
@@ -47,3 +48,23 @@ class FailureContext:
 
     def __repr__(self) -> str:
         return f"<FailureContext {self.message!r} {self.stage} attempt {self.attempt}: {type(self.error).__name__}>"
+
+    def __str__(self) -> str:
+        """For a log line: neither payload nor what the error says, which may hold some."""
+        topic, partition, offset = self.message.topic, self.message.partition, self.message.offset
+        line = _line_of_the_service(self.error) if self.stage is Stage.HANDLER else ""
+        what = f"{self.stage}, attempt {self.attempt}: {type(self.error).__name__}{line}"
+        return f"{topic}[{partition}]@{offset} failed ({what})"
+
+
+PASSED_THROUGH = (__package__, "asyncio", "contextlib")
+"""Packages that stand between this one and the service's own code in a traceback."""
+
+
+def _line_of_the_service(error: BaseException) -> str:
+    """Where the error left the handler, or a dependency. No path."""
+    for frame, line in walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in PASSED_THROUGH:
+            return f" in {module}.{frame.f_code.co_qualname}, line {line}"
+    return ""

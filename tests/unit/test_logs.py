@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -68,6 +70,42 @@ async def test_one_line_per_failure_and_no_flood(log: pytest.LogCaptureFixture) 
     assert len(errors) == module.BURST, "of a hundred alike"
     assert all((record.handler, record.topic) == ("h", "t") for record in errors)
     assert "s3cret" not in "".join(record.getMessage() for record in log.records)
+
+
+async def unavailable() -> AsyncIterator[None]:
+    raise LookupError("s3cret")
+    yield
+
+
+async def test_a_failure_is_logged_in_words_with_the_line_that_it_came_from(log: pytest.LogCaptureFixture) -> None:
+    athomic = include_athomic(FastAPI(), AthomicSettings())
+    retry = RetryPolicy(max_attempts=1)
+
+    @athomic.subscribe_to("a", group_id="g", handler_id="async", retry=retry)
+    async def fail(message: str) -> None:
+        raise LookupError("s3cret")
+
+    @athomic.subscribe_to("b", group_id="g", handler_id="sync", retry=retry)
+    def fail_in_a_thread(message: str) -> None:
+        raise LookupError("s3cret")
+
+    @athomic.subscribe_to("c", group_id="g", handler_id="dependency", retry=retry)
+    async def depend(message: str, needed: Annotated[None, Depends(unavailable)]) -> None: ...
+
+    @athomic.subscribe_to("d", group_id="g", handler_id="decode", retry=retry)
+    async def decode(message: int) -> None: ...
+
+    async with running(athomic):
+        for topic in "abcd":
+            await athomic.publish(topic, "s3cret", partition=1)
+        await athomic.drain()
+    errors: list[Any] = [record for record in log.records if record.levelno >= logging.ERROR]
+    lines = {record.handler: record.getMessage() for record in errors}
+    for handler, name in (("async", "fail"), ("sync", "fail_in_a_thread"), ("dependency", "unavailable")):
+        assert "[1]@0 failed (handler, attempt 1: LookupError in " in lines[handler]
+        assert re.search(rf"test_logs\.\S*{name}, line \d+\) and went to \w\.g\.dlq$", lines[handler])
+    assert lines["decode"] == "decode: d[1]@0 failed (decode, attempt 1: PayloadDecodeError) and went to d.g.dlq"
+    assert "s3cret" not in log.text
 
 
 def test_what_was_held_back_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
