@@ -158,7 +158,7 @@ class ConsumerFactory:
             self._parts.transport,
             timeout=self._settings.request_timeout,
             create_topics=self._settings.create_topics,
-            made=self._own_topics.made,
+            made=self._own_topics.made_for_us,
         )
         self._left_behind = LeftBehind(self._parts.transport, self._watch, self._settings)
 

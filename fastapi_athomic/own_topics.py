@@ -59,9 +59,14 @@ class OwnTopics:
         groups = "|".join(sorted({re.escape(each.group_id) for each in subscriptions})) or "(?!)"
         templates = dict.fromkeys(template for name in TEMPLATES for template in templates_of(settings, name))
         self._regexes = [re.compile(template_regex(each, group=_groups(each, groups))) for each in templates]
+        self._ours = [re.compile(template_regex(each, group=groups)) for each in templates]
 
     def made(self, topic: str) -> bool:
         return topic in self._named or any(regex.fullmatch(topic) for regex in self._regexes)
+
+    def made_for_us(self, topic: str) -> bool:
+        """For a group of this app. On a broker with many services, those of all others may be thousands."""
+        return any(regex.fullmatch(topic) for regex in self._ours)
 
 
 def _groups(template: str, known: str) -> str:

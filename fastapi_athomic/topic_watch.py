@@ -40,7 +40,7 @@ class TopicWatch:
         self._transport = transport
         self._timeout = timeout
         self._create_topics = create_topics
-        self._made = made  # tells the product's own topics by their names
+        self._made = made  # tells by their names what was made for the groups of this app
         self._counts: dict[str, tuple[int, float]] = {}  # partitions of what is written to, and when that was heard
         self._questions: dict[str, asyncio.Future[int]] = {}  # whether it exists: on their way
         self._present: dict[str, int] = {}  # topics that exist, and how many looks in a row have missed them
@@ -99,7 +99,7 @@ class TopicWatch:
         self._wanted.update(topics)
 
     async def existing(self, belongs: Callable[[str], bool]) -> frozenset[str]:
-        """The topics that exist, as of `FOLLOW_SECONDS` ago at most, and for which `belongs` is true.
+        """The topics of this app that exist, as of `FOLLOW_SECONDS` ago at most, and for which `belongs` is true.
 
         Raises:
             TransportError: the broker cannot tell.

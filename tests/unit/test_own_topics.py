@@ -308,6 +308,25 @@ async def test_p20_fault_11_what_is_gone_is_followed_no_more_and_disturbs_nothin
     assert health.status == "healthy"
 
 
+async def test_p20_fault_11_topics_of_other_services_are_not_asked_for_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = {f"t.other{number}.{kind}" for number in range(5) for kind in ("dlq", "redrive", "retry.1s")}
+    shop.broker.create_topics(dict.fromkeys({*others, "t.g.retry.9s"}, 1))
+    athomic = shop.app("t")
+    asked = list[Any]()
+    counts = shop.broker.partition_counts
+
+    def count(topics: Any) -> dict[str, int]:
+        asked.append(topics)
+        return counts(topics)
+
+    monkeypatch.setattr(shop.broker, "partition_counts", count)
+    async with running(athomic):
+        await eventually(lambda: {"t.g.redrive", "t.g.retry.9s"} in asked)
+    assert not others & {topic for topics in asked for topic in topics or ()}
+
+
 async def test_p20_fault_11_one_question_for_all_handlers(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topic_watch, "FOLLOW_SECONDS", 3_600.0)
     athomic = shop.app("t0", "g0")
