@@ -73,8 +73,12 @@ async def test_one_line_per_failure_and_no_flood(log: pytest.LogCaptureFixture) 
 
 
 async def unavailable() -> AsyncIterator[None]:
-    raise LookupError("s3cret")
+    await failing()
     yield
+
+
+async def failing() -> None:
+    raise LookupError("s3cret")
 
 
 async def test_a_failure_is_logged_in_words_with_the_line_that_it_came_from(log: pytest.LogCaptureFixture) -> None:
