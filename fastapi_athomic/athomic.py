@@ -45,7 +45,7 @@ from .middleware import AthomicMiddleware, Identify
 from .payload import PayloadPipeline
 from .publisher import GivenHeaders, Key, Publisher
 from .routes import add_routes, new_router
-from .settings import AthomicSettings, read_settings
+from .settings import AthomicSettings, read_settings, tell_unknown_variables
 from .status import ConsumerStatus, HealthReport
 from .stores.base import StateStore
 from .telemetry import instrument_app, resolve_tracer_provider
@@ -573,6 +573,7 @@ def include_athomic(
     if getattr(app.state, name, None) is not None:
         raise ConfigurationError(f"the app has {name!r} already: give the second one another name and prefix")
     calling_module = _calling_module()
+    tell_unknown_variables(os.environ)
     athomic = Athomic(
         app,
         settings or read_settings(),

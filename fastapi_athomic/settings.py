@@ -5,12 +5,19 @@ All durations are seconds, all sizes bytes.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .exceptions import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "ATHOMIC_"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -115,7 +122,7 @@ class AthomicSettings(BaseSettings):
     """Everything that can be set from outside."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ATHOMIC_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -252,10 +259,27 @@ def read_settings() -> AthomicSettings:
         raise ConfigurationError(describe_settings_error(error)) from None
 
 
+def tell_unknown_variables(names: Iterable[str]) -> None:
+    """Names the environment variables with our prefix that are no settings: a misspelt one changes nothing.
+
+    A warning where a setting has nearly that name; else they may be somebody else's.
+    """
+    known = [name.upper() for name in AthomicSettings.model_fields]
+    for name in sorted(name for name in map(str.upper, names) if name.startswith(PREFIX)):
+        section, *rest = name.removeprefix(PREFIX).split("__")
+        if section in known:
+            continue
+        if meant := get_close_matches(section, known, n=1, cutoff=0.8):
+            nearest = PREFIX + "__".join([meant[0], *rest])
+            logger.warning("the environment variable %s is no setting, it is ignored: %s is one", name, nearest)
+        else:
+            logger.info("the environment variable %s is no setting, it is ignored", name)
+
+
 def describe_settings_error(error: ValidationError) -> str:
     """One line per wrong setting, by the name of its environment variable."""
     lines = [
-        f"  ATHOMIC_{'__'.join(str(part) for part in item['loc']).upper() or '*'}: {item['msg']}"
+        f"  {PREFIX}{'__'.join(str(part) for part in item['loc']).upper() or '*'}: {item['msg']}"
         for item in error.errors(include_input=False, include_url=False)
     ]
     return "\n".join(["the settings of fastapi_athomic are wrong:", *lines])

@@ -74,14 +74,31 @@ def test_the_commands_exist() -> None:
     assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        led_to = page.parent / target if target else page
+        assert led_to.exists(), target
+        assert not anchor or anchor in anchors(led_to), f"{target}#{anchor}"
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", README))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_every_promise_names_tests_that_exist() -> None:
-    for number, files in re.findall(
-        r"^\| P(\d+) \|.*\| (.*) \|$", (ROOT / "docs/promises.md").read_text(), re.MULTILINE
-    ):
+    promises = re.findall(r"^\| P(\d+) \|.*\| (.*) \|$", (ROOT / "docs/promises.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in promises] == list(range(1, 23))
+    for number, files in promises:
         sources = [(ROOT / name).read_text() for name in re.findall(r"`([^`]+)`", files)]
         assert any(f"def test_p{int(number):02d}_" in source for source in sources), f"P{number}"

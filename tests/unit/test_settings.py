@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from pydantic import ValidationError
 
-from fastapi_athomic import AthomicSettings, ConfigurationError, KafkaSettings
+from fastapi_athomic import AthomicSettings, ConfigurationError, KafkaSettings, include_athomic
 from fastapi_athomic.settings import HandlerTuning, read_settings
 
 
@@ -93,3 +94,21 @@ def test_settings_are_immutable() -> None:
 def test_a_tuning_by_number_needs_its_handler() -> None:
     with pytest.raises(ValidationError, match="needs `handler`"):
         AthomicSettings(tuning={"0": HandlerTuning(concurrency=1)})
+
+
+def test_p22_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for name in ("ATHOMIC_DRAIN_TIMOUT", "athomic_kafak__linger", "ATHOMIC_STUCK_AFTER", "ATHOMIC_COLOUR"):
+        monkeypatch.setenv(name, "4711")
+    include_athomic(FastAPI())
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "the environment variable ATHOMIC_COLOUR is no setting, it is ignored"),
+        (
+            "WARNING",
+            "the environment variable ATHOMIC_DRAIN_TIMOUT is no setting, it is ignored: ATHOMIC_DRAIN_TIMEOUT is one",
+        ),
+        (
+            "WARNING",
+            "the environment variable ATHOMIC_KAFAK__LINGER is no setting, it is ignored: ATHOMIC_KAFKA__LINGER is one",
+        ),
+    ]
