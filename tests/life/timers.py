@@ -30,8 +30,6 @@ CONSTANTS = {
     "fastapi_athomic.topic_watch.FOLLOW_SECONDS": 1.0,
     "fastapi_athomic.topic_watch.LISTING_SECONDS": 4.0,
     "fastapi_athomic.transports.kafka_unreadable.LONGEST_PAUSE": 2.0,
-    "fastapi_athomic.transports.kafka_connection.IDLE_SECONDS": 3.5,
-    "fastapi_athomic.transports.kafka_connection.METADATA_SECONDS": 3.0,
     "fastapi_athomic.positions.BEGIN_TOGETHER_SECONDS": 6.0,
 }
 """By module and name; seconds."""
