@@ -56,6 +56,13 @@ class ServiceState(StrEnum):
     STOPPED = "stopped"
 
 
+SAID = {
+    ServiceState.NEW: "its start waits for the broker",
+    ServiceState.STARTING: "it connects, or waits for its partitions",
+    ServiceState.BACKING_OFF: "it broke, and is rebuilt after a pause",
+}
+"""What health says of these beside their names."""
+
 TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
     ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
     ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
@@ -220,8 +227,9 @@ class ConsumerService:
         """From progress, not from the existence of a task."""
         if self.state is not ServiceState.RUNNING:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
+            said = f" ({SAID[self.state]})" if self.state in SAID else ""
             error = f": {_describe(self.last_error)}" if self.last_error else ""
-            return ConsumerHealth(status=status, reasons=[f"{self.state}{error}"])
+            return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
         broken, worrying = self._broken(), self._worrying()
         status = HealthStatus.UNHEALTHY if broken else HealthStatus.DEGRADED if worrying else HealthStatus.HEALTHY
         return ConsumerHealth(status=status, reasons=[*broken, *worrying])

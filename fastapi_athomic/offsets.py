@@ -204,7 +204,7 @@ def decode_note(position: int, note: str) -> frozenset[int]:
     try:
         bits, _ = _unpack(note)
     except (ValueError, binascii.Error, zlib.error) as error:
-        logger.warning("commit metadata ignored: %s", error)
+        logger.warning("what a commit says was done above its offset cannot be read, that is handled again: %s", error)
         return frozenset()
     return frozenset(position + distance for distance, bit in enumerate(reversed(bin(bits)[2:])) if bit == "1")
 

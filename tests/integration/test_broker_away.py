@@ -51,6 +51,7 @@ async def test_p08_the_app_is_up_before_the_broker_and_recovers_without_a_restar
     async with athomic.app.router.lifespan_context(athomic.app):
         await eventually(lambda: "the broker cannot be reached" in str(athomic.health()))
         assert status(athomic) == "starting"
+        assert "new (its start waits for the broker)" in str(athomic.health())
         publishing = asyncio.create_task(athomic.publish("p08-start", Event(number=1)))
         mortal_kafka.start()
         await eventually(lambda: status(athomic) == "healthy", 60)
