@@ -12,7 +12,7 @@ from tests.support.redis_server import RedisServer
 
 from .life import Biography, Chronicle, life, live
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PLAN = (
     "birth",
