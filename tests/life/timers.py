@@ -34,7 +34,6 @@ CONSTANTS = {
 }
 """By module and name; seconds."""
 BUSY = {
-    "fastapi_athomic.consumer.LONG_REBALANCE_SECONDS": "a rebalance",
     "fastapi_athomic.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
     "fastapi_athomic.consumer.TIMEOUT_GRACE": "a handler that ignores its timeout",
     "fastapi_athomic.publisher.CONNECT_SECONDS": "a start",
