@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypedDict
 from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 
+from .cancellation import is_interrupt
 from .decorators import Subscription, is_topic_name
 from .exceptions import (
     ConfigurationError,
@@ -22,10 +24,10 @@ from .exceptions import (
 from .letters import Draft
 from .logs import Complaints, fields_of
 from .messages import FAILURE_TRACE, Headers, PublishedMessage, TopicPartition
-from .outcomes import FailureContext
+from .outcomes import FailureContext, Stage
 from .own_topics import SHORTEST_FIT
 from .redelivery import DUE, STAGE, WRITTEN_TO, ReturnTopics
-from .retry import RetryDecision
+from .retry import RetryDecision, RetryPolicy
 from .settings import AthomicSettings
 from .topic_watch import TopicWatch, missing
 from .transports.base import Transport
@@ -35,8 +37,18 @@ logger = logging.getLogger(__name__)
 FIRST_WRITE_DELAY = 0.2
 MAX_WRITE_DELAY = 15.0
 
+DEFAULT_POLICY = RetryPolicy()
+"""Stands in for a policy of the user's own that raises."""
+
 NEVER = (MessageTooLargeError, MessageRefusedError)
 """What no waiting cures: another form of the message may."""
+
+
+class _Circumstances(TypedDict):
+    stage: Stage
+    attempt: int
+    elapsed: float
+    place: int
 
 
 class Verdict(Enum):
@@ -133,16 +145,29 @@ class DLQHandler:
         return await self.move(failure)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
-        decision = self._subscription.retry.decide(
-            failure.error,
-            stage=failure.stage,
-            attempt=failure.attempt,
-            elapsed=failure.failed_at - failure.first_failed_at,
-            place=self.returns.stage_of(failure.message.topic),
-        )
+        decision = self._decided(self._subscription.retry, failure)
         if decision.problem is not None and self._complaints.due(decision.problem) is not None:
             logger.warning("%s: RetryPolicy: %s; the default is used", failure.handler_id, decision.problem)
         return decision
+
+    def _decided(self, policy: RetryPolicy, failure: FailureContext) -> RetryDecision:
+        """A policy of the user's own that raises, or decides nothing, has no say: no message waits for it for ever."""
+        circumstances: _Circumstances = {
+            "stage": failure.stage,
+            "attempt": failure.attempt,
+            "elapsed": failure.failed_at - failure.first_failed_at,
+            "place": self.returns.stage_of(failure.message.topic),
+        }
+        try:
+            decision: object = policy.decide(failure.error, **circumstances)
+            if isinstance(decision, RetryDecision):
+                return decision
+            problem = f"decide gave a {type(decision).__name__}, which is no decision"
+        except BaseException as broken:
+            if is_interrupt(broken):
+                raise
+            problem = f"decide raised {type(broken).__name__}"
+        return replace(DEFAULT_POLICY.decide(failure.error, **circumstances), problem=problem)
 
     async def move(self, failure: FailureContext) -> Judgement:
         """Writes the message to its next retry topic, or else to the DLQ, and waits for the acknowledgement.

@@ -71,10 +71,10 @@ class RetryPolicy:
         for problem, message in (
             (self.max_attempts < 0, "max_attempts must be 0 (no limit) or more"),
             (not callable(self.delay) and not self.delay >= 0, "delay must not be negative (seconds)"),
-            (not self.backoff >= 1, "backoff must be 1 or more"),
+            (not 1 <= self.backoff < math.inf, "backoff must be 1 or more, and finite"),
             (not self.max_delay >= 0, "max_delay must not be negative (seconds)"),
             (not 0 <= self.jitter <= 1, "jitter must lie between 0 and 1"),
-            (self.max_elapsed is not None and self.max_elapsed <= 0, "max_elapsed must be positive (seconds)"),
+            (self.max_elapsed is not None and not self.max_elapsed > 0, "max_elapsed must be positive (seconds)"),
             (
                 not isinstance(self.retry_topics, tuple) or any(not _is_delay(delay) for delay in self.retry_topics),
                 "retry_topics must be a tuple of positive numbers (seconds)",
@@ -160,7 +160,7 @@ class RetryPolicy:
     def _backed_off(self, delay: float, attempt: int) -> float:
         exponent = min(attempt - 1, 64)  # beyond that every delay is at its maximum
         try:
-            return float(min(delay * self.backoff**exponent, self.max_delay))
+            return float(min(float(delay) * self.backoff**exponent, self.max_delay))
         except OverflowError:
             return self.max_delay
 

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from fastapi_athomic import (
 from fastapi_athomic.exceptions import HandlerTimeoutError
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.partitions import PartitionState, WorkDone
+from fastapi_athomic.retry import RetryDecision
 from tests.support.apps import Gate, Record, eventually, running
 
 PLACE = TopicPartition("t", 0)
@@ -331,6 +333,37 @@ async def test_p21_fault_04_a_delay_function_that_gives_nonsense_costs_nothing(
 
     await check_attempts(athomic, attempts, done, neighbour)
     assert "h: RetryPolicy: the delay function" in caplog.text
+
+
+class Undecided(RetryPolicy):
+    def decide(self, error: BaseException, **circumstances: Any) -> RetryDecision:
+        return None  # type: ignore[return-value]
+
+
+class Panicking(RetryPolicy):
+    def decide(self, error: BaseException, **circumstances: Any) -> RetryDecision:
+        raise Panic
+
+
+NOTHING: Any = Decimal(0)
+
+
+@pytest.mark.parametrize("policy", [Undecided(), Panicking(), RetryPolicy(delay=NOTHING)])
+async def test_p21_fault_04_no_message_waits_for_ever_for_a_policy_that_does_not_decide(
+    policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastapi_athomic.dlq.DEFAULT_POLICY", ATTEMPTS, raising=False)
+    attempts, done, neighbour = Record(), Record(), Record()
+    athomic = new_app(neighbour)
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=policy)
+    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
+        if step.poison:
+            attempts.note((step.poison, attempt.number))
+            raise LookupError
+        done.note(step.number)
+
+    await check_attempts(athomic, attempts, done, neighbour)
 
 
 class Touchy(type):
