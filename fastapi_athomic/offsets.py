@@ -23,8 +23,10 @@ NOTE_SPAN = 22_000
 MAP_SPAN = 4 * NOTE_SPAN
 """Offsets further away are left out of notes: where so many are missing in the log, a bitmap would be endless."""
 
-_STAMP = struct.Struct(">16sII")
+_STAMP = struct.Struct(">16sII8sQ")
 _NO_ID = bytes(16)
+_NO_CLUSTER = bytes(8)
+_BROKEN = (ValueError, binascii.Error, zlib.error, struct.error)
 
 
 class Stamp(NamedTuple):
@@ -33,6 +35,7 @@ class Stamp(NamedTuple):
     topic_id: bytes = b""  # of the topic that the offset belongs to; empty: not known
     partitions: int = 0  # how many the topic had when the group began; 0: it came later
     began: int = 0  # when that was, in seconds since the epoch; 0: neither is known
+    cluster: bytes = b""  # 8 bytes that tell it from others; empty: not known
 
 
 UNSTAMPED = Stamp()
@@ -54,7 +57,6 @@ class OffsetTracker:
         "_done",
         "_pending",
         "_stamp",
-        "_stamped",
         "position",
     )
 
@@ -66,11 +68,10 @@ class OffsetTracker:
         self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to make one
         self.position = committed  # None: nothing was ever committed, and nothing is done yet
         self._stamp = stamp
-        self._stamped = encode_note(0, stamp)  # the note where nothing is done above the position
         # what was noted as done before, as a bitmap: to be noted again until the position has passed it, for the next
         # rebalance may come before it is received here
         self._before_base = committed or 0
-        self._before = _bitmap(offset - self._before_base for offset in done_before)
+        self._before = bitmap(offset - self._before_base for offset in done_before)
         self._committed = CommittedOffset(committed, self.note()) if committed is not None else None
 
     def received(self, offsets: Iterable[int]) -> None:
@@ -148,10 +149,10 @@ class OffsetTracker:
     def note(self) -> str:
         """What is done above `resume_offset`, if anything is and it fits, and the stamp."""
         offset = self.resume_offset
-        if offset is None or not (self._done or self._before):
-            return self._stamped
-        bits = self._done_before(offset) | self._done_above(offset)
-        return encode_note(bits, self._stamp) if bits else self._stamped
+        if offset is None:
+            return ""
+        bits = self._done_before(offset) | self._done_above(offset) if self._done or self._before else 0
+        return encode_note(bits, self._stamp, offset)
 
     def _done_before(self, offset: int) -> int:
         if offset > self._before_base:
@@ -169,7 +170,7 @@ class OffsetTracker:
         return self._bits << missing if missing < MAP_SPAN else 0
 
 
-def _bitmap(places: Iterable[int]) -> int:
+def bitmap(places: Iterable[int]) -> int:
     bits = bytearray()
     for place in places:
         byte, bit = divmod(place, 8)
@@ -179,19 +180,36 @@ def _bitmap(places: Iterable[int]) -> int:
     return int.from_bytes(bits, "little")
 
 
-def encode_note(done: int, stamp: Stamp = UNSTAMPED) -> str:
+def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
     """What is done above a position, as text: `a1:`, then base64 of the zlib-packed bitmap, bit 0 for the position.
 
     Behind the packed bitmap, where earlier versions do not look, the stamp: topic id, partitions and time as one binary
-    number each. Without the bitmap where both would exceed `NOTE_LIMIT`; empty where there is nothing to say.
+    number each, then cluster and position. Without the bitmap where both would exceed `NOTE_LIMIT`; empty where there
+    is nothing to say.
     """
     if not done and stamp == UNSTAMPED:
         return ""
     packed = zlib.compress(done.to_bytes((done.bit_length() + 7) // 8, "little"), 1)
     if stamp != UNSTAMPED:
-        packed += _STAMP.pack(stamp.topic_id or _NO_ID, stamp.partitions, stamp.began)
+        topic_id, cluster = stamp.topic_id or _NO_ID, stamp.cluster or _NO_CLUSTER
+        packed += _STAMP.pack(topic_id, stamp.partitions, stamp.began, cluster, position)
     note = NOTE_PREFIX + base64.b64encode(packed).decode("ascii")
-    return note if len(note) <= NOTE_LIMIT else encode_note(0, stamp)
+    return note if len(note) <= NOTE_LIMIT else encode_note(0, stamp, position)
+
+
+def own_words(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
+    """The commit without its metadata, if that was written for another offset or in another cluster, and copied.
+
+    Tools that move the offsets of a group do so (MirrorMaker's `sync.group.offsets`, copies of a group): the offset is
+    what they mean, and what was done above another one, in another log, says nothing here.
+    """
+    try:
+        _, stamp = _unpack(commit.metadata)
+        *_, written_in, position = _STAMP.unpack(stamp)
+    except _BROKEN:
+        return commit
+    elsewhere = bool(cluster) and written_in not in (cluster, _NO_CLUSTER)
+    return CommittedOffset(commit.offset) if elsewhere or position != commit.offset else commit
 
 
 def decode_note(position: int, note: str) -> frozenset[int]:
@@ -213,10 +231,11 @@ def decode_stamp(note: str) -> Stamp:
     """What the commit says of its topic; nothing if it is foreign, broken, or of an earlier version."""
     try:
         _, stamp = _unpack(note)
-        topic_id, partitions, began = _STAMP.unpack(stamp)
-    except (ValueError, binascii.Error, zlib.error, struct.error):
+        topic_id, partitions, began, cluster, _ = _STAMP.unpack(stamp)
+    except _BROKEN:
         return UNSTAMPED
-    return Stamp(b"" if topic_id == _NO_ID else topic_id, partitions, began)
+    known_id, known_cluster = topic_id if topic_id != _NO_ID else b"", cluster if cluster != _NO_CLUSTER else b""
+    return Stamp(known_id, partitions, began, known_cluster)
 
 
 def _unpack(note: str) -> tuple[int, bytes]:

@@ -19,7 +19,7 @@ from time import monotonic, time
 from typing import Literal, NamedTuple
 
 from .messages import TopicPartition
-from .offsets import Stamp, decode_note, decode_stamp, encode_note
+from .offsets import Stamp, bitmap, decode_note, decode_stamp, encode_note, own_words
 from .transports.base import CommittedOffset, OffsetReset, TopicInfo, TransportConsumer
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Start:
     cause: Cause
     skip: frozenset[int] = frozenset()  # done already, though above the position
     dropped: int = 0  # offsets between the position and the first that is kept
+    to_commit: bool = False  # before anything is fetched
 
     @property
     def goes_on(self) -> bool:
@@ -89,27 +90,34 @@ class StartingPoints:
         }
         missing = {place: there[place] for place in there if place not in starts}
         if missing:
-            begun = await self._begin(client, missing, topics, end)
-            firsts = {place: start.committed for place, start in begun.items() if not start.goes_on}
-            if not still_ours():
-                return {}, topics
-            if firsts:
-                await client.commit(firsts, end - monotonic())
-            starts |= begun
+            starts |= await self._begin(client, missing, topics, end)
+        if not still_ours():
+            return {}, topics
+        if news := {place: start.committed for place, start in starts.items() if start.to_commit}:
+            await client.commit(news, end - monotonic())
         if len(there) == len(wanted):  # else that broker has not heard of all topics yet
             self._seen |= {name: info.id for name, info in topics.items() if info is not None}
         return starts, topics
 
     def _as_committed(self, found: CommittedOffset, info: TopicInfo) -> Start | None:
-        """None: the commit belongs to a topic that is no more."""
-        stamp = decode_stamp(found.metadata)
+        """None: the commit belongs to a topic that is no more.
+
+        One without a stamp gets it at once: what is added to the topic from now on came later.
+        """
+        commit = own_words(found, info.cluster)
+        stamp = decode_stamp(commit.metadata)
         if _differ(stamp.topic_id, info.id):
             return None
+        skip, stamped = decode_note(commit.offset, commit.metadata), stamp.began > 0
+        stamp = stamp._replace(topic_id=info.id, cluster=info.cluster) if stamped else _stamp_now(info)
+        done = bitmap(offset - commit.offset for offset in skip)
+        note = commit.metadata if stamped else encode_note(done, stamp, commit.offset)
         return Start(
-            committed=found,
-            stamp=stamp._replace(topic_id=info.id) if stamp.began else Stamp(info.id, info.partitions, int(time())),
+            committed=CommittedOffset(commit.offset, note),
+            stamp=stamp,
             cause="committed",
-            skip=decode_note(found.offset, found.metadata),
+            skip=skip,
+            to_commit=not stamped,
         )
 
     async def _begin(
@@ -142,6 +150,7 @@ class StartingPoints:
         places = [TopicPartition(name, n) for name in sources for n in range(_partitions(topics.get(name)))]
         found: dict[str, list[Stamp]] = {}
         for place, commit in (await client.committed(places, end - monotonic())).items():
+            commit = own_words(commit, _info(topics, place).cluster)
             found.setdefault(place.topic, []).append(decode_stamp(commit.metadata))
         return found
 
@@ -154,11 +163,12 @@ class StartingPoints:
         counts = [stamp.partitions for stamp in stamps if stamp.began]
         later = recreated or self._came_later(place, counts, known=bool(stamps), began=self._began(others))
         count = min(counts, default=0 if later else info.partitions)
-        stamp = Stamp(info.id, count, self._began(others))
+        stamp = Stamp(info.id, count, self._began(others), info.cluster)
         return Start(
             committed=_stamped(end if self._reset == "latest" and not later else first, stamp),
             stamp=stamp,
             cause="recreated" if recreated else "begun",
+            to_commit=True,
         )
 
     def _came_later(self, place: TopicPartition, counts: Collection[int], *, known: bool, began: int) -> bool:
@@ -177,16 +187,16 @@ class StartingPoints:
         return min((stamp.began for stamps in others.values() for stamp in stamps if stamp.began), default=int(time()))
 
     def _lost(self, lost: Lost, info: TopicInfo, first: int, end: int) -> Start:
-        stamp = Stamp(info.id, info.partitions, int(time()))
+        stamp = _stamp_now(info)
         if _differ(lost.topic_id, info.id):
             stamp = stamp._replace(partitions=0)
-            return Start(committed=_stamped(first, stamp), stamp=stamp, cause="recreated")
+            return Start(committed=_stamped(first, stamp), stamp=stamp, cause="recreated", to_commit=True)
         if lost.position < first:
             dropped = first - lost.position
             return Start(committed=_stamped(first, stamp), stamp=stamp, cause="retention", dropped=dropped)
         if lost.position <= end:  # a broker that was behind has told something else
             return Start(committed=_stamped(lost.position, stamp), stamp=stamp, cause="committed")
-        return Start(committed=_stamped(first, stamp), stamp=stamp, cause="truncated")
+        return Start(committed=_stamped(first, stamp), stamp=stamp, cause="truncated", to_commit=True)
 
 
 def report(name: str, place: TopicPartition, start: Start) -> None:
@@ -219,6 +229,10 @@ def _info(topics: Mapping[str, TopicInfo | None], place: TopicPartition) -> Topi
     return info
 
 
+def _stamp_now(info: TopicInfo) -> Stamp:
+    return Stamp(info.id, info.partitions, int(time()), info.cluster)
+
+
 def _partitions(info: TopicInfo | None) -> int:
     return info.partitions if info is not None else 0
 
@@ -228,4 +242,4 @@ def _differ(one: bytes, other: bytes) -> bool:
 
 
 def _stamped(offset: int, stamp: Stamp) -> CommittedOffset:
-    return CommittedOffset(offset, encode_note(0, stamp))
+    return CommittedOffset(offset, encode_note(0, stamp, offset))

@@ -551,7 +551,7 @@ class ConsumerSession:
 
     async def _go_to(self, state: PartitionState, offset: int) -> None:
         place = state.topic_partition
-        committed = CommittedOffset(offset, encode_note(0, state.stamp))
+        committed = CommittedOffset(offset, encode_note(0, state.stamp, offset))
         await self.client.commit({place: committed}, self._settings.request_timeout)
         if self._states.get(place) is not state:
             raise TransportError(f"{place} was taken from this process meanwhile")

@@ -39,6 +39,7 @@ class TopicInfo(NamedTuple):
 
     id: bytes  # 16 bytes, others after it was deleted and made anew (KIP-516); empty where the broker tells none
     partitions: int
+    cluster: bytes = b""  # 8 bytes that tell its cluster from others; empty where the broker does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

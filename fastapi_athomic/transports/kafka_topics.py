@@ -7,6 +7,7 @@ https://kafka.apache.org/protocol.html#The_Messages_Metadata
 from __future__ import annotations
 
 from collections.abc import Collection
+from hashlib import blake2s
 from io import BytesIO
 from typing import Any
 
@@ -110,12 +111,18 @@ async def ask_for_topics(client: AIOKafkaClient, names: Collection[str]) -> dict
     if not names:
         return {}
     response = await client.send(client.get_random_node(), _AskForTopics(names))
-    found = {topic["topic"]: topic for topic in response.to_object()["topics"]}
-    return {name: _info(found.get(name)) for name in names}
+    answer = response.to_object()
+    found = {topic["topic"]: topic for topic in answer["topics"]}
+    cluster = _digest(answer.get("cluster_id"))
+    return {name: _info(found.get(name), cluster) for name in names}
 
 
-def _info(topic: dict[str, Any] | None) -> TopicInfo | None:
+def _digest(cluster_id: str | None) -> bytes:
+    return blake2s(cluster_id.encode(), digest_size=8).digest() if cluster_id else b""
+
+
+def _info(topic: dict[str, Any] | None, cluster: bytes) -> TopicInfo | None:
     if topic is None or topic["error_code"] == UnknownTopicOrPartitionError.errno:
         return None
     topic_id = topic.get("topic_id", NO_ID)
-    return TopicInfo(b"" if topic_id == NO_ID else topic_id, len(topic["partitions"]))
+    return TopicInfo(b"" if topic_id == NO_ID else topic_id, len(topic["partitions"]), cluster)

@@ -9,11 +9,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import IsolationLevel, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewPartitions
 
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, subscribe_to
+from fastapi_athomic.offsets import Stamp, encode_note
 from fastapi_athomic.status import HealthReport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
@@ -64,6 +65,12 @@ class Operator:
 
     async def drop_before(self, topic: str, offset: int) -> None:
         await self._done(self._admin.delete_records([TopicPartition(topic, 0, offset)]))
+
+    async def commit(self, group_id: str, topic: str, offset: int, metadata: str) -> None:
+        """For a group that has no members."""
+        place = TopicPartition(topic, 0, offset, metadata)
+        wanted = ConsumerGroupTopicPartitions(group_id, [place])
+        await self._done(self._admin.alter_consumer_group_offsets([wanted]))
 
     async def end(self, topic: str) -> int:
         """The high watermark, with which outside tools compare what a group has committed."""
@@ -167,6 +174,26 @@ async def test_p19_fault_08_a_first_position_is_taken_once_and_new_partitions_ar
         await record.count(11)
     assert record.seen[0] == "during the deploy"
     assert sorted(record.seen[1:]) == ["1"] * 5 + ["2"] * 5
+
+
+async def test_p04_commits_that_a_mirror_has_copied_from_another_cluster_are_followed(
+    operator: Operator, topic: str
+) -> None:
+    """With their metadata, as MirrorMaker does: the topic's id there is another, and it was not deleted for that."""
+    await operator.create(topic)
+    await operator.write(topic, *map(str, range(6)))
+    record = Record()
+    handle = reader(topic, record)
+    async with running(new_app(settings(operator), handle)) as athomic:
+        await record.count(6)
+        await nothing_is_left(athomic, operator, topic)
+    elsewhere = Stamp(b"the topic there!", 1, 1_700_000_000, b"cluster1")
+    await operator.commit(topic, topic, 3, encode_note(0b10, elsewhere, 3))
+    async with running(new_app(settings(operator), handle)):
+        await record.count(9)
+        await operator.write(topic, "6")
+        await record.until(lambda seen: seen[-1] == "6")
+    assert record.seen[6:] == ["3", "4", "5", "6"]
 
 
 async def test_p19_fault_15_a_topic_that_is_deleted_is_named_and_comes_back(operator: Operator, topic: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, TransportError, subscribe_to
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
-from fastapi_athomic.offsets import NOTE_LIMIT, NOTE_SPAN, Stamp, decode_stamp, encode_note
+from fastapi_athomic.offsets import NOTE_LIMIT, NOTE_SPAN, Stamp, decode_note, decode_stamp, encode_note
 from fastapi_athomic.positions import BEGIN_TOGETHER_SECONDS, Lost, Start, StartingPoints
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
@@ -119,6 +119,37 @@ async def test_p20_fault_08_a_group_from_before_begins_where_the_option_says(bro
     assert await taker.offsets(P0, P1) == [3, 10]
 
 
+async def test_p20_fault_08_an_operators_commit_is_followed_and_what_is_added_from_then_on_came_later(
+    broker: Broker,
+) -> None:
+    """`kafka-consumer-groups --reset-offsets` leaves no metadata, nor did versions before this one leave a stamp."""
+    taker = await broker.member()
+    assert await taker.offsets(P0, P1) == [10, 10]
+    await taker.consumer.commit({P0: CommittedOffset(3, encode_note(0b100)), P1: CommittedOffset(4)}, 1)
+    other = await broker.member()
+    starts = await other.take(P0, P1)
+    assert [(start.committed.offset, set(start.skip)) for start in starts.values()] == [(3, {5}), (4, set())]
+    kept = broker.broker.committed("g")[P0]
+    assert (kept.offset, decode_stamp(kept.metadata).partitions) == (3, 2)
+    assert decode_note(3, kept.metadata) == {5}
+    broker.put("t", 3)  # before anything was handled
+    assert await other.offsets(P2) == [0]
+    third = await broker.member()
+    assert await third.offsets(P2) == [0]
+
+
+async def test_p04_metadata_that_was_copied_to_another_offset_says_nothing(broker: Broker) -> None:
+    """Of a tool that moves a group and keeps what else the commit says: what was done is counted from another place."""
+    taker = await broker.member("earliest")
+    (start,) = (await taker.take(P0)).values()
+    written = CommittedOffset(4, encode_note(0b110, start.stamp, 4))
+    assert decode_note(4, written.metadata) == {5, 6}
+    for offset, skip in [(4, {5, 6}), (2, set()), (9, set())]:
+        await taker.consumer.commit({P0: CommittedOffset(offset, written.metadata)}, 1)
+        (start,) = (await taker.take(P0)).values()
+        assert (start.cause, start.committed.offset, set(start.skip)) == ("committed", offset, skip)
+
+
 async def test_p20_fault_08_a_topic_that_comes_to_match_a_pattern_is_read_from_its_beginning(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +204,7 @@ async def test_p04_a_first_position_is_not_committed_for_what_was_taken_away_mea
 
 
 def test_a_stamp_is_kept_where_the_note_is_too_long() -> None:
-    stamp = Stamp(b"0123456789abcdef", 7, 1_700_000_000)
+    stamp = Stamp(b"0123456789abcdef", 7, 1_700_000_000, b"cluster1")
     long = encode_note(random.Random(7).getrandbits(10 * NOTE_SPAN), stamp)
     assert len(long) <= NOTE_LIMIT
     assert decode_stamp(long) == decode_stamp(encode_note(5, stamp)) == stamp
