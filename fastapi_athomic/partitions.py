@@ -63,11 +63,13 @@ class PartitionState:
         "delay",
         "has_room",
         "high_offset",
+        "leaving",
         "low_mark",
         "open",
         "paused",
         "revoked",
         "running",
+        "seeking",
         "settle_at",
         "skip",
         "stamp",
@@ -106,6 +108,8 @@ class PartitionState:
         self.open = True  # new work may start
         self.paused = False  # by an operator
         self.revoked = False
+        self.leaving = False  # on its way to another member: nothing new starts, whoever reopens
+        self.seeking = False  # to another offset; the same
         self._received = 0  # to be handled, and not concluded as far as the tracker knows
         self.running = 0  # in a handler now
         self.high_offset = -1  # the last offset received

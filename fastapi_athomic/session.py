@@ -399,7 +399,8 @@ class ConsumerSession:
             self._reopen(state)
 
     def _reopen(self, state: PartitionState) -> None:
-        if not (state.revoked or state.paused or self._closing or self._doubtful):
+        kept_shut = state.revoked or state.leaving or state.seeking
+        if not (kept_shut or state.paused or self._closing or self._doubtful):
             state.open = True
             self._strategy.reopen(state)
 
@@ -538,12 +539,13 @@ class ConsumerSession:
         if state is None:
             ours = ", ".join(map(str, sorted(self._states))) or "none"
             raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
-        state.open = False
+        state.open, state.seeking = False, True
         try:
             await self._drain([state], self._settings.drain_timeout)
             async with self._commit_lock:
                 await self._go_to(state, offset)
         finally:
+            state.seeking = False
             self._reopen(state)
         self._parts.forget([place])
         self._call.set()
@@ -602,7 +604,7 @@ class ConsumerSession:
 
     def _shut(self, states: Iterable[PartitionState]) -> None:
         for state in states:
-            state.open = False
+            state.open, state.leaving = False, True
             self._strategy.release(state)
 
     def _fence(self, states: Iterable[PartitionState]) -> None:

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from fastapi_athomic import Athomic, AthomicSettings, CommitFailedError, TransportError, subscribe_to
+from fastapi_athomic import Athomic, AthomicSettings, CommitFailedError, RetryPolicy, TransportError, subscribe_to
 from fastapi_athomic.messages import TopicPartition
-from fastapi_athomic.transports.memory import MemoryConsumer
+from fastapi_athomic.transports.memory import MemoryConsumer, broker_named
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
 DOCS = Path(__file__).parents[2] / "docs" / "damaged-batches.md"
@@ -106,6 +106,53 @@ async def test_fault_06_a_seek_whose_commit_is_refused_changes_nothing(monkeypat
         await app.athomic.drain()
         assert app.committed() == 5
     assert app.record.seen == [0, 1, 2, 3, 4]
+
+
+async def test_p21_fault_06_who_resumes_while_a_seek_waits_starts_nothing_before_it() -> None:
+    app = App()
+    async with running(app.athomic):
+        app.gate.clear()
+        await app.athomic.publish_many("t", range(3))
+        await app.record.count(1)
+        service = app.athomic.manager().consumers["h"]  # type: ignore[union-attr]
+        seeking = asyncio.create_task(app.seek(2))
+        state = service._session.states[PLACE]  # type: ignore[union-attr]
+        await eventually(lambda: not state.open)
+        service.pause()
+        service.resume()
+        app.gate.set()
+        await seeking
+        await app.athomic.drain()
+    assert app.record.seen == [0, 2]
+
+
+async def test_p04_who_resumes_while_partitions_are_given_up_starts_nothing_on_them() -> None:
+    """Else what fails is tried again there until the handler is cut off, and repeats at the next member."""
+    record, gate = Record(), Gate()
+
+    @subscribe_to("t", group_id="g", handler_id="h", batch_size=1, retry=RetryPolicy(max_attempts=3, delay=0))
+    async def handle(numbers: list[int]) -> None:
+        record.note(numbers[0])
+        if len(record.seen) == 1:
+            await gate.wait()
+            raise RuntimeError
+        await asyncio.sleep(0)
+
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", memory={"partitions": 1})  # type: ignore[arg-type]
+    async with running(new_app(settings, handle)) as athomic:
+        await athomic.publish("t", 7)
+        await record.count(1)
+        service = athomic.manager().consumers["h"]  # type: ignore[union-attr]
+        state = service._session.states[PLACE]  # type: ignore[union-attr]
+        broker_named(settings.broker_address).rebalance("g")
+        await eventually(lambda: not state.open)
+        service.pause()
+        service.resume()
+        assert not state.open
+        gate.set()
+        await athomic.drain()
+        assert record.seen == [7, 7]
+        assert service.counters.abandoned == 0
 
 
 def test_the_documented_way_runs() -> None:
