@@ -26,6 +26,9 @@ ANSWER_SECONDS = 10.0
 """Seconds in which a broker has to connect and say where the others are; Java's limit for connecting, too (KIP-601)."""
 REBOOTSTRAP_PAUSE = 1.0
 """Seconds between two looks at the bootstrap servers, while nobody answers."""
+ASK_PAUSE = 0.2
+"""Seconds between two questions for the same topics at least. What waits for a topic that was deleted, or for a leader,
+asks again as soon as it is answered: thousands of times a second, each with a line in the log."""
 FIND_SECONDS, FIND_PAUSE = 2 * REBOOTSTRAP_PAUSE, 0.1
 """How long, and in which steps, a request is tried again whose broker has to be found first."""
 
@@ -39,7 +42,8 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
 
     on_fetched: Callable[[Any], None] | None = None  # told each answer to a fetch
     makes_topics = True  # brokers make what they are asked for, if they may: with a number of partitions of theirs
-    _rebootstrapped_at = float("-inf")  # on the monotonic clock
+    _rebootstrapped_at = _asked_at = float("-inf")  # on the monotonic clock
+    _asked_for: frozenset[str] = frozenset()
 
     async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
         response = await super().send(node_id, request, **options)
@@ -49,6 +53,8 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         """Never raises: the one task that does this would be gone for good."""
+        if cluster_metadata is self.cluster:
+            await self._take_time(frozenset(topics))
         try:
             if await self._ask_known(cluster_metadata, topics):
                 return True
@@ -56,6 +62,11 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         except Exception:
             logger.exception("the metadata of the cluster could not be read, it will be tried again")
             return False
+
+    async def _take_time(self, topics: frozenset[str]) -> None:
+        if topics == self._asked_for and (pause := self._asked_at + ASK_PAUSE - monotonic()) > 0:
+            await asyncio.sleep(pause)
+        self._asked_at, self._asked_for = monotonic(), topics
 
     async def _ask_known(self, cluster_metadata: Any, topics: Any) -> bool:
         nodes = [broker.nodeId for broker in self.cluster.brokers()]

@@ -23,6 +23,7 @@ from fastapi_athomic import (
     KafkaSettings,
     MessageRefusedError,
     MessageTooLargeError,
+    NotAcknowledgedError,
     PublishedMessage,
     RawMessage,
     RetryPolicy,
@@ -82,6 +83,21 @@ class Shop:
     @property
     def letters(self) -> Any:
         return self.athomic.dead_letters("h")
+
+
+async def test_p18_fault_11_who_writes_to_a_topic_that_was_just_deleted_does_not_ask_for_it_without_end(
+    apache_kafka: Kafka, transport: KafkaTransport, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiokafka asks again as soon as it is answered: more than a thousand times a second."""
+    await create(apache_kafka, topic)
+    await transport.producer.send([OutgoingMessage(topic, None, b"1")], 10)
+    await delete(apache_kafka, topic)
+    caplog.clear()
+    (result,) = await transport.producer.send([OutgoingMessage(topic, None, b"2")], 1)
+    assert isinstance(result, NotAcknowledgedError)
+    assert 0 < caplog.text.count("not found in cluster metadata") < 20
+    await create(apache_kafka, topic)
+    assert isinstance(await result.wait(10), PublishedMessage)
 
 
 async def test_p07_fault_05_a_compacted_dlq_takes_letters_without_a_key(apache_kafka: Kafka, topic: str) -> None:
