@@ -301,7 +301,7 @@ def limited(call: Call, timeout: float) -> Call:
             async with limit:
                 result = await call(value, delivery)
         except BaseException as error:
-            if not limit.expired() or is_interrupt(error):
+            if not limit.expired() or is_interrupt(error) or isinstance(error, GeneratorExit):  # that: given up by us
                 raise
             cause = error
         if limit.expired():
