@@ -200,7 +200,7 @@ def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
 def own_words(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
     """The commit without its metadata, if that was written for another offset or in another cluster, and copied.
 
-    Tools that move the offsets of a group do so (MirrorMaker's `sync.group.offsets`, copies of a group): the offset is
+    Tools that move the offsets of a group do so (mirrors of a cluster, copies of a group): the offset is
     what they mean, and what was done above another one, in another log, says nothing here.
     """
     try:

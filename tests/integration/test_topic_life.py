@@ -179,7 +179,7 @@ async def test_p19_fault_08_a_first_position_is_taken_once_and_new_partitions_ar
 async def test_p04_commits_that_a_mirror_has_copied_from_another_cluster_are_followed(
     operator: Operator, topic: str
 ) -> None:
-    """With their metadata, as MirrorMaker does: the topic's id there is another, and it was not deleted for that."""
+    """With their metadata: the topic's id there is another, and it was not deleted for that."""
     await operator.create(topic)
     await operator.write(topic, *map(str, range(6)))
     record = Record()
