@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(tmp_path / "events"))
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
     return tmp_path / "events"
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """OpenLineage's client makes more variables of OPENLINEAGE_URL, and leaves them."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 def events(log: Path) -> list[dict[str, Any]]:

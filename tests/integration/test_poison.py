@@ -7,12 +7,14 @@ import json
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 from pydantic import BaseModel, ConfigDict
 
 from fastapi_athomic import Athomic, RetryPolicy, subscribe_to
+from fastapi_athomic import dlq as dlq_handling
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
 from tests.support.apps import Record, eventually, new_app, running
@@ -102,7 +104,10 @@ async def test_p06_no_bad_message_blocks_its_partition(apache_kafka: Kafka) -> N
         assert list(letter.headers[: len(ours)]) == ours, name
 
 
-async def test_p07_a_dlq_that_refuses_makes_the_partition_wait(apache_kafka: Kafka) -> None:
+async def test_p07_a_dlq_that_refuses_makes_the_partition_wait(
+    apache_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dlq_handling, "FIRST_WRITE_DELAY", 3.0)  # the topic is mended between two tries, not in one
     topic = f"refused-{uuid4().hex[:8]}"
     dlq = f"{topic}.{topic}.dlq"
     foreign, record = Foreign(apache_kafka.bootstrap), Record()
