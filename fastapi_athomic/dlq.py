@@ -79,10 +79,9 @@ class DLQHandler:
     """Decides what happens to the failures of one subscription, and writes its dead letters and deferred messages.
 
     A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended. It goes to the
-    partition of the same number; where the DLQ topic has fewer, those that share one keep their order. A message
-    for a retry topic has the same headers, and says when it is due. What
-    the topic will never take as it is, is written in another form, see `Draft`: what waiting does not cure must not
-    hold up a partition.
+    partition of the same number; where the DLQ topic has fewer, those that share one keep their order. A message for a
+    retry topic has the same headers, and says when it is due. What the topic will never take as it is, is written in
+    another form, see `Draft`: what waiting does not cure must not hold up a partition.
     """
 
     def __init__(
