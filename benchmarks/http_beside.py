@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
+
+import httpx
 
 from benchmarks.report import Measured, NoFigureError
 from tests.support.processes import free_port
@@ -110,9 +111,8 @@ class HttpRun:
 
 
 def _handled(port: int) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/handled", timeout=10) as answer:
-        found: dict[str, int] = json.load(answer)
-        return found
+    found: dict[str, int] = httpx.get(f"http://127.0.0.1:{port}/handled", timeout=10).raise_for_status().json()
+    return found
 
 
 def _wait_until_it_consumes(port: int, name: str) -> Any:
@@ -121,7 +121,7 @@ def _wait_until_it_consumes(port: int, name: str) -> Any:
         try:
             if _handled(port)["handled"] or name == "no consumer":
                 return
-        except OSError:
+        except httpx.HTTPError:
             pass
         time.sleep(0.1)
     raise NoFigureError("it consumes nothing")

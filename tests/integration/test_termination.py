@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
+import httpx
 import pytest
 
 from tests.support.processes import Process, free_port
@@ -40,8 +40,7 @@ class Service:
             self.process.kill()
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
-            return str(response.read().decode())
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5).raise_for_status().text
 
     def says(self, what: str, seconds: float = SECONDS) -> None:
         end = monotonic() + seconds

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .ledger import Ledger, Message
+from .writers import Writer
 
 
 class Book:
@@ -85,3 +88,28 @@ def test_of_a_topic_that_was_deleted_nothing_is_missing(book: Book) -> None:
     book.expect(2)
     assert book.ledger.excuse("main", ["loop"]) == 2
     assert book.ledger.missing().keys() == {"latest"}
+
+
+def test_what_two_threads_write_under_one_key_goes_out_as_it_is_numbered(book: Book) -> None:
+    sent: list[int] = []
+    numbered = threading.Event()
+
+    class Interrupted(Writer):
+        """The first message is numbered, and its thread loses its turn."""
+
+        def send(self, message: Message, **more: Any) -> None:
+            if message.sequence == 0:
+                numbered.set()
+                other_sent.wait(0.2)
+            sent.append(message.sequence)
+            if message.sequence == 1:
+                other_sent.set()
+
+    other_sent = threading.Event()
+    writer = Interrupted("localhost:1", "life", book.ledger, "none0")
+    first = threading.Thread(target=writer.write, args=("main", "k"))
+    first.start()
+    assert numbered.wait(10)
+    writer.write("main", "k")
+    first.join()
+    assert sent == [0, 1]

@@ -18,7 +18,7 @@ LOAD_PER_SECOND = 40
 
 
 class Writer:
-    """Writes numbered messages. Its keys are its own, as nothing orders what several producers write."""
+    """Writes numbered messages, from any thread. Its keys are its own: nothing orders what several producers write."""
 
     def __init__(self, bootstrap: str, prefix: str, ledger: Ledger, name: str, **config: Any) -> None:
         common = {
@@ -34,12 +34,14 @@ class Writer:
         self._prefix = prefix
         self._ledger = ledger
         self._failed: list[str] = []
+        self._in_order = threading.Lock()  # the load and an event write the same keys
 
     def write(self, topic: str, key: str, **more: Any) -> Message:
         """`topic`: without its prefix; `more`: of the message's fields."""
-        message = self._ledger.number(topic, f"{self.name}-{key}")
-        self._ledger.expect(message)
-        self.send(message, **more)
+        with self._in_order:
+            message = self._ledger.number(topic, f"{self.name}-{key}")
+            self._ledger.expect(message)
+            self.send(message, **more)
         return message
 
     def send(self, message: Message, *, value: bytes | None = None, partition: int = -1, **more: Any) -> None:
