@@ -346,7 +346,7 @@ class Import:
     def tables(self, name: str, options: Options) -> Iterator[Table]:
         modules = {
             "import fastapi_athomic": "",
-            "with the Kafka transport and aiokafka": ", fastapi_athomic.transports.kafka, aiokafka",
+            "with the Kafka transport and aiokafka": ", fastapi_athomic.transports.kafka.transport, aiokafka",
         }
         rounds = options.rounds * 3
         setting = (

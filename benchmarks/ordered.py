@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from benchmarks.contenders import Run
 from benchmarks.workload import Order
+from fastapi_athomic.consumption.partitions import PartitionState
 from fastapi_athomic.messages import RawMessage
-from fastapi_athomic.ordering import OrderedStrategy
-from fastapi_athomic.partitions import PartitionState
+from fastapi_athomic.sequencing.strategy import OrderedStrategy
 from tests.support.redis_server import start_redis
 
 NAMES: Mapping[str, Literal["loop", "thread"]] = {

@@ -4,8 +4,6 @@ Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 """
 
 from .athomic import Athomic, get_athomic, include_athomic, install
-from .context import ExecutionContext, capture_context, get_context, restore_context, set_context
-from .dead_letters import DeadLetters, SettlingReport
 from .decorators import ordered_consumer, subscribe_to
 from .exceptions import (
     AthomicError,
@@ -31,12 +29,14 @@ from .exceptions import (
     TransportError,
     WorkerDiedError,
 )
-from .letters import DeadLetter
-from .lineage import Lineage, get_lineage
-from .logs import MessageFilter
+from .failures.dead_letters import DeadLetters, SettlingReport
+from .failures.letters import DeadLetter
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
+from .observation.logs import MessageFilter
 from .outcomes import ConsumptionOutcome, FailureContext, Stage
-from .payload import PayloadPipeline
+from .payload.pipeline import PayloadPipeline
+from .propagation.context import ExecutionContext, capture_context, get_context, restore_context, set_context
+from .propagation.lineage import Lineage, get_lineage
 from .retry import RetryPolicy
 from .settings import AthomicSettings, HandlerTuning, KafkaSettings
 

@@ -19,8 +19,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from starlette.requests import HTTPConnection
 
-from .consumer import ConsumerService
-from .dead_letters import DeadLetters
+from .consumption.service import ConsumerService
 from .decorators import (
     ConsumerOptions,
     OrderedOptions,
@@ -31,26 +30,27 @@ from .decorators import (
 )
 from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError, TransportError
+from .exporters.metrics import Collector, observe_with_opentelemetry, record_durations
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_store, create_transport
-from .fairness import LoopShare, RequestGauge
-from .garbage import tuned_collector
-from .isolation import Home, LoopThread, SameLoop
-from .lag import BlockingDetector, LoopLag
+from .failures.dead_letters import DeadLetters
 from .lifecycle import LifecycleManager
-from .lineage import dataset_namespace
+from .loop.fairness import LoopShare, RequestGauge
+from .loop.garbage import tuned_collector
+from .loop.isolation import Home, LoopThread, SameLoop
+from .loop.lag import BlockingDetector, LoopLag
+from .loop.termination import told_of_termination
 from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition
-from .metrics import Collector, observe_with_opentelemetry, record_durations
-from .middleware import AthomicMiddleware, Identify
-from .payload import PayloadPipeline
+from .observation.status import ConsumerStatus, HealthReport
+from .payload.pipeline import PayloadPipeline
+from .propagation.lineage import dataset_namespace
+from .propagation.middleware import AthomicMiddleware, Identify
+from .propagation.telemetry import instrument_app, resolve_tracer_provider
 from .publisher import GivenHeaders, Key, Publisher
-from .routes import add_routes, new_router
 from .settings import AthomicSettings, read_settings, tell_unknown_variables
-from .status import ConsumerStatus, HealthReport
 from .stores.base import StateStore
-from .telemetry import instrument_app, resolve_tracer_provider
-from .termination import told_of_termination
 from .transports.base import Transport
+from .web.routes import add_routes, new_router
 
 logger = logging.getLogger(__name__)
 
@@ -343,7 +343,7 @@ class Athomic:
         if not wanted:
             return None
         try:
-            from .openlineage_events import LineageEvents
+            from .exporters.openlineage import LineageEvents
         except ImportError:
             raise ConfigurationError("lineage_events needs fastapi-athomic[lineage]") from None
         namespace = dataset_namespace(self._transport.scheme, self._transport.address)
@@ -356,7 +356,7 @@ class Athomic:
             ConfigurationError: the extra `prometheus` is not installed.
         """
         try:
-            from .prometheus import PrometheusCollector
+            from .exporters.prometheus import PrometheusCollector
         except ImportError:
             raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
         return PrometheusCollector(self.manager, self.loop_lag)

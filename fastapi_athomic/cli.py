@@ -18,9 +18,9 @@ from datetime import datetime
 from typing import Any
 
 from .athomic import Athomic
-from .dead_letters import DeadLetters, Progress
 from .exceptions import AthomicError
-from .letters import DeadLetter
+from .failures.dead_letters import DeadLetters, Progress
+from .failures.letters import DeadLetter
 
 OK, FAILED, REFUSED = 0, 1, 2
 

@@ -12,7 +12,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from .exceptions import ConfigurationError
-from .payload import PayloadPipeline
+from .payload.pipeline import PayloadPipeline
 from .retry import RetryPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -13,32 +13,11 @@ from uuid import uuid4
 
 from opentelemetry.trace import TracerProvider
 
-from .batches import BatchStrategy
-from .consumer import ConsumerService
-from .counters import Counters
-from .decorators import Subscription
-from .discovery import Discovered
-from .dlq import DLQHandler
-from .exceptions import ConfigurationError, TopicNotFoundError
-from .fairness import LoopShare
-from .headers import ContextAdapter, HeadersOrchestrator
-from .injection import HandlerPlan, Provider, compile_handler
-from .lag import worker_name
-from .left_behind import LeftBehind
-from .lineage import LineageAdapter, dataset_namespace
-from .messages import RawMessage
-from .ordering import OrderedParts, OrderedStrategy
-from .own_topics import OwnTopics
-from .payload import PayloadPipeline
-from .positions import StartingPoints
-from .processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
-from .redelivery import ReturnTopics
-from .sequences import SequenceGauge
-from .session import ConsumerSession, SessionParts
-from .settings import AthomicSettings, HandlerTuning
-from .stores.base import Member, StateStore
-from .stores.memory import store_named
-from .strategies import (
+from .consumption.batches import BatchStrategy
+from .consumption.positions import StartingPoints
+from .consumption.service import ConsumerService
+from .consumption.session import ConsumerSession, SessionParts
+from .consumption.strategies import (
     ConsumptionStrategy,
     Guard,
     KeyOrder,
@@ -47,11 +26,32 @@ from .strategies import (
     StrategyParts,
     Unordered,
 )
-from .telemetry import MessagingTelemetryAdapter
-from .threads import HandlerThreads
-from .topic_watch import TopicWatch
+from .decorators import Subscription
+from .discovery import Discovered
+from .exceptions import ConfigurationError, TopicNotFoundError
+from .failures.dlq import DLQHandler
+from .failures.left_behind import LeftBehind
+from .failures.own_topics import OwnTopics
+from .failures.redelivery import ReturnTopics
+from .failures.topic_watch import TopicWatch
+from .handling.injection import HandlerPlan, Provider, compile_handler
+from .handling.processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
+from .handling.threads import HandlerThreads
+from .loop.fairness import LoopShare
+from .loop.lag import worker_name
+from .messages import RawMessage
+from .observation.counters import Counters
+from .observation.gauges import SequenceGauge
+from .payload.pipeline import PayloadPipeline
+from .propagation.headers import ContextAdapter, HeadersOrchestrator
+from .propagation.lineage import LineageAdapter, dataset_namespace
+from .propagation.telemetry import MessagingTelemetryAdapter
+from .sequencing.strategy import OrderedParts, OrderedStrategy
+from .settings import AthomicSettings, HandlerTuning
+from .stores.base import Member, StateStore
+from .stores.memory import store_named
 from .transports.base import ConsumerConfig, RebalanceListener, TopicPattern, Transport, TransportConsumer
-from .transports.memory import MemoryTransport
+from .transports.memory.transport import MemoryTransport
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "ke
 def create_transport(settings: AthomicSettings) -> Transport:
     """The transport that the URL of the broker asks for; a client library is imported only when it is used."""
     if settings.scheme == "kafka":
-        from .transports.kafka import KafkaTransport
+        from .transports.kafka.transport import KafkaTransport
 
         return KafkaTransport(settings)
     return MemoryTransport(settings)

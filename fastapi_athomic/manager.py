@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from .consumer import ConsumerService
+from .consumption.service import ConsumerService
 from .discovery import Discovered
 from .exceptions import ConfigurationError
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
+from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
 from .publisher import Publisher
 from .settings import HandlerTuning
-from .status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
 
 logger = logging.getLogger(__name__)
 

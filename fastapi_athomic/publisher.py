@@ -11,9 +11,9 @@ from uuid import UUID
 
 from .decorators import check_topic
 from .exceptions import PublishError, TopicNotFoundError, TransportError
-from .headers import HeadersOrchestrator
 from .messages import Headers, OutgoingMessage, PublishedMessage
-from .payload import PayloadPipeline
+from .payload.pipeline import PayloadPipeline
+from .propagation.headers import HeadersOrchestrator
 from .settings import AthomicSettings
 from .transports.base import Transport
 

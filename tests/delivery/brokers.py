@@ -14,8 +14,8 @@ from fastapi_athomic import AthomicSettings, KafkaSettings
 from fastapi_athomic.messages import Headers, OutgoingMessage, RawMessage
 from fastapi_athomic.messages import TopicPartition as Place
 from fastapi_athomic.settings import MemorySettings
-from fastapi_athomic.transports.memory import broker_named
-from fastapi_athomic.transports.memory_broker import partition_for
+from fastapi_athomic.transports.memory.broker import partition_for
+from fastapi_athomic.transports.memory.transport import broker_named
 
 SECONDS = 30.0
 Isolation = Literal["loop", "thread"]

@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 from pydantic import BaseModel
 
 from fastapi_athomic import DeliveryAttempt, KafkaSettings, RetryPolicy, subscribe_to
-from fastapi_athomic.session import ConsumerSession
+from fastapi_athomic.consumption.session import ConsumerSession
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Gate, Record, eventually, new_app, owned, running
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, PublishError, TransportError, subscribe_to
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
-from fastapi_athomic.transports.kafka import KafkaTransport
+from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import KafkaBroker
 

@@ -10,8 +10,9 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
 from fastapi_athomic.messages import OutgoingMessage, PublishedMessage
-from fastapi_athomic.transports import kafka_prefetch, kafka_unreadable
-from fastapi_athomic.transports.kafka import KafkaTransport
+from fastapi_athomic.transports.kafka import prefetch as kafka_prefetch
+from fastapi_athomic.transports.kafka import unreadable as kafka_unreadable
+from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import KafkaBroker
 

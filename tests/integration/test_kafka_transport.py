@@ -26,9 +26,9 @@ from fastapi_athomic import (
 )
 from fastapi_athomic.messages import OutgoingMessage, PublishedMessage, TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
-from fastapi_athomic.transports.kafka import KafkaTransport
-from fastapi_athomic.transports.kafka_consumer import KafkaConsumer
-from fastapi_athomic.transports.kafka_prefetch import PARTIAL_WAIT_MS
+from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
+from fastapi_athomic.transports.kafka.prefetch import PARTIAL_WAIT_MS
+from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker

@@ -31,7 +31,7 @@ from fastapi_athomic import (
     subscribe_to,
 )
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
-from fastapi_athomic.transports.kafka import KafkaTransport
+from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
 from tests.support.apps import Record, eventually, new_app, running

@@ -11,8 +11,8 @@ import pytest
 from aiokafka.structs import BrokerMetadata
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, RetryPolicy, subscribe_to
-from fastapi_athomic.transports import kafka_client
-from fastapi_athomic.transports.kafka_client import KafkaClient
+from fastapi_athomic.transports.kafka import client as kafka_client
+from fastapi_athomic.transports.kafka.client import KafkaClient
 from tests.support.apps import Record, new_app, running
 from tests.support.forwarder import Forwarder
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker

@@ -11,10 +11,11 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic, TopicPartition
 
-from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy, topic_watch
+from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy
+from fastapi_athomic.failures import topic_watch
 from fastapi_athomic.messages import TopicPartition as Place
 from fastapi_athomic.transports.base import ConsumerConfig
-from fastapi_athomic.transports.kafka import KafkaTransport
+from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 from tests.support.mock_cluster import MockCluster

@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 from pydantic import BaseModel, ConfigDict
 
 from fastapi_athomic import Athomic, RetryPolicy, subscribe_to
-from fastapi_athomic import dlq as dlq_handling
+from fastapi_athomic.failures import dlq as dlq_handling
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
 from tests.support.apps import Record, eventually, new_app, running

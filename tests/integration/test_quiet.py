@@ -11,7 +11,8 @@ import pytest
 from aiokafka.client import ConnectionGroup
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, RetryPolicy, subscribe_to
-from fastapi_athomic.transports import kafka_connection, kafka_consumer
+from fastapi_athomic.transports.kafka import connection as kafka_connection
+from fastapi_athomic.transports.kafka import consumer as kafka_consumer
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 

@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewPartitions
 
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, subscribe_to
-from fastapi_athomic.offsets import Stamp, encode_note
-from fastapi_athomic.status import HealthReport
+from fastapi_athomic.consumption.offsets import Stamp, encode_note
+from fastapi_athomic.observation.status import HealthReport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
 from tests.support.apps import Gate, Record, eventually, new_app, running
@@ -33,7 +33,7 @@ def topic() -> str:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Topics are looked at more often than every few seconds."""
-    monkeypatch.setattr("fastapi_athomic.session.TOPICS_SECONDS", 0.2)
+    monkeypatch.setattr("fastapi_athomic.consumption.session.TOPICS_SECONDS", 0.2)
 
 
 class Operator:

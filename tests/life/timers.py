@@ -13,31 +13,31 @@ STALL_SECONDS = 5.0
 SESSION_SECONDS = 4.0
 
 CONSTANTS = {
-    "fastapi_athomic.threads.IDLE_SECONDS": 1.0,
-    "fastapi_athomic.consumer.STEADY_SECONDS": 3.0,
-    "fastapi_athomic.consumer.STALE_POLL_SECONDS": 4.0,
-    "fastapi_athomic.consumer.LONG_REBALANCE_SECONDS": 4.0,
-    "fastapi_athomic.consumer.BLOCKING_SHOWN_SECONDS": 2.0,
-    "fastapi_athomic.transports.kafka_connection.IDLE_SECONDS": 3.0,
-    "fastapi_athomic.transports.kafka_connection.METADATA_SECONDS": 4.0,
-    "fastapi_athomic.transports.kafka_consumer.METADATA_MAX_AGE": 3.0,
-    "fastapi_athomic.transports.kafka_consumer.METADATA_MAX_AGE_FOR_PATTERN": 1.5,
-    "fastapi_athomic.dlq.MAX_WRITE_DELAY": 2.0,
-    "fastapi_athomic.lag.QUIET_SECONDS": 2.0,
-    "fastapi_athomic.logs.INTERVAL": 2.0,
-    "fastapi_athomic.session.PREPARE_SECONDS": 1.0,
-    "fastapi_athomic.session.TOPICS_SECONDS": 1.5,
-    "fastapi_athomic.topic_watch.FOLLOW_SECONDS": 1.0,
-    "fastapi_athomic.topic_watch.LISTING_SECONDS": 4.0,
-    "fastapi_athomic.transports.kafka_unreadable.LONGEST_PAUSE": 2.0,
-    "fastapi_athomic.positions.BEGIN_TOGETHER_SECONDS": 6.0,
+    "fastapi_athomic.handling.threads.IDLE_SECONDS": 1.0,
+    "fastapi_athomic.consumption.service.STEADY_SECONDS": 3.0,
+    "fastapi_athomic.consumption.service.STALE_POLL_SECONDS": 4.0,
+    "fastapi_athomic.consumption.service.LONG_REBALANCE_SECONDS": 4.0,
+    "fastapi_athomic.consumption.service.BLOCKING_SHOWN_SECONDS": 2.0,
+    "fastapi_athomic.transports.kafka.connection.IDLE_SECONDS": 3.0,
+    "fastapi_athomic.transports.kafka.connection.METADATA_SECONDS": 4.0,
+    "fastapi_athomic.transports.kafka.consumer.METADATA_MAX_AGE": 3.0,
+    "fastapi_athomic.transports.kafka.consumer.METADATA_MAX_AGE_FOR_PATTERN": 1.5,
+    "fastapi_athomic.failures.dlq.MAX_WRITE_DELAY": 2.0,
+    "fastapi_athomic.loop.lag.QUIET_SECONDS": 2.0,
+    "fastapi_athomic.complaints.INTERVAL": 2.0,
+    "fastapi_athomic.consumption.session.PREPARE_SECONDS": 1.0,
+    "fastapi_athomic.consumption.session.TOPICS_SECONDS": 1.5,
+    "fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS": 1.0,
+    "fastapi_athomic.failures.topic_watch.LISTING_SECONDS": 4.0,
+    "fastapi_athomic.transports.kafka.unreadable.LONGEST_PAUSE": 2.0,
+    "fastapi_athomic.consumption.positions.BEGIN_TOGETHER_SECONDS": 6.0,
 }
 """By module and name; seconds."""
 BUSY = {
-    "fastapi_athomic.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
-    "fastapi_athomic.consumer.TIMEOUT_GRACE": "a handler that ignores its timeout",
+    "fastapi_athomic.consumption.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
+    "fastapi_athomic.consumption.service.TIMEOUT_GRACE": "a handler that ignores its timeout",
     "fastapi_athomic.publisher.CONNECT_SECONDS": "a start",
-    "fastapi_athomic.transports.kafka_client.ANSWER_SECONDS": "a request",
+    "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
 }
 """Left as they are: what is going on while they run."""
 

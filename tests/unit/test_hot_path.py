@@ -20,11 +20,12 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic.consumption.partitions import PartitionState, WorkDone
+from fastapi_athomic.consumption.strategies import ConsumptionStrategy
 from fastapi_athomic.messages import RawMessage, TopicPartition
-from fastapi_athomic.middleware import AthomicMiddleware
-from fastapi_athomic.partitions import PartitionState, WorkDone
-from fastapi_athomic.strategies import ConsumptionStrategy
-from tests.unit.test_kafka_prefetch import START, Fetched, batch
+from fastapi_athomic.propagation.middleware import AthomicMiddleware
+from tests.support.clock import set_clock
+from tests.unit.transports.kafka.test_prefetch import START, Fetched, batch
 
 COUNT = 500
 TRACEPARENT = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -70,8 +71,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands still: slices would end after another number of messages each time."""
-    for module in ("strategies", "batches", "fairness", "ordering", "ledger"):
-        monkeypatch.setattr(f"fastapi_athomic.{module}.monotonic", lambda: -1.0)
+    rooms = ("consumption.strategies", "consumption.batches", "loop.fairness", "sequencing")
+    set_clock(monkeypatch, lambda: -1.0, *rooms)
 
 
 def new_app(ordering: Any = "partition", **options: Any) -> Athomic:

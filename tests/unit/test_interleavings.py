@@ -18,10 +18,10 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
-from fastapi_athomic.lag import ThreadLoad
+from fastapi_athomic.loop.lag import ThreadLoad
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
-from fastapi_athomic.transports.memory import broker_named
+from fastapi_athomic.transports.memory.transport import broker_named
 from tests.support.apps import Record, new_app, running
 from tests.support.interleaving import run_shuffled, with_seeds
 from tests.unit.test_timers import timers
@@ -160,10 +160,10 @@ def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: 
 
     async def live(patch: pytest.MonkeyPatch) -> None:
         async with running(new_app(settings, handler)) as scenario.athomic:
-            patch.setattr("fastapi_athomic.session.POLL_SECONDS", LONG)
+            patch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", LONG)
             if interval == LONG:  # a busy thread commits by the interval only
                 patch.setattr(ThreadLoad, "share", lambda _: 0.0)
-            patch.setattr("fastapi_athomic.consumer.STALE_POLL_SECONDS", 2 * LONG)
+            patch.setattr("fastapi_athomic.consumption.service.STALE_POLL_SECONDS", 2 * LONG)
             loop = asyncio.get_running_loop()
             began = loop.time()
             await scenario.publish()
@@ -244,7 +244,7 @@ def test_p18_fault_01_after_a_pause_longer_than_every_timer_the_next_message_is_
             yield _noting(record, dict(options))
 
     async def live(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("fastapi_athomic.threads.IDLE_SECONDS", 0.001)  # of a clock that nobody puts forward
+        patch.setattr("fastapi_athomic.handling.threads.IDLE_SECONDS", 0.001)  # of a clock that nobody puts forward
         made = list(handlers())
         async with running(new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}"), *made)) as athomic:
             for number in range(1, 4):

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, PublishError, RetryPolicy, subscribe_to
-from fastapi_athomic.consumer import ConsumerService
+from fastapi_athomic.consumption.service import ConsumerService
 from fastapi_athomic.messages import TopicPartition
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
@@ -50,7 +50,7 @@ async def test_p18_the_back_off_grows_to_its_limit_and_begins_anew_after_a_stead
     async with running(new_app(settings(restart_backoff=0.01, restart_backoff_max=0.03), handle)) as athomic:
         for _ in range(4):
             await break_off()
-        monkeypatch.setattr("fastapi_athomic.consumer.STEADY_SECONDS", 0.0)
+        monkeypatch.setattr("fastapi_athomic.consumption.service.STEADY_SECONDS", 0.0)
         await break_off()
         await record.until(lambda seen: set(seen) == set(range(5)))
         await athomic.drain()
@@ -60,8 +60,8 @@ async def test_p18_the_back_off_grows_to_its_limit_and_begins_anew_after_a_stead
 async def test_p18_a_dead_letter_that_waited_as_long_as_it_can_is_written_when_it_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fastapi_athomic.dlq.FIRST_WRITE_DELAY", 0.001)
-    monkeypatch.setattr("fastapi_athomic.dlq.MAX_WRITE_DELAY", 0.003)
+    monkeypatch.setattr("fastapi_athomic.failures.dlq.FIRST_WRITE_DELAY", 0.001)
+    monkeypatch.setattr("fastapi_athomic.failures.dlq.MAX_WRITE_DELAY", 0.003)
     record = Record()
 
     @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=1))
@@ -120,8 +120,8 @@ async def test_p18_who_waits_in_vain_is_told_and_may_wait_again() -> None:
 
 async def test_p18_topics_of_another_deploy_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record()
-    monkeypatch.setattr("fastapi_athomic.topic_watch.FOLLOW_SECONDS", 0.01)
-    monkeypatch.setattr("fastapi_athomic.topic_watch.LISTING_SECONDS", 0.02)  # since the look at the start
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.LISTING_SECONDS", 0.02)  # since the look at the start
 
     @subscribe_to("t", group_id="g", handler_id="h", ordering="none", retry=RetryPolicy(retry_topics=(5,)))
     async def handle(number: int) -> None:

@@ -1,0 +1,27 @@
+"""No floods in the log: the same complaint is made a few times a minute, and then counted."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+INTERVAL = 60.0
+"""Seconds in which the same complaint is made at most `BURST` times."""
+BURST = 10
+
+
+class Complaints:
+    """Lets the same complaint through `BURST` times per `INTERVAL`, and counts what it holds back."""
+
+    def __init__(self, burst: int = BURST) -> None:
+        self._burst = burst
+        self._windows: dict[str, tuple[float, int]] = {}  # when it began, and how many there were
+
+    def due(self, subject: str) -> int | None:
+        """None: hold it back. Else how many were held back since the last one that was let through."""
+        now = monotonic()
+        began, count = self._windows.get(subject, (now, 0))
+        if now - began >= INTERVAL:
+            self._windows[subject] = (now, 1)
+            return max(0, count - self._burst)
+        self._windows[subject] = (began, count + 1)
+        return 0 if count < self._burst else None

@@ -1,0 +1,217 @@
+"""Consumption in batches: several messages of one partition to one call of the handler.
+
+A batch leaves when it is full, or when its first message has waited long enough for company. What fails is halved
+until the message to blame is alone; the others do not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from time import monotonic
+from typing import Unpack
+
+from ..handling.processors import BatchMessageProcessor, BatchReport
+from ..messages import RawMessage
+from ..outcomes import FailureContext
+from .partitions import PartitionState
+from .strategies import StrategyParts, Worker, WorkerPool, count_judgement
+
+_offset = itemgetter(RawMessage._fields.index("offset"))
+
+
+@dataclass(slots=True)
+class BatchUnit:
+    """Messages that go to the handler in one call."""
+
+    messages: list[RawMessage]
+    attempt: int = 1
+    first_failed_at: float = 0.0
+    halved: bool = False  # its whole has used up its attempts: what fails now is halved further
+
+
+class BatchLane:
+    """One partition's messages on their way into batches."""
+
+    __slots__ = ("busy", "due", "linger", "partition", "queue", "work")
+
+    def __init__(self, partition: PartitionState) -> None:
+        self.partition = partition
+        self.queue: deque[RawMessage] = deque()
+        self.work: deque[BatchUnit | FailureContext] = deque()  # in order; a failure stands for its dead letter
+        self.busy = False
+        self.due = False  # the first message has waited long enough for company
+        self.linger: asyncio.TimerHandle | None = None
+
+
+class BatchStrategy:
+    """Batches of one partition, one after the other; partitions side by side."""
+
+    def __init__(
+        self,
+        processor: BatchMessageProcessor,
+        *,
+        batch_size: int,
+        linger: float,
+        **parts: Unpack[StrategyParts],
+    ) -> None:
+        self._processor = processor
+        self._batch_size = batch_size
+        self._linger = linger  # seconds
+        self._counters = parts["counters"]
+        self._share = parts["share"]
+        self._guard = parts["guard"]
+        self._lanes: dict[PartitionState, BatchLane] = {}
+        self.pool: WorkerPool[BatchLane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+
+    def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
+        lane = self._lanes.get(partition)
+        if lane is None:
+            lane = self._lanes[partition] = BatchLane(partition)
+        lane.queue.extend(messages)
+        self._wake(lane)
+
+    def reopen(self, partition: PartitionState) -> None:
+        lane = self._lanes.get(partition)
+        if lane is not None:
+            self._wake(lane)
+
+    def release(self, partition: PartitionState) -> None:
+        lane = self._lanes.pop(partition, None)
+        if lane is not None:
+            lane.queue.clear()
+            lane.work.clear()
+            if lane.linger is not None:
+                lane.linger.cancel()
+
+    def oldest_start(self) -> float | None:
+        return self.pool.oldest_start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        return self.pool.failure
+
+    async def close(self, grace: float) -> None:
+        self._processor.closed = True
+        for partition in list(self._lanes):
+            self.release(partition)
+        await self.pool.close(grace)
+
+    def _wake(self, lane: BatchLane) -> None:
+        if lane.busy:
+            return
+        if lane.partition.delay is not None and lane.queue and not lane.work:
+            self._wake_when_due(lane, lane.partition.delay(lane.queue[0]))
+        elif lane.work or len(lane.queue) >= self._batch_size or (lane.queue and lane.due):
+            lane.busy = True
+            self.pool.put(lane)
+        elif lane.queue and lane.linger is None:
+            lane.linger = asyncio.get_running_loop().call_later(self._linger, self._lingered, lane)
+
+    def _wake_when_due(self, lane: BatchLane, wait: float) -> None:
+        """Of a retry topic: one message at a time, which it is for certain no other's fault that it failed."""
+        if wait <= 0:
+            lane.work.append(BatchUnit([lane.queue.popleft()]))
+            lane.busy = True
+            self.pool.put(lane)
+        elif lane.linger is None:
+            lane.linger = asyncio.get_running_loop().call_later(wait, self._lingered, lane)
+
+    def _lingered(self, lane: BatchLane) -> None:
+        lane.linger = None
+        lane.due = True
+        self._wake(lane)
+
+    def _next(self, lane: BatchLane) -> BatchUnit | FailureContext | None:
+        """What comes next, left standing in `work` until it is concluded."""
+        queue = lane.queue
+        if not lane.work and queue and lane.partition.delay is None and (lane.due or len(queue) >= self._batch_size):
+            size = min(len(queue), self._batch_size)
+            lane.work.append(BatchUnit([queue.popleft() for _ in range(size)]))
+            lane.due = False
+            if lane.linger is not None:
+                lane.linger.cancel()
+                lane.linger = None
+        return lane.work[0] if lane.work else None
+
+    async def _serve(self, worker: Worker, lane: BatchLane) -> None:
+        partition = lane.partition
+        self._guard.suspect(monotonic())
+        while partition.open and (unit := self._next(lane)) is not None:
+            worker.started_at = monotonic()
+            partition.running += 1
+            try:
+                delay = await self._conclude(lane, unit)
+            finally:
+                worker.started_at = None
+                partition.finished_running()
+            if delay is not None:
+                if monotonic() >= self._share.deadline:
+                    await self._share.give_way()
+                self.pool.put_later(lane, delay)
+                return
+            if not self._guard.suspect(monotonic()):
+                await self._share.give_way()
+            if self.pool.waiting:
+                self.pool.put(lane)
+                return
+        lane.busy = False
+        if partition.open:
+            self._wake(lane)
+
+    async def _conclude(self, lane: BatchLane, unit: BatchUnit | FailureContext) -> float | None:
+        """Handles one unit and puts in its place what is left of it.
+
+        Gives the seconds to wait before it goes on, if any.
+        """
+        if isinstance(unit, FailureContext):
+            return await self._write_letter(lane, unit)
+        began = monotonic()
+        report = await self._processor.process(unit.messages, unit.attempt, unit.first_failed_at)
+        if self._processor.closed:  # given up meanwhile
+            return None
+        self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
+        self._counters.processed += len(report.handled)
+        lane.partition.conclude_all(map(_offset, report.handled))
+        lane.partition.settle()
+        if lane.work:  # else the partition was released meanwhile
+            lane.work.popleft()
+        rest, delay = self._after(unit, report)
+        if not lane.partition.revoked:
+            lane.work.extendleft(reversed([*report.undecodable, *rest]))
+        self._counters.failed += len(report.undecodable) + (report.failure is not None)
+        return delay
+
+    def _after(self, unit: BatchUnit, report: BatchReport) -> tuple[list[BatchUnit | FailureContext], float | None]:
+        """What is to be done with the messages that the handler did not take, and after how many seconds."""
+        failure, left = report.failure, report.left
+        if failure is None:
+            return [], None
+        if not unit.halved:
+            decision = self._processor.decide(failure)
+            if decision.delay is not None:
+                self._counters.retried += 1
+                return [BatchUnit(left, unit.attempt + 1, failure.first_failed_at)], decision.delay
+        if report.blamed or len(left) == 1:
+            return [failure, *([BatchUnit(left[1:])] if left[1:] else [])], None
+        middle = len(left) // 2
+        return [
+            BatchUnit(half, unit.attempt, failure.first_failed_at, halved=True)
+            for half in (left[:middle], left[middle:])
+        ], None
+
+    async def _write_letter(self, lane: BatchLane, failure: FailureContext) -> float | None:
+        judgement = await self._processor.move(failure)
+        if self._processor.closed:
+            return None
+        if not judgement.settled:
+            return judgement.delay
+        if lane.work:
+            lane.work.popleft()
+        count_judgement(self._counters, judgement, again=True)
+        lane.partition.conclude(failure.message.offset)
+        lane.partition.settle()
+        return None

@@ -1,0 +1,245 @@
+"""From where a partition is read, when it is given to us and when its position is lost.
+
+What a group has committed says it. Where nothing is committed, a source topic is read from where `auto_offset_reset`
+says if the group only begins with it; else from its beginning, as what it holds came after the group had begun. That
+first position is committed before anything is fetched, so it is taken once.
+
+Two members that begin together see each other's first commits. These say how many partitions the topic had then (0 if
+it came later than the group), so nobody takes them for a proof that the own partitions came later. They also say which
+topic they belong to: a commit of one that was deleted meanwhile, and made anew under the same name, is not followed
+(KIP-516).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Literal, NamedTuple
+
+from ..messages import TopicPartition
+from ..transports.base import CommittedOffset, OffsetReset, TopicInfo, TransportConsumer
+from .offsets import Stamp, bitmap, decode_note, decode_stamp, encode_note, own_words
+
+logger = logging.getLogger(__name__)
+
+BEGIN_TOGETHER_SECONDS = 300.0
+"""Seconds: members that take their first positions within so long begin together. Counts for the topics of a pattern:
+one without a commit, in a group that is older, came later."""
+
+Cause = Literal["committed", "begun", "recreated", "retention", "truncated"]
+"""Why it is read from there: a commit said so; there was none; the commits are those of a topic that was deleted; what
+was to be read next was dropped; the log ends before the position."""
+
+
+class Lost(NamedTuple):
+    """A position that seems to lead nowhere any more."""
+
+    position: int
+    topic_id: bytes  # of the topic that it was a position in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """From where a partition is read."""
+
+    committed: CommittedOffset
+    stamp: Stamp
+    cause: Cause
+    skip: frozenset[int] = frozenset()  # done already, though above the position
+    dropped: int = 0  # offsets between the position and the first that is kept
+    to_commit: bool = False  # before anything is fetched
+
+    @property
+    def goes_on(self) -> bool:
+        """What is in hand is of the same log, and remains to be done."""
+        return self.cause in ("committed", "retention")
+
+
+class StartingPoints:
+    """Takes the positions of one consumer. Lives as long as its service, and remembers the topics it has seen."""
+
+    def __init__(self, *, reset: OffsetReset, is_own: Callable[[str], bool], pattern: bool) -> None:
+        self._reset = reset
+        self._is_own = is_own  # a topic through which messages come back to this group: what is in it waits for us
+        self._pattern = pattern
+        self._seen: dict[str, bytes] = {}  # topics, and their ids
+
+    async def take(
+        self,
+        client: TransportConsumer,
+        wanted: Mapping[TopicPartition, Lost | None],
+        timeout: float,
+        still_ours: Callable[[], bool],
+    ) -> tuple[dict[TopicPartition, Start], Mapping[str, TopicInfo | None]]:
+        """From where each partition is read (absent: its topic is gone), and what the client says of its topics.
+
+        First positions are committed, unless `still_ours` says no by then: then nothing is given. Raises
+        `TransportError`.
+        """
+        end = monotonic() + timeout
+        topics = await client.topics(timeout)
+        there = {place: lost for place, lost in wanted.items() if topics.get(place.topic) is not None}
+        unlost = [place for place, lost in there.items() if lost is None]
+        committed = await client.committed(unlost, end - monotonic()) if unlost else {}
+        starts = {
+            place: start
+            for place, found in committed.items()
+            if place in there and (start := self._as_committed(found, _info(topics, place))) is not None
+        }
+        missing = {place: there[place] for place in there if place not in starts}
+        if missing:
+            starts |= await self._begin(client, missing, topics, end)
+        if not still_ours():
+            return {}, topics
+        if news := {place: start.committed for place, start in starts.items() if start.to_commit}:
+            await client.commit(news, end - monotonic())
+        if len(there) == len(wanted):  # else that broker has not heard of all topics yet
+            self._seen |= {name: info.id for name, info in topics.items() if info is not None}
+        return starts, topics
+
+    def _as_committed(self, found: CommittedOffset, info: TopicInfo) -> Start | None:
+        """None: the commit belongs to a topic that is no more.
+
+        One without a stamp gets it at once: what is added to the topic from now on came later.
+        """
+        commit = own_words(found, info.cluster)
+        stamp = decode_stamp(commit.metadata)
+        if _differ(stamp.topic_id, info.id):
+            return None
+        skip, stamped = decode_note(commit.offset, commit.metadata), stamp.began > 0
+        stamp = stamp._replace(topic_id=info.id, cluster=info.cluster) if stamped else _stamp_now(info)
+        done = bitmap(offset - commit.offset for offset in skip)
+        note = commit.metadata if stamped else encode_note(done, stamp, commit.offset)
+        return Start(
+            committed=CommittedOffset(commit.offset, note),
+            stamp=stamp,
+            cause="committed",
+            skip=skip,
+            to_commit=not stamped,
+        )
+
+    async def _begin(
+        self,
+        client: TransportConsumer,
+        missing: Mapping[TopicPartition, Lost | None],
+        topics: Mapping[str, TopicInfo | None],
+        end: float,
+    ) -> dict[TopicPartition, Start]:
+        bounds = await client.bounds(missing, end - monotonic())
+        others = await self._others(client, {place.topic for place in missing}, topics, end)
+        return {
+            place: self._lost(lost, _info(topics, place), *bounds[place])
+            if lost is not None
+            else self._first(place, _info(topics, place), *bounds[place], others)
+            for place, lost in missing.items()
+        }
+
+    async def _others(
+        self,
+        client: TransportConsumer,
+        begun: Collection[str],
+        topics: Mapping[str, TopicInfo | None],
+        end: float,
+    ) -> Mapping[str, list[Stamp]]:
+        """What the group's commits for the same topics say; with a pattern, for all that match."""
+        if self._reset == "earliest" and not self._seen.keys() & begun:
+            return {}
+        sources = [name for name in topics if name in begun or self._pattern]
+        places = [TopicPartition(name, n) for name in sources for n in range(_partitions(topics.get(name)))]
+        found: dict[str, list[Stamp]] = {}
+        for place, commit in (await client.committed(places, end - monotonic())).items():
+            commit = own_words(commit, _info(topics, place).cluster)
+            found.setdefault(place.topic, []).append(decode_stamp(commit.metadata))
+        return found
+
+    def _first(
+        self, place: TopicPartition, info: TopicInfo, first: int, end: int, others: Mapping[str, list[Stamp]]
+    ) -> Start:
+        found = others.get(place.topic, [])
+        stamps = [stamp for stamp in found if not _differ(stamp.topic_id, info.id)]
+        recreated = len(stamps) < len(found) or _differ(self._seen.get(place.topic, b""), info.id)
+        counts = [stamp.partitions for stamp in stamps if stamp.began]
+        later = recreated or self._came_later(place, counts, known=bool(stamps), began=self._began(others))
+        count = min(counts, default=0 if later else info.partitions)
+        stamp = Stamp(info.id, count, self._began(others), info.cluster)
+        return Start(
+            committed=_stamped(end if self._reset == "latest" and not later else first, stamp),
+            stamp=stamp,
+            cause="recreated" if recreated else "begun",
+            to_commit=True,
+        )
+
+    def _came_later(self, place: TopicPartition, counts: Collection[int], *, known: bool, began: int) -> bool:
+        """The group had begun before the partition was there, so all that it holds came after that.
+
+        `counts`: how many partitions the topic had then, as its commits say. `known`: there are commits for the topic.
+        """
+        if self._is_own(place.topic) or (self._seen and place.topic not in self._seen):
+            return True
+        if known:
+            return bool(counts) and place.partition >= min(counts)
+        return self._pattern and began < time() - BEGIN_TOGETHER_SECONDS
+
+    def _began(self, others: Mapping[str, Collection[Stamp]]) -> int:
+        """Seconds since the epoch; now, if nothing says it."""
+        return min((stamp.began for stamps in others.values() for stamp in stamps if stamp.began), default=int(time()))
+
+    def _lost(self, lost: Lost, info: TopicInfo, first: int, end: int) -> Start:
+        stamp = _stamp_now(info)
+        if _differ(lost.topic_id, info.id):
+            stamp = stamp._replace(partitions=0)
+            return Start(committed=_stamped(first, stamp), stamp=stamp, cause="recreated", to_commit=True)
+        if lost.position < first:
+            dropped = first - lost.position
+            return Start(committed=_stamped(first, stamp), stamp=stamp, cause="retention", dropped=dropped)
+        if lost.position <= end:  # a broker that was behind has told something else
+            return Start(committed=_stamped(lost.position, stamp), stamp=stamp, cause="committed")
+        return Start(committed=_stamped(first, stamp), stamp=stamp, cause="truncated", to_commit=True)
+
+
+def report(name: str, place: TopicPartition, start: Start) -> None:
+    """Says in the log where the consumer `name` reads on, and why, where that is not what it expected."""
+    offset = start.committed.offset
+    if start.cause == "begun":
+        logger.info("%s: nothing is committed for %s, it is read from offset %d", name, place, offset)
+    elif start.cause == "retention":
+        logger.warning(
+            "%s: %s: retention dropped offsets %d to %d before they were read: up to %d messages are lost. Reading "
+            "goes on with the oldest that is kept. If that is not meant to happen, the topic must keep them for longer",
+            *(name, place, offset - start.dropped, offset - 1, start.dropped),
+        )
+    elif start.cause == "recreated":
+        logger.warning(
+            "%s: topic %s was deleted and made anew: %s is read from its beginning, offset %d",
+            *(name, place.topic, place, offset),
+        )
+    elif start.cause == "truncated":
+        logger.error(
+            "%s: %s ends before the position that was reached: the broker has lost messages (an unclean leader "
+            "election?). What it still has is read from its beginning, offset %d: messages will repeat",
+            *(name, place, offset),
+        )
+
+
+def _info(topics: Mapping[str, TopicInfo | None], place: TopicPartition) -> TopicInfo:
+    info = topics[place.topic]
+    assert info is not None, "partitions of topics that are gone were left out"
+    return info
+
+
+def _stamp_now(info: TopicInfo) -> Stamp:
+    return Stamp(info.id, info.partitions, int(time()), info.cluster)
+
+
+def _partitions(info: TopicInfo | None) -> int:
+    return info.partitions if info is not None else 0
+
+
+def _differ(one: bytes, other: bytes) -> bool:
+    return bool(one and other) and one != other
+
+
+def _stamped(offset: int, stamp: Stamp) -> CommittedOffset:
+    return CommittedOffset(offset, encode_note(0, stamp, offset))

@@ -1,0 +1,399 @@
+"""One subscription at run time: a session that is rebuilt when it breaks, its state, its status and its health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from time import monotonic, time
+
+from ..decorators import Subscription
+from ..exceptions import AthomicError, TransportError
+from ..failures.dlq import DLQHandler
+from ..messages import TopicPartition
+from ..observation.counters import Counters
+from ..observation.gauges import SequenceGauge
+from ..observation.status import (
+    ConsumerHealth,
+    ConsumerStatus,
+    CounterValues,
+    HealthStatus,
+    PartitionStatus,
+    Rates,
+)
+from ..propagation.headers import HeadersOrchestrator
+from ..propagation.lineage import JobRun
+from ..settings import AthomicSettings
+from .partitions import PartitionState
+from .session import ConsumerSession, longest_rebalance
+
+logger = logging.getLogger(__name__)
+
+STEADY_SECONDS = 60.0
+"""A session that lived so long was sound: the back-off starts anew."""
+STALE_POLL_SECONDS = 10.0
+"""The fetch loop comes round every fraction of a second; health reports one that has not for so long."""
+LONG_REBALANCE_SECONDS = 10.0
+"""Health mentions a rebalance that has been under way for so long: somebody in the group drains."""
+TIMEOUT_GRACE = 10.0
+"""Seconds that a handler may run beyond its own timeout, to clean up, until it counts as stuck."""
+
+
+BLOCKING_SHOWN_SECONDS = 30.0
+"""Health reports a handler that has blocked the event loop for so long afterwards."""
+
+
+class ServiceState(StrEnum):
+    """The states of a `ConsumerService`."""
+
+    NEW = "new"
+    STARTING = "starting"  # connects, or waits for its partitions
+    RUNNING = "running"
+    BACKING_OFF = "backing_off"  # broke, and waits before it is rebuilt
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+SAID = {
+    ServiceState.NEW: "its start waits for the broker",
+    ServiceState.STARTING: "it connects, or waits for its partitions",
+    ServiceState.BACKING_OFF: "it broke, and is rebuilt after a pause",
+}
+"""What health says of these beside their names."""
+
+TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
+    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
+    ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
+    ServiceState.RUNNING: frozenset({ServiceState.BACKING_OFF, ServiceState.STOPPING}),
+    ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
+    ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
+    ServiceState.STOPPED: frozenset(),
+}
+
+
+class ConsumerService:
+    """Consumes one subscription until it is stopped.
+
+    A session that raises (the client died, a worker died, no progress) is closed and built anew after a back-off;
+    nothing else ends it. A service lives once: a second run of the app builds a new one.
+    """
+
+    required = True
+    depends_on: tuple[str, ...] = ("broker",)
+
+    def __init__(
+        self,
+        *,
+        subscription: Subscription,
+        new_session: Callable[[bool], ConsumerSession],
+        dlq_handler: DLQHandler,
+        orchestrator: HeadersOrchestrator,
+        counters: Counters,
+        settings: AthomicSettings,
+        paused: bool,
+        gauge: SequenceGauge | None = None,
+    ) -> None:
+        self.name = subscription.handler_id
+        self.subscription = subscription
+        self.counters = counters
+        self.state = ServiceState.NEW
+        self.restarts = 0
+        self.paused = paused
+        self.last_error: BaseException | None = None
+        self._new_session = new_session
+        self.dlq_handler = dlq_handler
+        self._orchestrator = orchestrator
+        self._settings = settings
+        self._gauge = gauge  # of an ordered consumer
+        self._session: ConsumerSession | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._stop_timeout = settings.shutdown_timeout
+        self._ready = asyncio.Event()  # has been ready once
+        self._blocked = (float("-inf"), 0.0)  # when its handler last blocked the event loop, and for how long
+        self._ready_since = monotonic()
+        self._at_ready = (0, 0)  # received and processed, when it was last ready
+
+    # --- life
+
+    async def start(self) -> None:
+        """Returns when the group has given it its partitions; keeps trying while the broker is away."""
+        if self._supervisor is None and not self._stop.is_set():
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"athomic-{self.name}")
+        await self._ready.wait()
+
+    async def stop(self, timeout: float) -> None:
+        """Drains, commits and leaves within `timeout` seconds. Never raises, may be called twice."""
+        self._stop_timeout = timeout
+        self._stop.set()
+        if self._supervisor is None:
+            self._become(ServiceState.STOPPED)
+            return
+        _, late = await asyncio.wait([self._supervisor], timeout=timeout + 1)
+        if late:
+            logger.error("%s did not stop within %.1f s and is abandoned", self.name, timeout)
+            self._supervisor.cancel()
+
+    def pause(self) -> None:
+        self.paused = True
+        if self._session is not None:
+            self._session.pause()
+
+    def resume(self) -> None:
+        self.paused = False
+        if self._session is not None:
+            self._session.resume()
+
+    async def seek(self, place: TopicPartition, offset: int) -> None:
+        """Goes on at `offset` of a partition that is assigned here. Raises `TransportError`."""
+        if self._session is None or not self.ready:
+            raise TransportError(f"{self.name} has no partitions at the moment ({self.state})")
+        await self._session.seek(place, offset)
+
+    def _become(self, state: ServiceState) -> None:
+        if state is self.state:
+            return
+        if state not in TRANSITIONS[self.state]:
+            raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
+        logger.info("%s: %s", self.name, state)
+        self.state = state
+
+    async def _supervise(self) -> None:
+        delay = self._settings.restart_backoff
+        while not self._stop.is_set():
+            self._become(ServiceState.STARTING)
+            began = monotonic()
+            await self._live_one_session()
+            if self._stop.is_set():
+                break
+            if monotonic() - began > STEADY_SECONDS:
+                delay = self._settings.restart_backoff
+            self._become(ServiceState.BACKING_OFF)
+            await self._pause_before_restart(delay)
+            delay = min(delay * 2, self._settings.restart_backoff_max)
+        self._become(ServiceState.STOPPING)
+        self._become(ServiceState.STOPPED)
+
+    async def _live_one_session(self) -> None:
+        session = self._session = self._new_session(self.paused)
+        running = asyncio.create_task(session.run(), name=f"athomic-{self.name}-session")
+        stopping = asyncio.create_task(self._stop.wait())
+        joining = asyncio.create_task(session.joined.wait())
+        try:
+            await asyncio.wait([running, stopping, joining], return_when=asyncio.FIRST_COMPLETED)
+            if joining.done() and not running.done() and not stopping.done():
+                self._note_ready()
+                await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            joining.cancel()
+            stopping.cancel()
+            if self._stop.is_set():
+                self._become(ServiceState.STOPPING)
+            await self._close(session, running)
+
+    async def _close(self, session: ConsumerSession, running: asyncio.Task[None]) -> None:
+        broke = running.done()
+        await session.close(self._stop_timeout if self._stop.is_set() else self._settings.drain_timeout)
+        if not running.done():
+            running.cancel()
+        await asyncio.wait([running], timeout=1)
+        if broke and not running.cancelled() and (error := running.exception()) is not None:
+            self.last_error = error
+            logger.error("%s: consumption broke off (%s), it will be started again", self.name, _describe(error))
+
+    def _note_ready(self) -> None:
+        self._become(ServiceState.RUNNING)
+        self._ready_since = monotonic()
+        self._at_ready = (self.counters.received, self.counters.processed)
+        self._ready.set()
+
+    async def _pause_before_restart(self, delay: float) -> None:
+        self.restarts += 1
+        try:
+            async with asyncio.timeout(delay):
+                await self._stop.wait()
+        except TimeoutError:
+            pass
+
+    # --- looking
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ServiceState.RUNNING
+
+    def health(self) -> ConsumerHealth:
+        """From progress, not from the existence of a task."""
+        if self.state is not ServiceState.RUNNING:
+            status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
+            said = f" ({SAID[self.state]})" if self.state in SAID else ""
+            error = f": {_describe(self.last_error)}" if self.last_error else ""
+            return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
+        broken, worrying = self._broken(), self._worrying()
+        status = HealthStatus.UNHEALTHY if broken else HealthStatus.DEGRADED if worrying else HealthStatus.HEALTHY
+        return ConsumerHealth(status=status, reasons=[*broken, *worrying])
+
+    def _broken(self) -> list[str]:
+        if self._session is None:
+            return ["has no session"]
+        now = monotonic()
+        reasons = []
+        if now - self._session.polled_at > STALE_POLL_SECONDS:
+            reasons.append(f"has not polled for {now - self._session.polled_at:.0f} s")
+        rebalancing = self._rebalancing(now)
+        if rebalancing > longest_rebalance(self._settings):
+            reasons.append(f"has been waiting for its partitions for {rebalancing:.0f} s")
+        stalled = now - self._session.progress_at
+        if stalled > self._settings.stall_timeout / 2:
+            reasons.append(f"no progress for {stalled:.0f} s although there is something to consume")
+        oldest = self._session.oldest_start()
+        if oldest is not None and now - oldest > self._stuck_after:
+            reasons.append(f"a message has been in the handler for {now - oldest:.0f} s")
+        return reasons
+
+    def _rebalancing(self, now: float) -> float:
+        """Seconds since the group took our partitions; 0 while we have them."""
+        since = self._session.without_partitions_since if self._session is not None else None
+        return now - since if since is not None else 0.0
+
+    @property
+    def _stuck_after(self) -> float:
+        """Seconds in the handler. One that may take longer by its own timeout is not stuck."""
+        timeout = self.subscription.timeout
+        return max(self._settings.stuck_after, timeout + TIMEOUT_GRACE if timeout is not None else 0.0)
+
+    def _worrying(self) -> list[str]:
+        blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
+        session = self._session
+        warnings = [session.position_problem, session.warning] if session is not None else []
+        sequence = self._gauge.reasons() if self._gauge is not None else []
+        troubles = session.troubles() if session is not None else []
+        others = self._waiting_for_others()
+        return [*blocked, *filter(None, warnings), *troubles, *self._absent(), *sequence, *self._blocking(), *others]
+
+    def _absent(self) -> list[str]:
+        """Of the topics that are subscribed to, as the broker was last asked: not this instance's fault."""
+        topics = self._session.topics if self._session is not None else None
+        if topics is None:
+            return []
+        if (pattern := self.subscription.pattern) is not None:
+            return [] if topics else [f"no topic matches the pattern {pattern.pattern}: nothing is consumed"]
+        missing = [topic for topic in self.subscription.topics if topic in topics and topics[topic] is None]
+        return [f"topic {topic} does not exist (any more): until it does, nothing is consumed" for topic in missing]
+
+    def _waiting_for_others(self) -> list[str]:
+        rebalancing = self._rebalancing(monotonic())
+        if not LONG_REBALANCE_SECONDS < rebalancing <= longest_rebalance(self._settings):
+            return []
+        return [f"a rebalance of its group has been under way for {rebalancing:.0f} s: other members still drain"]
+
+    def note_blocking(self, seconds: float) -> None:
+        """The handler kept the event loop from turning for so long, until now."""
+        self._blocked = (monotonic(), seconds)
+
+    def _blocking(self) -> list[str]:
+        at, seconds = self._blocked
+        return [f"blocked the event loop for {seconds:.1f} s"] if monotonic() - at < BLOCKING_SHOWN_SECONDS else []
+
+    def status(self) -> ConsumerStatus:
+        session, subscription = self._session, self.subscription
+        oldest = session.oldest_start() if session else None
+        return ConsumerStatus(
+            id=self.name,
+            topics=list(subscription.topics),
+            pattern=subscription.pattern.pattern if subscription.pattern else None,
+            group_id=subscription.group_id,
+            ordering="sequence" if subscription.sequencing else subscription.ordering,
+            concurrency=subscription.concurrency,
+            batch_size=subscription.batch_size,
+            state=self.state,
+            ready=self.ready,
+            paused=self.paused,
+            health=self.health(),
+            assignment=[_partition_status(session, state) for state in list(session.states.values())]
+            if session
+            else [],
+            counters=CounterValues.model_validate(self.counters),
+            rates=self._rates(),
+            oldest_in_flight_seconds=monotonic() - oldest if oldest is not None else None,
+            last_message_at=_moment(session.last_message_at) if session else None,
+            last_error=type(self.last_error).__name__ if self.last_error else None,
+            restarts=self.restarts,
+            dlq_topics=self._dlq_topics(),
+            ordered=self._gauge.status() if self._gauge is not None else None,
+        )
+
+    def _dlq_topics(self) -> list[str]:
+        sources = self.consumed_topics()
+        return sorted({topic for source in sources if (topic := self.dlq_handler.topic_for(source)) is not None})
+
+    def _partitions(self) -> list[TopicPartition]:
+        return list(self._session.states) if self._session is not None else []
+
+    def settled(self) -> bool:
+        """All that is in the assigned partitions, as far as known, has been concluded and committed."""
+        return self._session is not None and self.ready and self._session.settled()
+
+    # --- lineage
+
+    @property
+    def lineage_run(self) -> JobRun | None:
+        return self._orchestrator.lineage_run
+
+    def consumed_topics(self) -> list[str]:
+        """The source topics; of a pattern those that are assigned."""
+        source_of = self.dlq_handler.returns.source_of
+        return sorted({*self.subscription.topics, *(source_of(state.topic) for state in self._partitions())})
+
+    def written_topics(self) -> list[str]:
+        """Where the handler published to, and its DLQ if it has dead letters."""
+        letters = self._dlq_topics() if self.counters.dead_lettered else []
+        return sorted({*self._orchestrator.published_topics, *letters})
+
+    # --- positions and rates
+
+    def positions(self) -> dict[TopicPartition, int | None]:
+        """The next offset to be fetched of each assigned partition, if known."""
+        session = self._session
+        return {place: session.client.position(place) for place in list(session.states)} if session is not None else {}
+
+    def _rates(self) -> Rates:
+        seconds = max(monotonic() - self._ready_since, 1e-3)
+        received, processed = self._at_ready
+        return Rates(
+            received=(self.counters.received - received) / seconds,
+            processed=(self.counters.processed - processed) / seconds,
+        )
+
+
+def _partition_status(session: ConsumerSession, state: PartitionState) -> PartitionStatus:
+    partition, unfinished = state.topic_partition, state.unfinished
+    end = session.client.end_offset(partition)
+    lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
+    return PartitionStatus(
+        topic=partition.topic,
+        partition=partition.partition,
+        position=session.client.position(partition),
+        committed=state.committed,
+        end_offset=end,
+        lag=lag,
+        lag_seconds=_age(state) if lag else lag,
+        in_flight=state.buffered,
+        paused=state.paused,
+    )
+
+
+def _age(state: PartitionState) -> float | None:
+    """Seconds since the oldest unfinished message in hand was written."""
+    written = state.oldest_timestamp
+    return max(0.0, time() - written / 1000) if written is not None else None
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
+
+
+def _describe(error: BaseException) -> str:
+    """Our own errors in full; of others the type only: their text may hold data."""
+    return str(error) if isinstance(error, AthomicError) else type(error).__name__

@@ -1,0 +1,176 @@
+"""Run events of OpenLineage, one run per handler and life of the process, through `openlineage-python`. Needs the
+extra `lineage`.
+
+START when the handler's consumer starts, RUNNING with counts in intervals while something happens, COMPLETE or FAIL
+at the end. Events are sent from a thread and never in a message's way; what cannot be sent is logged and forgotten. A
+catalogue that does not answer holds up nobody, neither the stop nor the end of the process: the thread is a daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from queue import SimpleQueue
+from typing import Any
+
+import attr
+from openlineage.client import OpenLineageClient
+from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+from openlineage.client.facet_v2 import RunFacet, error_message_run
+
+from ..complaints import Complaints
+from ..consumption.service import ConsumerService
+from ..propagation.lineage import JobRun
+
+logger = logging.getLogger(__name__)
+
+PRODUCER = f"https://pypi.org/project/fastapi-athomic/{version('fastapi-athomic')}"
+
+
+@attr.define
+class MessageCountsRunFacet(RunFacet):
+    """What the run has done so far."""
+
+    received: int
+    processed: int
+    failed: int
+    deadLettered: int  # noqa: N815 - OpenLineage's spelling
+
+    @staticmethod
+    def _get_schema() -> str:
+        return f"{PRODUCER}#/MessageCountsRunFacet"
+
+
+class Messenger:
+    """Does one thing after the other in a daemon thread. Who waits for it may stop waiting at any time."""
+
+    def __init__(self) -> None:
+        self._errands: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[None]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def run(self, errand: Callable[[], Any]) -> None:
+        """Returns when it is done, or raises its error."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._errands.put((errand, future))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="athomic-lineage", daemon=True)
+            self._thread.start()
+        await future
+
+    def dismiss(self) -> None:
+        """The thread ends when it has done what it was given."""
+        self._errands.put(None)
+
+    def _work(self) -> None:
+        while (given := self._errands.get()) is not None:
+            errand, future = given
+            error: BaseException | None = None
+            try:
+                if not future.cancelled():
+                    errand()
+            except BaseException as caught:
+                error = caught
+            try:
+                future.get_loop().call_soon_threadsafe(_resolve, future, error)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                continue
+
+
+def _resolve(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+        future.set_exception(error)
+    else:  # it would end the event loop, or look like the end of a task
+        future.set_exception(RuntimeError(type(error).__name__))
+
+
+class LineageEvents:
+    """Reports the runs of an app's handlers."""
+
+    def __init__(
+        self, consumers: Callable[[], Iterable[ConsumerService]], dataset_namespace: str, interval: float
+    ) -> None:
+        self._consumers = consumers
+        self._dataset_namespace = dataset_namespace
+        self._interval = interval  # seconds
+        self._client = OpenLineageClient()  # configured as its documentation says: environment or openlineage.yml
+        self._messenger = Messenger()
+        self._topics: dict[str, list[str]] = {}  # per handler: what it consumed, when `note_topics` was called
+        self._reported: dict[str, int] = {}  # per handler: how many messages it had done when it was last reported
+        self._complaints = Complaints(burst=1)
+
+    async def run(self) -> None:
+        """Reports until it is cancelled."""
+        for consumer in self._consumers():
+            await self._report(consumer, RunState.START)
+        while True:
+            await asyncio.sleep(self._interval)
+            for consumer in self._consumers():
+                if consumer.counters.done != self._reported.get(consumer.name):
+                    await self._report(consumer, RunState.RUNNING)
+
+    def note_topics(self) -> None:
+        """To be called before the consumers stop, as only then they know what they consumed."""
+        self._topics = {consumer.name: self._inputs(consumer) for consumer in self._consumers()}
+
+    async def finish(self, timeout: float) -> None:
+        """Reports the end of every run, as far as that works within `timeout` seconds. Never raises."""
+        try:
+            async with asyncio.timeout(timeout):
+                for consumer in self._consumers():
+                    failed = consumer.last_error is not None
+                    await self._report(consumer, RunState.FAIL if failed else RunState.COMPLETE)
+                await self._messenger.run(self._client.close)
+        except TimeoutError:
+            logger.warning("the end of the runs could not be reported: the catalogue of lineage does not answer")
+        except Exception as error:
+            logger.warning("the client of the catalogue of lineage could not be closed: %s", type(error).__name__)
+        finally:
+            self._messenger.dismiss()
+
+    async def _report(self, consumer: ConsumerService, state: RunState) -> None:
+        run = consumer.lineage_run
+        if run is None:
+            return
+        self._reported[consumer.name] = consumer.counters.done
+        try:
+            event = self._event(consumer, run, state)
+            await self._messenger.run(lambda: self._client.emit(event))
+        except Exception as error:  # the catalogue is away: messages do not wait for it
+            unsaid = self._complaints.due("emit")
+            if unsaid is not None:
+                logger.warning("lineage could not be sent: %s (and %d times unsaid)", type(error).__name__, unsaid)
+
+    def _inputs(self, consumer: ConsumerService) -> list[str]:
+        return sorted({*consumer.consumed_topics(), *self._topics.get(consumer.name, ())})
+
+    def _event(self, consumer: ConsumerService, run: JobRun, state: RunState) -> RunEvent:
+        counters = consumer.counters
+        facets: dict[str, RunFacet] = {
+            "athomic_messageCounts": MessageCountsRunFacet(
+                received=counters.received,
+                processed=counters.processed,
+                failed=counters.failed,
+                deadLettered=counters.dead_lettered,
+            )
+        }
+        if state is RunState.FAIL:  # the type only: its text may hold data
+            facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(
+                message=type(consumer.last_error).__name__, programmingLanguage="PYTHON"
+            )
+        return RunEvent(
+            eventTime=datetime.now(UTC).isoformat(),
+            producer=PRODUCER,
+            run=Run(runId=str(run.run_id), facets=facets),
+            job=Job(namespace=run.job_namespace, name=run.job_name),
+            eventType=state,
+            inputs=[InputDataset(self._dataset_namespace, topic) for topic in self._inputs(consumer)],
+            outputs=[OutputDataset(self._dataset_namespace, topic) for topic in consumer.written_topics()],
+        )

@@ -1,0 +1,325 @@
+"""What becomes of a message that failed: again in place, again later, or a dead letter. Never just dropped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypedDict
+from weakref import WeakKeyDictionary
+
+from opentelemetry import trace
+
+from ..complaints import Complaints
+from ..decorators import Subscription, is_topic_name
+from ..exceptions import (
+    ConfigurationError,
+    MessageRefusedError,
+    MessageTooLargeError,
+    NotAcknowledgedError,
+    TopicNotFoundError,
+    TransportError,
+)
+from ..loop.cancellation import is_interrupt
+from ..messages import FAILURE_TRACE, Headers, PublishedMessage, TopicPartition
+from ..observation.logs import fields_of
+from ..outcomes import FailureContext, Stage
+from ..retry import RetryDecision, RetryPolicy
+from ..settings import AthomicSettings
+from ..transports.base import Transport
+from .letters import Draft
+from .own_topics import SHORTEST_FIT
+from .redelivery import DUE, STAGE, WRITTEN_TO, ReturnTopics
+from .topic_watch import TopicWatch, missing
+
+logger = logging.getLogger(__name__)
+
+FIRST_WRITE_DELAY = 0.2
+MAX_WRITE_DELAY = 15.0
+
+DEFAULT_POLICY = RetryPolicy()
+"""Stands in for a policy of the user's own that raises."""
+
+NEVER = (MessageTooLargeError, MessageRefusedError)
+"""What no waiting cures: another form of the message may."""
+
+
+class _Circumstances(TypedDict):
+    stage: Stage
+    attempt: int
+    elapsed: float
+    place: int
+
+
+class Verdict(Enum):
+    """The decision on a failed message."""
+
+    RETRY = "retry"  # the same message again, after the delay
+    DEFERRED = "deferred"  # moved to a retry topic and acknowledged
+    DEAD_LETTERED = "dead_lettered"  # written to the DLQ and acknowledged
+    SKIPPED = "skipped"  # the handler asked for no DLQ
+    BLOCKED = "blocked"  # the DLQ or retry topic cannot be written: the same again, after the delay
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict on one failure. `delay` is in seconds."""
+
+    verdict: Verdict
+    failure: FailureContext
+    delay: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """The offset may be committed."""
+        return self.verdict in (Verdict.DEFERRED, Verdict.DEAD_LETTERED, Verdict.SKIPPED)
+
+
+class DLQHandler:
+    """Decides what happens to the failures of one subscription, and writes its dead letters and deferred messages.
+
+    A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended. It goes to the
+    partition of the same number; where the DLQ topic has fewer, those that share one keep their order. A message for a
+    retry topic has the same headers, and says when it is due. What the topic will never take as it is, is written in
+    another form, see `Draft`: what waiting does not cure must not hold up a partition.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        transport: Transport,
+        settings: AthomicSettings,
+        returns: ReturnTopics,
+        topics: TopicWatch,
+    ) -> None:
+        self._subscription = subscription
+        self._transport = transport
+        self._settings = settings
+        self.returns = returns
+        self._topics = topics
+        self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
+        self._complaints = Complaints()
+        self._write_delays: dict[TopicPartition, float] = {}
+        # sent to a topic and not acknowledged yet
+        self._under_way = WeakKeyDictionary[FailureContext, tuple[str, NotAcknowledgedError]]()
+        self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
+
+    def topic_for(self, source: str) -> str | None:
+        """The DLQ topic for messages of `source`; None if the handler has none."""
+        dlq = self._subscription.dlq
+        if dlq is False:
+            return None
+        if isinstance(dlq, str):
+            return dlq
+        return self.returns.name(self._settings.dlq_topic, source)
+
+    def check_names(self) -> None:
+        """Raises `ConfigurationError` where a topic that would be needed cannot have the name that it would get.
+
+        Neither may the DLQ be a topic through which messages come back: that would have no end.
+
+        Of a pattern's topics long names are shortened there: only what is added to them is checked.
+        """
+        handler_id, pattern = self._subscription.handler_id, self._subscription.pattern
+        for source in self._subscription.topics if pattern is None else (SHORTEST_FIT,):
+            dlq = self.topic_for(source)
+            if dlq is not None and self.returns.place(dlq) is not None:
+                raise ConfigurationError(
+                    f"handler {handler_id}: its dead letters must not go to {dlq}: through it messages come back"
+                )
+            for topic in [*self._needed(source), *([self.returns.redrive(source)] if dlq is not None else [])]:
+                if not is_topic_name(topic):
+                    raise ConfigurationError(
+                        f"handler {handler_id}: what fails would go to the topic {topic!r}, a name of {len(topic)} "
+                        "characters that Kafka does not take (1 to 249 of a-z A-Z 0-9 . _ -): change the group_id, "
+                        "the topic's name, or the templates dlq_topic, retry_topic and redrive_topic of the settings"
+                    )
+
+    async def handle(self, failure: FailureContext) -> Judgement:
+        """Retry in place by the policy, else `move`. Never raises for a broker that is away."""
+        decision = self.decide(failure)
+        if decision.delay is not None:
+            self._report(failure, logging.INFO, f"will be retried in {decision.delay:.2f} s")
+            return Judgement(Verdict.RETRY, failure, decision.delay)
+        return await self.move(failure)
+
+    def decide(self, failure: FailureContext) -> RetryDecision:
+        decision = self._decided(self._subscription.retry, failure)
+        if decision.problem is not None and self._complaints.due(decision.problem) is not None:
+            logger.warning("%s: RetryPolicy: %s; the default is used", failure.handler_id, decision.problem)
+        return decision
+
+    def _decided(self, policy: RetryPolicy, failure: FailureContext) -> RetryDecision:
+        """A policy of the user's own that raises, or decides nothing, has no say: no message waits for it for ever."""
+        circumstances: _Circumstances = {
+            "stage": failure.stage,
+            "attempt": failure.attempt,
+            "elapsed": failure.failed_at - failure.first_failed_at,
+            "place": self.returns.stage_of(failure.message.topic),
+        }
+        try:
+            decision: object = policy.decide(failure.error, **circumstances)
+            if isinstance(decision, RetryDecision):
+                return decision
+            problem = f"decide gave a {type(decision).__name__}, which is no decision"
+        except BaseException as broken:
+            if is_interrupt(broken):
+                raise
+            problem = f"decide raised {type(broken).__name__}"
+        return replace(DEFAULT_POLICY.decide(failure.error, **circumstances), problem=problem)
+
+    async def move(self, failure: FailureContext) -> Judgement:
+        """Writes the message to its next retry topic, or else to the DLQ, and waits for the acknowledgement.
+
+        BLOCKED with a growing delay where that fails. What a retry topic will never take goes to the DLQ.
+        """
+        later = self.decide(failure).later
+        if self.returns.is_dead_letter(failure.message):
+            self._report(failure, logging.ERROR, "stays where it is: another handler keeps it there as a dead letter")
+            return Judgement(Verdict.SKIPPED, failure)
+        if later is not None:
+            topic = self.returns.retry(failure.origin.topic, self.returns.stage_of(failure.message.topic) + 1)
+            problem = await self._write(topic, failure, later)
+            if not isinstance(problem, NEVER):
+                return self._moved(Verdict.DEFERRED, topic, failure, problem)
+            self._report(failure, logging.WARNING, f"cannot go to {topic}, its next place is the DLQ: {problem}")
+        dlq = self.topic_for(failure.origin.topic)
+        if dlq is None:
+            self._report(failure, logging.ERROR, "is skipped: the handler has no dead-letter topic")
+            return Judgement(Verdict.SKIPPED, failure)
+        return self._moved(Verdict.DEAD_LETTERED, dlq, failure, await self._write(dlq, failure, None))
+
+    def _moved(self, verdict: Verdict, topic: str, failure: FailureContext, problem: Exception | None) -> Judgement:
+        partition = failure.message.topic_partition
+        if problem is not None:
+            return self._block(partition, failure, f"dead letter to {topic} refused: {problem}")
+        self._unblock(partition)
+        self._report(
+            failure, logging.ERROR if verdict is Verdict.DEAD_LETTERED else logging.WARNING, f"went to {topic}"
+        )
+        return Judgement(verdict, failure)
+
+    async def prepare(self, sources: Collection[str]) -> None:
+        """The group has moved partitions of these topics here.
+
+        Looks whether their DLQ and retry topics exist, where they may not be made when they are needed.
+
+        Raises:
+            TransportError: names those that are missing. Writing looks again.
+        """
+        self._topics.note_move()
+        if self._settings.create_topics:
+            return
+        needed = [topic for source in sources for topic in self._needed(self.returns.source_of(source))]
+        counts = await self._transport.partition_counts(needed, self._settings.request_timeout)
+        absent = sorted({topic for topic in needed if topic not in counts})
+        if absent:
+            raise TopicNotFoundError(missing(absent))
+
+    def _needed(self, source: str) -> list[str]:
+        dlq = self.topic_for(source)
+        return [*([dlq] if dlq is not None else []), *self.returns.retries(source)]
+
+    async def redrive_topic(self, source: str) -> str:
+        """The topic through which dead letters of `source` come back; made where it is missing.
+
+        Raises:
+            TransportError: it is missing and may not be made.
+        """
+        topic = self.returns.redrive(source)
+        await self._topics.partitions_of(topic, source)
+        return topic
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Another member writes the dead letters of these partitions now."""
+        for partition in partitions:
+            self._unblock(partition)
+
+    async def _write(self, topic: str, failure: FailureContext, later: float | None) -> Exception | None:
+        """Why the message could not be written, in none of its forms; None when it was."""
+        result = await self._under_way_to(topic, failure)
+        if result is None or isinstance(result, NEVER):
+            result = await self._write_in_some_form(topic, failure, later)
+        if isinstance(result, NotAcknowledgedError):
+            self._under_way[failure] = topic, result
+        if not isinstance(result, Exception):
+            return None
+        self._topics.forget(topic)  # it may be gone, or another of its name
+        return result
+
+    async def _under_way_to(self, topic: str, failure: FailureContext) -> PublishedMessage | Exception | None:
+        """What was sent before and is still under way is waited for, not sent again. None: there is nothing."""
+        sent_to, sent = self._under_way.get(failure, ("", None))
+        if sent is None or sent_to != topic:
+            return None
+        del self._under_way[failure]
+        result: PublishedMessage | Exception = await sent.wait(self._settings.publish_timeout)
+        return result
+
+    async def _write_in_some_form(
+        self, topic: str, failure: FailureContext, later: float | None
+    ) -> PublishedMessage | Exception | None:
+        try:
+            count = await self._topics.partitions_of(topic, failure.origin.topic)
+        except TransportError as error:
+            return error
+        draft: Draft | None = self._draft(topic, count, failure, later)
+        alone = False
+        result: PublishedMessage | Exception | None = None
+        while draft is not None:
+            result = await self._send(draft, alone=alone)
+            if isinstance(result, MessageTooLargeError):
+                draft = draft if not alone else draft.smaller() if later is None else None
+                alone = True
+            elif isinstance(result, MessageRefusedError):
+                draft = draft.keyed() if later is None else None
+            else:
+                break
+        if draft is not None and draft.omitted and not isinstance(result, Exception):
+            missing_parts = " and ".join(draft.omitted)
+            self._report(failure, logging.WARNING, f"is too large for {topic}: without its {missing_parts}")
+        return result
+
+    async def _send(self, draft: Draft, *, alone: bool) -> PublishedMessage | Exception:
+        producer, timeout = self._transport.producer, self._settings.publish_timeout
+        if alone:
+            return await producer.send_alone(draft.message(), timeout)
+        (result,) = await producer.send([draft.message()], timeout)
+        return result
+
+    def _draft(self, topic: str, count: int, failure: FailureContext, later: float | None) -> Draft:
+        added: Headers = ((WRITTEN_TO, topic.encode()),)
+        if later is not None:
+            due = round((failure.failed_at + later) * 1000)
+            stage = self.returns.stage_of(failure.message.topic) + 1
+            added += ((DUE, b"%d" % due), (STAGE, b"%d" % stage))
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            added += ((FAILURE_TRACE, f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}".encode()),)
+        partition = failure.origin.partition % count
+        return Draft(failure=failure, settings=self._settings, topic=topic, partition=partition, added=added)
+
+    def _report(self, failure: FailureContext, level: int, what: str) -> None:
+        """One line per failure; of many alike only some."""
+        held_back = self._complaints.due(f"{level} {type(failure.error).__name__}")
+        if held_back is not None:
+            extra = fields_of(failure.message, failure.handler_id)
+            more = f" ({held_back} more like it were not logged)" if held_back else ""
+            logger.log(level, "%s: %s and %s%s", failure.handler_id, failure, what, more, extra=extra)
+
+    def hold(self, failure: FailureContext, reason: str) -> Judgement:
+        """BLOCKED, and health says why."""
+        return self._block(failure.message.topic_partition, failure, reason)
+
+    def _block(self, partition: TopicPartition, failure: FailureContext, reason: str) -> Judgement:
+        delay = self._write_delays.get(partition, FIRST_WRITE_DELAY)
+        self._write_delays[partition] = min(delay * 2, MAX_WRITE_DELAY)
+        if partition not in self.blocked:
+            logger.error("%s: %s waits: %s", failure.handler_id, partition, reason)
+        self.blocked[partition] = reason
+        return Judgement(Verdict.BLOCKED, failure, delay)
+
+    def _unblock(self, partition: TopicPartition) -> None:
+        self.blocked.pop(partition, None)
+        self._write_delays.pop(partition, None)

@@ -1,0 +1,430 @@
+"""What a handler is called with, compiled when the app starts.
+
+The markers are FastAPI's (`Depends` as a default or in `Annotated`), and so are the rules: a dependency is resolved
+once per message unless `use_cache=False`, `yield` dependencies clean up after the handler, sync functions run in a
+thread, `dependency_overrides` count. There is no HTTP request, so what needs one stops the start-up.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+from fastapi import BackgroundTasks, Request, Response, WebSocket, params
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
+
+from ..exceptions import HandlerSignatureError
+from ..messages import DeliveryAttempt, MessageHeaders, RawMessage
+from ..propagation.context import ExecutionContext, get_context
+from .threads import HandlerThreads
+
+Function = Callable[..., Any]
+
+DEFAULT_THREADS = 40
+"""As many as anyio allows FastAPI's routes."""
+
+
+class Delivery(NamedTuple):
+    """One call of a handler: what can be injected comes from here."""
+
+    message: RawMessage  # of a batch the first
+    attempt: DeliveryAttempt
+    messages: Sequence[RawMessage] | None = None  # of a batch: all
+
+
+Provider = Callable[[Delivery], Any]
+Overrides = Callable[[], Mapping[Function, Function]]
+Call = Callable[[Any, Delivery], Awaitable[Any]]
+
+_ALWAYS: Mapping[Any, Provider] = {
+    ExecutionContext: lambda _: get_context(),
+    DeliveryAttempt: lambda delivery: delivery.attempt,
+}
+_SINGLE: Mapping[Any, Provider] = {
+    **_ALWAYS,
+    RawMessage: lambda delivery: delivery.message,
+    MessageHeaders: lambda delivery: MessageHeaders(delivery.message.headers),
+}
+_BATCH: Mapping[Any, Provider] = {
+    **_ALWAYS,
+    list[RawMessage]: lambda delivery: list(delivery.messages or ()),
+    list[MessageHeaders]: lambda delivery: [MessageHeaders(message.headers) for message in delivery.messages or ()],
+}
+_HTTP_ONLY = (Request, Response, WebSocket, HTTPConnection, BackgroundTasks, SecurityScopes)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerPlan:
+    """How a handler is called."""
+
+    target_type: Any  # what a message is decoded into; `RawMessage` for handlers that take messages as they came
+    call: Call
+    direct: Callable[[Any], Awaitable[Any]] | None  # the handler itself, if the message is all it takes and it is async
+
+
+def compile_handler(
+    function: Function,
+    *,
+    handler_id: str,
+    target_type: Any = None,
+    batch: bool = False,
+    providers: Mapping[type, Provider] | None = None,
+    known: Mapping[Function, Provider] | None = None,
+    overrides: Overrides = dict,
+    threads: HandlerThreads | None = None,
+) -> HandlerPlan:
+    """Compiles the call of a handler.
+
+    Args:
+        target_type: what a message is decoded into; None: what the annotation of the handler's first parameter says.
+        batch: the handler takes a list of messages.
+        providers: what is injected by type, beside the message's own properties.
+        known: dependencies that are answered without being called.
+        overrides: the app's `dependency_overrides`, asked at each call.
+        threads: where sync functions run; None: in threads of the handler's own.
+
+    Raises:
+        HandlerSignatureError: names the handler and the parameter.
+    """
+    by_type = {**(_BATCH if batch else _SINGLE), **(providers or {})}
+    compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS))
+    message, others = compiler.parameters_of_handler(function)
+    target = target_type if target_type is not None else compiler.target_of(message, batch)
+    plain = compiler.compile(function, others, {})
+    depends = any(_depends(parameter) is not None for parameter in others)
+    call = _Overridable(compiler, function, others, plain, overrides) if depends else plain
+    alone = not plain.arguments and _is_async(function)
+    return HandlerPlan(target, call, function if alone else None)
+
+
+class _Compiler:
+    """Turns signatures into plans. Errors name the handler."""
+
+    def __init__(
+        self,
+        handler_id: str,
+        by_type: Mapping[Any, Provider],
+        known: Mapping[Function, Provider],
+        threads: HandlerThreads,
+    ) -> None:
+        self._handler_id = handler_id
+        self._by_type = by_type
+        self._known = known
+        self._threads = threads
+
+    # --- the handler itself
+
+    def parameters_of_handler(self, function: Function) -> tuple[inspect.Parameter, list[inspect.Parameter]]:
+        """The message's parameter, and the others."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise self._wrong("it yields; a handler returns")
+        parameters = self._parameters(function, "the handler")
+        if not parameters or parameters[0].kind not in _POSITIONAL:
+            raise self._wrong("its first parameter must be the message")
+        message, *others = parameters
+        if _depends(message) is not None or message.annotation in (MessageHeaders, ExecutionContext, DeliveryAttempt):
+            raise self._wrong(f"its first parameter must be the message, but {message.name} is injected")
+        return message, others
+
+    def target_of(self, message: inspect.Parameter, batch: bool) -> Any:
+        annotation = message.annotation
+        if annotation is inspect.Parameter.empty:
+            raise self._wrong(f"annotate {message.name} with the type of the message, or give target_type")
+        if not batch:
+            if get_origin(annotation) is list and get_args(annotation) == (RawMessage,):
+                raise self._wrong(f"{message.name} is a list of raw messages, but batch_size is not set")
+            return annotation
+        if get_origin(annotation) not in (list, Sequence) or not get_args(annotation):
+            raise self._wrong(f"with batch_size, {message.name} must be annotated as list[...]")
+        return get_args(annotation)[0]
+
+    # --- dependencies
+
+    def compile(self, function: Function, others: Iterable[inspect.Parameter], replaced: _Replaced) -> _Plan:
+        nodes: list[_Node] = []
+        arguments = self._arguments(others, "the handler", _Building(nodes, {}, replaced, ()))
+        return _Plan(_caller(function, self._threads), arguments, nodes)
+
+    def _arguments(self, parameters: Iterable[inspect.Parameter], where: str, building: _Building) -> list[_Argument]:
+        named = (parameter for parameter in parameters if parameter.kind not in _VARIADIC)
+        found = (self._argument(parameter, where, building) for parameter in named)
+        return [argument for argument in found if argument is not None]
+
+    def _argument(self, parameter: inspect.Parameter, where: str, building: _Building) -> _Argument | None:
+        """None: the parameter keeps its default."""
+        depends = _depends(parameter)
+        if depends is not None:
+            return self._dependency(parameter, depends, where, building)
+        annotation = _plain(parameter.annotation)
+        provider = self._provider(annotation)
+        if provider is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            return _Argument(parameter.name, provider=provider)
+        self._refuse_http(parameter, annotation, where)
+        if parameter.default is inspect.Parameter.empty:
+            raise self._wrong(
+                f"nothing provides parameter {parameter.name} of {where}: use Depends, a type that is injected "
+                f"({', '.join(sorted(map(_name, self._by_type)))}), or a default"
+            )
+        return None
+
+    def _provider(self, annotation: Any) -> Provider | None:
+        try:
+            return self._by_type.get(annotation)
+        except TypeError:  # an annotation that cannot be hashed
+            return None
+
+    def _refuse_http(self, parameter: inspect.Parameter, annotation: Any, where: str) -> None:
+        http_only = inspect.isclass(annotation) and issubclass(annotation, _HTTP_ONLY)
+        if http_only or isinstance(parameter.default, params.Param | params.Body) or _has_http_marker(parameter):
+            raise self._wrong(
+                f"parameter {parameter.name} of {where} comes from an HTTP request, and a message has none; "
+                "RawMessage, MessageHeaders and ExecutionContext tell of the message"
+            )
+
+    def _dependency(
+        self, parameter: inspect.Parameter, depends: params.Depends, where: str, building: _Building
+    ) -> _Argument:
+        function = depends.dependency or _plain(parameter.annotation)
+        if isinstance(depends, params.Security) or not callable(function):
+            what = "a security scheme" if isinstance(depends, params.Security) else "no dependency that can be called"
+            raise self._wrong(f"parameter {parameter.name} of {where} asks for {what}; a message has no request")
+        if function in self._known and function not in building.replaced:
+            return _Argument(parameter.name, provider=self._known[function])
+        function = building.replaced.get(function, function)
+        if function in building.path:
+            raise self._wrong(f"dependency {_name(function)} depends on itself")
+        if not (depends.use_cache and function in building.slots):
+            building.nodes.append(self._node(function, building))
+            building.slots[function] = len(building.nodes) - 1
+        return _Argument(parameter.name, slot=building.slots[function])
+
+    def _node(self, function: Function, building: _Building) -> _Node:
+        where = f"dependency {_name(function)}"
+        inner = building._replace(path=(*building.path, function))
+        arguments = self._arguments(self._parameters(function, where), where, inner)
+        manager = _context_manager(function, self._threads)
+        if manager is not None:
+            return _Node(manager, arguments, True)
+        return _Node(_caller(function, self._threads), arguments, False)
+
+    # --- signatures
+
+    def _parameters(self, function: Function, where: str) -> list[inspect.Parameter]:
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except NameError as error:
+            raise self._wrong(
+                f"an annotation of {where} cannot be resolved: {error}; "
+                "types that annotations name as text must be defined at the module's level"
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise self._wrong(f"{where} has no signature that can be read: {error}") from error
+        return list(signature.parameters.values())
+
+    def _wrong(self, problem: str) -> HandlerSignatureError:
+        return HandlerSignatureError(f"handler {self._handler_id}: {problem}")
+
+
+_Replaced = Mapping[Function, Function]
+
+
+class _Building(NamedTuple):
+    """A plan under construction."""
+
+    nodes: list[_Node]
+    slots: dict[Function, int]  # of dependencies that are shared
+    replaced: _Replaced  # by `dependency_overrides`
+    path: tuple[Function, ...]  # of dependencies whose own are being resolved
+
+
+class _Argument:
+    """Where the value of one parameter comes from: a provider, or the slot of a dependency."""
+
+    __slots__ = ("name", "provider", "slot")
+
+    def __init__(self, name: str, *, provider: Provider | None = None, slot: int = -1) -> None:
+        self.name = name
+        self.provider = provider
+        self.slot = slot
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One dependency; its value goes to the slot of its place in the plan."""
+
+    function: Callable[..., Any]  # awaited; for a manager: gives an async context manager
+    arguments: Sequence[_Argument]
+    is_manager: bool
+
+
+class _Plan:
+    """Resolves the dependencies in their order, then calls the handler."""
+
+    def __init__(
+        self, function: Callable[..., Awaitable[Any]], arguments: Sequence[_Argument], nodes: list[_Node]
+    ) -> None:
+        self.nodes = nodes
+        self._function = function
+        self.arguments = arguments
+        self._has_managers = any(node.is_manager for node in nodes)
+
+    async def __call__(self, value: Any, delivery: Delivery) -> Any:
+        if self._has_managers:
+            return await self._call_and_clean_up(value, delivery)
+        values: list[Any] = []
+        for node in self.nodes:
+            values.append(await node.function(**_values(node.arguments, delivery, values)))
+        return await self._function(value, **_values(self.arguments, delivery, values))
+
+    async def _call_and_clean_up(self, value: Any, delivery: Delivery) -> Any:
+        failure: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            values: list[Any] = []
+            try:
+                for node in self.nodes:
+                    made = node.function(**_values(node.arguments, delivery, values))
+                    values.append(await (stack.enter_async_context(made) if node.is_manager else made))
+                result = await self._function(value, **_values(self.arguments, delivery, values))
+            except BaseException as error:
+                failure = error
+                raise
+        if failure is not None:  # a dependency swallowed it: the message has failed all the same
+            raise failure
+        return result
+
+
+class _Overridable:
+    """A plan, and those that the app's `dependency_overrides` make of it."""
+
+    def __init__(
+        self,
+        compiler: _Compiler,
+        function: Function,
+        others: Sequence[inspect.Parameter],
+        plain: _Plan,
+        overrides: Overrides,
+    ) -> None:
+        self._compile = partial(compiler.compile, function, others)
+        self._plain = plain
+        self._overrides = overrides
+        self._made: tuple[_Replaced, _Plan] = ({}, plain)  # the last one
+
+    async def __call__(self, value: Any, delivery: Delivery) -> Any:
+        overrides = self._overrides()
+        if not overrides:
+            return await self._plain(value, delivery)
+        replaced, plan = self._made
+        if replaced != overrides:
+            replaced = dict(overrides)
+            plan = self._compile(replaced)
+            self._made = (replaced, plan)
+        return await plan(value, delivery)
+
+
+def _values(arguments: Sequence[_Argument], delivery: Delivery, values: Sequence[Any]) -> dict[str, Any]:
+    return {
+        argument.name: values[argument.slot] if argument.provider is None else argument.provider(delivery)
+        for argument in arguments
+    }
+
+
+# --- calling
+
+
+def _caller(function: Function, threads: HandlerThreads) -> Callable[..., Awaitable[Any]]:
+    if _is_async(function):
+        return function
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        result = await threads.run(partial(_uninterrupted, function, *args, **kwargs))
+        # a plain function around an async one gives something to await
+        return await result if inspect.isawaitable(result) else result
+
+    return call
+
+
+def _uninterrupted(function: Function, *args: Any, **kwargs: Any) -> Any:
+    """Ctrl-C reaches the main thread only: what looks like it in another is an error like others."""
+    try:
+        return function(*args, **kwargs)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("a function that runs in a thread raised KeyboardInterrupt") from error
+
+
+def _context_manager(function: Function, threads: HandlerThreads) -> Callable[..., Any] | None:
+    """An async context manager for a function that yields; None for one that does not."""
+    target = function if inspect.isroutine(function) or isinstance(function, partial) else type(function).__call__
+    target = target.func if isinstance(target, partial) else target
+    if inspect.isasyncgenfunction(target):
+        return asynccontextmanager(function)
+    if not inspect.isgeneratorfunction(target):
+        return None
+    make = contextmanager(function)
+
+    @asynccontextmanager
+    async def in_threads(**kwargs: Any) -> AsyncIterator[Any]:
+        manager = make(**kwargs)
+        value = await threads.run(partial(_uninterrupted, manager.__enter__))
+        try:
+            yield value
+        except BaseException as error:
+            leave = partial(_uninterrupted, manager.__exit__, type(error), error, error.__traceback__)
+            if not await threads.run(leave):
+                raise
+        else:
+            await threads.run(partial(_uninterrupted, manager.__exit__, None, None, None))
+
+    return in_threads
+
+
+# --- signatures
+
+
+def _is_async(function: Function) -> bool:
+    target = function
+    while isinstance(target, partial):
+        target = target.func
+    return inspect.iscoroutinefunction(target) or (
+        not inspect.isroutine(target)
+        and not inspect.isclass(target)
+        and inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+    )
+
+
+def _depends(parameter: inspect.Parameter) -> params.Depends | None:
+    if isinstance(parameter.default, params.Depends):
+        return parameter.default
+    markers = [marker for marker in _markers(parameter) if isinstance(marker, params.Depends)]
+    return markers[-1] if markers else None
+
+
+def _has_http_marker(parameter: inspect.Parameter) -> bool:
+    return any(isinstance(marker, params.Param | params.Body) for marker in _markers(parameter))
+
+
+def _markers(parameter: inspect.Parameter) -> tuple[Any, ...]:
+    return get_args(parameter.annotation)[1:] if get_origin(parameter.annotation) is Annotated else ()
+
+
+def _plain(annotation: Any) -> Any:
+    """The type without `Annotated` and without `| None`."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        members = [member for member in get_args(annotation) if member is not NoneType]
+        return members[0] if len(members) == 1 else annotation
+    return annotation
+
+
+def _name(thing: Any) -> str:
+    if get_origin(thing) is not None:
+        return f"{_name(get_origin(thing))}[{', '.join(map(_name, get_args(thing)))}]"
+    return getattr(thing, "__qualname__", None) or repr(type(thing).__name__)

@@ -1,0 +1,263 @@
+"""Headers before anything else: the span, the lineage and the context of what is handled, and the headers of what is
+published.
+
+`open` is called before a message is decoded and `close` when it is done with, in the same task; between them the
+handler runs. What the handler does to the context or the trace in its own task is undone by `close`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextvars import Token
+from functools import partial
+from typing import Any, Protocol
+
+from opentelemetry import context as trace_contexts
+from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+from opentelemetry.trace import Link, Span
+
+from ..complaints import Complaints
+from ..messages import Headers, PublishedMessage, RawMessage
+from .context import (
+    EMPTY,
+    MAX_VALUE_LENGTH,
+    ExecutionContext,
+    Messages,
+    apply_context,
+    common_context,
+    context_from_headers,
+    current_messages,
+    get_context,
+    headers_from_context,
+    undo_context,
+)
+from .lineage import PARENT, ROOT, RUN, JobRun, Lineage, LineageAdapter
+from .telemetry import NO_CONTEXT, TRACE_HEADERS, MessagingTelemetryAdapter, UnreadContext
+
+logger = logging.getLogger(__name__)
+
+MAX_TOPICS = 100
+"""So many topics that a handler publishes to are remembered."""
+
+
+def _attaching() -> tuple[Callable[[Context], Token[Context]], Callable[[Token[Context]], None]]:
+    """`attach` and `detach` of OpenTelemetry, which are two frames each around a context variable."""
+    runtime = trace_contexts._RUNTIME_CONTEXT
+    if type(runtime) is ContextVarsRuntimeContext:
+        return runtime._current_context.set, runtime._current_context.reset
+    return trace_contexts.attach, trace_contexts.detach
+
+
+attach, detach = _attaching()
+
+LINEAGE_HEADERS = frozenset((RUN, PARENT, ROOT))
+
+Scope = tuple[Token[Any], Token[Context], Span | None, Messages | None]
+"""What `close` needs.
+
+How to undo the context and the trace; the span, and the messages if this is their first attempt.
+"""
+
+
+class Open(Protocol):
+    """Makes a message's span, lineage and context current. `attempt` counts from 1; `links` are for its span."""
+
+    def __call__(self, message: RawMessage, /, attempt: int = 1, links: Sequence[Link] = ()) -> Scope: ...
+
+
+class ContextAdapter:
+    """The execution context of messages.
+
+    What comes over the broker is believed: its access control decides who writes to a topic.
+    """
+
+    def __init__(self, max_value_length: int = MAX_VALUE_LENGTH) -> None:
+        self._max_value_length = max_value_length
+
+    def read(self, messages: Messages) -> ExecutionContext:
+        """The context of a message; of a batch what all its messages agree on. Never raises."""
+        if isinstance(messages, RawMessage):
+            return context_from_headers(messages.headers, self._max_value_length)
+        different = {message.headers for message in messages}
+        return common_context(context_from_headers(headers, self._max_value_length) for headers in different)
+
+    def outgoing(self) -> Headers:
+        return headers_from_context(get_context())
+
+
+class PublishScope:
+    """A publish under way. `headers` are those to send."""
+
+    __slots__ = ("headers", "span")
+
+    def __init__(self, headers: Headers, span: Span | None) -> None:
+        self.headers = headers
+        self.span = span
+
+
+class HeadersOrchestrator:
+    """Runs the adapters over headers. No header can make it fail: an adapter that does is left out and complained
+    about.
+
+    It costs a message about half a microsecond: context and lineage are parsed when somebody asks for them.
+    """
+
+    def __init__(
+        self,
+        telemetry: MessagingTelemetryAdapter,
+        lineage: LineageAdapter | None,
+        context: ContextAdapter,
+        handler_id: str = "",
+    ) -> None:
+        self._telemetry = telemetry
+        self._tracing = telemetry.enabled
+        self.open: Open = self._open_span if telemetry.enabled else self.open_reading
+        self._lineage = lineage
+        self._context = context
+        self._complaints = Complaints(burst=1)
+        self.handler_id = handler_id
+        self.published_topics: set[str] = set()  # by the handler, while it handled messages
+
+    # --- consuming
+
+    def open_reading(self, message: RawMessage, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
+        """`open` without a span: for who only reads the message, and has more to do with it later."""
+        received = (self, message, None)
+        if not message.headers:
+            return apply_context(received), attach(NO_CONTEXT), None, None
+        parent = UnreadContext()
+        parent.unread = received
+        return apply_context(received), attach(parent), None, None
+
+    def open_batch(self, messages: Sequence[RawMessage], attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
+        """The same for a batch, which has one span; its context and lineage are what all its messages agree on."""
+        if self._tracing:
+            return self._open_span(messages, attempt, links)
+        return apply_context((self, messages, None)), attach(NO_CONTEXT), None, None
+
+    def _open_span(self, messages: Messages, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
+        span: Span | None = None
+        current = NO_CONTEXT
+        try:
+            span, current = self._telemetry.start(messages, attempt, links)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._complain(self._telemetry, error)
+        return apply_context((self, messages, None)), attach(current), span, messages if attempt == 1 else None
+
+    def close(self, scope: Scope, error: BaseException | None) -> None:
+        """Ends the span and brings back what was current before `open`. Never raises."""
+        context, trace_context, span, first_attempt_of = scope
+        try:
+            undo_context(context)
+        except ValueError:  # the garbage collector closes an abandoned coroutine in a context that was never ours
+            logger.debug("the scope of an abandoned handler was closed elsewhere")
+        else:
+            detach(trace_context)  # it would log the same fault as an error, with a traceback
+        if span is not None:
+            self._finish(span, error, first_attempt_of)
+
+    # --- publishing
+
+    def inject(self, headers: Headers = ()) -> Headers:
+        """The headers with the current trace, context and lineage; what is given stays as it is."""
+        return self._inject(headers, None)
+
+    def open_publish(self, topic: str, headers: Headers, value: bytes | None, count: int | None = None) -> PublishScope:
+        """Starts the span of a publish; the scope has the headers that what is published is to carry.
+
+        `count` is the number of messages of a batch, None for a single message.
+        """
+        received = current_messages()
+        if received is not None:
+            received[0].note_published(topic)
+        span: Span | None = None
+        if self._tracing:
+            try:
+                span = self._telemetry.start_publish(topic, value, count)
+            except Exception as error:
+                self._complain(self._telemetry, error)
+        return PublishScope(self._inject(headers, span), span)
+
+    def published(self, scope: PublishScope, result: PublishedMessage) -> None:
+        """Notes where the broker put the message."""
+        if scope.span is not None:
+            self._telemetry.published(scope.span, result)
+
+    def close_publish(self, scope: PublishScope, error: BaseException | None) -> None:
+        if scope.span is not None:
+            self._finish(scope.span, error, None)
+
+    def _inject(self, given: Headers, span: Span | None) -> Headers:
+        taken = {name for name, _ in given}
+        for belonging_together in (TRACE_HEADERS, LINEAGE_HEADERS):  # never one part from the caller and one from here
+            if not taken.isdisjoint(belonging_together):
+                taken |= belonging_together
+        added = self._outgoing(self._telemetry, partial(self._telemetry.outgoing, span))
+        added += self._outgoing(self._context, self._context.outgoing)
+        if self._lineage is not None:
+            added += self._outgoing(self._lineage, self._lineage.outgoing)
+        return given + tuple(header for header in added if header[0] not in taken)
+
+    def _outgoing(self, adapter: object, headers: Callable[[], Headers]) -> Headers:
+        try:
+            return headers()
+        except Exception as error:
+            self._complain(adapter, error)
+            return ()
+
+    @property
+    def lineage_run(self) -> JobRun | None:
+        """The handler's own run; None where lineage is off."""
+        return self._lineage.run if self._lineage is not None else None
+
+    def note_published(self, topic: str) -> None:
+        """A handler at work has published to this topic."""
+        if len(self.published_topics) < MAX_TOPICS:
+            self.published_topics.add(topic)
+
+    # --- reading what was received, when somebody asks
+
+    def read_trace(self, message: RawMessage) -> Context:
+        nothing = attach(NO_CONTEXT)  # a propagator may look at what is current, which is what is being read
+        try:
+            return self._telemetry.remote_context(message.headers)
+        except Exception as error:
+            self._complain(self._telemetry, error)
+            return NO_CONTEXT
+        finally:
+            detach(nothing)
+
+    def read_context(self, messages: Messages) -> ExecutionContext:
+        try:
+            return self._context.read(messages)
+        except Exception as error:
+            self._complain(self._context, error)
+            return EMPTY
+
+    def read_lineage(self, messages: Messages) -> Lineage | None:
+        if self._lineage is None:
+            return None
+        try:
+            return self._lineage.read(messages)
+        except Exception as error:
+            self._complain(self._lineage, error)
+            return None
+
+    def _complain(self, adapter: object, error: BaseException) -> None:
+        """The type of the error only: its text may hold header values."""
+        name = type(adapter).__name__
+        unsaid = self._complaints.due(name)
+        if unsaid is not None:
+            logger.warning("%s failed and is left out: %s (and %d times unsaid)", name, type(error).__name__, unsaid)
+
+    def _finish(self, span: Span, error: BaseException | None, first_attempt_of: Messages | None) -> None:
+        try:
+            self._telemetry.finish(span, error, first_attempt_of)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
+            self._complain(self._telemetry, problem)

@@ -1,0 +1,110 @@
+"""The execution context of HTTP requests and websockets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from secrets import token_hex
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..loop.fairness import RequestGauge
+from ..settings import AthomicSettings
+from .context import (
+    REQUEST_ID,
+    ExecutionContext,
+    apply_context,
+    context_from_headers,
+    set_context,
+    undo_context,
+)
+
+Identify = Callable[[Scope, ExecutionContext], ExecutionContext]
+
+_SENT_BACK = REQUEST_ID.encode()
+_STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+_MARK = "fastapi_athomic.request_id"
+
+
+class AthomicMiddleware:
+    """Sets the `ExecutionContext` of each request and websocket, and forgets it afterwards.
+
+    The request id is taken over from `x-request-id` or made, and sent back. Correlation id and locale are taken over.
+    Everything that could grant something (tenant, user, role, feature flags, `x-context-*`) is believed only if
+    `settings.context.trust_identity_headers` says so; else the app's own code sets it: `set_context` in an async
+    dependency, or `identify`, which is given the ASGI scope and the context so far; the request id stays.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: AthomicSettings,
+        gauge: RequestGauge | None = None,
+        identify: Identify | None = None,
+    ) -> None:
+        self.app = app
+        self._settings = settings.context
+        self._gauge = gauge or RequestGauge()
+        self._identify = identify
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            with self._gauge:
+                await self._with_context(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._with_context(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _with_context(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _MARK in scope:  # a second plugin on the same app: one request has one context
+            await self.app(scope, receive, send)
+            return
+        context = self._context(scope["headers"])
+        scope[_MARK] = context.request_id
+        token = apply_context(context)
+        try:
+            if self._identify is not None:
+                set_context(replace(self._identify(scope, context), request_id=context.request_id))
+            await self.app(scope, receive, _sending_back(context.request_id or "", send))
+        finally:
+            undo_context(token)
+
+    def _context(self, raw: Iterable[tuple[bytes, bytes]]) -> ExecutionContext:
+        """What the request says, as far as it is believed.
+
+        Always with a request id that may stand in a response header.
+        """
+        headers = tuple([(name.decode("latin-1"), value) for name, value in raw if name.startswith(b"x-")])
+        if not headers:
+            return ExecutionContext(request_id=_new_id())
+        context = context_from_headers(
+            headers, self._settings.max_value_length, believe_identity=self._settings.trust_identity_headers
+        )
+        if context.request_id is not None and _VISIBLE.fullmatch(context.request_id):
+            return context
+        return replace(context, request_id=_new_id())
+
+
+def _new_id() -> str:
+    """128 random bits, as many as in a UUID, which takes three times as long to make."""
+    return token_hex(16)
+
+
+def _sending_back(request_id: str, send: Send) -> Send:
+    """Adds the request id to the response, unless the app has set one itself."""
+
+    sent_back = _SENT_BACK, request_id.encode()
+
+    def send_with_id(message: Message) -> Awaitable[None]:
+        if message["type"] in _STARTS:
+            headers = list(message.get("headers", ()))
+            if _SENT_BACK not in [name.lower() for name, _ in headers]:
+                headers.append(sent_back)
+            message = {**message, "headers": headers}
+        return send(message)
+
+    return send_with_id

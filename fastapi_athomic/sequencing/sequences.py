@@ -1,0 +1,42 @@
+"""Where a message stands in its sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from ..decorators import Sequencing
+from ..exceptions import PayloadDecodeError
+from ..stores.base import GREATEST
+
+STEP = "sequence"
+"""The step that errors name, beside those of the payload pipeline."""
+
+
+class SequenceReader:
+    """Finds the aggregate and the sequence number of a decoded message: attributes of an object, or keys of a dict."""
+
+    def __init__(self, sequencing: Sequencing) -> None:
+        self._key_field = sequencing.aggregate_key_field
+        self._number_field = sequencing.sequence_id_field
+
+    def read(self, value: Any) -> tuple[bytes, int]:
+        """Keys that are text, whole numbers, UUIDs or bytes are told apart by their text alone: 1 is "1".
+
+        Raises:
+            PayloadDecodeError: a field is missing or of no use; it names the field, never its value.
+        """
+        if isinstance(value, Mapping):
+            key, number = value.get(self._key_field), value.get(self._number_field)
+        else:
+            key, number = getattr(value, self._key_field, None), getattr(value, self._number_field, None)
+        if type(number) is not int or not -GREATEST <= number <= GREATEST:
+            raise PayloadDecodeError(f"{self._number_field} is not a whole number below 2**53", step=STEP)
+        if isinstance(key, str):
+            return key.encode("utf-8", "surrogatepass"), number
+        if isinstance(key, bytes):
+            return key, number
+        if isinstance(key, int | UUID) and not isinstance(key, bool):
+            return str(key).encode(), number
+        raise PayloadDecodeError(f"{self._key_field} is no text, whole number, UUID or bytes", step=STEP)

@@ -1,0 +1,496 @@
+"""One member of a consumer group on Apache Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import unwrap
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+
+from ...exceptions import TransportClosedError, TransportError
+from ...messages import RawMessage, TopicPartition
+from ...settings import AthomicSettings
+from ..base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
+from .client import KafkaClient
+from .connection import RETRY_SECONDS, close_client, milliseconds, open_client, translate, within
+from .membership import StaticMembership, group_instance_id, twin_of
+from .prefetch import EagerFetcher, OnUnreadable, Prefetched, WrongOffsetsError
+from .records import decode_batch
+from .topics import ask_for_topics
+from .unreadable import UnreadablePartitions
+
+logger = logging.getLogger(__name__)
+
+REBALANCE_MARGIN = 5.0
+"""Seconds the group waits for a member longer than its drain and its last commit may take."""
+METADATA_MAX_AGE = 30.0
+"""Seconds until new partitions of a topic are noticed."""
+METADATA_MAX_AGE_FOR_PATTERN = 5.0
+"""The same for new topics that match a pattern."""
+FETCH_GRACE = 0.05
+"""aiokafka's `getmany` keeps its own timeout, except while a rebalance runs: then it waits for its end."""
+
+BEGINNING = -2
+READ_COMMITTED = 1
+HIGHWATER_IN_FETCH, ABORTED_IN_FETCH_4, ABORTED_IN_FETCH_11 = 0, -2, -3
+"""Where the answer to a fetch names the end and the aborted transactions, by version of the request."""
+NOBODY = KafkaPartition("", -1)
+"""Asked for when no partition is wanted: without arguments `getmany` takes from all of them."""
+
+Records = Mapping[KafkaPartition, list[RawMessage]]
+
+
+def consumer_options(
+    settings: AthomicSettings, config: ConsumerConfig, connection: Mapping[str, Any], instance_id: str | None
+) -> dict[str, Any]:
+    """The arguments of `AIOKafkaConsumer`."""
+    kafka = settings.kafka
+    rebalance_timeout = config.drain_timeout + settings.request_timeout + REBALANCE_MARGIN
+    return {
+        **connection,
+        "client_id": config.client_id,
+        "group_id": config.group_id,
+        "group_instance_id": instance_id,
+        "auto_offset_reset": "none",  # positions are said by `seek`
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        # the broker answers a JoinGroup request only when the other members have drained
+        "request_timeout_ms": milliseconds(max(kafka.request_timeout, rebalance_timeout + REBALANCE_MARGIN)),
+        "rebalance_timeout_ms": milliseconds(rebalance_timeout),
+        "session_timeout_ms": milliseconds(kafka.session_timeout),
+        "heartbeat_interval_ms": milliseconds(kafka.heartbeat_interval),
+        "max_poll_interval_ms": milliseconds(kafka.max_poll_interval),
+        "fetch_max_wait_ms": milliseconds(kafka.fetch_max_wait),
+        "fetch_max_bytes": kafka.fetch_max_bytes,
+        "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
+        "max_poll_records": config.max_poll_messages,
+        "metadata_max_age_ms": milliseconds(METADATA_MAX_AGE_FOR_PATTERN if config.pattern else METADATA_MAX_AGE),
+        # each topic is spread over all members, also small ones (retry and redrive topics stand beside each source)
+        "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
+    }
+
+
+class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka is not typed
+    """Keeps the idle clock right when a `getmany` raises or is cancelled.
+
+    Aiokafka's own would stand still from then on.
+    """
+
+    @contextmanager
+    def fetch_context(self) -> Iterator[None]:
+        self._fetch_count += 1
+        try:
+            yield
+        finally:
+            self._fetch_count -= 1
+            self._last_fetch_ended = monotonic()
+
+    def assign_from_subscribed(self, assignment: Any) -> None:
+        """aiokafka would look up the positions at once, and fetch from there before we have said anything."""
+        super().assign_from_subscribed(assignment)
+        for partition in assignment:
+            state = self._assigned_state(partition)
+            state.seek(0)
+            state.pause()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberHooks:
+    """What a group member tells of."""
+
+    on_arrival: Callable[[], None]
+    on_twin: Callable[[str], None]
+    on_unreadable: OnUnreadable
+
+
+class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's consumer with what its public interface lacks.
+
+    All use of its private parts is here; written for 0.14. What automatic instrumentation wraps around `getmany` is
+    left out: it makes spans of each poll, and of each message of it (see `kafka_producer.Client`).
+    """
+
+    getmany = unwrap(AIOKafkaConsumer.getmany)
+
+    def __init__(self, hooks: MemberHooks, **options: Any) -> None:
+        super().__init__(**options)
+        self._client.__class__ = KafkaClient
+        self._hooks = hooks
+        self._client.makes_topics = False  # what operators have deleted would come back as we ask for it
+        self._subscription = _SubscriptionState(loop=self._loop)
+
+    async def start(self) -> None:
+        await super().start()
+        fetcher = self._fetcher  # nothing is subscribed to yet, so nothing has been fetched
+        fetcher.__class__ = EagerFetcher
+        fetcher._records = Prefetched(self._hooks.on_arrival, self._hooks.on_unreadable)
+        fetcher._empty = {}
+        self._client.on_fetched = fetcher.look_at
+        self._coordinator.__class__ = StaticMembership
+        self._coordinator.on_twin = self._hooks.on_twin
+
+    def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
+        """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
+        self._subscription.subscribe_pattern(SimpleNamespace(match=matches), listener)
+        self._client.set_topics([])
+
+    async def look_for_topics(self) -> None:
+        """Returns when the brokers have told which topics there are."""
+        await self._client.force_metadata_update()
+
+    async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Commits, also when aiokafka has already replaced the assignment (a pattern matches a new topic) and revokes
+        it only now.
+
+        aiokafka's own would send it again as what it is by then, a member of the next generation to whom the
+        partitions need not belong; and where a topic was deleted, without end.
+        """
+        coordinator = self._coordinator
+        generation = coordinator.generation
+        while True:
+            await coordinator.ensure_coordinator_known()
+            if generation < 0 or coordinator.generation != generation:
+                raise CommitFailedError
+            try:
+                async with coordinator._commit_lock:
+                    await asyncio.shield(coordinator._do_commit_offsets(None, offsets))
+                return
+            except UnknownTopicOrPartitionError:
+                raise
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
+        """Offsets with metadata; `committed` drops the metadata and asks for one partition at a time."""
+        return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
+
+    def state_of(self, partition: TopicPartition) -> Any:
+        """aiokafka's state of an assigned partition, or None."""
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(partition) if assignment is not None else None
+
+    def known_position(self, partition: TopicPartition) -> int | None:
+        """`position` without waiting; None until it was said where it is."""
+        state = self.state_of(partition)
+        return state.position if state is not None and state.has_valid_position and not state.paused else None
+
+    def hold(self, partition: KafkaPartition) -> None:
+        """Nothing is fetched from it until `release`."""
+        if (state := self.state_of(partition)) is not None:
+            state.pause()
+
+    def release(self, partition: KafkaPartition) -> None:
+        if (state := self.state_of(partition)) is not None:
+            state.resume()
+
+    async def bounds(self, partitions: Collection[KafkaPartition]) -> dict[KafkaPartition, tuple[int, int]]:
+        """The first offset and the last stable one of each."""
+        first = await self._fetcher.beginning_offsets(partitions, None)
+        end = await self._fetcher.end_offsets(partitions, None)
+        return {partition: (first[partition], end[partition]) for partition in partitions}
+
+    async def topics(self) -> dict[str, TopicInfo | None]:
+        """What it is subscribed to. Where that is not what it has heard of it, it listens again at once."""
+        found = await ask_for_topics(self._client, sorted(self._subscription.topics))
+        for name, info in found.items():
+            known = self._client.cluster.partitions_for_topic(name) or ()
+            if len(known) != (info.partitions if info is not None else 0):
+                self._client.force_metadata_update()
+        return found
+
+    async def read_otherwise(self, partition: KafkaPartition, offset: int, limit: int) -> None:
+        """Fills the buffer with the batch at `offset`, read by our own parser. Raises whatever is wrong with it."""
+        leader = self._client.cluster.leader_for_partition(partition)
+        wanted = [(partition.topic, [(partition.partition, offset, limit)])]
+        response = await self._client.send(leader, FetchRequest(0, 1, limit, READ_COMMITTED, wanted))
+        ((_, ((_, code, *found),)),) = response.topics
+        if code:
+            raise for_code(code)()
+        aborted = found[ABORTED_IN_FETCH_11 if response.API_VERSION >= 11 else ABORTED_IN_FETCH_4] or ()
+        batch = decode_batch(bytes(found[-1]), TopicPartition(*partition), offset, aborted)
+        if not offset < batch.next_offset <= found[HIGHWATER_IN_FETCH]:
+            raise WrongOffsetsError
+        if self.known_position(partition) == offset:
+            self._fetcher.put(partition, batch)
+
+    def refetch(self, partition: KafkaPartition) -> None:
+        """What is buffered of the partition is dropped."""
+        self._fetcher.refetch(partition)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: Collection[KafkaPartition]) -> None:
+        await self._consumer.revoked()
+
+    async def on_partitions_assigned(self, assigned: Collection[KafkaPartition]) -> None:
+        await self._consumer.assigned(frozenset(TopicPartition(*partition) for partition in assigned))
+
+
+class KafkaConsumer:
+    """One group member, see `TransportConsumer`.
+
+    Rebalances are eager: all partitions are revoked, then the new ones assigned.
+    """
+
+    def __init__(
+        self,
+        config: ConsumerConfig,
+        listener: RebalanceListener,
+        settings: AthomicSettings,
+        connection: Mapping[str, Any],
+        twins: set[str],
+    ) -> None:
+        self._config = config
+        self._listener = listener
+        self._settings = settings
+        self._connection = connection
+        self._twins = twins  # ids of static members that other processes have, too; shared by an app's consumers
+        self._instance_id = group_instance_id(settings, config)
+        self._member: GroupMember | None = None
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self._placed: dict[TopicPartition, KafkaPartition] = {}  # owned, and `seek` has said from where
+        self._misplaced: set[TopicPartition] = set()
+        self._may_fetch = False  # `on_assigned` has returned
+        self._served: set[KafkaPartition] = set()  # had a full `fetch` since the others had their turn
+        self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
+
+    async def start(self) -> None:
+        if self._member is not None:
+            raise TransportError(f"{self._name} has been started already")
+        instance_id = None if self._instance_id in self._twins else self._instance_id
+        options = consumer_options(self._settings, self._config, self._connection, instance_id)
+        hooks = MemberHooks(
+            on_arrival=self._listener.on_arrival, on_twin=self._twins.add, on_unreadable=self._unreadable.note
+        )
+        member = GroupMember(hooks, **options)
+        await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
+        # only now: a consumer that knows its topics waits in `start` until the whole group has rebalanced
+        if self._config.pattern is not None:
+            member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))
+        else:
+            member.subscribe(topics=[*self._config.topics, *self._config.followed], listener=_Listener(self))
+        self._member = member
+
+    async def follow(self, topics: Collection[str]) -> None:
+        member = self._running()
+        if self._config.pattern is not None:
+            await within(
+                member.look_for_topics(), self._settings.request_timeout, f"looking for topics of {self._name}"
+            )
+        else:
+            member.subscribe(topics=[*self._config.topics, *topics], listener=_Listener(self))
+
+    async def stop(self, timeout: float) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            self._let_go()
+            self._owned = frozenset()
+            self._unreadable.close()
+            await close_client(member, timeout)
+
+    # --- rebalances
+
+    async def revoked(self) -> None:
+        """aiokafka begins a rebalance: the group waits for us until this returns."""
+        self._may_fetch = False
+        self._served.clear()
+        if self._owned:
+            await self._tell(self._listener.on_revoked, self._owned)
+        self._let_go()
+        self._owned = frozenset()
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """aiokafka has got a new assignment."""
+        self._let_go()
+        self._owned = partitions
+        await self._tell(self._listener.on_assigned, partitions)
+        self._may_fetch = True
+        for place in self._placed.values():
+            self._running().release(place)
+
+    def _let_go(self) -> None:
+        self._may_fetch = False
+        self._placed.clear()
+        self._misplaced.clear()
+
+    async def _tell(
+        self, callback: Callable[[frozenset[TopicPartition]], Any], partitions: frozenset[TopicPartition]
+    ) -> None:
+        try:
+            await callback(partitions)
+        except Exception:
+            logger.exception("%s: %s failed", self._name, callback.__name__)
+
+    # --- fetching
+
+    async def fetch(
+        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
+    ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
+        member = self._running()
+        self._unreadable.look()
+        placed = self._placed if self._may_fetch else {}
+        wanted = [placed[partition] for partition in partitions if partition in placed]
+        patience = timeout if partitions else 0.0
+        try:
+            async with asyncio.timeout(patience + FETCH_GRACE):
+                found = await self._take(member, wanted or [NOBODY], patience, max_messages)
+        except TimeoutError:  # a rebalance; `getmany` holds no messages while it waits, so none is lost
+            return {}
+        except ConsumerStoppedError:
+            raise TransportClosedError(f"{self._name} is closed") from None
+        except TransportError:
+            raise
+        except OffsetOutOfRangeError as error:
+            self._note_misplaced(member, error.args[0])
+            return {}
+        except KafkaError as error:
+            raise translate(error, f"fetching for {self._name}") from error
+        return {TopicPartition(*partition): messages for partition, messages in found.items()}
+
+    async def _take(self, member: GroupMember, wanted: list[KafkaPartition], patience: float, limit: int) -> Records:
+        """`getmany`, fair.
+
+        It empties one partition after the other, so one with a long backlog would keep the others waiting.
+        """
+        if self._served:
+            others = [partition for partition in wanted if partition not in self._served]
+            found = await self._getmany(member, others, 0.0, limit) if others else {}
+            if found:
+                return self._note_served(found, limit)
+            self._served.clear()
+        return self._note_served(await self._getmany(member, wanted, patience, limit), limit)
+
+    def _note_served(self, found: Records, limit: int) -> Records:
+        if sum(map(len, found.values())) >= limit:
+            self._served.update(found)
+        else:
+            self._served.clear()
+        return found
+
+    async def _getmany(
+        self, member: GroupMember, partitions: list[KafkaPartition], patience: float, limit: int
+    ) -> Records:
+        return await member.getmany(  # type: ignore[no-any-return]
+            *partitions, timeout_ms=round(patience * 1000), max_records=limit
+        )
+
+    async def _read_otherwise(self, partition: KafkaPartition, offset: int) -> bool:
+        doing = f"reading the record at offset {offset} of {TopicPartition(*partition)}"
+        limit = self._settings.kafka.max_partition_fetch_bytes
+        try:
+            reading = self._running().read_otherwise(partition, offset, limit)
+            await within(reading, self._settings.request_timeout, doing)
+        except TransportError as error:
+            logger.info("%s: %s", self._name, error)
+            return False
+        return True
+
+    def _refetch(self, partition: KafkaPartition) -> None:
+        if self._member is not None:
+            self._member.refetch(partition)
+
+    def _known_position(self, partition: KafkaPartition) -> int | None:
+        return self._member.known_position(partition) if self._member is not None else None
+
+    def held(self) -> Mapping[TopicPartition, str]:
+        return self._unreadable.reasons
+
+    def _note_misplaced(self, member: GroupMember, positions: Mapping[KafkaPartition, int]) -> None:
+        for place, position in positions.items():
+            partition = TopicPartition(*place)
+            if member.known_position(place) == position and partition in self._placed:
+                member.hold(place)
+                self._misplaced.add(partition)
+
+    def misplaced(self) -> frozenset[TopicPartition]:
+        return frozenset(self._misplaced)
+
+    # --- offsets
+
+    async def topics(self, timeout: float) -> dict[str, TopicInfo | None]:
+        return await within(self._running().topics(), timeout, f"asking for the topics of {self._name}")
+
+    async def bounds(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        asked = self._running().bounds([KafkaPartition(*partition) for partition in partitions])
+        found = await within(asked, timeout, f"asking for the bounds of {', '.join(map(str, sorted(partitions)))}")
+        return {TopicPartition(*place): bounds for place, bounds in found.items()}
+
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
+        await within(self._running().commit_now(offsets), timeout, f"committing for {self._name}")
+
+    async def committed(
+        self, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        member = self._running()
+        asked = member.committed_offsets(partitions)
+        found = await within(asked, timeout, f"asking for the committed offsets of {self._name}")
+        return {
+            TopicPartition(*partition): CommittedOffset(offset.offset, offset.metadata or "")
+            for partition, offset in found.items()
+            if offset.offset >= 0
+        }
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return self._owned
+
+    def position(self, partition: TopicPartition) -> int | None:
+        return self._member.known_position(partition) if self._member is not None else None
+
+    def end_offset(self, partition: TopicPartition) -> int | None:
+        state = self._member.state_of(partition) if self._member is not None else None
+        if state is None:
+            return None
+        end: int | None = state.highwater if state.lso is None or state.lso < 0 else state.lso  # old brokers tell none
+        return end
+
+    def troubles(self) -> Sequence[str]:
+        return [twin_of(self._instance_id)] if self._instance_id in self._twins else []
+
+    async def seek(self, partition: TopicPartition, offset: int) -> None:
+        member, place = self._running(), KafkaPartition(*partition)
+        if offset < 0:
+            first, end = (await self.bounds([partition], self._settings.request_timeout))[partition]
+            offset = first if offset == BEGINNING else end
+        if partition not in self._owned or member.state_of(place) is None:
+            raise TransportError(f"{partition} is not assigned to {self._name}")
+        member.seek(place, offset)
+        self._placed[partition] = place
+        self._misplaced.discard(partition)
+        if self._may_fetch:
+            member.release(place)
+
+    @property
+    def _name(self) -> str:
+        return f"group {self._config.group_id}"
+
+    def _running(self) -> GroupMember:
+        if self._member is None:
+            raise TransportClosedError(f"{self._name} is closed")
+        return self._member

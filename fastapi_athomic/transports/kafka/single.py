@@ -1,0 +1,124 @@
+"""Messages that go to Apache Kafka one by one, each in a batch and a request of its own.
+
+aiokafka's producer cannot take every message, tells unknown refusals apart only by their number, and is no good any
+more on a partition where one was refused. What is written here is idempotent all the same (KIP-98), under a producer
+id that is nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, for_code
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
+
+from ...exceptions import MessageRefusedError
+from ...messages import OutgoingMessage, TopicPartition
+from .connection import milliseconds
+from .records import Sequence, encode_record
+
+ALL_REPLICAS = -1
+NO_TRANSACTION, NO_TRANSACTION_TIMEOUT = None, 2**31 - 1
+RETRY_PAUSE = 0.1
+"""Seconds until a request is tried again that found no leader, or too few replicas."""
+MAX_BATCH_BYTES = 100 * 2**20
+"""A broker hangs up on larger requests (`socket.request.max.bytes`)."""
+SEQUENCE_NUMBERS = 2**31
+
+# https://kafka.apache.org/protocol#protocol_error_codes
+DUPLICATE_SEQUENCE_NUMBER, INVALID_RECORD = 46, 87
+STRANGER = frozenset((45, 47, 49, 59))
+"""Out of order sequence number, invalid epoch, invalid or unknown producer id: the broker knows us no more."""
+
+
+class Identity:
+    """A producer id, and how many records it has written to each partition."""
+
+    def __init__(self, producer_id: int, epoch: int) -> None:
+        self._producer = producer_id, epoch
+        self._written: dict[TopicPartition, int] = {}
+
+    def next(self, place: TopicPartition) -> Sequence:
+        return Sequence(*self._producer, self._written.get(place, 0))
+
+    def note_written(self, place: TopicPartition) -> None:
+        self._written[place] = (self._written.get(place, 0) + 1) % SEQUENCE_NUMBERS
+
+
+class SingleWriter:
+    """Writes one message at a time to each partition. Belongs to one event loop; callers set the deadlines."""
+
+    def __init__(self, request_timeout: float) -> None:
+        self._request_timeout = milliseconds(request_timeout)
+        self._identity: Identity | None = None
+        self._turns: dict[TopicPartition, asyncio.Lock] = {}
+
+    async def write(self, client: AIOKafkaClient, message: OutgoingMessage, partition: int, compression: str) -> int:
+        """The offset.
+
+        Raises:
+            MessageRefusedError: the topic is compacted, and the message has no key.
+            KafkaError: any other refusal.
+        """
+        place = TopicPartition(message.topic, partition)
+        async with self._turns.setdefault(place, asyncio.Lock()):
+            while True:
+                identity = self._identity or await self._introduce(client)
+                batch = await asyncio.to_thread(encode_record, message, identity.next(place), compression)
+                if len(batch) > MAX_BATCH_BYTES:
+                    raise MessageSizeTooLargeError
+                try:
+                    code, offset = await self._answer(client, place, batch)
+                except BaseException:  # nobody knows whether it was written
+                    self._forget(identity)
+                    raise
+                if code not in STRANGER:
+                    break
+                self._forget(identity)
+            _check(code, place)
+            identity.note_written(place)
+            return offset
+
+    async def _answer(self, client: AIOKafkaClient, place: TopicPartition, batch: bytes) -> tuple[int, int]:
+        """The broker's verdict (a protocol error code, 0 for success) and the offset. Waits while waiting may help."""
+        topics = [(place.topic, [(place.partition, batch)])]
+        request = ProduceRequest(NO_TRANSACTION, ALL_REPLICAS, self._request_timeout, topics)
+        while True:
+            leader = client.cluster.leader_for_partition(place)
+            try:
+                if leader not in (None, -1):
+                    response = await client.send(leader, request)
+                    ((_, ((_, code, offset, *_),)),) = response.topics
+                    if not for_code(code).retriable:
+                        return code, offset
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(RETRY_PAUSE)
+            await client.force_metadata_update()
+
+    async def _introduce(self, client: AIOKafkaClient) -> Identity:
+        request = InitProducerIdRequest(NO_TRANSACTION, NO_TRANSACTION_TIMEOUT)
+        while True:
+            response: Any = await client.send(client.get_random_node(), request)
+            error = for_code(response.error_code)
+            if not response.error_code:
+                self._identity = self._identity or Identity(response.producer_id, response.producer_epoch)
+                return self._identity
+            if not error.retriable:
+                raise error()
+            await asyncio.sleep(RETRY_PAUSE)
+
+    def _forget(self, identity: Identity) -> None:
+        if self._identity is identity:
+            self._identity = None
+
+
+def _check(code: int, place: TopicPartition) -> None:
+    if code == INVALID_RECORD:
+        raise MessageRefusedError(f"{place} takes no message like this: a compacted topic wants a key")
+    if code not in (0, DUPLICATE_SEQUENCE_NUMBER):
+        raise for_code(code)()

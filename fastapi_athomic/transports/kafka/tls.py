@@ -1,0 +1,94 @@
+"""TLS to the brokers: certificates are read again when they have been renewed on disk."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+from ...exceptions import ConfigurationError
+from ...settings import KafkaSettings
+
+logger = logging.getLogger(__name__)
+
+FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+
+_Stamp = tuple[int, int, int] | None
+
+
+class RenewedContext(ssl.SSLContext):
+    """Stands for the context that the settings' files give at the moment.
+
+    Looked at before each new connection; those that are open stay as they are. Files that do not fit together (one is
+    written, the other is not yet) leave all as it was, with a warning.
+
+    Raises:
+        ConfigurationError: a file cannot be read at the start.
+    """
+
+    def __new__(cls, kafka: KafkaSettings) -> RenewedContext:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._seen = self._stamps()
+        self._current = _load(kafka)
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """What asyncio calls for each connection."""
+        self._renew()
+        return self._current.wrap_bio(*arguments, **options)
+
+    def _renew(self) -> None:
+        stamps = self._stamps()  # before they are read: what changes meanwhile is seen the next time
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        try:
+            self._current = _load(self._kafka)
+        except ConfigurationError as error:
+            logger.warning("renewed certificates are not used, new connections show the old ones: %s", error)
+        else:
+            logger.info("certificates were renewed, new connections show the new ones")
+
+    def _stamps(self) -> tuple[_Stamp, ...]:
+        return tuple(_stamp(getattr(self._kafka, name)) for name in FILES)
+
+
+def _stamp(path: str | None) -> _Stamp:
+    """Differs when the file was written or replaced; links are followed."""
+    try:
+        found = Path(path).stat() if path is not None else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size) if found is not None else None
+
+
+def _load(kafka: KafkaSettings) -> ssl.SSLContext:
+    for name in FILES:
+        path = getattr(kafka, name)
+        if path is not None and not Path(path).is_file():
+            raise ConfigurationError(f"kafka.{name}: there is no file {path}")
+    if kafka.ssl_keyfile is not None and kafka.ssl_certfile is None:
+        raise ConfigurationError("kafka.ssl_keyfile needs kafka.ssl_certfile")
+    try:
+        context = ssl.create_default_context(cafile=kafka.ssl_cafile)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(f"kafka.ssl_cafile: {kafka.ssl_cafile} cannot be loaded ({_reason(error)})") from None
+    if kafka.ssl_certfile is not None:
+        # without a password OpenSSL would ask for one on the terminal, and the app would hang
+        password = kafka.ssl_password.get_secret_value() if kafka.ssl_password else ""
+        try:
+            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            reason = "certificate, key and password must fit together"
+            raise ConfigurationError(
+                f"kafka.ssl_certfile: {kafka.ssl_certfile} cannot be loaded ({_reason(error)}): {reason}"
+            ) from None
+    context.check_hostname = kafka.ssl_check_hostname
+    return context
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or type(error).__name__

@@ -1,0 +1,128 @@
+"""Asking a broker for topics with their ids, which aiokafka 0.14 cannot: it knows the request up to version 5.
+
+Ids came with version 10 (KIP-516, Kafka 2.8). Schemas:
+https://kafka.apache.org/protocol.html#The_Messages_Metadata
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from hashlib import blake2s
+from io import BytesIO
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.protocol.api import RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+
+from ..base import TopicInfo
+
+WITH_IDS = 10
+NO_ID = bytes(16)
+
+_String = CompactString("utf-8")
+_Tags = ("tags", TaggedFields)
+
+
+class _Uuid:
+    """16 bytes."""
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> bytes:
+        return data.read(16)
+
+    @classmethod
+    def repr(cls, value: bytes) -> str:
+        return value.hex()
+
+
+class MetadataResponse_v10(Response):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("brokers", CompactArray(("node_id", Int32), ("host", _String), ("port", Int32), ("rack", _String), _Tags)),
+        ("cluster_id", _String),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", _String),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        _Tags,
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                _Tags,
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+        _Tags,
+    )
+
+
+class MetadataRequest_v10(RequestStruct):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    API_KEY = 3
+    API_VERSION = 10
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = MetadataResponse_v10
+    SCHEMA = Schema(
+        ("topics", CompactArray(("topic_id", _Uuid), ("topic", _String), _Tags)),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        _Tags,
+    )
+
+
+class _AskForTopics(MetadataRequest):  # type: ignore[misc]  # aiokafka is not typed
+    """Of the newest version that has ids, else of the newest that aiokafka knows. Creates nothing."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__(list(names), allow_auto_topic_creation=False)
+
+    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
+        oldest, newest = versions.get(self.API_KEY, (0, 0))
+        if not oldest <= WITH_IDS <= newest:
+            return super().prepare(versions)
+        return MetadataRequest_v10([(NO_ID, name, {}) for name in self._topics], False, False, False, {})
+
+
+async def ask_for_topics(client: AIOKafkaClient, names: Collection[str]) -> dict[str, TopicInfo | None]:
+    """Each topic as some broker knows it now; None for one that does not exist."""
+    if not names:
+        return {}
+    response = await client.send(client.get_random_node(), _AskForTopics(names))
+    answer = response.to_object()
+    found = {topic["topic"]: topic for topic in answer["topics"]}
+    cluster = _digest(answer.get("cluster_id"))
+    return {name: _info(found.get(name), cluster) for name in names}
+
+
+def _digest(cluster_id: str | None) -> bytes:
+    return blake2s(cluster_id.encode(), digest_size=8).digest() if cluster_id else b""
+
+
+def _info(topic: dict[str, Any] | None, cluster: bytes) -> TopicInfo | None:
+    if topic is None or topic["error_code"] == UnknownTopicOrPartitionError.errno:
+        return None
+    topic_id = topic.get("topic_id", NO_ID)
+    return TopicInfo(b"" if topic_id == NO_ID else topic_id, len(topic["partitions"]), cluster)

@@ -1,0 +1,177 @@
+"""`kafka://host:port[,host:port]`: Apache Kafka, and what speaks its protocol, through aiokafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from aiokafka.errors import IncompatibleBrokerVersion, NoError, NotControllerError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
+from aiokafka.protocol.metadata import MetadataRequest
+
+from ...exceptions import TransportClosedError, TransportError
+from ...messages import RawMessage, TopicPartition
+from ...settings import AthomicSettings
+from ..base import ConsumerConfig, RebalanceListener
+from .client import KafkaClient
+from .connection import close_client, connection_options, milliseconds, open_client, within
+from .consumer import KafkaConsumer
+from .producer import KafkaProducer
+from .reader import KafkaReader
+
+KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
+"""How long, and in which steps, the brokers are given to hear of a new topic."""
+CONTROLLER_PAUSE = 0.1
+"""Seconds until a request is tried again whose controller has moved."""
+
+
+class CreateTopicsResponse_v4(CreateTopicsResponse_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    API_VERSION = 4
+
+
+class CreateTopicsRequest_v4(CreateTopicsRequest_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    """The first version in which -1 stands for the broker's own number of partitions and replicas (KIP-464).
+
+    Kafka 2.4.
+    """
+
+    API_VERSION = 4
+    RESPONSE_TYPE = CreateTopicsResponse_v4
+
+
+class _CreateTopics(CreateTopicsRequest):  # type: ignore[misc]  # aiokafka is not typed
+    """The request in version 4, which aiokafka 0.14 does not know."""
+
+    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
+        _, newest = versions.get(self.API_KEY, (0, 0))
+        return self.build(CreateTopicsRequest_v4) if newest >= 4 else super().prepare(versions)
+
+
+class KafkaTransport:
+    """See `Transport`. The object may be started again after a stop, also on another event loop."""
+
+    scheme = "kafka"
+
+    def __init__(self, settings: AthomicSettings) -> None:
+        self.address = settings.broker_address
+        self._settings = settings
+        self._connection = connection_options(settings)
+        self._producer = KafkaProducer(settings, self._connection)
+        self._admin: KafkaClient | None = None
+        self._twins: set[str] = set()  # ids of static members that other processes have, too
+
+    @property
+    def producer(self) -> KafkaProducer:
+        return self._producer
+
+    async def start(self, timeout: float) -> None:
+        if self._admin is not None:
+            return
+        end = monotonic() + timeout
+        admin = KafkaClient(**self._connection)
+        admin.makes_topics = False
+        await open_client(admin, timeout, f"connecting to {self.address}")
+        try:
+            await self._producer.start(end - monotonic())
+        except BaseException:
+            await close_client(admin, 1.0)
+            raise
+        self._admin = admin
+
+    async def stop(self, timeout: float) -> None:
+        admin, self._admin = self._admin, None
+        self._twins.clear()
+        closing = [self._producer.stop(timeout)]
+        if admin is not None:
+            closing.append(close_client(admin, timeout))
+        await asyncio.gather(*closing)
+
+    async def ping(self, timeout: float) -> None:
+        no_topics = MetadataRequest([], allow_auto_topic_creation=False)
+        await within(self._ask_any(no_topics), timeout, f"asking {self.address} for a sign of life")
+
+    async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
+        asking = self._running().find_and(lambda: self._reader().bounds(topic))
+        return await within(asking, timeout, f"asking for the offsets of {topic}")
+
+    async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
+        reading = self._running().find_and(lambda: self._reader().read(partition, offset))
+        return await within(reading, timeout, f"reading {partition}")
+
+    def _reader(self) -> KafkaReader:
+        return KafkaReader(self._running(), self._settings.kafka.max_partition_fetch_bytes)
+
+    def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
+        return KafkaConsumer(config, listener, self._settings, self._connection, self._twins)
+
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
+        if topics is not None and not topics:
+            return {}
+        request = MetadataRequest(list(topics) if topics is not None else None, allow_auto_topic_creation=False)
+        response = await within(self._ask_any(request), timeout, "asking for topics")
+        found = response.to_object()["topics"]
+        # with an error, too, where a partition has no leader for the moment
+        return {topic["topic"]: len(topic["partitions"]) for topic in found if topic["partitions"]}
+
+    async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
+        if not topics:
+            return
+        doing = f"creating topic {', '.join(topics)}"
+        replicas = self._settings.kafka.replication_factor
+        wanted: Sequence[Any] = [(name, count, replicas, [], []) for name, count in topics.items()]
+        request = _CreateTopics(wanted, milliseconds(timeout), validate_only=False)
+        try:
+            response = await within(self._ask_controller(request), timeout, doing)
+        except TransportError as error:
+            if not isinstance(error.__cause__, IncompatibleBrokerVersion):
+                raise
+            await self._have_created(topics, timeout)
+            return
+        for topic, code, *detail in response.topic_errors:
+            kind = for_code(code)
+            if kind not in (NoError, TopicAlreadyExistsError):
+                raise TransportError(f"creating topic {topic}: {kind.__name__} {(detail or [''])[0] or ''}".rstrip())
+        self._producer.note_created(topics)
+        await self._wait_for(topics, timeout)
+
+    async def _wait_for(self, topics: Collection[str], timeout: float) -> None:
+        """A created topic takes a moment to be known; a consumer that starts before would not see it for long."""
+        end = monotonic() + min(timeout, KNOWN_SECONDS)
+        while len(await self.partition_counts(topics, timeout)) < len(topics):
+            if monotonic() > end:
+                return
+            await asyncio.sleep(KNOWN_PAUSE)
+
+    async def _have_created(self, topics: Collection[str], timeout: float) -> None:
+        """For brokers that know no request to create topics, but create those that are asked for."""
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=True)
+        await within(self._ask_any(request), timeout, "asking for topics")
+        missing = set(topics) - set(await self.partition_counts(topics, timeout))
+        if missing:
+            raise TransportError(f"the broker cannot create topic {', '.join(sorted(missing))}")
+
+    async def _ask_any(self, request: Any) -> Any:
+        client = self._running()
+        return await client.find_and(lambda: client.send(client.get_random_node(), request))
+
+    async def _ask_controller(self, request: Any) -> Any:
+        """A controller that has just moved is looked for again."""
+        client = self._running()
+        while True:
+            response = await client.find_and(lambda: client.send(_controller(client), request))
+            if NotControllerError not in (for_code(code) for _, code, *_ in response.topic_errors):
+                return response
+            await asyncio.sleep(CONTROLLER_PAUSE)
+            await client.force_metadata_update()
+
+    def _running(self) -> KafkaClient:
+        if self._admin is None:
+            raise TransportClosedError("the transport is not started")
+        return self._admin
+
+
+def _controller(client: KafkaClient) -> Any:
+    controller = client.cluster.controller
+    return controller.nodeId if controller is not None else client.get_random_node()

@@ -1,0 +1,107 @@
+"""Partitions whose next message cannot be read: a damaged batch, an unknown codec, a topic that is forbidden.
+
+Each is held alone, and tried again: a bit may have flipped on the way, another replica may be sound, the topic may be
+allowed again. What helps against a batch that stays damaged, docs/damaged-batches.md says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition as KafkaPartition
+
+from ...messages import TopicPartition
+from .prefetch import Unreadable
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
+"""Seconds before a place is tried again that could not be read twice in a row; doubled each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A partition that is held at a place."""
+
+    place: Unreadable
+    failures: int  # in a row, at this place
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is tried again: the first time at once."""
+        return min(FIRST_PAUSE * 2 ** (self.failures - 2), LONGEST_PAUSE) if self.failures > 1 else 0.0
+
+    def __str__(self) -> str:
+        place = self.place
+        beyond = f"; the next batch begins at offset {place.beyond}" if place.beyond is not None else ""
+        return (
+            f"is held at offset {place.offset}: {place.cause}{beyond}. It is tried again, see docs/damaged-batches.md"
+        )
+
+
+class UnreadablePartitions:
+    """Those of one group member.
+
+    `position`: where a partition would be read next, None if it is not ours. `read_otherwise` is tried first; true: it
+    helped. `refetch`: as usual, once more.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        position: Callable[[KafkaPartition], int | None],
+        read_otherwise: Callable[[KafkaPartition, int], Awaitable[bool]],
+        refetch: Callable[[KafkaPartition], None],
+    ) -> None:
+        self._name = name
+        self._position = position
+        self._read_otherwise = read_otherwise
+        self._refetch = refetch
+        self._held: dict[KafkaPartition, Held] = {}
+        self._trying: dict[KafkaPartition, asyncio.Task[None]] = {}
+        self.reasons: Mapping[TopicPartition, str] = {}  # why partitions are held; may be asked from another thread
+
+    def note(self, partition: KafkaPartition, place: Unreadable) -> None:
+        """This place could not be read."""
+        before = self._held.get(partition)
+        again = before is not None and before.place.offset == place.offset
+        held = Held(place=place, failures=before.failures + 1 if before is not None and again else 1)
+        self._held[partition] = held
+        if held.failures <= 2:  # once may be chance, or only too much for aiokafka's parser
+            level = logging.ERROR if held.failures == 2 else logging.WARNING if place.damaged else logging.INFO
+            logger.log(level, "%s: %s %s", self._name, TopicPartition(*partition), held)
+        self._say()
+        if (trying := self._trying.get(partition)) is not None:
+            trying.cancel()
+        self._trying[partition] = asyncio.create_task(self._try_again(partition, held), name=f"{self._name}-unreadable")
+
+    def look(self) -> None:
+        """Forgets what is read again, was passed over, or belongs to others now. To be called now and then."""
+        for partition, held in list(self._held.items()):
+            if self._position(partition) != held.place.offset:
+                self._forget(partition)
+                if held.failures > 1:
+                    logger.warning("%s: %s is not held any more", self._name, TopicPartition(*partition))
+
+    def close(self) -> None:
+        for partition in list(self._held):
+            self._forget(partition)
+
+    def _forget(self, partition: KafkaPartition) -> None:
+        del self._held[partition]
+        self._say()
+        if (trying := self._trying.pop(partition, None)) is not None:
+            trying.cancel()
+
+    def _say(self) -> None:
+        lasting = {partition: held for partition, held in self._held.items() if held.failures > 1}
+        self.reasons = {TopicPartition(*partition): str(held) for partition, held in lasting.items()}
+
+    async def _try_again(self, partition: KafkaPartition, held: Held) -> None:
+        await asyncio.sleep(held.pause)
+        offset = held.place.offset
+        if self._position(partition) == offset and not await self._read_otherwise(partition, offset):
+            self._refetch(partition)

@@ -1,0 +1,1 @@
+"""`memory://`: a broker inside the process. Partitions, groups and rebalances mean what they mean on Kafka."""

@@ -1,0 +1,150 @@
+"""What a session does when its process was frozen, and when it commits, on `memory://`.
+
+Whether that is enough, tests/chaos tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fastapi_athomic import AthomicSettings, subscribe_to
+from fastapi_athomic.consumption.session import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
+from fastapi_athomic.loop.lag import ThreadLoad
+from fastapi_athomic.transports.memory.transport import MemoryConsumer
+from tests.support.apps import Gate, Record, new_app, running
+from tests.support.clock import set_clock
+
+ANSWER = SOON
+"""Seconds that a commit takes."""
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key"])
+async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
+    ordering: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, gate, ahead = Record(), Gate(), [0.0]
+    set_clock(monkeypatch, lambda: monotonic() + ahead[0], "consumption.session", "consumption.strategies")
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering=ordering)
+    async def handle(number: int) -> None:
+        if number == 0:
+            await gate.wait()
+            ahead[0] = 10_000.0  # as if the whole process were frozen
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        stall_timeout=20_000.0,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        confirm = session._confirm_membership
+
+        async def confirm_membership() -> None:
+            record.note("confirmed")
+            await confirm()
+
+        monkeypatch.setattr(session, "_confirm_membership", confirm_membership)
+        await athomic.publish_many("t", list(range(5)), key=str)
+        session._away_limit = 5_000.0
+        session._note_poll(monotonic())
+        gate.set()
+        await record.count(6)
+        await athomic.drain()
+    assert record.seen == [0, "confirmed", 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("load", "interval", "count", "first", "then"),
+    [
+        (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE, *[2 * SOON] * 7]),
+        (0.5, 20 * SOON, 1, [], [COMMIT_PAUSE]),
+        (0.5, 0.0, 1_000, [SOON], [SOON, SOON]),
+        (0.9, COMMIT_PAUSE, 1, [COMMIT_PAUSE * PAUSE_WHILE_BUSY], [COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
+        (0.9, 0.0, 1, [SOON * PAUSE_WHILE_BUSY], [SOON * PAUSE_WHILE_BUSY]),
+    ],
+    ids=["the interval", "so many are done", "at once", "no time to spare", "at once, without time to spare"],
+)
+async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handlers(
+    load: float, interval: float, count: int, first: list[float], then: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, slept, clock, published = Record(), list[float](), [monotonic()], 0
+    commit, before = MemoryConsumer.commit, list[list[float]]()
+
+    async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
+        before.append(slept.copy())
+        slept.clear()
+        clock[0] += ANSWER
+        await commit(consumer, offsets, timeout)
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if seconds > SOON / 2:  # less: to let others in, or what rounding has left
+            slept.append(seconds)
+            await record.count(published)
+        else:
+            await asyncio.sleep(0)
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None:
+        record.note(number)
+
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=interval, commit_count=count)
+    athomic = new_app(settings, handle)
+    monkeypatch.setattr(ThreadLoad, "share", lambda _: load)
+    async with running(athomic):
+        monkeypatch.setattr(MemoryConsumer, "commit", noted)
+        set_clock(monkeypatch, lambda: clock[0], "consumption.session")
+        monkeypatch.setattr(
+            "fastapi_athomic.consumption.session.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
+        )
+        for published in (1, 2):
+            await athomic.publish("t", published)
+            await athomic.drain()
+    assert before[0] == pytest.approx(first)
+    assert before[1] == pytest.approx(then)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ordering": "key"}, {"ordering": "none"}, {"batch_size": 2, "batch_linger_ms": 1}]
+)
+async def test_p5_a_commit_comes_when_something_is_done(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not some time after it was received: nobody but the handler knows how long that takes."""
+    record, gate, commit = Record(), Gate(), MemoryConsumer.commit
+
+    async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
+        await commit(consumer, offsets, timeout)
+        record.note("committed")
+
+    async def handle(number: int) -> None:
+        record.note("begun")
+        await gate.wait()
+
+    async def handle_batch(numbers: list[int]) -> None:
+        await handle(numbers[0])
+
+    handler: Any = handle_batch if "batch_size" in options else handle
+    subscribe_to("t", group_id="g", handler_id="h", **options)(handler)
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, commit_count=1)
+    async with running(new_app(settings, handler)) as athomic:
+        monkeypatch.setattr(MemoryConsumer, "commit", noted)
+        monkeypatch.setattr(
+            "fastapi_athomic.consumption.session.POLL_SECONDS", 3600.0
+        )  # a poll looks at what is done, too
+        await athomic.publish("t", 0)
+        await record.count(1)
+        gate.set()
+        assert await record.count(2) == ["begun", "committed"]
+        monkeypatch.undo()
+        await athomic.publish("t", 1)  # ends the last poll, which is a long one
+        await record.count(3)

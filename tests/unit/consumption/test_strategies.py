@@ -1,0 +1,87 @@
+"""What strategies keep, on `memory://`; what they do is tested by delivery."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fastapi_athomic import AthomicSettings, subscribe_to
+from fastapi_athomic.consumption.strategies import MOST_SPARE
+from tests.support.apps import Gate, Record, eventually, new_app, running
+
+NEARLY_FULL, COUNT = 375, 1_000
+
+
+async def test_p16_lanes_of_keys_that_are_done_are_used_again_and_bounded() -> None:
+    begun, record, gate = Record(), Record(), Gate()
+    keys = MOST_SPARE + 500
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering="key", concurrency=keys)
+    async def handle(number: int) -> None:
+        begun.note(number)
+        await gate.wait()
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        max_buffered_messages=2 * keys,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        strategy: Any = athomic.manager().consumers["h"]._session._strategy  # type: ignore[union-attr]
+        await athomic.publish_many("t", list(range(keys)), key=str)
+        await begun.count(keys)
+        gate.set()
+        await record.count(keys)
+        await athomic.drain()
+        (state,) = [state for state in strategy._spare if state.topic_partition.topic == "t"]
+        await eventually(lambda: strategy._lanes[state] == {})  # workers may rest before they leave a lane
+        spare = list(strategy._spare[state])
+        assert len(spare) == MOST_SPARE
+        await athomic.publish("t", keys, key="another")
+        await record.count(keys + 1)
+        await athomic.drain()
+        await eventually(lambda: strategy._lanes[state] == {})
+        assert strategy._spare[state] == spare, "it was used, and given back"
+        assert spare[-1].key == b"another"
+    assert strategy._spare == {}, "they go with their partition"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ordering": "key"}, {"ordering": "none"}, {"batch_size": 100, "batch_linger_ms": 1}]
+)
+async def test_p16_a_full_partition_takes_in_more_as_soon_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    record, gate = Record(), Gate()
+
+    async def handle(number: int) -> None:
+        await gate.wait()
+        record.note(number)
+
+    async def handle_batch(numbers: list[int]) -> None:
+        for number in numbers:
+            await handle(number)
+
+    handler: Any = handle_batch if "batch_size" in options else handle
+    subscribe_to("t", group_id="g", **options)(handler)
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        commit_interval=3600,  # a commit would notice the room, too
+        commit_count=1_000_000,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    async with running(new_app(settings, handler)) as athomic:
+        monkeypatch.setattr(
+            "fastapi_athomic.consumption.session.POLL_SECONDS", 3600.0
+        )  # nobody who waits for room looks by himself
+        await athomic.publish_many("t", list(range(COUNT)), key=str)
+        await eventually(lambda: athomic.consumers()[0].counters.received > NEARLY_FULL)
+        gate.set()
+        assert sorted(await record.count(COUNT)) == list(range(COUNT))
+        monkeypatch.undo()
+        await athomic.publish("t", -1)  # ends the last look, which is a long one
+        await record.count(COUNT + 1)

@@ -1,0 +1,479 @@
+"""Dead letters that are too large, doubled, of somebody else, or of an earlier version. On `memory://`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import BaseModel
+
+from fastapi_athomic import (
+    Athomic,
+    AthomicSettings,
+    MessageHeaders,
+    RawMessage,
+    RetryPolicy,
+    TransportError,
+    ordered_consumer,
+    subscribe_to,
+)
+from fastapi_athomic.failures.dead_letters import GONE, NOT_FOLLOWED, TOO_LARGE
+from fastapi_athomic.failures.letters import OMITTED, encode_offsets
+from fastapi_athomic.messages import Headers, OutgoingMessage, TopicPartition
+from fastapi_athomic.settings import MemorySettings
+from fastapi_athomic.transports.memory.broker import MemoryBroker
+from fastapi_athomic.transports.memory.transport import MemoryTransport, broker_named
+from tests.support.apps import Record, eventually, new_app, running
+
+LIMIT = 4_000
+REASON = os.urandom(500).hex()
+ONCE = RetryPolicy(max_attempts=1)
+UNPACKED = MemorySettings(max_message_bytes=10_000_000)
+"""As a message that came in a compressed batch."""
+
+
+class Shop:
+    """A broker whose topics take messages of up to `LIMIT` bytes, and an app whose handlers fail while `broken`."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.name = uuid4().hex
+        self.broker: MemoryBroker = broker_named(self.name)
+        self.record, self.broken = Record(), True
+        memory = MemorySettings(max_message_bytes=LIMIT, partitions=1)
+        self.settings = AthomicSettings(broker_url=f"memory://{self.name}", memory=memory, **settings)
+
+    def put(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
+        self.broker.create_topics({topic: 1})
+        (result,) = self.broker.append([OutgoingMessage(topic, key, value, headers)], UNPACKED)
+        assert not isinstance(result, Exception)
+
+    def handler(self, topic: str = "t", group: str = "g", handler_id: str = "h", **options: Any) -> Any:
+        @subscribe_to(topic, group_id=group, handler_id=handler_id, **{"retry": ONCE, **options})
+        async def handle(message: RawMessage) -> None:
+            self.record.note((handler_id, message))
+            if self.broken:
+                raise RuntimeError(REASON)
+
+        return handle
+
+    def app(self, *handlers: Any) -> Athomic:
+        return new_app(self.settings, *(handlers or [self.handler()]))
+
+    def read(self, topic: str) -> list[RawMessage]:
+        log = self.broker.log(TopicPartition(topic, 0))
+        return log.messages if log is not None else []
+
+
+# --- fault 5: letters that do not fit
+
+
+async def test_p07_fault_05_a_letter_that_is_larger_unpacked_is_written_packed() -> None:
+    shop = Shop()
+    shop.put("t", b"0" * 100_000, b"k")
+    shop.put("t", b"next")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        letter, _ = await athomic.dead_letters("h").browse()
+    assert (letter.value, letter.key, letter.omitted) == (b"0" * 100_000, b"k", ())
+    assert [message.value for _, message in shop.record.seen] == [b"0" * 100_000, b"next"]
+
+
+async def test_p07_fault_05_our_headers_do_not_push_a_message_over_the_limit() -> None:
+    shop, value = Shop(dlq_traceback=True), os.urandom(LIMIT - 900)
+    shop.put("t", value)
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        (letter,) = await athomic.dead_letters("h").browse()
+    assert letter.value == value, "the error is said in fewer words first"
+    assert letter.error_message == REASON[:100]
+    assert "athomic-error-traceback" not in letter.headers
+
+
+LARGE, SMALL = os.urandom(2 * LIMIT), os.urandom(10)
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "header", "omitted"),
+    [
+        (LARGE, SMALL, SMALL, {"value"}),
+        (SMALL, LARGE, SMALL, {"key"}),
+        (SMALL, SMALL, LARGE, {"headers"}),
+        (LARGE, LARGE, LARGE, {"value", "key", "headers"}),
+        (None, LARGE, SMALL, {"key"}),
+    ],
+)
+async def test_p20_fault_05_what_is_too_large_is_left_out_and_comes_back_from_its_source(
+    value: bytes | None, key: bytes, header: bytes, omitted: set[str]
+) -> None:
+    shop = Shop()
+    shop.put("t", value, key, (("own", header),))
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        letters = athomic.dead_letters("h")
+        (letter,) = await letters.browse()
+        assert set(letter.omitted) == omitted
+        sizes = {"value": len(value or b""), "key": len(key), "headers": len("own") + len(header)}
+        assert {part: letter.headers.text(OMITTED[part]) for part in omitted} == {p: str(sizes[p]) for p in omitted}
+        shop.broken = False
+        report = await letters.redrive()
+        assert (report.settled, report.refused) == (0, {TOO_LARGE: 1}), "the redrive topic takes no more than the DLQ"
+        assert await letters.count() == 1
+
+
+async def test_p20_fault_05_a_redrive_fetches_what_was_left_out() -> None:
+    shop = Shop()
+    shop.put("t", LARGE, b"key", (("own", b"1"),))
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+    shop.broken, shop.settings = False, shop.settings.model_copy(update={"memory": UNPACKED})
+    async with running(shop.app()) as athomic:
+        report = await athomic.dead_letters("h").redrive(dry_run=True)
+        assert (report.settled, report.refused) == (1, {})
+        report = await athomic.dead_letters("h").redrive()
+        await athomic.drain()
+        assert (report.settled, await athomic.dead_letters("h").count()) == (1, 0)
+    _, message = shop.record.seen[-1]
+    assert (message.value, message.key, message.headers[0]) == (LARGE, b"key", ("own", b"1"))
+    assert message.topic == "t.g.redrive"
+    said = MessageHeaders(message.headers)
+    assert (said.text("athomic-original-offset"), said.text("athomic-value-omitted")) == ("0", None)
+
+
+@pytest.mark.parametrize("gone", ["another message", "the topic"])
+async def test_p20_fault_05_what_is_gone_for_good_is_not_sent_back_empty(gone: str) -> None:
+    shop = Shop()
+    shop.put("t", LARGE)
+    shop.put("t", b"small")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+    shop.broken = False
+    del shop.broker._topics["t"]
+    if gone == "another message":
+        shop.put("t", LARGE[::-1])
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        letters = athomic.dead_letters("h")
+        report = await letters.redrive()
+        await athomic.drain()
+        assert (report.selected, report.settled, report.refused) == (2, 1, {GONE: 1})
+        (letter,) = await letters.browse()
+        assert letter.omitted == ("value",)
+    assert [message.value for _, message in shop.record.seen if message.topic == "t.g.redrive"] == [b"small"]
+
+
+async def test_p07_fault_05_batches_too() -> None:
+    shop = Shop()
+    for value in (LARGE, b"0" * 100_000, b"good"):
+        shop.put("t", value)
+
+    @subscribe_to("t", group_id="g", handler_id="h", batch_size=3, retry=ONCE)
+    async def handle(values: list[bytes]) -> None:
+        if values != [b"good"]:
+            raise RuntimeError("poison")
+        shop.record.note(values)
+
+    async with running(shop.app(handle)) as athomic:
+        await shop.record.count(1)
+        await athomic.drain()
+        found = await athomic.dead_letters("h").browse()
+    assert [(letter.omitted, len(letter.value or b"")) for letter in found] == [(("value",), 0), ((), 100_000)]
+
+
+class Event(BaseModel):
+    key: str
+    number: int
+    padding: str
+
+
+async def test_p07_fault_05_ordered_consumers_too() -> None:
+    shop = Shop()
+
+    @ordered_consumer(
+        "t", group_id="g", handler_id="h", aggregate_key_field="key", sequence_id_field="number", retry=ONCE
+    )
+    async def handle(event: Event) -> None:
+        shop.record.note(event.number)
+        if event.number == 1:
+            raise RuntimeError("poison")
+
+    for number in (1, 2):
+        event = Event(key="k", number=number, padding=os.urandom(LIMIT).hex())
+        shop.put("t", event.model_dump_json().encode())
+    shop.put("t", b"{" + LARGE)
+    async with running(shop.app(handle)) as athomic:
+        await athomic.drain()
+        found = await athomic.dead_letters("h").browse()
+    assert shop.record.seen == [1, 2]
+    assert sorted((letter.original_offset, letter.omitted) for letter in found) == [(0, ("value",)), (2, ("value",))]
+
+
+async def test_p07_fault_05_what_cannot_be_deferred_for_its_size_is_dead_lettered() -> None:
+    shop = Shop()
+    shop.put("t", LARGE)
+    shop.put("t", b"0" * 100_000)
+    retry = RetryPolicy(max_attempts=1, retry_topics=(3_600,), allow_reordering=True)
+    async with running(shop.app(shop.handler(retry=retry))) as athomic:
+        await eventually(lambda: athomic.consumers()[0].counters.dead_lettered == 1)
+        await eventually(lambda: athomic.consumers()[0].counters.deferred == 1)
+        (letter,) = await athomic.dead_letters("h").browse()
+    assert letter.omitted == ("value",)
+    assert [message.value for message in shop.read("t.g.retry.3600s")] == [b"0" * 100_000]
+
+
+async def test_p07_fault_05_where_nothing_at_all_fits_the_partition_waits_and_health_says_so() -> None:
+    shop = Shop()
+    shop.settings = shop.settings.model_copy(update={"memory": MemorySettings(max_message_bytes=100)})
+    shop.put("t", b"x")
+    async with running(shop.app()) as athomic:
+        await eventually(lambda: "t[0] waits: dead letter to t.g.dlq refused" in str(athomic.health()))
+    assert shop.read("t.g.dlq") == []
+
+
+# --- fault 11: whose letters they are
+
+
+async def test_p20_fault_11_two_handlers_share_a_dlq() -> None:
+    shop = Shop()
+    handlers = [
+        shop.handler("t", "billing", "billing", dlq="errors"),
+        shop.handler("t", "shipping", "shipping", dlq="errors"),
+        shop.handler("u", "shipping", "returns", dlq="errors"),
+    ]
+    shop.put("t", b"order")
+    shop.put("u", b"parcel")
+    async with running(shop.app(*handlers)) as athomic:
+        await shop.record.count(3)
+        await athomic.drain()
+        for handler_id, value in (("billing", b"order"), ("shipping", b"order"), ("returns", b"parcel")):
+            letters = athomic.dead_letters(handler_id)
+            found = await letters.browse()
+            assert [(letter.handler_id, letter.value) for letter in found] == [(handler_id, value)]
+            assert await letters.count() == 1
+        shop.broken = False
+        assert (await athomic.dead_letters("shipping").redrive()).topics == {"errors": 1}
+        assert (await athomic.dead_letters("billing").discard(reason="paid")).settled == 1
+        await shop.record.count(4)
+        await athomic.drain()
+        handler_id, message = shop.record.seen[-1]
+        assert (handler_id, message.topic) == ("shipping", "t.shipping.redrive")
+        assert await athomic.dead_letters("returns").count() == 1, "nobody has settled it"
+        assert (await athomic.dead_letters("returns").redrive()).settled == 1
+        await shop.record.count(5)
+        await athomic.drain()
+    handler_id, message = shop.record.seen[-1]
+    assert (handler_id, message.topic) == ("returns", "u.shipping.redrive")
+
+
+async def test_p20_fault_11_sources_that_share_a_dlq_get_back_what_is_theirs() -> None:
+    shop = Shop()
+    shop.put("a", b"of a")
+    shop.put("b", b"of b")
+
+    @subscribe_to(["a", "b"], group_id="g", handler_id="h", dlq="errors", retry=ONCE)
+    async def handle(message: RawMessage) -> None:
+        shop.record.note((message.topic, message.value))
+        if shop.broken:
+            raise RuntimeError
+
+    async with running(shop.app(handle)) as athomic:
+        await athomic.drain()
+        shop.broken = False
+        letters = athomic.dead_letters("h")
+        assert [letter.value for letter in await letters.browse(source="a")] == [b"of a"]
+        assert (await letters.redrive()).settled == 2
+        await athomic.drain()
+    assert sorted(shop.record.seen[2:]) == [("a.g.redrive", b"of a"), ("b.g.redrive", b"of b")]
+
+
+@pytest.mark.parametrize("dlq", [True, "errors"])
+async def test_p20_fault_11_a_handler_that_a_deploy_renames_keeps_its_letters(dlq: bool | str) -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    shop.put("u", b"y")
+    before = [shop.handler("t", "g", "old", dlq=dlq), shop.handler("u", "g", "other", dlq=dlq)]
+    async with running(shop.app(*before)) as athomic:
+        await athomic.drain()
+    after = [shop.handler("t", "g", "new", dlq=dlq), shop.handler("u", "g", "other", dlq=dlq)]
+    shop.broken = False
+    async with running(shop.app(*after)) as athomic:
+        assert [letter.handler_id for letter in await athomic.dead_letters("other").browse()] == ["other"]
+        assert (await athomic.dead_letters("new").redrive()).settled == 1
+        await athomic.drain()
+    assert [name for name, message in shop.record.seen if message.topic == "t.g.redrive"] == ["new"]
+
+
+async def test_p20_fault_11_another_dlq_name_hides_no_letters() -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+    for dlq in ("errors", False):
+        async with running(shop.app(shop.handler(dlq=dlq))) as athomic:
+            assert await athomic.dead_letters("h").count() == 1
+
+
+async def test_p20_fault_11_letters_of_a_source_that_nobody_consumes_any_more_stay() -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    async with running(shop.app(shop.handler(dlq="errors"))) as athomic:
+        await athomic.drain()
+    async with running(shop.app(shop.handler("u", dlq="errors"))) as athomic:
+        report = await athomic.dead_letters("h").redrive()
+        assert (report.selected, report.settled, report.refused) == (1, 0, {NOT_FOLLOWED: 1})
+        assert await athomic.dead_letters("h").count() == 1
+
+
+def old_letter(number: int, **more: bytes) -> OutgoingMessage:
+    """As an earlier version wrote it."""
+    headers = {
+        "original-topic": b"t",
+        "original-partition": b"0",
+        "original-offset": b"%d" % number,
+        "original-timestamp": b"1000",
+        "consumer-group": b"g",
+        "handler": b"h",
+        "error-type": b"builtins.RuntimeError",
+        "attempts": b"1",
+    }
+    ours = tuple((f"athomic-{name}", value) for name, value in headers.items())
+    return OutgoingMessage("t.g.dlq", None, b"old %d" % number, ours, 0, 2_000)
+
+
+def old_redriven(number: int, timestamp: int, redrives: bytes = b"1") -> OutgoingMessage:
+    """As an earlier version sent it back."""
+    kept = tuple(header for header in old_letter(number).headers if "original" in header[0])
+    added = (("athomic-redrives", redrives), ("athomic-dead-letter", b"t.g.dlq/0/%d" % number))
+    return OutgoingMessage("t.g.redrive", None, b"old %d" % number, (*kept, *added), 0, timestamp)
+
+
+def old_marker(*offsets: int) -> OutgoingMessage:
+    headers = (("athomic-resolution", b"redriven"), ("athomic-resolved-offsets", encode_offsets(offsets).encode()))
+    return OutgoingMessage("t.g.dlq", None, b"", headers, 0)
+
+
+async def test_p20_fault_11_letters_of_earlier_versions_are_settled_as_before() -> None:
+    shop = Shop()
+    shop.broken = False
+    shop.broker.create_topics({"t": 1, "t.g.dlq": 1, "t.g.redrive": 1})
+    shop.broker.append([*map(old_letter, range(4)), old_marker(0)], UNPACKED)
+    shop.broker.append([old_redriven(1, 3_000), old_redriven(2, 1_999), old_redriven(3, 3_000, b"2")], UNPACKED)
+    async with running(shop.app()) as athomic:
+        await shop.record.count(3)
+        letters = athomic.dead_letters("h")
+        assert [letter.id for letter in await letters.browse()] == [f"t.g.dlq/0/{n}@2000" for n in (1, 2, 3)]
+        report = await letters.redrive()
+        assert (report.settled, report.resumed) == (3, 1), "what came before the letter, or after another, is another's"
+        await athomic.drain()
+        assert await letters.count() == 0
+    assert [message.value for _, message in shop.record.seen[3:]] == [b"old 2", b"old 3"]
+
+
+async def test_p20_fault_11_earlier_versions_see_what_this_one_has_settled() -> None:
+    shop = Shop()
+    for value in (b"1", b"2", b"3"):
+        shop.put("t", value)
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        await athomic.dead_letters("h").discard(reason="r", limit=2)
+        ids = [letter.id for letter in await athomic.dead_letters("h").browse()]
+        shop.broken = False
+        await athomic.dead_letters("h").redrive()
+        await athomic.drain()
+    first, second = [MessageHeaders(message.headers) for message in shop.read("t.g.dlq")][3:]
+    assert (first.text("athomic-resolved-offsets"), second.text("athomic-resolved-offsets")) == ("0-1", "2")
+    (sent,) = [MessageHeaders(message.headers) for message in shop.read("t.g.redrive")]
+    assert (sent.text("athomic-letter-id"), sent.text("athomic-dead-letter")) == (ids[0], "t.g.dlq/0/2")
+
+
+async def test_p20_fault_11_what_was_purged_from_the_redrive_topic_is_sent_again() -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        shop.broken = False
+        shop.broker.refuse("t.g.dlq")  # sent, but not marked
+        with pytest.raises(TransportError, match="could not be noted"):
+            await athomic.dead_letters("h").redrive()
+        shop.broker.allow("t.g.dlq")
+        await athomic.drain()
+        redrive = shop.read("t.g.redrive")
+        assert len(redrive) == 1
+        assert (await athomic.dead_letters("h").redrive(dry_run=True)).resumed == 1
+        del redrive[:]
+        report = await athomic.dead_letters("h").redrive()
+        assert (report.resumed, report.settled) == (0, 1)
+        assert len(shop.read("t.g.redrive")) == 1
+
+
+async def test_p20_fault_11_a_message_that_looks_like_a_marker_settles_nothing() -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    shop.put("t", b"y", None, (("athomic-resolution", b"redriven"), ("athomic-resolved-offsets", b"0-9")))
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        assert [letter.value for letter in await athomic.dead_letters("h").browse()] == [b"x", b"y"]
+
+
+# --- fault 12: letters that were written twice
+
+
+async def test_p20_fault_12_a_letter_that_was_written_twice_is_one() -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        letters = athomic.dead_letters("h")
+        (message,) = shop.read("t.g.dlq")
+        copy = OutgoingMessage("t.g.dlq", message.key, message.value, message.headers, 0)
+        shop.broker.append([copy, copy], UNPACKED)
+        assert (await letters.count(), len(await letters.browse())) == (1, 1)
+        shop.broken = False
+        assert (await letters.redrive()).settled == 1
+        shop.broker.append([copy], UNPACKED)  # its acknowledgement had timed out: it comes behind the marker
+        assert (await letters.count(), (await letters.redrive()).selected) == (0, 0)
+        await athomic.drain()
+    assert len(shop.read("t.g.redrive")) == 1
+
+
+async def test_p20_fault_12_copies_in_several_partitions_are_sent_back_once() -> None:
+    """Of an earlier version, which sent messages without a key to any partition."""
+    shop = Shop()
+    shop.broken = False
+    shop.broker.create_topics({"t": 1, "t.g.dlq": 2, "t.g.redrive": 1})
+    letter = old_letter(0)._replace(headers=(*old_letter(0).headers, ("athomic-letter-id", b"one")))
+    shop.broker.append([letter, letter._replace(partition=1)], UNPACKED)
+    async with running(shop.app()) as athomic:
+        report = await athomic.dead_letters("h").redrive()
+        assert (report.settled, report.resumed) == (2, 1)
+        await athomic.drain()
+        assert await athomic.dead_letters("h").count() == 0
+    assert [message.value for _, message in shop.record.seen] == [b"old 0"]
+
+
+async def test_markers_fit_as_letters_do() -> None:
+    """100 ids in one marker are too many for a topic of small messages: there are several markers then."""
+    shop = Shop()
+    shop.settings = shop.settings.model_copy(update={"memory": MemorySettings(max_message_bytes=1_000)})
+    for number in range(50):
+        shop.put("t", b"%d" % number)
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        assert (await athomic.dead_letters("h").discard(reason="many")).settled == 50
+        assert await athomic.dead_letters("h").count() == 0
+    assert 50 + 1 < len(shop.read("t.g.dlq")) < 50 + 10
+
+
+async def test_reading_goes_on_behind_what_retention_took() -> None:
+    shop = Shop()
+    for number in range(3):
+        shop.put("t", b"%d" % number)
+    place = TopicPartition("t", 0)
+    log = shop.broker.log(place)
+    assert log is not None
+    del log.messages[:2]
+    log.first = 2
+    transport = MemoryTransport(shop.settings)
+    assert [message.value for message in await transport.read(place, 0, 1)] == [b"2"]
+    assert await transport.read(place, 3, 1) == []

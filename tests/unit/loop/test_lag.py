@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic.consumption import service as consumer_module
+from fastapi_athomic.loop import lag as lag_module
+from fastapi_athomic.loop.lag import LOAD_SECONDS, ThreadLoad
+from tests.support.apps import Record, eventually, running
+
+BLOCKING = 0.05
+
+
+def new_app(isolation: Any = "loop", **options: Any) -> tuple[Any, Record]:
+    settings = AthomicSettings(isolation=isolation, blocking_after=BLOCKING, **options)
+    athomic, record = include_athomic(FastAPI(), settings), Record()
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="shop.bill")
+    async def handle(message: str) -> None:
+        if message == "block":
+            time.sleep(BLOCKING * 8)  # noqa: ASYNC251 - that is the fault
+        record.note(message)
+
+    return athomic, record
+
+
+def status_of(athomic: Athomic) -> str:
+    report = athomic.health()
+    return report.status if report is not None else "not running"
+
+
+@pytest.mark.parametrize("isolation", ["loop", "thread"])
+async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
+    isolation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    athomic, record = new_app(isolation)
+    async with running(athomic):
+        await athomic.publish("t", "fine")
+        await record.count(1)
+        assert athomic.health().status == "healthy"
+        assert "blocked" not in caplog.text
+        await athomic.publish("t", "block")
+        await eventually(lambda: "blocked the event loop" in caplog.text)
+        found = re.search(r"handler shop\.bill \(in (\S+), line \d+\) blocked the event loop for (\S+) s", caplog.text)
+        assert found is not None, caplog.text
+        assert found[1].endswith("test_lag.new_app.<locals>.handle")
+        assert float(found[2]) >= BLOCKING
+        assert athomic.health().status == "degraded"
+        assert "blocked the event loop" in str(athomic.health())
+        monkeypatch.setattr(consumer_module, "BLOCKING_SHOWN_SECONDS", 0.0)
+        assert athomic.health().status == "healthy"
+
+
+async def test_p13_with_a_thread_of_their_own_health_tells_of_a_blocked_loop_at_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lag_module, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(consumer_module, "STALE_POLL_SECONDS", 0.5)
+    athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread", blocking_after=BLOCKING))
+    go_on, begun = threading.Event(), Record()
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None:
+        begun.note(message)
+        go_on.wait(30)
+
+    async with running(athomic):
+        await athomic.publish("t", "block")
+        await begun.count(1)
+        await eventually(lambda: "has been blocking the event loop" in caplog.text)
+        await eventually(lambda: status_of(athomic) == "unhealthy")
+        assert "has not polled" in str(athomic.health())
+        go_on.set()
+        await eventually(lambda: status_of(athomic) in ("degraded", "healthy"))
+
+
+async def test_what_is_no_handler_is_named_by_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    athomic, _ = new_app()
+
+    async def route() -> None:
+        time.sleep(BLOCKING * 8)  # noqa: ASYNC251 - that is the fault
+
+    async with running(athomic):
+        await asyncio.sleep(0)
+        await asyncio.create_task(route())
+        await eventually(lambda: "blocked the event loop" in caplog.text)
+        assert athomic.health().status == "healthy", "no consumer is to blame"
+    assert "test_what_is_no_handler_is_named_by_its_place.<locals>.route, line" in caplog.text
+
+
+async def test_a_handler_that_blocks_again_and_again_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    athomic, record = new_app()
+    async with running(athomic):
+        await athomic.publish_many("t", ["block", "block", "block"])
+        await record.count(3)
+        await eventually(lambda: athomic.loop_lag.seconds > BLOCKING)
+    assert len(warnings_in(caplog)) == 1
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [r for r in caplog.records if r.levelno >= logging.WARNING and "blocked" in r.getMessage()]
+
+
+async def test_p18_a_handler_that_blocks_again_after_a_while_is_warned_of_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    athomic, _ = new_app()
+    async with running(athomic):
+        await athomic.publish("t", "block")
+        await eventually(lambda: len(warnings_in(caplog)) == 1)
+        monkeypatch.setattr(lag_module, "QUIET_SECONDS", 0.0)  # over
+        await athomic.publish("t", "block")
+        await eventually(lambda: len(warnings_in(caplog)) == 2)
+
+
+def test_how_much_of_its_time_a_thread_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {"monotonic": 10.0, "thread_time": 1.0}
+    for name in clocks:
+        monkeypatch.setattr(f"fastapi_athomic.loop.lag.{name}", partial(clocks.__getitem__, name))
+    load = ThreadLoad()
+    load.share()
+    clocks |= {"monotonic": 12.0, "thread_time": 2.5}
+    assert load.share() == 0.75
+    clocks |= {"monotonic": 12.0 + LOAD_SECONDS / 2, "thread_time": 2.5 + LOAD_SECONDS / 2}
+    assert load.share() == 0.75, "too short to tell"
+    clocks |= {"monotonic": 12.0 + LOAD_SECONDS}
+    assert load.share() == 0.5
