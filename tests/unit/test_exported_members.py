@@ -11,6 +11,7 @@ HEAVY = (
     "confluent_kafka",
     "cramjam",
     "cryptography",
+    "fastapi_athomic.cli",
     "openlineage",
     "opentelemetry.sdk",
     "prometheus_client",

@@ -1,43 +1,25 @@
-"""Dead letters from the command line: `fastapi-athomic dlq list|show|redrive|discard HANDLER_ID --app MODULE:APP`.
-
-It imports the app to know its settings and handlers, and starts no consumer.
-"""
+"""Dead letters from the command line: `fastapi-athomic dlq list|show|redrive|discard HANDLER_ID --app MODULE:APP`."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from .athomic import Athomic
-from .exceptions import AthomicError
-from .failures.dead_letters import DeadLetters, Progress
-from .failures.letters import DeadLetter
-
-OK, FAILED, REFUSED = 0, 1, 2
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point. Gives the exit status: 0, 1 for an error, 2 where a person said no."""
-    options = _parser().parse_args(arguments)
-    try:
-        return asyncio.run(_run(options))
-    except AthomicError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+from ..exceptions import AthomicError
+from ..failures.dead_letters import DeadLetters
+from ..failures.letters import DeadLetter
+from .app import find_athomic
+from .terminal import OK, REFUSED, agreed, print_json, progress_bar
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastapi-athomic", description="Tools for the consumers of a FastAPI app.")
-    areas = parser.add_subparsers(dest="area", required=True)
+def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the area `dlq` to the command line."""
     commands = areas.add_parser("dlq", help="dead letters").add_subparsers(dest="command", required=True)
     for name, summary in (
         ("list", "list those that wait"),
@@ -45,8 +27,9 @@ def _parser() -> argparse.ArgumentParser:
         ("redrive", "send back to the group that failed"),
         ("discard", "settle without sending back"),
     ):
-        _add_options(commands.add_parser(name, help=summary), name)
-    return parser
+        command = commands.add_parser(name, help=summary)
+        command.set_defaults(run=run)
+        _add_options(command, name)
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
@@ -71,7 +54,8 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--reason", required=True, help="is kept")
 
 
-async def _run(options: argparse.Namespace) -> int:
+async def run(options: argparse.Namespace) -> int:
+    """Runs one of the commands. Gives its exit status."""
     athomic = find_athomic(options.app)
     command: Callable[[DeadLetters, argparse.Namespace], Any] = {
         "list": _list,
@@ -84,32 +68,12 @@ async def _run(options: argparse.Namespace) -> int:
         return status
 
 
-def find_athomic(path: str) -> Athomic:
-    """The app's `Athomic`.
-
-    Raises:
-        AthomicError: the module cannot be imported, or has no such app.
-    """
-    module_name, _, attribute = path.partition(":")
-    sys.path.insert(0, "")  # as uvicorn does
-    try:
-        app: Any = importlib.import_module(module_name)
-        for name in (attribute or "app").split("."):
-            app = getattr(app, name)
-    except Exception as error:
-        raise AthomicError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    athomic = getattr(getattr(app, "state", None), "athomic", None)
-    if not isinstance(athomic, Athomic):
-        raise AthomicError(f"{path} has no athomic: call include_athomic(app) in that module")
-    return athomic
-
-
 async def _list(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     found = await dead_letters.browse(
         source=options.topic, partition=options.partition, since=options.since, limit=options.limit
     )
     if options.json:
-        _print_json([_as_json(letter) for letter in found])
+        print_json([_as_json(letter) for letter in found])
         return OK
     for letter in found:
         failed_at = letter.failed_at.isoformat(timespec="seconds") if letter.failed_at else "?"
@@ -124,7 +88,7 @@ async def _show(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     if letter is None:
         raise AthomicError("there is no dead letter at this place, or it was settled")
     if options.json:
-        _print_json(_as_json(letter))
+        print_json(_as_json(letter))
         return OK
     for name, value in _as_json(letter).items():
         print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
@@ -146,46 +110,23 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
     if options.dry_run or not planned.settled:
         _print_report(asdict(planned), options)
         return OK
-    if not options.yes and not _agreed(f"{options.command} {planned.settled} of {planned.selected} dead letters?"):
+    if not options.yes and not agreed(f"{options.command} {planned.settled} of {planned.selected} dead letters?"):
         return REFUSED
-    with _progress(planned.settled) as progress:
+    with progress_bar(planned.settled) as progress:
         done = await settle(**selection, progress=progress)
     _print_report(asdict(done), options)
     return OK
 
 
-def _agreed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        print("nobody to ask: say --yes", file=sys.stderr)
-        return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Progress | None]:
-    """A bar, where somebody looks and the extra `cli` is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield None
-        return
-    with tqdm(total=total, unit="msg", disable=not sys.stderr.isatty(), leave=False) as bar:
-        yield bar.update
-
-
 def _print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
-        _print_json(report)
+        print_json(report)
         return
     doing = "would be settled" if report["dry_run"] else "settled"
     print(f"{report['settled']} of {report['selected']} {doing}", end="")
     print(f", {report['exhausted']} were sent back too often already" if report["exhausted"] else "")
     for reason, count in report["refused"].items():
         print(f"{count} wait still: {reason}")
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:
@@ -220,7 +161,3 @@ def _text(data: bytes | None) -> str | None:
         return data.decode()
     except UnicodeDecodeError:
         return f"base64:{base64.b64encode(data).decode()}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
