@@ -1,0 +1,80 @@
+"""How bytes become what a handler's type asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..exceptions import PayloadDecodeError
+from .target import Target
+
+Decoder = Callable[[bytes | None], Any]
+
+
+def deserializer(target_type: Any) -> Decoder:
+    if target_type is bytes:
+        return _to_bytes
+    if target_type is str:
+        return _to_str
+    if target_type == bytes | None:
+        return _to_optional_bytes
+    if target_type == str | None:
+        return _to_optional_str
+    return _from_json(Target(target_type))
+
+
+def _to_bytes(data: bytes | None) -> bytes:
+    if data is None:
+        raise _no_null(bytes)
+    return data
+
+
+def _to_str(data: bytes | None) -> str:
+    if data is None:
+        raise _no_null(str)
+    return _text(data)
+
+
+def _to_optional_bytes(data: bytes | None) -> bytes | None:
+    return data
+
+
+def _to_optional_str(data: bytes | None) -> str | None:
+    return None if data is None else _text(data)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise PayloadDecodeError("the payload is not UTF-8", step="str") from None
+
+
+def _no_null(target_type: Any) -> PayloadDecodeError:
+    name = getattr(target_type, "__name__", str(target_type))
+    return PayloadDecodeError(f"the payload is null, and the handler's type {name} does not allow None", step="json")
+
+
+def _from_json(target: Target) -> Decoder:
+    validate = target.adapter.validator.validate_json
+    allows_none = target.allows_none
+
+    def decode(data: bytes | None) -> Any:
+        if data is None:
+            if allows_none:
+                return None
+            raise _no_null(target.type)
+        try:
+            return validate(data)
+        except ValidationError as error:
+            problem = target.describe(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of a validator of the user's
+            problem = type(error).__name__
+        # out of the except block: a traceback through the validation error would show the payload
+        raise PayloadDecodeError(f"the payload is not a valid {target.name}: {problem}", step="json")
+
+    return decode

@@ -1,0 +1,158 @@
+"""How a message becomes bytes, and which messages are refused because they would not be read back as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
+
+from ..exceptions import ConfigurationError, PayloadEncodeError
+from .fidelity import check_of_message, doubt, is_flat
+from .losses import BARE, DECLARED, MAX_TYPES, Loss, Spot, losses, unwritable
+from .target import Target
+
+logger = logging.getLogger(__name__)
+
+MAX_SHAPES = 100
+"""Combinations of types in the fields of one model that are remembered."""
+MAX_DIGITS = 4_300
+"""Longer numbers are not read (the limit of Python, and of pydantic)."""
+_LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
+_DIGITS_ALIKE = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
+
+
+def serialize(message: object) -> bytes:
+    if isinstance(message, bytes | bytearray | memoryview):
+        return bytes(message)
+    if isinstance(message, str):
+        return _utf8(message)
+    try:
+        kind: Any = type(message)
+        write = _writer_of(kind)
+    except ConfigurationError as error:
+        reason = str(error).partition("\n")[0]
+        raise PayloadEncodeError(f"{reason}: publish a dict, a str or bytes instead", step="json") from None
+    return write(message)
+
+
+def _utf8(message: str) -> bytes:
+    if message.isascii() or not any("\ud800" <= character <= "\udfff" for character in message):
+        return message.encode()
+    raise PayloadEncodeError(
+        "the message is a str with half a surrogate pair in it, which UTF-8 cannot hold", step="str"
+    )
+
+
+@lru_cache(MAX_TYPES)
+def _writer_of(kind: type) -> Callable[[Any], bytes]:
+    """Raises `ConfigurationError`."""
+    return _RecordWriter(kind) if issubclass(kind, BaseModel) or is_dataclass(kind) else _write_bare
+
+
+class _RecordWriter:
+    """Writes models or dataclasses of one class, so that reading that class gives them back.
+
+    Where that is sure from the schema and a look at the value, nothing is read.
+    """
+
+    def __init__(self, kind: type) -> None:
+        self._target = Target(kind)
+        schema = self._target.adapter.core_schema
+        self._write = self._target.adapter.serializer.to_json
+        self._write_anyway = partial(self._write, by_alias=True, warnings=False)
+        self._check = check_of_message(schema)
+        self._is_flat = is_flat(schema)
+        self._shapes: set[tuple[object, ...]] = set()  # of flat ones that were as declared
+
+    def __call__(self, message: Any) -> bytes:
+        if self._check is not doubt:
+            try:
+                data = self._write_as_declared(message)
+                if (self._check is None or self._check((message,))) and _is_short(data):
+                    return data
+            except Exception as error:  # the careful way finds out what, or that nothing is wrong
+                logger.debug("a %s is not quite what its class declares: %s", self._target.name, type(error).__name__)
+        return self._write_carefully(message)
+
+    def _write_as_declared(self, message: Any) -> bytes:
+        """Raises if some value is not of its declared type, which costs pydantic longer than writing a small model."""
+        if not self._is_flat:
+            return self._write(message, by_alias=True, warnings="error")
+        fields = message.__dict__
+        shape = (*fields, *map(type, fields.values()))
+        if shape in self._shapes:
+            return self._write_anyway(message)
+        data = self._write(message, by_alias=True, warnings="error")
+        if len(self._shapes) < MAX_SHAPES:
+            self._shapes.add(shape)
+        return data
+
+    def _write_carefully(self, message: Any) -> bytes:
+        data = _written(message, self._write_anyway, DECLARED)
+        problem = self._problem_of_reading(message, data)
+        if problem is None:
+            return data
+        raise PayloadEncodeError(f"a {self._target.name} would not be read back as it is: {problem}", step="json")
+
+    def _problem_of_reading(self, message: Any, data: bytes) -> str | None:
+        try:
+            return _first(losses(message, self._target.adapter.validator.validate_json(data), DECLARED))
+        except ValidationError as error:
+            return self._target.describe(error)
+        except MemoryError:
+            raise
+        except Exception as error:  # of a validator of the user's
+            return type(error).__name__
+
+
+_to_json = partial(to_json, by_alias=True, inf_nan_mode="null")
+
+
+def _write_bare(message: object) -> bytes:
+    """Of a dict, a list, a number: what no class describes."""
+    data = _written(message, _to_json, BARE)
+    problem = _problem_of_reading_bare(message, data)
+    if problem is None:
+        return data
+    raise PayloadEncodeError(f"a {type(message).__name__} would not be read back as it is: {problem}", step="json")
+
+
+def _problem_of_reading_bare(message: object, data: bytes) -> str | None:
+    try:
+        read = from_json(data)
+        return _first(losses(message, read, BARE)) if read != message else None
+    except MemoryError:
+        raise
+    except Exception as error:
+        return type(error).__name__
+
+
+def _written(message: object, write: Callable[[Any], bytes], spot: Spot) -> bytes:
+    try:
+        return write(message)
+    except MemoryError:
+        raise
+    except Exception as error:  # what JSON cannot hold, or of a serializer of the user's
+        reason = f"{_described(unwritable(message, spot))}: {type(error).__name__}"
+    # out of the except block: a traceback through the error would show the message
+    raise PayloadEncodeError(f"a {type(message).__name__} cannot be encoded as JSON: {reason}", step="json")
+
+
+def _is_short(data: bytes) -> bool:
+    """No number in it is too long to be read."""
+    return len(data) <= MAX_DIGITS or _LONG_NUMBER not in data.translate(_DIGITS_ALIKE)
+
+
+def _first(found: Iterator[Loss]) -> str | None:
+    loss = next(found, None)
+    return None if loss is None else _described(loss)
+
+
+def _described(loss: Loss) -> str:
+    place, kind = loss
+    return f"{'.'.join(place) or 'it'} ({kind.__name__})"

@@ -1,0 +1,67 @@
+"""Which type are payloads validated against, and how do its errors read without the payload?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from ..exceptions import ConfigurationError
+
+MAX_ERRORS = 5
+"""So many problems of one payload are named in the error."""
+_MODES: tuple[Literal["validation", "serialization"], ...] = ("validation", "serialization")
+
+
+class Target:
+    """The type that payloads are validated against."""
+
+    def __init__(self, target_type: Any) -> None:
+        self.type = target_type
+        self.name = getattr(target_type, "__name__", None) or str(target_type)
+        try:
+            self.adapter: TypeAdapter[Any] = TypeAdapter(target_type)
+            self.adapter.rebuild()
+        except (PydanticUserError, NameError, TypeError) as error:
+            raise ConfigurationError(f"messages cannot be decoded into {self.name}: {error}") from error
+
+    @property
+    def allows_none(self) -> bool:
+        try:
+            return self.adapter.validate_python(None) is None
+        except Exception:
+            return False
+
+    def describe(self, error: ValidationError) -> str:
+        """Where it failed and how, without a word of the payload."""
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [f"{self._place(item['loc'])}{item['type']}" for item in found[:MAX_ERRORS]]
+        return "; ".join(problems) + ("; ..." if len(found) > MAX_ERRORS else "")
+
+    def _place(self, location: Iterable[int | str]) -> str:
+        """Keys that are not fields of the type come from the payload."""
+        parts = [str(part) if isinstance(part, int) or part in self._known_names else "?" for part in location]
+        return f"{'.'.join(parts)}: " if parts else ""
+
+    @cached_property
+    def _known_names(self) -> frozenset[str]:
+        names: set[str] = set()
+        for mode in _MODES:
+            with suppress(PydanticUserError):  # types without a JSON schema
+                names.update(_property_names(self.adapter.json_schema(mode=mode)))
+        return frozenset(names)
+
+
+def _property_names(schema: Any) -> Iterable[str]:
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _property_names(item)
+    elif isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            yield from properties
+        for item in schema.values():
+            yield from _property_names(item)
