@@ -34,10 +34,11 @@ from .exporters.metrics import Collector, observe_with_opentelemetry, record_dur
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_store, create_transport
 from .failures.dead_letters import DeadLetters
 from .lifecycle import LifecycleManager
+from .loop.blocking import BlockingDetector
 from .loop.fairness import LoopShare, RequestGauge
 from .loop.garbage import tuned_collector
 from .loop.isolation import Home, LoopThread, SameLoop
-from .loop.lag import BlockingDetector, LoopLag
+from .loop.lag import LoopLag
 from .loop.termination import told_of_termination
 from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition

@@ -37,8 +37,8 @@ from .failures.topic_watch import TopicWatch
 from .handling.injection import HandlerPlan, Provider, compile_handler
 from .handling.processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
 from .handling.threads import HandlerThreads
+from .loop.blocking import worker_name
 from .loop.fairness import LoopShare
-from .loop.lag import worker_name
 from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.gauges import SequenceGauge

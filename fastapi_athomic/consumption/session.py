@@ -10,7 +10,7 @@ from time import monotonic, time
 
 from ..exceptions import CommitFailedError, TopicNotFoundError, TransportError, WorkerDiedError
 from ..loop.fairness import LoopShare
-from ..loop.lag import ThreadLoad
+from ..loop.load import ThreadLoad
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
 from ..settings import AthomicSettings

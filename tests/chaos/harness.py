@@ -24,7 +24,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from fastapi_athomic.loop.lag import LOAD_SECONDS
+from fastapi_athomic.loop.load import LOAD_SECONDS
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import Process, free_port
 

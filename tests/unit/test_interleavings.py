@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
-from fastapi_athomic.loop.lag import ThreadLoad
+from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.memory.transport import broker_named

@@ -5,7 +5,6 @@ import logging
 import re
 import threading
 import time
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.consumption import service as consumer_module
-from fastapi_athomic.loop import lag as lag_module
-from fastapi_athomic.loop.lag import LOAD_SECONDS, ThreadLoad
+from fastapi_athomic.loop import blocking as blocking_module
 from tests.support.apps import Record, eventually, running
 
 BLOCKING = 0.05
@@ -52,7 +50,7 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         await eventually(lambda: "blocked the event loop" in caplog.text)
         found = re.search(r"handler shop\.bill \(in (\S+), line \d+\) blocked the event loop for (\S+) s", caplog.text)
         assert found is not None, caplog.text
-        assert found[1].endswith("test_lag.new_app.<locals>.handle")
+        assert found[1].endswith("test_blocking.new_app.<locals>.handle")
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
         assert "blocked the event loop" in str(athomic.health())
@@ -63,7 +61,7 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
 async def test_p13_with_a_thread_of_their_own_health_tells_of_a_blocked_loop_at_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lag_module, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(blocking_module, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(consumer_module, "STALE_POLL_SECONDS", 0.5)
     athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread", blocking_after=BLOCKING))
     go_on, begun = threading.Event(), Record()
@@ -117,20 +115,6 @@ async def test_p18_a_handler_that_blocks_again_after_a_while_is_warned_of_again(
     async with running(athomic):
         await athomic.publish("t", "block")
         await eventually(lambda: len(warnings_in(caplog)) == 1)
-        monkeypatch.setattr(lag_module, "QUIET_SECONDS", 0.0)  # over
+        monkeypatch.setattr(blocking_module, "QUIET_SECONDS", 0.0)  # over
         await athomic.publish("t", "block")
         await eventually(lambda: len(warnings_in(caplog)) == 2)
-
-
-def test_how_much_of_its_time_a_thread_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    clocks = {"monotonic": 10.0, "thread_time": 1.0}
-    for name in clocks:
-        monkeypatch.setattr(f"fastapi_athomic.loop.lag.{name}", partial(clocks.__getitem__, name))
-    load = ThreadLoad()
-    load.share()
-    clocks |= {"monotonic": 12.0, "thread_time": 2.5}
-    assert load.share() == 0.75
-    clocks |= {"monotonic": 12.0 + LOAD_SECONDS / 2, "thread_time": 2.5 + LOAD_SECONDS / 2}
-    assert load.share() == 0.75, "too short to tell"
-    clocks |= {"monotonic": 12.0 + LOAD_SECONDS}
-    assert load.share() == 0.5

@@ -1,0 +1,111 @@
+"""What keeps an event loop from turning."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic, process_time
+from types import FrameType
+from typing import NamedTuple
+
+from .lag import LAG_INTERVAL, LoopLag
+
+logger = logging.getLogger(__name__)
+
+QUIET_SECONDS = 10.0
+"""The same handler is not warned of more often."""
+
+_WORKER = re.compile(r"athomic-(.+)-worker-\d+")
+
+
+def worker_name(handler_id: str) -> str:
+    """What the tasks that serve a handler are called, before their number: a blocked loop is blamed by it."""
+    return f"athomic-{handler_id}-worker"
+
+
+class Culprit(NamedTuple):
+    """What was seen running in a loop that did not turn."""
+
+    handler_id: str | None  # None: it is no handler's own task
+    place: str  # function and line; no path
+
+    def __str__(self) -> str:
+        return f"handler {self.handler_id} (in {self.place})" if self.handler_id else self.place
+
+
+class BlockingDetector:
+    """Looks at an event loop from a thread of its own, and says which handler keeps it from turning.
+
+    `blocking_after`: seconds that a loop may stand still. `blame` is told the handler and the seconds, in the loop.
+    """
+
+    def __init__(self, lag: LoopLag, blocking_after: float, blame: Callable[[str, float], None]) -> None:
+        self._lag = lag
+        self._blocking_after = blocking_after
+        self._blame = blame
+        self._ended = threading.Event()
+        self._culprit: Culprit | None = None
+        self._warned: dict[Culprit, float] = {}
+
+    async def watch(self) -> None:
+        """Watches the loop it runs in until it is cancelled."""
+        self._ended.clear()
+        arguments = (asyncio.get_running_loop(), threading.get_ident())
+        threading.Thread(target=self._look, args=arguments, name="athomic-blocking", daemon=True).start()
+        try:
+            await self._lag.watch(self._turned)
+        finally:
+            self._ended.set()
+
+    def _turned(self, delay: float) -> None:
+        culprit, self._culprit = self._culprit, None
+        if delay < self._blocking_after or culprit is None:
+            return
+        if culprit.handler_id is not None:
+            self._blame(culprit.handler_id, delay)
+        if monotonic() - self._warned.get(culprit, float("-inf")) > QUIET_SECONDS:
+            self._warned = {culprit: monotonic()}
+            logger.warning("%s blocked the event loop for %.2f s: %s", culprit, delay, ADVICE)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        said_of: float | None = None
+        while True:
+            slept, computed = monotonic(), process_time()
+            if self._ended.wait(self._blocking_after / 2):
+                return
+            began, now = self._lag.turned_at, monotonic()
+            stands = now - began - LAG_INTERVAL if began is not None else 0.0
+            if stands < self._blocking_after or _process_stood_still(now - slept, process_time() - computed, stands):
+                continue
+            self._culprit = culprit = self._culprit or _running_in(loop, thread)
+            if culprit is not None and stands > QUIET_SECONDS and said_of != began:
+                said_of = began
+                logger.warning("%s has been blocking the event loop for %.0f s: %s", culprit, stands, ADVICE)
+
+
+def _process_stood_still(slept: float, computed: float, stands: float) -> bool:
+    """Whether the loop stands because the whole process did (frozen, or without a core). Nobody in it is to blame."""
+    return slept > 0.9 * stands and computed < slept / 2
+
+
+ADVICE = "everything else waits; await what it waits for, or make it a plain def, which runs in a thread"
+
+
+def _running_in(loop: asyncio.AbstractEventLoop, thread: int) -> Culprit | None:
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return None
+    try:
+        task = asyncio.current_task(loop)
+    except RuntimeError:
+        task = None
+    worker = _WORKER.fullmatch(task.get_name()) if task is not None else None
+    return Culprit(worker[1] if worker else None, _place(frame))
+
+
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}, line {frame.f_lineno}"
