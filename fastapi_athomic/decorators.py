@@ -1,7 +1,4 @@
-"""`@subscribe_to` and `@ordered_consumer`.
-
-They note a subscription on the function and give the function back unchanged.
-"""
+"""`@subscribe_to` and `@ordered_consumer`: they note a subscription on a function and return the function unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _ORDERINGS = ("partition", "key", "none")
 
 
 class ConsumerOptions(TypedDict, total=False):
-    """The options of `subscribe_to`; see `Subscription` for what each means."""
+    """The options of `subscribe_to`. `Subscription` explains each."""
 
     target_type: Any
     ordering: Ordering
@@ -44,7 +41,7 @@ class ConsumerOptions(TypedDict, total=False):
 
 
 class OrderedOptions(ConsumerOptions, total=False):
-    """What `ordered_consumer` takes beside its two fields."""
+    """The options of `ordered_consumer`. `Subscription` and `Sequencing` explain each."""
 
     first_sequence: int
     gap_timeout: float
@@ -54,14 +51,16 @@ class OrderedOptions(ConsumerOptions, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequencing:
-    """How an ordered consumer finds its order."""
+    """How an ordered consumer finds the order of its messages, and what it does where the order breaks."""
 
     aggregate_key_field: str
     sequence_id_field: str
     first_sequence: int = 1
-    gap_timeout: float = 60.0  # seconds
-    on_gap: OnGap = "wait"  # what becomes of a gap that is older: 'skip' goes on, 'dead_letter' empties the room
-    on_failure: OnFailure = "dead_letter"  # of a message whose attempts are used up; 'block' holds its aggregate
+    gap_timeout: float = 60.0  # seconds to wait for a missing number before `on_gap` decides
+    # 'skip' gives the number up and goes on; 'dead_letter' dead-letters what waits and goes on expecting the number
+    on_gap: OnGap = "wait"
+    # when the attempts of a message are used up; 'block' parks it with all that follows in its aggregate, and retries
+    on_failure: OnFailure = "dead_letter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +69,18 @@ class Subscription:
 
     handler_id: str
     topics: tuple[str, ...]
-    pattern: re.Pattern[str] | None  # a whole topic name must match; instead of `topics`
+    pattern: re.Pattern[str] | None  # in place of `topics`; must match the whole topic name
     group_id: str
     target_type: Any = None  # None: the annotation of the handler's first parameter decides
     ordering: Ordering = "partition"
     concurrency: int = 1  # messages (or batches) handled at once
     batch_size: int | None = None  # None: one message at a time
-    batch_linger_ms: int = 100  # a batch that is not full waits so long for more
+    batch_linger_ms: int = 100  # a batch that is not full waits so long for more messages
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    dlq: bool | str = True  # True: the topic of the settings' template; a name; False: failed messages are skipped
+    dlq: bool | str = True  # True: the topic by the settings' template; False: skip failed messages; or a topic name
     payload: PayloadPipeline | None = None  # None: the app's
     timeout: float | None = None  # seconds one attempt may take
-    auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # where a group reads from that begins with a topic
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # for a group without a commit on the topic
     enable_lineage: bool = True
     sequencing: Sequencing | None = None  # set by `ordered_consumer`
 
@@ -108,13 +107,16 @@ class Subscription:
             ),
             (
                 self.sequencing is not None and isinstance(self.retry, RetryPolicy) and bool(self.retry.retry_topics),
-                "an ordered consumer has no retry topics: what comes later in the sequence would not wait",
+                "an ordered consumer has no retry topics: later messages of the sequence would overtake",
             ),
             (
                 self.sequencing is not None and self.batch_size is not None,
                 "an ordered consumer takes one message at a time: batch_size must be None",
             ),
-            (self.dlq in self.topics, "its dead letters must not go to a topic it consumes: they would come back"),
+            (
+                self.dlq in self.topics,
+                "dlq must not be a topic that the handler consumes: its dead letters would come back",
+            ),
         ):
             if problem:
                 raise ConfigurationError(f"handler {self.handler_id}: {message}")
@@ -127,7 +129,7 @@ class Subscription:
 
     @property
     def source(self) -> str:
-        """The topics for people: their names, or the pattern."""
+        """The topics for people to read: their names, or the pattern."""
         return self.pattern.pattern if self.pattern else ", ".join(self.topics)
 
 
@@ -137,7 +139,7 @@ _SEQUENCING = ("first_sequence", "gap_timeout", "on_gap", "on_failure")
 
 
 def subscribe_to(topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
-    """Handles the messages of a topic, of several, or of all whose whole name matches a compiled pattern.
+    """Makes the function a handler of one topic, of several, or of all whose whole name matches a compiled pattern.
 
     Raises:
         ConfigurationError: names the handler and the option that is wrong.
@@ -157,7 +159,7 @@ def ordered_consumer(
     sequence_id_field: str,
     **options: Unpack[OrderedOptions],
 ) -> Callable[[F], F]:
-    """Handles the messages of each aggregate in the order of their sequence numbers, each once.
+    """Makes the function handle the messages of each aggregate in the order of their sequence numbers, each once.
 
     `aggregate_key_field` and `sequence_id_field` name fields of the decoded message.
 
@@ -179,6 +181,11 @@ def build_subscription(
     options: dict[str, Any],
     sequencing: Sequencing | None = None,
 ) -> Subscription:
+    """The subscription that the arguments of a decorator describe.
+
+    Raises:
+        ConfigurationError: names the handler and the option that is wrong.
+    """
     handler_id = options.pop("handler_id", None) or default_id(function)
     unknown = sorted(set(options) - _OPTION_NAMES)
     if unknown:
@@ -197,7 +204,7 @@ def build_subscription(
 def build_ordered_subscription(
     function: Callable[..., Any], topic: Topics, group_id: str, fields: tuple[str, str], options: dict[str, Any]
 ) -> Subscription:
-    """`fields`: those of the aggregate's key and of the sequence number."""
+    """The same for `ordered_consumer`. `fields`: of the aggregate's key and of the sequence number."""
     own = {name: options.pop(name) for name in _SEQUENCING if name in options}
     sequencing = Sequencing(aggregate_key_field=fields[0], sequence_id_field=fields[1], **own)
     check_sequencing(options.get("handler_id") or default_id(function), sequencing)
@@ -205,25 +212,31 @@ def build_ordered_subscription(
 
 
 def note(function: F, subscription: Subscription) -> F:
-    """Writes the subscription on the function. A function may have several."""
+    """Adds the subscription to those of the function, and returns the function."""
     target = getattr(function, "__func__", function)  # a bound method takes no attributes
     setattr(target, MARK, (*getattr(target, MARK, ()), subscription))
     return function
 
 
 def subscriptions_of(function: object) -> tuple[Subscription, ...]:
-    """What was noted on this function itself (not on one that it wraps)."""
+    """The subscriptions of this function itself, not of one that it wraps."""
     holder = getattr(function, "__func__", function)
     noted = getattr(holder, "__dict__", {}).get(MARK, ())
     return noted if isinstance(noted, tuple) else ()
 
 
 def default_id(function: Callable[..., Any]) -> str:
+    """The handler id of a function that was given none: its module and qualified name."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '?')}.{name}"
 
 
 def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:
+    """One name or several as a tuple, each once.
+
+    Raises:
+        ConfigurationError: names the handler.
+    """
     names = (topic,) if isinstance(topic, str) else topic
     if not isinstance(names, Iterable):
         raise ConfigurationError(f"handler {handler_id}: topic must be a name, a list of names or a compiled pattern")
@@ -234,7 +247,7 @@ def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:
 
 
 def check_topic(name: object, where: str) -> None:
-    """Kafka's rule for topic names."""
+    """Raises `ConfigurationError` if Kafka does not allow this as a topic name. `where` begins the error."""
     if not is_topic_name(name):
         raise ConfigurationError(
             f"{where}: invalid topic name {name!r}: "
@@ -243,10 +256,12 @@ def check_topic(name: object, where: str) -> None:
 
 
 def is_topic_name(name: object) -> bool:
+    """Whether Kafka allows this as a topic name."""
     return isinstance(name, str) and _TOPIC.fullmatch(name) is not None and name not in (".", "..")
 
 
 def check_sequencing(handler_id: str, sequencing: Sequencing) -> None:
+    """Raises `ConfigurationError`, which names the handler and the option, if a value makes no sense."""
     for problem, message in (
         (not sequencing.aggregate_key_field, "aggregate_key_field must name a field of the message"),
         (not sequencing.sequence_id_field, "sequence_id_field must name a field of the message"),

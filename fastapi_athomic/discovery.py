@@ -1,4 +1,4 @@
-"""Finds the handlers of an app by looking at its code; there is no registry."""
+"""Finds the handlers of an app by looking through its modules; there is no registry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Handler = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """A handler and one of its subscriptions."""
+    """A handler with one of its subscriptions."""
 
     function: Handler
     subscription: Subscription
@@ -37,12 +37,13 @@ def discover(
 ) -> list[Discovered]:
     """All handlers of the app, each once, in the order in which they were found.
 
-    Searched are the module that called `include_athomic`, the modules of the app's route handlers, `packages` with
-    what is below them, and the handlers given by hand.
+    It searches the module that called `include_athomic`, the modules of the app's route handlers, and `packages` with
+    their sub-packages. `handlers` and `bound` (decorated with a method of `Athomic`) are added as they are.
 
     Raises:
+        ConfigurationError: one of `handlers` has no subscription; names it.
         DiscoveryError: a module cannot be imported; names it.
-        DuplicateHandlerError: two handlers share an id; names it and both.
+        DuplicateHandlerError: two handlers share an id; names the id and both handlers.
     """
     found: dict[str, Discovered] = {}
     modules = dict.fromkeys((calling_module, *_route_modules(app)))
@@ -67,7 +68,7 @@ def _add(found: dict[str, Discovered], new: Discovered) -> None:
 
 
 def _same(one: Handler, other: Handler, one_subscription: bool) -> bool:
-    """One function may be seen through two imports, or its module may have been imported under two names."""
+    """The same function may be found twice: through two imports, or because its module was imported under two names."""
     if one_subscription:
         return one == other
     return inspect.isfunction(one) and inspect.isfunction(other) and one is not other and _place(one) == _place(other)
@@ -77,7 +78,7 @@ def _add_given(found: dict[str, Discovered], handler: Handler) -> None:
     subscriptions = subscriptions_of(handler)
     if not subscriptions:
         raise ConfigurationError(
-            f"{_place(handler)} was given in `handlers` but has no subscription: decorate it with subscribe_to"
+            f"{_place(handler)} is in `handlers` but has no subscription: decorate it with subscribe_to"
         )
     for subscription in subscriptions:
         _add(found, Discovered(handler, subscription))
@@ -98,7 +99,7 @@ def _route_modules(app: FastAPI) -> Iterator[str]:
 
 
 def _endpoints(app: FastAPI) -> Iterator[Handler]:
-    """Also of routers that were included: FastAPI includes lazily, older versions copy the routes."""
+    """Those of included routers too: FastAPI includes them lazily, while older versions copy their routes."""
     try:
         from fastapi.routing import iter_route_contexts
     except ImportError:
@@ -123,7 +124,7 @@ def _package_modules(packages: Iterable[str | ModuleType]) -> Iterator[ModuleTyp
         module = package if isinstance(package, ModuleType) else _import(package)
         yield module
         for found in pkgutil.walk_packages(getattr(module, "__path__", ()), module.__name__ + ".", onerror=_raise):
-            if found.name.rpartition(".")[2] != "__main__":  # importing that would run it
+            if found.name.rpartition(".")[2] != "__main__":  # importing it would run it
                 yield _import(found.name)
 
 

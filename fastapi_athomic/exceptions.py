@@ -1,26 +1,26 @@
-"""Every error the package raises, drawn once.
+"""Every error the package raises. The first line of an error's docstring is its default message.
 
 AthomicError
-├── ConfigurationError            wrong settings or wiring: stops the start-up
+├── ConfigurationError            the settings or the wiring are wrong: stops the start-up
 │   ├── DiscoveryError            a module with handlers cannot be searched
 │   ├── DuplicateHandlerError     two subscriptions share one id
-│   └── HandlerSignatureError     a handler's parameters make no sense
+│   └── HandlerSignatureError     a handler's parameters cannot be filled in
 ├── TransportError                the broker refused or could not be reached
 │   ├── TransportClosedError      used after it was closed
 │   ├── CommitFailedError         the group went on without this member
-│   ├── MessageRefusedError       the topic takes no message like this, however often it is sent
-│   ├── MessageTooLargeError      larger than the broker takes
-│   ├── NotAcknowledgedError      sent, and not confirmed in time: it may be written later
+│   ├── MessageRefusedError       the topic does not accept such a message, however often it is sent
+│   ├── MessageTooLargeError      larger than the broker accepts
+│   ├── NotAcknowledgedError      sent, but not acknowledged in time: it may still be written
 │   └── TopicNotFoundError        the topic does not exist and is not created
 ├── PublishError                  a message was not acknowledged
 ├── PayloadError                  a payload step failed
 │   ├── PayloadEncodeError
 │   └── PayloadDecodeError
-├── StateStoreError               what ordered consumption remembers could not be read or written
-├── SequenceGapError              a message waited too long for a number that is missing before it
-├── WorkerDiedError               no message is to blame: the consumer is rebuilt
-├── ThreadStartError              a sync handler has no thread, and the system gives none
-├── BatchItemError                raised by a batch handler: one item is to blame
+├── StateStoreError               the state of ordered consumers could not be read or written
+├── SequenceGapError              a message waited too long for a sequence number that is missing before it
+├── WorkerDiedError               a worker died of an error that no message caused: the consumer is rebuilt
+├── ThreadStartError              a sync handler needs a thread, and none could be started
+├── BatchItemError                raised by a batch handler to name the item that failed
 └── HandlerTimeoutError           a handler ran longer than its timeout
 """
 
@@ -42,7 +42,7 @@ class ConfigurationError(AthomicError):
 
 
 class DiscoveryError(ConfigurationError):
-    """A module that should be searched for handlers cannot be imported."""
+    """A module that should be searched for handlers could not be imported."""
 
 
 class DuplicateHandlerError(ConfigurationError):
@@ -50,7 +50,7 @@ class DuplicateHandlerError(ConfigurationError):
 
 
 class HandlerSignatureError(ConfigurationError):
-    """The signature of a handler makes no sense."""
+    """The parameters of a handler cannot be filled in."""
 
 
 class TransportError(AthomicError):
@@ -70,13 +70,14 @@ class MessageTooLargeError(TransportError):
 
 
 class MessageRefusedError(TransportError):
-    """The topic takes no message like this, however often it is sent: a compacted one wants a key."""
+    """The topic does not accept such a message, however often it is sent: a compacted topic requires a key."""
 
 
 class NotAcknowledgedError(TransportError):
-    """The message was sent and not confirmed in time: it may be written later.
+    """The message was sent but not acknowledged in time: it may still be written.
 
-    `wait(seconds)` goes on waiting, without sending it again. It gives what `TransportProducer.send` would have given.
+    `wait(seconds)` goes on waiting and does not send it again. It returns what `TransportProducer.send` would have
+    returned.
     """
 
     def __init__(self, message: str | None, wait: Callable[[float], Awaitable[Any]]) -> None:
@@ -89,13 +90,13 @@ class TopicNotFoundError(TransportError):
 
 
 class PublishError(AthomicError):
-    """The message was not acknowledged by the broker."""
+    """The broker did not acknowledge the message."""
 
 
 class PayloadError(AthomicError):
     """A step of the payload pipeline failed.
 
-    `step` names the step. The message never holds the payload or a key.
+    `step` names the step. The text never contains the payload or a key.
     """
 
     def __init__(self, message: str | None = None, *, step: str = "") -> None:
@@ -114,7 +115,7 @@ class PayloadDecodeError(PayloadError):
 class BatchItemError(AthomicError):
     """Raised by a batch handler to say which item of the batch failed.
 
-    `index` counts from 0 in the list the handler got. Items before it are taken as handled.
+    `index` counts from 0 in the list that the handler got. The items before it count as handled.
     """
 
     def __init__(self, index: int, message: str | None = None) -> None:
@@ -123,19 +124,19 @@ class BatchItemError(AthomicError):
 
 
 class StateStoreError(AthomicError):
-    """The state store cannot be reached, or refuses."""
+    """The state store cannot be reached, or refused the request."""
 
 
 class SequenceGapError(AthomicError):
-    """A number is missing before this message, and did not come within the gap's timeout."""
+    """A sequence number before this message is missing and did not arrive within `gap_timeout`."""
 
 
 class WorkerDiedError(AthomicError):
-    """A worker died of what no message is to blame for."""
+    """A worker died of an error that no message caused."""
 
 
 class ThreadStartError(AthomicError):
-    """No thread could be started for a sync handler or dependency, and none is there."""
+    """A sync handler or dependency needs a thread, and none could be started."""
 
 
 class HandlerTimeoutError(AthomicError):

@@ -1,4 +1,4 @@
-"""Starts what an app needs in the order in which it depends on each other, and stops it in reverse."""
+"""Starts the services of an app in the order of their dependencies, and stops them in reverse."""
 
 from __future__ import annotations
 
@@ -14,50 +14,57 @@ logger = logging.getLogger(__name__)
 
 
 class Service(Protocol):
-    """Something with a start and an end."""
+    """Something that can be started and stopped."""
 
     name: str
     depends_on: tuple[str, ...]
-    required: bool  # if it cannot start, nothing may run
+    required: bool  # if it cannot start, the app does not start
 
     async def start(self) -> None:
-        """Returns when ready.
+        """Returns when the service is ready.
 
-        What a service can wait for (a broker that is away) it waits for; it raises for what no waiting cures.
+        It waits for what may still come (a broker that is down), and raises where waiting would not help.
         """
 
     async def stop(self, timeout: float) -> None:
-        """Ends within `timeout` seconds, whether it had started or not. Never raises, may be called twice."""
+        """Ends within `timeout` seconds, whether the service had started or not. Never raises; may be called twice."""
 
 
 class LifecycleManager:
     """Owns the services of one app.
 
-    Start-up is all-or-nothing for required services: if one fails, all that had started are stopped, in reverse, and
-    its error is raised. The failure of another service is kept in `failures`, and what depends on it is not started.
+    Start-up is all-or-nothing for required services: if one fails, all services are stopped in reverse order, and its
+    error is raised. If another service fails, its error is kept in `failures`, and the services that depend on it are
+    not started.
     """
 
     def __init__(self) -> None:
         self._services: dict[str, Service] = {}
-        self.failures: dict[str, BaseException] = {}
-        self.started = False  # all that can start have started
+        self.failures: dict[str, BaseException] = {}  # of the last start, by the service's name
+        self.started = False  # every service that can start has started
 
     def register(self, service: Service) -> None:
+        """Adds a service before the start.
+
+        Raises:
+            ConfigurationError: the name is taken.
+        """
         if service.name in self._services:
             raise ConfigurationError(f"two services are named {service.name}")
         self._services[service.name] = service
 
     @property
     def services(self) -> tuple[Service, ...]:
+        """All services, in the order in which they were registered."""
         return tuple(self._services.values())
 
     async def start(self, stop_timeout: float) -> None:
-        """Starts level by level, each level's services at once.
+        """Starts level by level; the services of one level start at the same time.
 
         Raises:
             ConfigurationError: a dependency is unknown or circular.
-            Exception: of the required service that could not start; all others are stopped within `stop_timeout`
-            seconds.
+            Exception: what a required service raised. All services have been stopped by then, within `stop_timeout`
+                seconds.
         """
         self.failures.clear()
         for level in self._levels():
@@ -75,7 +82,7 @@ class LifecycleManager:
         self.started = True
 
     async def stop(self, timeout: float) -> None:
-        """Stops all, in reverse, within `timeout` seconds; each level gets what the levels before it left."""
+        """Stops all services in reverse order within `timeout` seconds; each level gets the time that is left."""
         self.started = False
         end = monotonic() + timeout
         for level in reversed(self._levels()):
@@ -86,6 +93,7 @@ class LifecycleManager:
                     logger.error("service %s did not stop cleanly: %r", service.name, result)
 
     def clear(self) -> None:
+        """Forgets all services and failures."""
         self._services.clear()
         self.failures.clear()
 
@@ -95,13 +103,13 @@ class LifecycleManager:
                 self.failures[service.name] = RuntimeError(f"depends on {', '.join(service.depends_on)}, which failed")
 
     def _levels(self) -> list[list[Service]]:
-        """The services in order of start: each level depends on the ones before it only."""
+        """The services in the order of their start: each level depends only on levels before it."""
         left, done, levels = dict(self._services), set[str](), list[list[Service]]()
         while left:
             level = [service for service in left.values() if done >= set(service.depends_on)]
             if not level:
                 names = ", ".join(f"{s.name} (needs {', '.join(s.depends_on)})" for s in left.values())
-                raise ConfigurationError(f"services that wait for each other or for something unknown: {names}")
+                raise ConfigurationError(f"services depend on each other in a circle, or on unknown services: {names}")
             levels.append(level)
             done |= {service.name for service in level}
             for service in level:

@@ -1,4 +1,4 @@
-"""Messages as they travel: plain values that know no client library."""
+"""Messages as they travel between broker and handler: plain values, independent of any client library."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 REDRIVES = "athomic-redrives"
-"""Header of a dead letter that was sent back: how often."""
+"""Header of a message that was redriven: how often."""
 
 FAILURE_TRACE = "athomic-failure-traceparent"
-"""Header of a dead letter: the span in which it failed, as W3C `traceparent`."""
+"""Header of a dead letter: the span in which the message failed, as a W3C `traceparent`."""
 
 Headers = tuple[tuple[str, bytes | None], ...]
-"""Header names and values in the order they stand in the message; names may repeat, values may be null."""
+"""Header names and values in the order of the message. Names may repeat, values may be null."""
 
 
 class TopicPartition(NamedTuple):
@@ -26,7 +26,7 @@ class TopicPartition(NamedTuple):
 
 
 class RawMessage(NamedTuple):
-    """A message as it came from the broker, before anything was decoded."""
+    """A message as it came from the broker, not yet decoded."""
 
     topic: str
     partition: int
@@ -38,14 +38,15 @@ class RawMessage(NamedTuple):
 
     @property
     def topic_partition(self) -> TopicPartition:
+        """The partition it came from."""
         return TopicPartition(self.topic, self.partition)
 
-    def __repr__(self) -> str:  # never the payload, the key or a header value: messages end up in logs
+    def __repr__(self) -> str:  # without payload, key and header values, because messages end up in logs
         return f"<RawMessage {self.topic}[{self.partition}]@{self.offset}>"
 
 
 class OutgoingMessage(NamedTuple):
-    """A message on its way to the broker, already encoded."""
+    """An encoded message on its way to the broker."""
 
     topic: str
     key: bytes | None
@@ -67,22 +68,18 @@ class PublishedMessage(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a message stood first, and what it has been through since."""
+    """Where a message was first published, and how often it has failed since."""
 
     topic: str
     partition: int
     offset: int
     timestamp: int  # milliseconds since the epoch
-    attempts: int = 0  # before it came back
-    first_failed_at: float = 0.0  # seconds since the epoch; 0: it has not failed
+    attempts: int = 0  # made before it came back through a retry topic or a redrive
+    first_failed_at: float = 0.0  # seconds since the epoch; 0: not failed yet
 
 
 class MessageHeaders(Mapping[str, bytes | None]):
-    """The headers of a message as a read-only mapping; of a repeated name the last value counts.
-
-    `getall(name)` gives every value; `text(name)` decodes one, and gives None where the header is absent, null or not
-    UTF-8.
-    """
+    """The headers of a message as a read-only mapping. If a name repeats, its last value counts."""
 
     __slots__ = ("_values", "raw")
 
@@ -100,9 +97,11 @@ class MessageHeaders(Mapping[str, bytes | None]):
         return len(self._values)
 
     def getall(self, name: str) -> list[bytes | None]:
+        """Every value of a name that may repeat."""
         return [value for key, value in self.raw if key == name]
 
     def text(self, name: str) -> str | None:
+        """The value as text; None if the header is absent, null or not UTF-8."""
         value = self._values.get(name)
         try:
             return value.decode() if value is not None else None
@@ -114,11 +113,12 @@ class MessageHeaders(Mapping[str, bytes | None]):
 
 
 class DeliveryAttempt(NamedTuple):
-    """Which delivery of the message this is, for handlers that ask."""
+    """Which attempt to handle the message this is, for handlers that ask for it."""
 
     number: int  # 1 for the first
-    maximum: int  # after this many the message is dead-lettered; 0: no limit
+    maximum: int  # after so many the message is dead-lettered; 0: no limit
 
     @property
     def is_last(self) -> bool:
+        """Whether the message is dead-lettered if this attempt fails."""
         return self.number == self.maximum

@@ -1,6 +1,7 @@
-"""Settings of one `Athomic`, read from the environment (prefix `ATHOMIC_`, nested by `__`) unless given in code.
+"""Everything about one `Athomic` that can be set: in code, or by environment variables.
 
-All durations are seconds, all sizes bytes.
+The variables begin with `ATHOMIC_`, and `__` separates nested names: `ATHOMIC_KAFKA__LINGER`. All durations are in
+seconds, all sizes in bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class _Section(BaseModel):
 
 
 class KafkaSettings(_Section):
-    """How to talk to Apache Kafka; the names are librdkafka's and the Java client's where there is one."""
+    """How to talk to Apache Kafka. Where librdkafka or the Java client have a name for a setting, it is used here."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] = "PLAIN"
@@ -43,20 +44,20 @@ class KafkaSettings(_Section):
     ssl_keyfile: str | None = None
     ssl_password: SecretStr | None = None
     ssl_check_hostname: bool = True
-    session_timeout: PositiveSeconds = 10.0  # without a heartbeat for so long the broker evicts the member
+    session_timeout: PositiveSeconds = 10.0  # the broker evicts a member that sends no heartbeat for so long
     heartbeat_interval: PositiveSeconds = 3.0
     max_poll_interval: PositiveSeconds = 300.0
     request_timeout: PositiveSeconds = 40.0
     fetch_max_wait: PositiveSeconds = 0.25
     fetch_max_bytes: Count = 52_428_800
     max_partition_fetch_bytes: Count = 1_048_576
-    max_request_size: Count = 1_048_576  # a larger message is refused before it is sent, dead letters are not
+    max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     linger: Seconds = 0.0
-    # static membership (KIP-345): an id for each process, in which `{pid}` and `{hostname}` are filled in; each handler
-    # gets a suffix. Where two processes have the same, docs/damaged-batches.md says what happens
+    # static membership (KIP-345): an id that must differ between processes. `{pid}` and `{hostname}` are filled in, and
+    # each handler adds a suffix of its own. docs/damaged-batches.md says what happens if two processes share an id
     group_instance_id: str | None = None
-    replication_factor: int = -1  # of topics that are created; -1: the broker's default
+    replication_factor: int = -1  # of topics that we create; -1: the broker's default
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -64,32 +65,32 @@ class KafkaSettings(_Section):
         if with_password and (self.sasl_username is None or self.sasl_password is None):
             raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
         if self.heartbeat_interval >= self.session_timeout:
-            raise ValueError("heartbeat_interval must be smaller than session_timeout, a third of it is usual")
+            raise ValueError("heartbeat_interval must be smaller than session_timeout; a third of it is usual")
         return self
 
 
 class MemorySettings(_Section):
     """The embedded broker."""
 
-    partitions: Count = 4  # of topics created by their first use
-    retention_messages: Count = 1_000_000  # per partition; older ones are dropped
+    partitions: Count = 4  # of a topic that is created when it is first used
+    retention_messages: Count = 1_000_000  # kept in each partition; older messages are dropped
     max_message_bytes: Count = 1_048_576
 
 
 class ContextSettings(_Section):
-    """What is taken over from outside into the `ExecutionContext`."""
+    """What is taken from headers into the `ExecutionContext`."""
 
-    trust_identity_headers: bool = False  # believe x-tenant-id, x-user-id and x-role of HTTP requests
+    trust_identity_headers: bool = False  # take x-tenant-id, x-user-id and x-role from HTTP requests
     max_value_length: Count = 256  # longer header values are ignored
 
 
 class OrderedSettings(_Section):
-    """What ordered consumers remember, and for how long an aggregate is one process's own."""
+    """The state store of ordered consumers, and how long a process holds an aggregate."""
 
-    lease: PositiveSeconds = 10.0  # after a crash the process's aggregates wait for so long
-    room_per_aggregate: Count = 1_000  # messages that may wait for their turn in the state store
+    lease: PositiveSeconds = 10.0  # after a process crashed, its aggregates wait for so long
+    room_per_aggregate: Count = 1_000  # messages that may wait in the state store for their turn
     room_per_group: Count = 100_000
-    key_prefix: Annotated[str, Field(pattern=r"^[^{}]+$")] = "athomic"  # of all keys in Redis
+    key_prefix: Annotated[str, Field(pattern=r"^[^{}]+$")] = "athomic"  # begins all keys in Redis
     timeout: PositiveSeconds = 5.0  # of one call to the state store
 
 
@@ -104,9 +105,9 @@ class RetryTuning(_Section):
 
 
 class HandlerTuning(_Section):
-    """Overrides a handler's options at deploy time."""
+    """Overrides options of one handler at deploy time."""
 
-    handler: str | None = None  # the handler id, where the key of the table is only a number
+    handler: str | None = None  # the handler id; needed in `tuning`, where the key is only a number
     enabled: bool = True
     paused: bool = False  # starts paused
     concurrency: Count | None = None
@@ -119,7 +120,7 @@ class HandlerTuning(_Section):
 
 
 class AthomicSettings(BaseSettings):
-    """Everything that can be set from outside."""
+    """All settings of one `Athomic`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -132,57 +133,59 @@ class AthomicSettings(BaseSettings):
     broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
     client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"
 
-    commit_interval: Seconds = 0.01  # what is done is committed 1 ms later, or so long after the last commit ...
-    commit_count: Count = 10  # ... and sooner when so many messages are done (but not more often than every 5 ms) ...
-    # ... and a third as often, whatever is done, in a thread that computes for more than 0.8 of its time
-    drain_timeout: PositiveSeconds = 20.0  # work in flight may take so long when partitions are revoked
-    shutdown_timeout: PositiveSeconds = 25.0  # stopping takes no longer, whatever happens
-    # consumers stop as soon as the process gets SIGTERM, while open requests are still being answered; else when the
-    # server ends the app's lifespan, which uvicorn does after the last response
+    # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
+    # `commit_count` messages are done; and never more often than every 5 ms. A thread that computes for more than 0.8
+    # of its time commits a third as often, whatever is done
+    commit_interval: Seconds = 0.01
+    commit_count: Count = 10
+    drain_timeout: PositiveSeconds = 20.0  # when partitions are revoked, work in flight may take so long
+    shutdown_timeout: PositiveSeconds = 25.0  # a stop takes no longer, whatever happens
+    # True: consumers stop as soon as the process gets SIGTERM, while open requests are still being answered. False:
+    # they stop when the server ends the app's lifespan, which uvicorn does after the last response
     drain_on_sigterm: bool = True
     publish_timeout: PositiveSeconds = 30.0
-    request_timeout: PositiveSeconds = 10.0  # any other call to the broker
+    request_timeout: PositiveSeconds = 10.0  # for any other call to the broker
     startup_timeout: Seconds = 0.0  # the app waits so long for its consumers before it serves; 0: HTTP is up at once
-    restart_backoff: PositiveSeconds = 0.5  # before a consumer that died is rebuilt; doubles each time
+    restart_backoff: PositiveSeconds = 0.5  # the pause before a consumer that died is rebuilt; doubles each time
     restart_backoff_max: PositiveSeconds = 30.0
 
-    # per partition; more are not taken in. None: 500, or twice what a handler can have in hand at once, five times with
-    # order by key and with batches
+    # at most so many messages of one partition wait or run. None: 500, or more for a handler that takes many at once:
+    # twice as many as it takes, five times with order by key and with batches
     max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
-    max_poll_messages: Count = 125  # taken in at once; few are kinder to the garbage collector than many
-    # a consumer without progress for so long, though there is something to consume, is rebuilt
-    stall_timeout: PositiveSeconds = 60.0
+    max_poll_messages: Count = 125  # taken in at once; small numbers are easier on the garbage collector
+    stall_timeout: PositiveSeconds = 60.0  # a consumer that has messages and makes no progress for so long is rebuilt
     stuck_after: PositiveSeconds = 60.0  # health reports a handler that runs for longer
 
-    # where consumers live: in the event loop of the routes, or together in a thread with an event loop of its own
+    # where consumers run: in the event loop of the routes, or together in a thread with an event loop of its own
     isolation: Literal["loop", "thread"] = "loop"
-    # consumers give the event loop back after working so long; sooner when something waits at its sockets or requests
-    # are being answered, two and a half times as late while nobody asks for anything
+    # consumers give the event loop back after working for so long. Sooner while requests are being answered or when
+    # something waits at the loop's sockets; after two and a half times as long while no requests come
     slice_seconds: PositiveSeconds = 0.002
     blocking_after: PositiveSeconds = 0.1  # a handler that blocks the event loop for longer is named in a warning
-    # leave what the app has loaded out of garbage collections, and collect young objects less often, while it runs
+    # while the app runs, keep the garbage collector away from what was loaded before, and collect young objects less
+    # often
     tune_gc: bool = True
 
-    # run events of OpenLineage; None: if openlineage-python is installed and its environment variables are set
+    # send OpenLineage run events; None: if openlineage-python is installed and its environment variables are set
     lineage_events: bool | None = None
     lineage_interval: PositiveSeconds = 60.0  # between two events of a run
 
-    # create missing topics where the broker allows it: sources at the start, those for dead letters, retries and
-    # redrives when they are needed
+    # create missing topics where the broker allows it: source topics at the start, those for dead letters, retries and
+    # redrives when they are first needed
     create_topics: bool = True
     dlq_topic: str = "{topic}.{group_id}.dlq"
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"
     redrive_topic: str = "{topic}.{group_id}.redrive"
-    max_redrives: Count = 5  # a dead letter is not sent back more often
+    max_redrives: Count = 5  # how often one dead letter may be sent back
     dlq_traceback: bool = False  # add the traceback to dead letters
-    dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # headers as others write them, beside ours
-    trace_message_keys: bool = False  # put message keys on spans; they may be personal data
-    # the handlers' exception texts in dead letters; status and spans show the type only
+    dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # also write headers in these spellings
+    trace_message_keys: bool = False  # put message keys on spans; keys may be personal data
+    # put the text of handlers' exceptions into dead letters; status and spans show only the type
     expose_error_messages: bool = True
 
-    # what ordered consumers remember: redis://, rediss://, unix://, or memory:// for a single process that may forget
-    # it. None: in memory, if the broker is memory:// too
+    # where ordered consumers keep their state: redis://, rediss://, unix://, or memory:// for a single process that may
+    # forget it. None: in memory, allowed only if the broker is memory:// too
     state_store_url: SecretStr | None = None
 
     ordered: OrderedSettings = OrderedSettings()
@@ -190,7 +193,7 @@ class AthomicSettings(BaseSettings):
     memory: MemorySettings = MemorySettings()
     context: ContextSettings = ContextSettings()
     handler_tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # by handler id
-    tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # ATHOMIC_TUNING__<n>__HANDLER names the handler id
+    tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # ATHOMIC_TUNING__<n>__HANDLER is the handler id
 
     @field_validator("broker_url")
     @classmethod
@@ -225,25 +228,27 @@ class AthomicSettings(BaseSettings):
     def _consistent(self) -> Self:
         for key, tuning in self.tuning.items():
             if tuning.handler is None:
-                raise ValueError(f"tuning.{key} needs `handler`, the id of the handler it tunes")
+                raise ValueError(f"tuning.{key} needs `handler`: the id of the handler to tune")
         if self.max_buffered_messages is not None and self.max_poll_messages > self.max_buffered_messages:
-            raise ValueError("max_poll_messages must not exceed max_buffered_messages: nothing could ever be fetched")
+            raise ValueError("max_poll_messages must not exceed max_buffered_messages: nothing could be fetched")
         if self.broker_url.startswith("kafka") and self.drain_timeout > self.kafka.max_poll_interval:
             raise ValueError(
-                "drain_timeout must not exceed kafka.max_poll_interval: the broker would not wait that long"
+                "drain_timeout must not exceed kafka.max_poll_interval: the broker waits no longer than that"
             )
         return self
 
     @property
     def scheme(self) -> str:
+        """Which transport: `memory` or `kafka`."""
         return self.broker_url.partition("://")[0]
 
     @property
     def broker_address(self) -> str:
+        """What follows the scheme: a name for `memory`, `host:port[,host:port]` for `kafka`."""
         return self.broker_url.partition("://")[2].rstrip("/")
 
     def tuning_by_handler(self) -> dict[str, HandlerTuning]:
-        """Both tables as one; an entry of `tuning` wins over one of `handler_tuning`."""
+        """`handler_tuning` and `tuning` as one table by handler id; an entry of `tuning` wins."""
         return {**self.handler_tuning, **{entry.handler: entry for entry in self.tuning.values() if entry.handler}}
 
 
@@ -251,7 +256,7 @@ def read_settings() -> AthomicSettings:
     """The settings from the environment.
 
     Raises:
-        ConfigurationError: names each variable that is wrong; values are not repeated, they may be secret.
+        ConfigurationError: names each variable that is wrong. It shows no values, as they may be secret.
     """
     try:
         return AthomicSettings()
@@ -260,9 +265,9 @@ def read_settings() -> AthomicSettings:
 
 
 def tell_unknown_variables(names: Iterable[str]) -> None:
-    """Names the environment variables with our prefix that are no settings: a misspelt one changes nothing.
+    """Logs the environment variables with our prefix that no setting reads, so that a misspelt one is noticed.
 
-    A warning where a setting has nearly that name; else they may be somebody else's.
+    As a warning if a setting has nearly the same name; otherwise the variable may belong to someone else.
     """
     known = [name.upper() for name in AthomicSettings.model_fields]
     for name in sorted(name for name in map(str.upper, names) if name.startswith(PREFIX)):
@@ -271,13 +276,13 @@ def tell_unknown_variables(names: Iterable[str]) -> None:
             continue
         if meant := get_close_matches(section, known, n=1, cutoff=0.8):
             nearest = PREFIX + "__".join([meant[0], *rest])
-            logger.warning("the environment variable %s is no setting, it is ignored: %s is one", name, nearest)
+            logger.warning("environment variable %s is unknown and ignored: did you mean %s?", name, nearest)
         else:
-            logger.info("the environment variable %s is no setting, it is ignored", name)
+            logger.info("environment variable %s is unknown and ignored", name)
 
 
 def describe_settings_error(error: ValidationError) -> str:
-    """One line per wrong setting, by the name of its environment variable."""
+    """One line for each wrong setting, under the name of its environment variable."""
     lines = [
         f"  {PREFIX}{'__'.join(str(part) for part in item['loc']).upper() or '*'}: {item['msg']}"
         for item in error.errors(include_input=False, include_url=False)
@@ -290,4 +295,4 @@ def _check_server(server: str) -> None:
     if "@" in server:
         raise ValueError("credentials do not belong in the URL: set kafka.sasl_username and kafka.sasl_password")
     if not separator or not host or not port.isdigit():
-        raise ValueError("each Kafka server must be host:port, several separated by commas")
+        raise ValueError("each Kafka server must be host:port; separate several by commas")

@@ -30,7 +30,7 @@ def test_retry_topics_need_a_word_on_the_order() -> None:
 
 
 def test_dead_letters_must_not_come_back() -> None:
-    with pytest.raises(ConfigurationError, match="must not go to a topic it consumes"):
+    with pytest.raises(ConfigurationError, match="dlq must not be a topic that the handler consumes"):
         noted(["a", "b"], group_id="g", dlq="b")
 
 

@@ -102,13 +102,13 @@ def test_p22_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, caplo
         monkeypatch.setenv(name, "4711")
     include_athomic(FastAPI())
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", "the environment variable ATHOMIC_COLOUR is no setting, it is ignored"),
+        ("INFO", "environment variable ATHOMIC_COLOUR is unknown and ignored"),
         (
             "WARNING",
-            "the environment variable ATHOMIC_DRAIN_TIMOUT is no setting, it is ignored: ATHOMIC_DRAIN_TIMEOUT is one",
+            "environment variable ATHOMIC_DRAIN_TIMOUT is unknown and ignored: did you mean ATHOMIC_DRAIN_TIMEOUT?",
         ),
         (
             "WARNING",
-            "the environment variable ATHOMIC_KAFAK__LINGER is no setting, it is ignored: ATHOMIC_KAFKA__LINGER is one",
+            "environment variable ATHOMIC_KAFAK__LINGER is unknown and ignored: did you mean ATHOMIC_KAFKA__LINGER?",
         ),
     ]
