@@ -1,5 +1,6 @@
-"""The event loop and the process are shared: with HTTP routes, with the end of the process, with the garbage collector.
+"""Consumers share the process with HTTP routes: its event loop, its garbage collector, its signals.
 
-Consumers ask here how much they may take and when to give way; nothing here knows what a message is. Share: what
-consumers may use of the loop before they give it back. Home: the loop that consumers live in.
+In come questions (how long may I work, how late is the loop, where do I run); out go answers, and warnings about who
+blocks the loop. Nothing here knows what a message is. Share: the time that consumers may use the loop before they give
+it back. Home: the event loop that consumers run in. Late: a loop that turns behind its schedule.
 """

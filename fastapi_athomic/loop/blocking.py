@@ -1,4 +1,4 @@
-"""What keeps an event loop from turning."""
+"""What blocks the event loop? A thread looks, and a log warning and health name the handler."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from .lag import LAG_INTERVAL, LoopLag
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 10.0
-"""The same handler is not warned of more often."""
+"""The pause between two warnings about the same handler."""
 
 _WORKER = re.compile(r"athomic-(.+)-worker-\d+")
 
 
 def worker_name(handler_id: str) -> str:
-    """What the tasks that serve a handler are called, before their number: a blocked loop is blamed by it."""
+    """The name of the tasks that serve a handler, without their number. It tells which handler blocks the loop."""
     return f"athomic-{handler_id}-worker"
 
 
 class Culprit(NamedTuple):
-    """What was seen running in a loop that did not turn."""
+    """What was running while the loop did not turn."""
 
-    handler_id: str | None  # None: it is no handler's own task
-    place: str  # function and line; no path
+    handler_id: str | None  # None: the task belongs to no handler
+    place: str  # function and line, without a path
 
     def __str__(self) -> str:
         return f"handler {self.handler_id} (in {self.place})" if self.handler_id else self.place
 
 
 class BlockingDetector:
-    """Looks at an event loop from a thread of its own, and says which handler keeps it from turning.
+    """Watches an event loop from a thread of its own, and logs which handler blocks it.
 
-    `blocking_after`: seconds that a loop may stand still. `blame` is told the handler and the seconds, in the loop.
+    `blocking_after`: seconds that the loop may stand still. `blame` is called in the loop with the handler id and the
+    seconds.
     """
 
     def __init__(self, lag: LoopLag, blocking_after: float, blame: Callable[[str, float], None]) -> None:
@@ -52,7 +53,7 @@ class BlockingDetector:
         self._warned: dict[Culprit, float] = {}
 
     async def watch(self) -> None:
-        """Watches the loop it runs in until it is cancelled."""
+        """Watches the loop that it runs in, until it is cancelled."""
         self._ended.clear()
         arguments = (asyncio.get_running_loop(), threading.get_ident())
         threading.Thread(target=self._look, args=arguments, name="athomic-blocking", daemon=True).start()
@@ -88,7 +89,7 @@ class BlockingDetector:
 
 
 def _process_stood_still(slept: float, computed: float, stands: float) -> bool:
-    """Whether the loop stands because the whole process did (frozen, or without a core). Nobody in it is to blame."""
+    """Whether the loop stands because the whole process does (frozen, or without a core): no code is to blame then."""
     return slept > 0.9 * stands and computed < slept / 2
 
 

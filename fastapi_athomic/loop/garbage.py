@@ -1,9 +1,9 @@
-"""The garbage collector of a process that handles many messages.
+"""Makes the garbage collector fit a process that handles many messages.
 
-What an app has loaded when it starts lives until it ends, some hundred thousand objects, yet each full collection walks
-over all of them, for tens of milliseconds in which nobody is served. `gc.freeze` takes them out. And the collector of
-young objects, which begins after 700 more allocations than deallocations in some versions of Python (2,000 in others),
-would run several times for each fetch, finding that all is still needed.
+The objects that an app has loaded at its start, some hundred thousand, live until it ends. Yet each full collection
+walks over all of them, and nothing else runs for tens of milliseconds. `gc.freeze` keeps the collector away from them.
+The collection of young objects begins after 700 more allocations than deallocations (2,000 in some versions of Python).
+It would run several times for each fetch, and find that everything is still in use.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from contextlib import contextmanager
 YOUNG = 50_000
 """Allocations, less deallocations, between two collections of young objects.
 
-More than what is buffered for handlers, of which nothing is garbage. About ten megabytes may wait for the next one.
+It is more than what handlers have buffered, none of which is garbage. About ten megabytes of garbage may pile up.
 """
 DEFAULTS = (700, 2_000)
-"""Of Python's versions: another value was chosen by somebody, and stays."""
+"""The thresholds of Python's versions. Another value was chosen by someone, and stays."""
 
 _FROZEN_BY_PYTHON = gc.get_freeze_count()
 
 
 class _Tuning:
-    """The collector belongs to the process, not to an app: the first app tunes it, the last one undoes that."""
+    """The collector belongs to the process, not to an app: the first app tunes it, the last one restores it."""
 
     holders = 0
     thresholds = gc.get_threshold()
@@ -51,9 +51,9 @@ class _Tuning:
 
 @contextmanager
 def tuned_collector(wanted: bool = True) -> Iterator[None]:
-    """Until the block is left, garbage among what exists now is not collected, and new garbage later.
+    """Within the block, objects that exist now are not collected, and newer ones are collected less often.
 
-    Does nothing where somebody else has frozen the heap already.
+    Does nothing if someone else has frozen the heap already.
     """
     if not wanted or (not _Tuning.holders and gc.get_freeze_count() > _FROZEN_BY_PYTHON):
         yield

@@ -1,7 +1,7 @@
-"""Where an app's consumers live: in the event loop of its routes, or in one of their own, in a thread.
+"""Where do an app's consumers run: in the event loop of its routes, or in a thread with a loop of their own?
 
-What they own (connections, tasks, partitions) belongs to that loop. `run` takes work there from any other; the
-caller's context variables go along, and with them trace and execution context.
+What consumers own (connections, tasks, partitions) belongs to that loop. `run` does work there for a caller in another
+loop. The caller's context variables go along, and with them the trace and the execution context.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from ..exceptions import TransportError
 logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.000_5
-"""So long the thread of the routes waits for the GIL at most, each time it has something to do."""
+"""The longest time that the routes' thread waits for the GIL when it has something to do (Python's default: 5 ms)."""
 
 T = TypeVar("T")
 Work = Callable[[], Awaitable[T]]
 
 
 class Home(Protocol):
-    """The event loop that consumers live in."""
+    """The event loop that consumers run in."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Returns when the loop runs. Called once, before all else."""
 
     async def run(self, work: Work[T]) -> T:
-        """Does the work in that loop and gives its result, or raises its error. A cancellation is passed on.
+        """Does the work in that loop; returns its result or raises its error. Cancelling the call cancels the work.
 
         Raises:
-            TransportError: the loop does not answer, or ends before the work is done.
+            TransportError: the loop does not answer, or ended before the work was done.
         """
         ...
 
@@ -44,7 +45,7 @@ class Home(Protocol):
 
 
 class SameLoop:
-    """Consumers live where the routes do."""
+    """Consumers run in the loop of the routes."""
 
     async def open(self) -> None:
         return
@@ -57,10 +58,13 @@ class SameLoop:
 
 
 class LoopThread:
-    """A thread with an event loop of the same kind as the app's (uvloop where the app uses it). Lives once."""
+    """A thread with an event loop of the same kind as the app's (uvloop if the app uses it). Cannot be opened again.
+
+    `patience`: seconds after which a loop that has not begun some work counts as blocked.
+    """
 
     def __init__(self, patience: float) -> None:
-        self._patience = patience  # seconds after which a loop that has not begun with some work counts as blocked
+        self._patience = patience
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._leave: asyncio.Event | None = None
@@ -90,7 +94,7 @@ class LoopThread:
 
     def _fail(self, error: BaseException) -> None:
         if self._opened.done():
-            logger.error("the thread of the consumers died of %s", type(error).__name__)
+            logger.error("the consumers' thread died of %s: no message is handled any more", type(error).__name__)
         else:
             self._opened.set_exception(error)
 
@@ -104,16 +108,16 @@ class LoopThread:
             future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(running, loop))
         except RuntimeError:  # the loop is closed
             running.close()
-            raise TransportError("the thread of the consumers has ended") from None
+            raise TransportError("the consumers' thread has ended") from None
         try:
             await asyncio.wait([future], timeout=self._patience)
             if not call.begun and not future.done():
                 raise TransportError(
-                    f"the thread of the consumers has not answered for {self._patience:g} s: does a handler block it?"
+                    f"the consumers' thread has not answered for {self._patience:g} s: does a handler block it?"
                 )
             await asyncio.wait([future])
-            if future.cancelled():  # not by our caller: the loop has ended
-                raise TransportError("the thread of the consumers has ended in the middle of it")
+            if future.cancelled():  # not by our caller, so the loop has ended
+                raise TransportError("the consumers' thread ended before the work was done")
             return future.result()
         finally:
             future.cancel()
@@ -127,16 +131,18 @@ class LoopThread:
             return
         _, late = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=timeout)
         if late:
-            logger.error("the thread of the consumers did not end within %g s and is abandoned", timeout)
+            logger.error(
+                "the consumers' thread did not end within %g s and is abandoned: a handler may be blocking it", timeout
+            )
         elif self._thread is not None:
             self._thread.join()
 
 
 @contextmanager
 def _switching_often() -> Iterator[None]:
-    """Threads of the process do not wait for the GIL as long as Python lets them by default (5 ms)."""
+    """Threads wait for the GIL less long than by Python's default."""
     before = sys.getswitchinterval()
-    if before <= SWITCH_SECONDS:  # set by somebody, or by another app, which takes it back
+    if before <= SWITCH_SECONDS:  # the user, or another app, has set it already and will reset it
         yield
         return
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -147,7 +153,7 @@ def _switching_often() -> Iterator[None]:
 
 
 class _Call(Generic[T]):
-    """Some work on its way to the loop."""
+    """Work on its way to the loop. `begun` tells whether the loop has got to it."""
 
     def __init__(self, work: Work[T]) -> None:
         self._work = work

@@ -1,6 +1,6 @@
-"""The drain begins with SIGTERM, not when the last response has been sent.
+"""Begins the drain on SIGTERM, not when the last response has been sent.
 
-Servers end an app's lifespan only after the last open response: one client that holds a stream open would keep the
+Servers end an app's lifespan only after the last open response. One client that holds a stream open would keep the
 consumers from draining until the process is killed.
 """
 
@@ -17,7 +17,10 @@ Begin = Callable[[], object]
 
 
 class _Handler:
-    """Tells all who want to be told, and then whoever handled the signal before. One serves all apps of a process."""
+    """Calls what the apps asked for, and then the handler that was there before. One serves all apps of a process.
+
+    `told_of_termination` adds to `told` and removes from it; nobody else does.
+    """
 
     def __init__(self, before: Callable[[int, FrameType | None], object]) -> None:
         self.before = before
@@ -25,12 +28,12 @@ class _Handler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         for loop, begin in tuple(self.told):
-            with suppress(RuntimeError):  # the loop was closed, and the app's lifespan never ended
+            with suppress(RuntimeError):  # the loop was closed without an end of the app's lifespan
                 loop.call_soon_threadsafe(begin)
         self.before(number, frame)
 
     def step_back(self) -> None:
-        """Unless another stands before it, who calls it."""
+        """Restores the handler before, unless someone put another handler in place, which calls this one."""
         in_place: object = signal.getsignal(signal.SIGTERM)
         if in_place is self:
             signal.signal(signal.SIGTERM, self.before)
@@ -38,10 +41,10 @@ class _Handler:
 
 @contextmanager
 def told_of_termination(begin: Begin) -> Iterator[None]:
-    """`begin` is called in the event loop at hand when SIGTERM comes; then whoever handles it goes on as ever.
+    """Within the block, SIGTERM calls `begin` in the running event loop, and then the handler that was there before.
 
-    Nothing is done where nobody in Python handles the signal, as it ends the process then, nor outside of the main
-    thread, where nobody can.
+    Does nothing if no Python code handles the signal, because then it ends the process; nor outside the main thread,
+    which alone may set handlers.
     """
     handler = _handler() if threading.current_thread() is threading.main_thread() else None
     if handler is None:
@@ -59,7 +62,7 @@ def told_of_termination(begin: Begin) -> Iterator[None]:
 
 
 def _handler() -> _Handler | None:
-    """Ours, if it is in its place already, or a new one; None: nobody in Python handles the signal."""
+    """Ours if it is in place already, else a new one. None: no Python code handles the signal."""
     current = signal.getsignal(signal.SIGTERM)
     if isinstance(current, _Handler):
         return current

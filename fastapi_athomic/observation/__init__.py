@@ -1,4 +1,5 @@
-"""What is known inside: counters and timings on the hot path, gauges, statuses, and the fields of log records.
+"""What the running app knows about itself: counters, timings, gauges, statuses, and the fields of log records.
 
-Everybody above may write counters; who asks reads them. Nothing here knows who exports them.
+The rooms above count and measure into it; status routes and exporters read from it. Nothing here knows who reads.
+Counter: a number that only grows. Gauge: a value now. Status: what a consumer is doing, and whether it is healthy.
 """

@@ -1,6 +1,6 @@
-"""Logging: which message a record is about.
+"""Which message is a log record about?
 
-Records never hold a payload, a key, a header value or the text of a handler's error.
+Records never contain a payload, a key, a header value or the text of a handler's error.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ FIELDS = ("handler", "topic", "partition", "offset", "trace_id", "span_id", "req
 
 
 class MessageFilter(logging.Filter):
-    """Gives every record the fields of the message (or of the HTTP request) at hand: put it on your own log handlers.
+    """Adds to every record the fields of the message (or HTTP request) being handled. Put it on your log handlers.
 
     The fields are `handler`, `topic`, `partition`, `offset`, `trace_id`, `span_id` (in hexadecimal, as in W3C trace
-    context) and `request_id`; None where there is none. Of a batch the first message counts.
+    context) and `request_id`; each is None where there is none. For a batch they describe its first message.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -30,7 +30,7 @@ class MessageFilter(logging.Filter):
 
 
 def fields_at_hand() -> dict[str, object]:
-    """The fields of `MessageFilter`, now."""
+    """The fields of `MessageFilter` for what is being handled now."""
     values: dict[str, object] = dict.fromkeys(FIELDS)
     received = current_messages()
     if received is not None:
@@ -45,7 +45,7 @@ def fields_at_hand() -> dict[str, object]:
 
 
 def fields_of(message: RawMessage, handler_id: str) -> dict[str, object]:
-    """For `extra=` of a log call."""
+    """The fields of one message, for `extra=` of a log call."""
     return {
         "handler": handler_id,
         "topic": message.topic,

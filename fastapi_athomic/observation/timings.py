@@ -1,4 +1,4 @@
-"""How long messages take: histograms of plain integers on the hot path."""
+"""How long do messages wait and take? Histograms of plain integers, because they are counted on the hot path."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from time import monotonic, time
 
-# The advice of OpenTelemetry's conventions for `messaging.process.duration`, in seconds.
+# In seconds, as OpenTelemetry's semantic conventions advise for `messaging.process.duration`.
 PROCESS_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-# From publish to handler: a backlog may be hours old.
+# In seconds, from publish to handler: a backlog may be hours old.
 QUEUE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0)
 
 SHORTEST = PROCESS_BOUNDS[0]
@@ -16,7 +16,10 @@ _QUEUE_EDGES = (float("-inf"), *QUEUE_BOUNDS, float("inf"))
 
 
 class Histogram:
-    """Counts per bucket, not yet summed up; the last one is for all beyond the greatest bound."""
+    """Counts per bucket, not cumulative; the last bucket is for all values above the greatest bound.
+
+    `Timings` adds to `counts` and `total`; others read.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -26,7 +29,7 @@ class Histogram:
         self.total = 0.0  # seconds
 
     def cumulative(self) -> list[tuple[float, int]]:
-        """Each bound with the number of values up to it, as Prometheus wants them; the last bound is infinite."""
+        """Each bound with the number of values up to it, as Prometheus expects; the last bound is infinite."""
         summed, seen = [], 0
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             seen += count
@@ -35,24 +38,32 @@ class Histogram:
 
 
 class Timings:
-    """Of one consumer."""
+    """The durations of one consumer's messages.
+
+    An exporter may set `recorder`, after the consumers are built and before they start: it is then called with each
+    duration in seconds.
+    """
 
     __slots__ = ("_above", "_bucket", "_up_to", "process", "queue", "recorder", "wall_offset")
 
     def __init__(self) -> None:
         self.process = Histogram(PROCESS_BOUNDS)  # in the handler, decoding included
         self.queue = Histogram(QUEUE_BOUNDS)  # from the message's timestamp to the handler
-        self.recorder: Callable[[float], None] | None = None  # told each duration too
-        self.wall_offset = 0.0
+        self.recorder: Callable[[float], None] | None = None
+        self.wall_offset = 0.0  # add it to the monotonic clock for the wall clock, both in seconds
         self._find_bucket(0.0)
         self.set_clock()
 
     def set_clock(self) -> None:
-        """The wall clock may be set while we run: called now and then."""
+        """Reads the offset between the clocks. Must be called now and then, as the wall clock may be changed."""
         self.wall_offset = time() - monotonic()
 
     def note(self, began: float, ended: float, timestamp: int) -> None:
-        """Times on the monotonic clock, in seconds; `timestamp` is the message's, in milliseconds since the epoch."""
+        """Counts one message that was handled.
+
+        `began` and `ended`: on the monotonic clock, in seconds. `timestamp`: the message's, in milliseconds since the
+        epoch.
+        """
         duration = ended - began
         process = self.process
         process.total += duration
@@ -67,18 +78,22 @@ class Timings:
         if not self._above < waited <= self._up_to:
             self._find_bucket(waited)
         queue.counts[self._bucket] += 1
-        if waited > 0:  # clocks of other machines may be ahead
+        if waited > 0:  # the clock of the producer's machine may be ahead
             queue.total += waited
 
     def look_up_at(self, now: float, deadline: float) -> float:
-        """When `note_all` is due: at the deadline, or as long as what it assumes holds; at once if somebody records."""
+        """When the caller must call `note_all`, on the monotonic clock.
+
+        At `deadline`, or sooner, as `note_all` assumes that no message takes longer than `SHORTEST`; at once if a
+        `recorder` wants each duration.
+        """
         return min(deadline, now + SHORTEST) if self.recorder is None else now
 
     def note_all(self, since: float, until: float, timestamps: list[int]) -> None:
-        """Notes messages that were handled one right after the other, and forgets their `timestamps`.
+        """Counts messages that were handled one right after the other, and clears `timestamps`.
 
-        Together they took from `since` to `until`, none longer than `SHORTEST`. As far as their waiting is concerned
-        they all began at `since`.
+        Together they took from `since` to `until`, none of them longer than `SHORTEST`. Their waiting times are counted
+        as if all had begun at `since`.
         """
         count = len(timestamps)
         process, queue = self.process, self.queue
@@ -94,6 +109,6 @@ class Timings:
         timestamps.clear()
 
     def _find_bucket(self, waited: float) -> None:
-        """Messages that follow each other have waited about as long, so the bucket is remembered."""
+        """Remembers the bucket, as messages that follow each other have waited for about as long."""
         self._bucket = bucket = bisect_left(QUEUE_BOUNDS, waited)
         self._above, self._up_to = _QUEUE_EDGES[bucket], _QUEUE_EDGES[bucket + 1]
