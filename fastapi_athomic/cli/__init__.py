@@ -1,7 +1,7 @@
-"""The command line `fastapi-athomic`: areas of commands, each in a module of its own.
+"""The command line `fastapi-athomic`. Each area of commands (`dlq`) is a module.
 
-A command gets its parsed arguments and gives an exit status. It imports the app to learn its settings and handlers, and
-starts no consumer. An area (`dlq`) adds its commands in `add_commands`, and each names the function that runs it.
+In come arguments, out goes an exit status. Commands import the app to learn its settings and handlers, and start no
+consumer. An area's `add_commands` adds its parsers, and sets `run`: the coroutine function that runs a command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .terminal import FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The entry point. Gives the exit status: 0, 1 for an error, 2 where a person said no."""
+    """The entry point. Returns the exit status: 0, 1 after an error, 2 if the user did not agree."""
     options = _parser().parse_args(arguments)
     try:
         status: int = asyncio.run(options.run(options))

@@ -1,4 +1,4 @@
-"""Which app is meant: `MODULE:ATTRIBUTE`, as uvicorn takes it."""
+"""Finds the app that a command is about: `MODULE:ATTRIBUTE`, as for uvicorn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..exceptions import AthomicError
 
 
 def find_athomic(path: str) -> Athomic:
-    """The app's `Athomic`.
+    """The `Athomic` of the app at this path.
 
     Raises:
-        AthomicError: the module cannot be imported, or has no such app.
+        AthomicError: the module cannot be imported, or its app has no `Athomic`.
     """
     module_name, _, attribute = path.partition(":")
     sys.path.insert(0, "")  # as uvicorn does

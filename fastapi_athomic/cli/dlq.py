@@ -22,10 +22,10 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """Adds the area `dlq` to the command line."""
     commands = areas.add_parser("dlq", help="dead letters").add_subparsers(dest="command", required=True)
     for name, summary in (
-        ("list", "list those that wait"),
-        ("show", "show one with its payload"),
-        ("redrive", "send back to the group that failed"),
-        ("discard", "settle without sending back"),
+        ("list", "list the dead letters that wait"),
+        ("show", "show one dead letter with its payload"),
+        ("redrive", "send dead letters back to the group that failed"),
+        ("discard", "settle dead letters without sending them back"),
     ):
         command = commands.add_parser(name, help=summary)
         command.set_defaults(run=run)
@@ -34,24 +34,31 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("handler", metavar="HANDLER_ID")
-    command.add_argument("--app", required=True, metavar="MODULE:ATTRIBUTE", help="example_app.main:app")
-    command.add_argument("--topic", help="of this source topic only")
-    command.add_argument("--partition", type=int, help="of the DLQ topic")
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument(
+        "--app", required=True, metavar="MODULE:ATTRIBUTE", help="where the app is, such as example_app.main:app"
+    )
+    command.add_argument("--topic", help="only those from this source topic")
+    command.add_argument("--partition", type=int, help="partition of the DLQ topic")
+    command.add_argument("--json", action="store_true", help="print JSON")
     if name == "list":
-        command.add_argument("--since", type=datetime.fromisoformat, metavar="TIME", help="ISO 8601, with time zone")
+        command.add_argument(
+            "--since",
+            type=datetime.fromisoformat,
+            metavar="TIME",
+            help="only those that failed since: ISO 8601, with time zone",
+        )
         command.add_argument("--limit", type=int, default=50)
     if name != "list":
-        command.add_argument("--offset", type=int, help="in the DLQ topic", required=name == "show")
+        command.add_argument("--offset", type=int, help="offset in the DLQ topic", required=name == "show")
     if name in ("redrive", "discard"):
-        command.add_argument("--all", action="store_true", help="all that wait")
+        command.add_argument("--all", action="store_true", help="all dead letters that wait")
         command.add_argument("--limit", type=int, help="at most so many")
-        command.add_argument("--dry-run", action="store_true", help="say what would be done")
-        command.add_argument("--yes", action="store_true", help="ask nobody")
+        command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        command.add_argument("--yes", action="store_true", help="do not ask")
     if name == "redrive":
         command.add_argument("--rate", type=float, help="messages per second")
     if name == "discard":
-        command.add_argument("--reason", required=True, help="is kept")
+        command.add_argument("--reason", required=True, help="why; kept with the dead letters")
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -86,7 +93,7 @@ async def _list(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
 async def _show(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     letter = await dead_letters.get(options.partition or 0, options.offset, source=options.topic)
     if letter is None:
-        raise AthomicError("there is no dead letter at this place, or it was settled")
+        raise AthomicError("there is no dead letter at this place, or it is settled already")
     if options.json:
         print_json(_as_json(letter))
         return OK
@@ -97,7 +104,7 @@ async def _show(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
 
 async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     if not options.all and options.partition is None:
-        raise AthomicError("say which: --all, or --partition with or without --offset")
+        raise AthomicError("say which dead letters: --all, or --partition with or without --offset")
     selection: dict[str, Any] = {"source": options.topic, "partition": options.partition, "offset": options.offset}
     selection["limit"] = options.limit
     if options.command == "redrive":
@@ -126,7 +133,7 @@ def _print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     print(f"{report['settled']} of {report['selected']} {doing}", end="")
     print(f", {report['exhausted']} were sent back too often already" if report["exhausted"] else "")
     for reason, count in report["refused"].items():
-        print(f"{count} wait still: {reason}")
+        print(f"{count} still wait: {reason}")
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:
@@ -154,7 +161,7 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _text(data: bytes | None) -> str | None:
-    """As text if it is, else in base64."""
+    """As text if it is UTF-8, else in base64."""
     if data is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a command says to the person or program that called it, and what it asks a person."""
+"""What commands print, and what they ask the user."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from contextlib import contextmanager
 from ..failures.dead_letters import Progress
 
 OK, FAILED, REFUSED = 0, 1, 2
-"""Exit statuses: done, an error, a person said no."""
+"""Exit statuses: done, an error, the user did not agree."""
 
 
 def agreed(question: str) -> bool:
+    """Whether the user says yes. Without a terminal there is nobody to ask, which is a no."""
     if not sys.stdin.isatty():
-        print("nobody to ask: say --yes", file=sys.stderr)
+        print("there is nobody to ask: pass --yes", file=sys.stderr)
         return False
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Progress | None]:
-    """A bar, where somebody looks and the extra `cli` is installed."""
+    """Yields a function to call with each number of messages that is done, for a progress bar on a terminal.
+
+    Yields None without the extra `cli`.
+    """
     try:
         from tqdm import tqdm
     except ImportError:
@@ -33,4 +37,5 @@ def progress_bar(total: int) -> Iterator[Progress | None]:
 
 
 def print_json(value: object) -> None:
+    """Prints the value for programs."""
     print(json.dumps(value, indent=2))

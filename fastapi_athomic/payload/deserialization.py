@@ -1,4 +1,4 @@
-"""How bytes become what a handler's type asks for."""
+"""How do bytes become a value of the handler's type?"""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ Decoder = Callable[[bytes | None], Any]
 
 
 def deserializer(target_type: Any) -> Decoder:
+    """A function from bytes to the type. It raises `PayloadDecodeError`, which never shows the payload.
+
+    Raises:
+        ConfigurationError: pydantic cannot validate the type.
+    """
     if target_type is bytes:
         return _to_bytes
     if target_type is str:
@@ -72,9 +77,9 @@ def _from_json(target: Target) -> Decoder:
             problem = target.describe(error)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # of a validator of the user's
+        except BaseException as error:  # from a validator of the user's
             problem = type(error).__name__
-        # out of the except block: a traceback through the validation error would show the payload
+        # outside the except block, as a traceback through the validation error would show the payload
         raise PayloadDecodeError(f"the payload is not a valid {target.name}: {problem}", step="json")
 
     return decode

@@ -1,9 +1,9 @@
-"""Which types can be written as JSON and read back as they are, seen from their schema alone.
+"""Which types are surely read back from JSON as the same value? Their schemas tell.
 
-Reading back what was just written proves it, and costs more than writing. Most messages are models of plain fields, for
-which their schema proves it (https://docs.pydantic.dev/latest/internals/architecture/); what a schema leaves open, such
-as a float that is not a number or a subclass in a field, is looked for in the value. All use of pydantic's core
-schema is here. It may grow: whatever is not known to be harmless is doubted.
+Reading back what was just written would prove it too, but costs more than writing. Most messages are models of plain
+fields, for which the schema is proof enough (https://docs.pydantic.dev/latest/internals/architecture/). What a schema
+leaves open, such as a NaN or a subclass in a field, is looked for in the value. All use of pydantic's core schema is in
+this module. As pydantic may extend it, everything that is not known to be harmless counts as doubtful.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from typing import Any
 Schema = Mapping[str, Any]
 Values = Collection[Any]
 Check = Callable[[Values], bool]
-"""Whether values of one type surely come back as they are; all together, for a list of models costs little then.
+"""Whether values of one type are surely read back unchanged. It takes many values at once, which is cheap for lists.
 
-May raise where a value is of another type, which is a no.
+It may raise if a value is of another type, which means no.
 """
 
 
 def doubt(values: Values) -> bool:
-    """The check of types about which nothing is sure."""
+    """The check of doubtful types: never sure."""
     return False
 
 
 def check_of_message(schema: Schema) -> Check | None:
-    """The check of a model or dataclass; None: there is nothing to check, all its instances come back.
+    """The check of a model or dataclass; None: nothing to check, all its instances are read back unchanged.
 
-    That a message is of that very class, and of no other, is known.
+    The caller knows that the message is of exactly this class.
     """
     compiled = _Compiler().check_of(schema)
     return compiled.of_fields if isinstance(compiled, _RecordCheck) else compiled
 
 
 def is_flat(schema: Schema) -> bool:
-    """Whether it is a model of fields without contents, so that the types of its values tell if all are as declared."""
+    """Whether it is a model whose fields hold no other values, so that their types tell if all is as declared."""
     parts = [part["type"] for part in _walk(schema)]
     return parts.count("model") == 1 and _FLAT.issuperset(parts)
 
 
 def undeclared_fields(schema: Schema, kind: type) -> frozenset[str]:
-    """The fields of a model or dataclass that allow anything, or hold something that does."""
+    """The fields of a model or dataclass that allow anything, or hold something that allows anything."""
     records = (part for part in _walk(schema) if part["type"] in _RECORDS and part["cls"] is kind)
     record = next(records, None)
     if record is None:
@@ -56,7 +56,7 @@ def undeclared_fields(schema: Schema, kind: type) -> frozenset[str]:
 
 
 def _named_fields(record: Schema) -> Iterator[tuple[str, Schema]]:
-    """Of a model they are a dict, of a dataclass a list; validators may stand around them."""
+    """The fields of a model (a dict) or dataclass (a list), from inside any validators around them."""
     for part in _walk(record["schema"], into_records=False):
         if part["type"] == "model-fields":
             yield from part["fields"].items()
@@ -98,7 +98,7 @@ _HARMLESS_CONFIG = {
 _CONTENTS = {**dict.fromkeys(("list", "set", "frozenset"), "items_schema"), "dict": "values_schema"}
 ANY: Schema = {"type": "any"}
 _KEYS = ("str", "int", "uuid")
-"""Types of keys whose text is read as them, and never the same for two of them."""
+"""Types of keys that are read back from their text, which is never the same for two keys."""
 
 
 def _are_finite(values: Values) -> bool:
@@ -110,7 +110,7 @@ def _are_finite_decimals(values: Values) -> bool:
 
 
 def _have_whole_minutes(values: Values) -> bool:
-    """An offset is written in minutes (RFC 3339); local mean time, before about 1900, has seconds."""
+    """UTC offsets are written in minutes (RFC 3339), but local mean time, used before about 1900, has seconds."""
     for value in values:
         offset = None if value.tzinfo is None else value.utcoffset()
         if offset is not None and (offset.seconds % 60 or offset.microseconds):
@@ -129,7 +129,7 @@ _CHECKS: Mapping[str, Check] = {
 class _Compiler:
     def __init__(self) -> None:
         self._known: dict[str, Schema] = {}  # definitions by their reference
-        self._open: set[str] = set()  # a type that holds itself may be nested deeper than a reader takes
+        self._open: set[str] = set()  # being compiled: types that hold themselves may be nested too deeply to be read
 
     def check_of(self, schema: Schema) -> Check | None:
         kind, ref = schema["type"], schema.get("ref")
@@ -211,7 +211,7 @@ class _Compiler:
 
 
 def _is_plain(record: Schema) -> bool:
-    """No code of the user's runs when it is read, and nothing about the writing is configured."""
+    """Whether reading it runs no code of the user's, and nothing about the writing is configured."""
     config = record.get("config", {})
     return (
         not record.get("custom_init")
@@ -226,7 +226,7 @@ def _only_makes_private_attributes(kind: Any) -> bool:
 
 
 def _names_agree(fields: Mapping[str, Schema], computed: Collection[Schema], config: Schema) -> bool:
-    """Each field is written under a name of its own, under which it is looked for, and nothing is written beside."""
+    """Whether each field has a name of its own under which it is written and read, and nothing else takes that name."""
     written = [field.get("serialization_alias", name) for name, field in fields.items()]
     beside = [field.get("alias", field["property_name"]) for field in computed]
     if len({*written, *fields, *beside}) < len({*written, *fields}) + len(beside) or len(set(written)) < len(written):
@@ -248,14 +248,14 @@ def _unless_none(check: Check | None) -> Check | None:
 
 
 def _of_all(check: Check | None) -> Check | None:
-    """Of what is in lists and the like."""
+    """The check of lists and the like, from that of their items."""
     if check is None or check is doubt:
         return check
     return lambda values: check([*chain.from_iterable(values)])
 
 
 def _of_values(values: Collection[object]) -> Check | None:
-    """Of an enum or a literal."""
+    """The check of an enum or a literal."""
     kinds = set(map(type, values))
     return None if kinds <= {str} or kinds <= {int} else doubt
 
@@ -275,7 +275,7 @@ def _of_parts(parts: Collection[tuple[Callable[[Any], Any], Check | None]]) -> C
 
 
 def _of_whole(size: int, of_fields: Check | None) -> Check:
-    """Of models that have all their fields, and no more: `model_construct` makes others, which pydantic writes."""
+    """Accepts only models with exactly their fields: `model_construct` makes others, and pydantic writes them."""
     if of_fields is doubt:
         return doubt
     sizes = {size}
@@ -287,7 +287,7 @@ def _of_whole(size: int, of_fields: Check | None) -> Check:
 
 
 class _RecordCheck:
-    """A subclass would be written, and read, without what it adds."""
+    """The check of records of exactly one class: a subclass would be written or read without what it adds."""
 
     def __init__(self, kind: type, of_fields: Check | None) -> None:
         self._kinds = {kind}
@@ -309,7 +309,7 @@ def _allows_anything(schema: Schema) -> bool:
 
 
 def _walk(schema: Any, *, into_records: bool = True) -> Iterator[Schema]:
-    """All schemas in a schema, from the outermost in."""
+    """All schemas in a schema, from the outside in."""
     if isinstance(schema, dict):
         if not into_records and schema.get("type") in _RECORDS:
             return

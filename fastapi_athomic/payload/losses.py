@@ -1,8 +1,8 @@
-"""What is lost between a value and what is read from its JSON.
+"""Where does a value that was read from JSON differ from the value that was written?
 
-A value is read by the type that is declared for it: the message's class, the annotation of a field. Where none is
-declared, in a dict or a list or a field of type Any, by its own: a `datetime` in a dict is the text that everybody who
-declares a `datetime` reads as the same.
+A value is read as the type declared for it: the message's class, or the annotation of a field. Where none is declared
+(in a dict, a list, a field of type Any) it is read as its own type: a `datetime` in a dict becomes text, from which
+everyone who declares a `datetime` reads the same value.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pydantic_core import to_json
 from .fidelity import undeclared_fields
 
 Place = tuple[str, ...]
-"""The names of fields, and the numbers of items, that lead there."""
+"""The path to it: names of fields and indexes of items."""
 Loss = tuple[Place, type]
-"""Where, and what is there."""
+"""The place, and the type of the value there."""
 
 MAX_TYPES = 1_000
-"""Types of messages, and of values in them, whose schemas are kept."""
+"""How many types, of messages and of values in them, have their schemas cached."""
 MAX_KEY = 40
-"""Characters of a key that is told."""
+"""Longer keys are not shown in errors."""
 UNKNOWN = "?"
 
 _JSON = (str, int, float, bool, list, dict, type(None))
@@ -38,13 +38,12 @@ _SETS = (set, frozenset)
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place in a message."""
+    """A place in a message, and how the value there is read."""
 
     place: Place = ()
-    undeclared: bool = False  # no type is declared for what is there: it is judged by its own
-    tells_keys: bool = (
-        False  # keys of mappings are data, and not told, except those of a bare dict that look like names
-    )
+    undeclared: bool = False  # no type is declared for the value: it is read as its own type
+    # keys of mappings are data and not shown in errors; only those of a bare dict are, if they look like names
+    tells_keys: bool = False
 
     def at(self, part: str) -> Spot:
         return Spot((*self.place, part), self.undeclared, self.tells_keys)
@@ -55,14 +54,17 @@ DECLARED, BARE = Spot(), Spot(undeclared=True, tells_keys=True)
 
 @lru_cache(MAX_TYPES)
 def adapter_of(kind: Any) -> TypeAdapter[Any]:
-    """Raises whatever pydantic does of a type that it cannot handle."""
+    """Raises what pydantic raises for a type that it cannot handle."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     adapter.rebuild()
     return adapter
 
 
 def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
-    """Where `read`, which is of the declared type, or as JSON has it where there is none, is not `value`."""
+    """The places where `read` is not the same as `value`.
+
+    `read` is of the declared type, or plain JSON where none is declared.
+    """
     if is_record(value):
         if type(read) is type(value):
             yield from _of_fields(value, read, spot)
@@ -77,7 +79,7 @@ def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
 
 
 def unwritable(value: Any, spot: Spot) -> Loss:
-    """What makes that the value cannot be written."""
+    """The innermost part of the value that cannot be written as JSON."""
     place, seen = spot.place, {id(value)}
     while True:
         for part, child in _parts(value, spot.tells_keys):
@@ -90,11 +92,12 @@ def unwritable(value: Any, spot: Spot) -> Loss:
 
 
 def is_record(value: object) -> bool:
+    """Whether it is a model or a dataclass."""
     return isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type))
 
 
 def fields_of(record: Any) -> dict[str, Any]:
-    """All that it holds by name; private attributes are its own affair."""
+    """The values of a record's fields by name, pydantic's extras included; private attributes are left out."""
     if isinstance(record, BaseModel):
         held = record.__dict__
         known = {name: held[name] for name in type(record).__pydantic_fields__ if name in held}
@@ -109,7 +112,7 @@ def _of_fields(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
     undeclared = {*_undeclared_fields(kind), *(getattr(value, "__pydantic_extra__", None) or ())}
     for name, held in written.items():
         if type(held) in _PLAIN and name in found and held == found[name]:
-            continue  # of most fields, and costs little
+            continue  # the cheap check, which is enough for most fields
         there = Spot((*spot.place, name), name in undeclared)
         if name in found:
             yield from losses(held, found[name], there)
@@ -119,7 +122,7 @@ def _of_fields(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
 
 
 def _of_mapping(value: Mapping[Any, Any], read: Mapping[Any, Any], spot: Spot) -> Iterator[Loss]:
-    if len(value) != len(read):  # two keys with one text
+    if len(value) != len(read):  # two keys became the same text
         yield spot.place, type(value)
         return
     for (key, held), (read_key, read_held) in zip(value.items(), read.items(), strict=True):
@@ -140,13 +143,13 @@ def _of_items(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
 
 
 def _by_own_type(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
-    """Of what is not the same by itself: where no type is declared, its own may read it as the same."""
+    """For values that are not equal: where no type is declared, the value's own type may read the same value."""
     kind: Any = type(value)
     again = None
     if spot.undeclared and kind not in _JSON and type(read) in _JSON:
         try:
             again = adapter_of(kind).validator.validate_json(to_json(read))
-        except Exception:  # pydantic has no schema for it, or it is not read, or a validator of the user's fails
+        except Exception:  # pydantic has no schema for it, cannot read it, or a validator of the user's failed
             again = None
     if type(again) is kind:
         yield from losses(value, again, replace(spot, undeclared=False))
@@ -161,7 +164,7 @@ def _undeclared_fields(kind: Any) -> Collection[str]:
 
 
 def _is_read_as(key: Any, text: Any) -> bool:
-    """Keys are text in JSON, and read by the declared type of the keys."""
+    """Whether the key's own type reads this text as the same key: in JSON, keys are text."""
     try:
         read = adapter_of(dict[type(key), None]).validator.validate_json(to_json({text: None}))  # type: ignore[misc]
     except Exception:
@@ -174,12 +177,12 @@ def _equal(value: Any, read: Any) -> bool:
         if _is_true(value == read):
             return True
         if value != value and read != read:
-            return type(value) is type(read)  # not a number
+            return type(value) is type(read)  # both are NaN
         if isinstance(value, datetime) and isinstance(read, datetime):
             return _same_instant(value, read)
         if type(value) is type(read) and _has_no_equality(type(value)):
             return not any(losses(value.__getstate__(), read.__getstate__(), DECLARED))
-    except Exception:  # of an equality of the user's
+    except Exception:  # from an `__eq__` of the user's
         return False
     return False
 
@@ -189,12 +192,12 @@ def _has_no_equality(kind: Any) -> bool:
 
 
 def _is_true(answer: Any) -> bool:
-    """Arrays answer for each element."""
+    """Arrays compare element by element."""
     return bool(answer.all() if hasattr(answer, "all") else answer)
 
 
 def _same_instant(value: datetime, read: datetime) -> bool:
-    """Times in the hour that comes twice are never equal to those of another zone (PEP 495)."""
+    """Compares instants. `==` does not: a time in the repeated hour never equals one in another zone (PEP 495)."""
     offset, read_offset = value.utcoffset(), read.utcoffset()
     if offset is None or read_offset is None:
         return False

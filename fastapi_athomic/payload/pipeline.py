@@ -11,40 +11,47 @@ from .serialization import serialize
 
 
 class PayloadStep(Protocol):
-    """Something done to the bytes: compression, encryption. What `decode` raises makes the message a dead letter."""
+    """Something done to the bytes, such as compression or encryption. What `decode` raises makes a dead letter."""
 
     @property
     def name(self) -> str:
-        """Stands in errors."""
+        """Names the step in errors."""
         ...
 
-    def encode(self, data: bytes) -> bytes: ...
+    def encode(self, data: bytes) -> bytes:
+        """Called when a message is published."""
+        ...
 
-    def decode(self, data: bytes) -> bytes: ...
+    def decode(self, data: bytes) -> bytes:
+        """Undoes `encode`; called before a message is handled."""
+        ...
 
 
 class PayloadPipeline:
-    """Serialization, then the given steps in their order; decoding runs in reverse.
+    """Serializes messages and runs the given steps in their order; decoding runs in reverse.
 
-    Published are pydantic models, dataclasses and anything else JSON can hold, if it can be read back as it is (see
-    docs/payload.md); `bytes` and `str` (in UTF-8) as they are; None as a null value (a tombstone), which no step
-    touches. What a handler gets is decided by its type:
-    `bytes` and `str` as they came, anything else validated by pydantic straight from the JSON bytes. A null value
-    reaches handlers whose type allows None.
+    Published are pydantic models, dataclasses and anything else that JSON can hold, if it can be read back as the same
+    value (see docs/payload.md). `bytes` and `str` (in UTF-8) are published as they are. None becomes a null value (a
+    tombstone), which skips the steps.
+
+    A handler's type decides what the handler gets: `bytes` and `str` as they came, anything else validated by pydantic
+    straight from the JSON bytes. A null value reaches only handlers whose type allows None.
     """
 
     def __init__(self, steps: Sequence[PayloadStep] = ()) -> None:
         for step in steps:
             if not (getattr(step, "name", None) and callable(getattr(step, "encode", None)) and callable(step.decode)):
-                raise ConfigurationError(f"{type(step).__name__} is no payload step: it needs name, encode and decode")
+                raise ConfigurationError(
+                    f"{type(step).__name__} is not a payload step: it needs name, encode and decode"
+                )
         self._steps = tuple(steps)
 
     def encode(self, message: object) -> bytes | None:
         """The bytes of a message.
 
         Raises:
-            PayloadEncodeError: names the step and the kind of error, or the field that would not come back as it is;
-                never the message.
+            PayloadEncodeError: names the step and the kind of error, or the field that would not be read back as the
+                same value; never shows the message.
         """
         if message is None:
             return None
@@ -57,7 +64,7 @@ class PayloadPipeline:
         return data
 
     def decoder(self, target_type: Any) -> Decoder:
-        """A function from bytes to the type. It raises `PayloadDecodeError`, which never repeats the payload.
+        """A function from bytes to the type. It raises `PayloadDecodeError`, which never shows the payload.
 
         Raises:
             ConfigurationError: pydantic cannot validate the type.

@@ -1,4 +1,4 @@
-"""How a message becomes bytes, and which messages are refused because they would not be read back as they are."""
+"""How does a message become bytes, and would it be read back as the same value? If not, it is refused."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from .target import Target
 logger = logging.getLogger(__name__)
 
 MAX_SHAPES = 100
-"""Combinations of types in the fields of one model that are remembered."""
+"""Combinations of field types that are remembered for one model."""
 MAX_DIGITS = 4_300
-"""Longer numbers are not read (the limit of Python, and of pydantic)."""
+"""Python and pydantic do not read longer numbers."""
 _LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
 _DIGITS_ALIKE = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
 
 
 def serialize(message: object) -> bytes:
+    """The bytes of a message other than None.
+
+    Raises:
+        PayloadEncodeError: it cannot be written, or would not be read back as the same value.
+    """
     if isinstance(message, bytes | bytearray | memoryview):
         return bytes(message)
     if isinstance(message, str):
@@ -50,14 +55,14 @@ def _utf8(message: str) -> bytes:
 
 @lru_cache(MAX_TYPES)
 def _writer_of(kind: type) -> Callable[[Any], bytes]:
-    """Raises `ConfigurationError`."""
+    """Raises `ConfigurationError` for a class that pydantic cannot handle."""
     return _RecordWriter(kind) if issubclass(kind, BaseModel) or is_dataclass(kind) else _write_bare
 
 
 class _RecordWriter:
-    """Writes models or dataclasses of one class, so that reading that class gives them back.
+    """Writes models or dataclasses of one class, and refuses those that this class would not read back unchanged.
 
-    Where that is sure from the schema and a look at the value, nothing is read.
+    It reads back what it wrote only if the schema and a look at the value leave doubts.
     """
 
     def __init__(self, kind: type) -> None:
@@ -67,7 +72,7 @@ class _RecordWriter:
         self._write_anyway = partial(self._write, by_alias=True, warnings=False)
         self._check = check_of_message(schema)
         self._is_flat = is_flat(schema)
-        self._shapes: set[tuple[object, ...]] = set()  # of flat ones that were as declared
+        self._shapes: set[tuple[object, ...]] = set()  # field types of flat models that were as declared
 
     def __call__(self, message: Any) -> bytes:
         if self._check is not doubt:
@@ -75,12 +80,12 @@ class _RecordWriter:
                 data = self._write_as_declared(message)
                 if (self._check is None or self._check((message,))) and _is_short(data):
                     return data
-            except Exception as error:  # the careful way finds out what, or that nothing is wrong
+            except Exception as error:  # writing carefully finds out what is wrong, if anything is
                 logger.debug("a %s is not quite what its class declares: %s", self._target.name, type(error).__name__)
         return self._write_carefully(message)
 
     def _write_as_declared(self, message: Any) -> bytes:
-        """Raises if some value is not of its declared type, which costs pydantic longer than writing a small model."""
+        """Raises if a value is not of its declared type. pydantic checks slowly: shapes that passed once skip it."""
         if not self._is_flat:
             return self._write(message, by_alias=True, warnings="error")
         fields = message.__dict__
@@ -106,7 +111,7 @@ class _RecordWriter:
             return self._target.describe(error)
         except MemoryError:
             raise
-        except Exception as error:  # of a validator of the user's
+        except Exception as error:  # from a validator of the user's
             return type(error).__name__
 
 
@@ -114,7 +119,7 @@ _to_json = partial(to_json, by_alias=True, inf_nan_mode="null")
 
 
 def _write_bare(message: object) -> bytes:
-    """Of a dict, a list, a number: what no class describes."""
+    """Writes a dict, a list, a number: values that no class describes."""
     data = _written(message, _to_json, BARE)
     problem = _problem_of_reading_bare(message, data)
     if problem is None:
@@ -137,14 +142,14 @@ def _written(message: object, write: Callable[[Any], bytes], spot: Spot) -> byte
         return write(message)
     except MemoryError:
         raise
-    except Exception as error:  # what JSON cannot hold, or of a serializer of the user's
+    except Exception as error:  # JSON cannot hold it, or a serializer of the user's failed
         reason = f"{_described(unwritable(message, spot))}: {type(error).__name__}"
-    # out of the except block: a traceback through the error would show the message
+    # outside the except block, as a traceback through the first error would show the message
     raise PayloadEncodeError(f"a {type(message).__name__} cannot be encoded as JSON: {reason}", step="json")
 
 
 def _is_short(data: bytes) -> bool:
-    """No number in it is too long to be read."""
+    """Whether no number in it is too long to be read."""
     return len(data) <= MAX_DIGITS or _LONG_NUMBER not in data.translate(_DIGITS_ALIKE)
 
 

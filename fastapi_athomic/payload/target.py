@@ -1,4 +1,4 @@
-"""Which type are payloads validated against, and how do its errors read without the payload?"""
+"""The type that payloads are validated against, and how to describe its errors without showing the payload."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from ..exceptions import ConfigurationError
 
 MAX_ERRORS = 5
-"""So many problems of one payload are named in the error."""
+"""The error names at most so many problems of one payload."""
 _MODES: tuple[Literal["validation", "serialization"], ...] = ("validation", "serialization")
 
 
 class Target:
-    """The type that payloads are validated against."""
+    """The type that payloads are validated against.
+
+    Raises:
+        ConfigurationError: pydantic cannot validate the type.
+    """
 
     def __init__(self, target_type: Any) -> None:
         self.type = target_type
@@ -30,19 +34,20 @@ class Target:
 
     @property
     def allows_none(self) -> bool:
+        """Whether a null value is one of the type's values."""
         try:
             return self.adapter.validate_python(None) is None
         except Exception:
             return False
 
     def describe(self, error: ValidationError) -> str:
-        """Where it failed and how, without a word of the payload."""
+        """Where and how the validation failed, without showing any of the payload."""
         found = error.errors(include_url=False, include_context=False, include_input=False)
         problems = [f"{self._place(item['loc'])}{item['type']}" for item in found[:MAX_ERRORS]]
         return "; ".join(problems) + ("; ..." if len(found) > MAX_ERRORS else "")
 
     def _place(self, location: Iterable[int | str]) -> str:
-        """Keys that are not fields of the type come from the payload."""
+        """Keys that are not fields of the type come from the payload, so they become a question mark."""
         parts = [str(part) if isinstance(part, int) or part in self._known_names else "?" for part in location]
         return f"{'.'.join(parts)}: " if parts else ""
 

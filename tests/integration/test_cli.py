@@ -85,7 +85,7 @@ async def test_list_show_redrive_and_discard(
     assert "s3cret reason" in shell("show", HANDLER, "--partition", partition, "--offset", "1")
 
     assert "say which" in shell("redrive", HANDLER, "--yes", status=1)
-    assert "nobody to ask: say --yes" in shell("redrive", HANDLER, "--all", status=2)
+    assert "nobody to ask: pass --yes" in shell("redrive", HANDLER, "--all", status=2)
     assert shell.json("redrive", HANDLER, "--all", "--dry-run")["settled"] == 4
     assert shell.json("redrive", HANDLER, "--partition", partition, "--offset", "0", "--yes")["settled"] == 1
     assert shell.json("discard", HANDLER, "--all", "--limit", "1", "--reason", "test", "--yes")["settled"] == 1
