@@ -1,4 +1,4 @@
-"""All figures on both brokers, into benchmarks/results/; or some, as in `scripts/bench f1 --broker mock`."""
+"""Measures all figures on both brokers into benchmarks/results/, or only some: `scripts/bench f1 --broker mock`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times as many messages")
     parser.add_argument("--no-files", action="store_true", help="print only")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that brokers and contenders end too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends brokers and contenders too
     if unknown := set(options.figures) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     tables = []

@@ -1,8 +1,8 @@
 """Consumers side by side: the same topic, the same decoding, the same handler.
 
 Each runs in a process of its own: `python -m benchmarks.contenders KIND NAME BOOTSTRAP TOPIC WARM_UP COUNT` prints
-one line of JSON. Time is taken from the message after the warm-up to the last one, so that neither joining the group
-nor what was prefetched counts.
+one line of JSON. The time runs from the first message after the warm-up to the last one, so that joining the group and
+prefetched messages do not count.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BUFFERED = 5_000
 
 
 class Run:
-    """Counts and checks what a contender handles: each number of a key once, and in order."""
+    """Counts and checks what a contender handles: each number of a key once and in order."""
 
     def __init__(self, bootstrap: str, topic: str, warm_up: int, count: int) -> None:
         self.bootstrap, self.topic, self.warm_up, self.last = bootstrap, topic, warm_up, warm_up + count
-        self.group = f"bench-{uuid4().hex[:12]}"  # of its own: each run reads the topic from its beginning
+        self.group = f"bench-{uuid4().hex[:12]}"  # a new group, so that each run reads the topic from its beginning
         self.handled = 0
         self.wrong = 0  # lost, repeated, or out of order for its key
         self.done = asyncio.Event()
@@ -62,7 +62,7 @@ class Run:
 
 
 class UnorderedRun(Run):
-    """For contenders that promise no order: each message once."""
+    """For contenders that promise no order: checks only that each message comes once."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -76,7 +76,7 @@ class UnorderedRun(Run):
 
 
 class LatencyRun(Run):
-    """How long messages take from `publish` to the handler."""
+    """Measures how long messages take from `publish` to the handler."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -115,7 +115,7 @@ def consumer(run: Run, *, enable_auto_commit: bool = False) -> Any:
 
 
 async def hand_written(run: Run) -> None:
-    """Poll, decode, await the handler, commit per poll."""
+    """Polls, decodes, awaits the handler, and commits once per poll."""
 
     async def handle(order: Order) -> None:
         run.note(order)
@@ -129,7 +129,7 @@ async def hand_written(run: Run) -> None:
 
 
 async def one_by_one(run: Run) -> None:
-    """`async for`, committed by the client's clock."""
+    """`async for`, with the client's auto-commit."""
 
     async def handle(order: Order) -> None:
         run.note(order)
@@ -142,7 +142,7 @@ async def one_by_one(run: Run) -> None:
 
 
 async def hand_written_traced(run: Run) -> None:
-    """With a recorded span per message, its parent taken from the headers."""
+    """With a recorded span per message, whose parent comes from the headers."""
     from opentelemetry import propagate, trace
 
     provider = traced()
@@ -175,14 +175,14 @@ async def hand_written_batch(run: Run) -> None:
 
 
 class Pending:
-    """Offsets of one partition that are not committed yet, in their order."""
+    """The offsets of one partition that are not committed yet, in order."""
 
     def __init__(self) -> None:
         self.offsets: deque[int] = deque()
         self.done: set[int] = set()
 
     def to_commit(self) -> int | None:
-        """The offset below which everything is done, if it has moved."""
+        """The offset below which everything is done; None if it has not moved."""
         last = None
         while self.offsets and self.offsets[0] in self.done:
             last = self.offsets.popleft()
@@ -191,7 +191,7 @@ class Pending:
 
 
 async def hand_written_lanes(run: Run) -> None:
-    """Order per key, `IN_FLIGHT` at once: a task for each key that has messages; commits below what is done."""
+    """Order by key, `IN_FLIGHT` at once, with a task for each key that has messages; commits what is done."""
     lanes: dict[bytes, deque[Any]] = {}
     running, room = asyncio.Semaphore(IN_FLIGHT), asyncio.Semaphore(BUFFERED)
     pending: dict[int, Pending] = {}
@@ -240,7 +240,7 @@ async def handle_after_io(run: Run, order: Order) -> None:
 
 
 def traced() -> Any:
-    """An SDK that records every span and throws it away."""
+    """An OpenTelemetry SDK that records every span and throws it away."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -357,7 +357,7 @@ async def kstreams(run: Run) -> None:
     async def handle(record: Any) -> None:
         run.note(Order.model_validate_json(record.value))
 
-    handle.__annotations__["record"] = ConsumerRecord  # it takes no annotation that is a string
+    handle.__annotations__["record"] = ConsumerRecord  # it does not accept annotations that are strings
     engine.stream(run.topic, group_id=run.group, auto_offset_reset="earliest")(handle)
 
     await engine.start()

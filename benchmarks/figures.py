@@ -1,4 +1,4 @@
-"""F1 to F9: who is measured at what, and the goals."""
+"""The figures F1 to F9: who is measured, how, and with which goals."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ROOT = Path(__file__).parents[1]
 BrokerName = Literal["mock", "kafka"]
 PATIENCE = 120.0  # seconds for one run
 MOCK_SHARE: Mapping[Keys, float] = {"uniform": 0.14, "zipf": 0.08}
-"""Of the messages, on the mock cluster: it keeps 5 MB per partition, and Zipf's keys fill some sooner."""
+"""Share of the messages on the mock cluster: it keeps 5 MB per partition, and Zipf's keys fill some of them sooner."""
 WARM_UP = 10_000
 MORE = 4_000
-"""Messages beyond those that are measured: else batches would wait for company at the end."""
+"""Messages after those that are measured. Without them, batches at the end would wait to fill up."""
 KEY_SETTINGS: Mapping[Keys, str] = {
     "uniform": f"{UNIFORM_KEYS:,} keys in turn",
     "zipf": f"{ZIPF_KEYS:,} keys by Zipf's law",
@@ -61,7 +61,7 @@ def running_broker(name: BrokerName) -> Iterator[Any]:
 
 
 def python(*arguments: str, seconds: float = PATIENCE) -> list[str]:
-    """Runs a module in a process of its own and gives its lines. Raises `NoFigureError`."""
+    """Runs a module in a process of its own and returns its lines. Raises `NoFigureError` if it fails."""
     command = [sys.executable, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     try:
@@ -88,7 +88,7 @@ def checked(lines: Sequence[str]) -> Measured:
 
 
 def interleave(table: Table, rounds: int, run: Callable[[str], Measured]) -> None:
-    """Each contender once a round, so that a slow minute of the machine meets all of them."""
+    """Runs each contender once per round, so that a slow minute of the machine slows all of them."""
     for _ in range(rounds):
         for name, runs in table.runs.items():
             if name in table.problems:
@@ -116,13 +116,13 @@ def goal(ours: str, other: str, wanted: float, column: str = "messages/s") -> Go
 
 @dataclass(frozen=True)
 class Throughput:
-    """Contenders with how many messages each handles: enough for seconds, few enough for the slow ones."""
+    """Contenders, and how many messages each handles: enough for seconds, but not too many for the slow ones."""
 
     title: str
     counts: Mapping[str, int]
     goals: Sequence[Goal]
-    unordered: Mapping[str, str] = field(default_factory=dict)  # with what they promise instead
-    zipf: float = 1.0  # of the messages, with keys by Zipf's law
+    unordered: Mapping[str, str] = field(default_factory=dict)  # those without order, and what they promise
+    zipf: float = 1.0  # share of the messages that are used with keys by Zipf's law
 
     def tables(self, name: str, options: Options) -> Iterator[Table]:
         for keys in options.keys:
@@ -411,7 +411,7 @@ FIGURES: dict[str, Any] = {
             goal("fastapi-athomic, key lanes", "FastStream, 1000 workers", 8),
         ],
         dict.fromkeys(("FastStream, 100 workers", "FastStream, 1000 workers"), "in no order, at most once"),
-        zipf=0.25,  # the most frequent key allows no more than 2,000 messages/s, one after the other
+        zipf=0.25,  # the most frequent key, one message after the other, allows at most 2,000 messages/s
     ),
     "f5": Http(
         [
@@ -447,4 +447,4 @@ FIGURES: dict[str, Any] = {
     "f9": Import(),
 }
 BROKER_OF: Mapping[str, Sequence[BrokerName]] = {"f8": ["kafka"], "f9": ["kafka"]}
-"""F8 brings its own brokers, and F9 needs none."""
+"""F8 starts its own brokers, and F9 needs none."""

@@ -1,7 +1,7 @@
-"""Web services that drain a backlog beside their routes: `BENCH_APP` names one, uvicorn runs it.
+"""Web services that drain a backlog beside their routes. `BENCH_APP` names one, and uvicorn runs it.
 
-Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`. `BENCH_CORES`: numbers
-of the cores that it may run on; without it, all.
+Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`. `BENCH_CORES` lists
+the cores that it may run on; by default all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class Work:
-    """What the handlers do."""
+    """What the handlers do: keep a core busy, count, and check the order."""
 
     def __init__(self) -> None:
         self.handled = 0
@@ -60,7 +60,7 @@ def new_app(lifespan: Lifespan | None = None) -> FastAPI:
 
 
 def hand_written(slice_seconds: float | None = None) -> FastAPI:
-    """The loop teams write by hand; with `slice_seconds` it yields to the event loop after working for so long."""
+    """The loop that teams write by hand. With `slice_seconds` it yields to the event loop after working for so long."""
 
     async def consume(client: Any) -> None:
         look_up_at = monotonic()

@@ -23,17 +23,17 @@ RATE = 200.0
 WARM_UP_SECONDS = 3.0
 START_SECONDS = 60.0
 FASTEST = 9_500
-"""Messages per second that a handler of 0.1 ms allows at most."""
+"""The most messages per second that a handler of 0.1 ms allows."""
 MOCK_BACKLOG, MOCK_SECONDS = 75_000, 4.0
-"""The mock cluster keeps 5 MB per partition: no longer than so many seconds of load can be measured beside it."""
+"""The mock cluster keeps 5 MB per partition, so only so many seconds of load can be measured beside it."""
 
 
 ANYWHERE = ", on any core"
-"""Ends the name of an app that is not kept on one."""
+"""Ends the name of an app that may use any core."""
 
 
 class Cores(NamedTuple):
-    """Numbers of cores."""
+    """The numbers of all cores, and of those for the app."""
 
     every: tuple[int, ...]
     app: tuple[int, ...]
@@ -41,10 +41,11 @@ class Cores(NamedTuple):
 
 @contextmanager
 def core_of_its_own() -> Iterator[Cores | None]:
-    """A core for the app; what is started meanwhile keeps away from it: the broker and the load.
+    """Keeps a core for the app. What is started meanwhile, the broker and the load, stays away from it.
 
-    As if they were on machines of their own. Else an app that answers each request at once pays for the load that it
-    wakes each time, and one that answers twelve together does not. None where that cannot be had.
+    It is as if they ran on other machines. Otherwise an app that answers each request at once would pay for the load
+    generator that it wakes each time, and one that answers twelve together would not. Yields None where cores cannot be
+    chosen.
     """
     every = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
     if len(every) < 2:
@@ -58,7 +59,7 @@ def core_of_its_own() -> Iterator[Cores | None]:
 
 
 class HttpRun:
-    """Starts an app, waits until it consumes, and asks it on a schedule."""
+    """Starts an app, waits until it consumes, and sends it requests on a schedule."""
 
     def __init__(self, bootstrap: str, seconds: float, *, mock: bool, cores: Cores | None) -> None:
         self._bootstrap = bootstrap

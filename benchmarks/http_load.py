@@ -1,8 +1,8 @@
 """Open-loop HTTP load, by wrk2's method: requests are due on a schedule, however slow the answers are.
 
-The latency of a request counts from when it was due, not from when a connection was free for it: else a server that
-stalls is asked less while it stalls (coordinated omission). So what delays the load itself counts against the server;
-its clock is therefore exact to microseconds, and it goes first on a busy machine.
+The latency of a request counts from when it was due, not from when a connection was free. Otherwise a server that
+stalls would get fewer requests while it stalls (coordinated omission). Delays of the load itself therefore count
+against the server, so its clock is exact to microseconds, and it has priority on a busy machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REQUEST = b"GET /ping HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 class Load:
-    """`rate` requests per second for `seconds`, over keep-alive connections."""
+    """Sends `rate` requests per second for `seconds`, over keep-alive connections."""
 
     def __init__(self, port: int, rate: float, seconds: float) -> None:
         self._port = port
@@ -76,7 +76,7 @@ async def main(port: str, rate: str, seconds: str) -> None:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """With `select`: `epoll`, the default, rounds its timers up to a millisecond."""
+    """An event loop with `select`, as the default `epoll` rounds timers up to a millisecond."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 

@@ -1,8 +1,8 @@
-"""F6: an ordered consumer on Redis, and what it asks of Redis.
+"""F6: the speed of an ordered consumer on Redis, and its round trips to Redis.
 
 Each run is a process of its own: `python -m benchmarks.ordered BOOTSTRAP TOPIC REDIS_URL WARM_UP COUNT ISOLATION`
-prints one line of JSON. Round trips are those that Redis has counted, from the first message to the last; fetched
-batches are the non-empty lists of messages of one partition that the strategy was given.
+prints one line of JSON. Redis counts the round trips, from the first message to the last. Fetched batches are the
+non-empty lists of messages of one partition that the strategy gets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROUND_TRIPS = "round trips per batch"
 
 @contextmanager
 def running_redis() -> Iterator[str]:
-    """Gives the URL of a server that writes what it is told to a file, as Redis does by default with `appendonly`."""
+    """Yields the URL of a Redis that writes an append-only file, with the defaults of `appendonly`."""
     with tempfile.TemporaryDirectory() as directory:
         server = start_redis(Path(directory) / "redis")
         try:
@@ -42,7 +42,7 @@ def running_redis() -> Iterator[str]:
 
 
 class Batches:
-    """Counts what the strategy is given."""
+    """Counts the batches that the strategy gets."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -54,7 +54,7 @@ class Batches:
 
 
 async def round_trips(client: Any) -> int:
-    """Scripts run and loaded; what a script does inside is no round trip."""
+    """How many scripts were run and loaded. Commands inside a script are not round trips."""
     found: dict[str, dict[str, int]] = await client.info("commandstats")
     names = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_script", "cmdstat_script|load")
     return sum(int(found[name]["calls"]) for name in names if name in found)

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as a chart."""
+"""Shows what was measured, as tables and charts."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class NoFigureError(Exception):
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure to reach, computed from each contender's columns.
+    """A figure to reach, computed from the contenders' columns.
 
-    Round by round, as the machine's pace changes from minute to minute and is the same for all within a round; what
-    counts is the median.
+    It is computed for each round, because the machine's pace changes from minute to minute but is the same for all
+    within a round. The median of the rounds counts.
     """
 
     text: str
@@ -75,7 +75,7 @@ class Goal:
 class Table:
     """One figure on one broker."""
 
-    name: str  # of its files
+    name: str  # begins the names of its files
     title: str
     setting: str
     columns: Sequence[str]
@@ -86,7 +86,7 @@ class Table:
     chart: Callable[[Path], None] | None = None  # default: bars of the first column
 
     def medians(self) -> dict[str, Measured]:
-        """Of those that have a figure: one run that went wrong takes it away."""
+        """The medians of the contenders that have a figure: one failed run takes the figure away."""
         return {
             name: {column: median(run[column] for run in runs) for column in self.columns}
             for name, runs in self.runs.items()
@@ -94,7 +94,7 @@ class Table:
         }
 
     def rounds(self) -> list[Mapping[str, Measured]]:
-        """What those that have a figure measured in each round."""
+        """For each round, what was measured of the contenders that have a figure."""
         names = self.medians()
         return [dict(zip(names, runs, strict=True)) for runs in zip(*(self.runs[name] for name in names), strict=True)]
 
@@ -130,7 +130,7 @@ class Table:
         (self.chart or self._bars)(directory / f"{self.name}.svg")
 
     def _bars(self, path: Path) -> None:
-        """The medians of the first column, with the spread."""
+        """Draws the medians of the first column, with their spread."""
         medians, column = self.medians(), self.columns[0]
         if not medians:
             return
@@ -150,7 +150,7 @@ class Table:
 
 @contextmanager
 def figure(path: Path, size: tuple[float, float], *, rows: int = 1) -> Iterator[Sequence[Any]]:
-    """Axes to draw in, below each other; written when the block is left. `size` in inches."""
+    """Yields axes to draw in, one below the other, and writes the file at the end. `size` in inches."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,7 +1,7 @@
 """F8: memory and rate while millions of messages go by.
 
 Each app runs in a process of its own: `python -m benchmarks.soak memory COUNT`, `... without COUNT` (the same app and
-the same messages, nobody consumes), `... kafka BOOTSTRAP TOPIC COUNT`. It prints a line of JSON each second.
+messages without a consumer), `... kafka BOOTSTRAP TOPIC COUNT`. It prints a line of JSON each second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The messages that everybody consumes, and how they get to a broker."""
+"""The messages that all contenders consume, and how they get to a broker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Keys = Literal["uniform", "zipf"]
 
 
 class Order(BaseModel):
-    number: int  # counts from 0 for each key: what is lost, repeated or out of order shows
+    number: int  # counts from 0 for each key, to show what is lost, repeated or out of order
     key: int
     sent: int  # nanoseconds of the machine's monotonic clock
     customer: str
@@ -35,7 +35,7 @@ class Order(BaseModel):
 
 
 def keys_of(kind: Keys, count: int) -> Iterator[int]:
-    """`count` keys: in turn, or with the k-th most frequent 1/k times as frequent as the first (Zipf's law)."""
+    """`count` keys: in turn, or by Zipf's law (the k-th most frequent key is 1/k times as frequent as the first)."""
     if kind == "uniform":
         yield from (number % UNIFORM_KEYS for number in range(count))
         return
@@ -89,7 +89,7 @@ def fill(bootstrap: str, topic: str, keys: Keys, count: int, *, create: bool) ->
 
 @contextmanager
 def steady(bootstrap: str, topic: str, rate: float, *, create: bool) -> Iterator[None]:
-    """Writes `rate` messages per second, evenly, until the block is left."""
+    """Within the block, writes `rate` messages per second, evenly."""
     source = Source(bootstrap, topic, create=create, linger_ms=0)
     ending = threading.Event()
 

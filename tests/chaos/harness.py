@@ -1,7 +1,7 @@
-"""Real workers, a real broker, a foreign producer, and a record of every handling that nobody can falsify.
+"""Real workers, a real broker, a foreign producer, and a record of every handling that survives crashes.
 
-Workers are uvicorn processes; the record is a file each writes to. Numbers per key tell what was lost, repeated or
-misordered.
+Workers are uvicorn processes. The record is a file that each of them writes to. Sequence numbers per key show what was
+lost, repeated or misordered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATE = 600  # messages per second
 
 
 class Handling(NamedTuple):
-    """One line of the record. Times are nanoseconds of the machine's monotonic clock, the same for all processes."""
+    """One line of the record. Times are nanoseconds on the machine's monotonic clock, which all processes share."""
 
     began: int
     ended: int
@@ -46,12 +46,12 @@ class Handling(NamedTuple):
 
 @dataclass
 class Report:
-    """What the record says, compared with what was produced."""
+    """The record compared with what was produced."""
 
     produced: int
     lost: list[tuple[str, int]]
     repeated: int
-    misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that had come before
+    misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that came before
     faults: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Worker:
 
 
 class Load(threading.Thread):
-    """A foreign client that writes numbered messages, so many per second, until it is told to stop."""
+    """A foreign client that writes so many numbered messages per second until it is stopped."""
 
     def __init__(self, bootstrap: str, topic: str, rate: int = RATE, keys: int = KEYS) -> None:
         super().__init__(daemon=True)
@@ -94,7 +94,7 @@ class Load(threading.Thread):
         self._producer = Producer(config | {"bootstrap.servers": bootstrap, "log_level": 0})
         self._topic, self._rate, self._keys = topic, rate, keys
         self._ending = threading.Event()
-        self.produced: dict[str, int] = defaultdict(int)  # per key: how many are acknowledged or on their way
+        self.produced: dict[str, int] = defaultdict(int)  # by key: how many are acknowledged or on their way
 
     def run(self) -> None:
         began, count = time.monotonic(), 0
@@ -123,19 +123,19 @@ class Load(threading.Thread):
             self.join()
 
     def finish(self) -> int:
-        """Stops, and gives the number of messages once all are acknowledged."""
+        """Stops; returns the number of messages when all are acknowledged."""
         self.stop()
         assert self._producer.flush(60) == 0, "the broker did not take all messages"
         return sum(self.produced.values())
 
 
 class Record:
-    """What the workers have written, each line once read: reading all of it again and again would starve them."""
+    """What the workers have written. Reads each line only once, as reading it all again would starve them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.handlings: list[Handling] = []
-        self.places: set[tuple[str, int]] = set()  # keys and numbers handled
+        self.places: set[tuple[str, int]] = set()  # the keys and numbers that were handled
         self._read_to = 0
 
     def read_on(self) -> None:
@@ -190,10 +190,10 @@ class Arena:
             worker.process.thaw()
             worker.process.kill()
 
-    # --- faults: each makes sure that it happened
+    # --- faults: each checks that it really happened
 
     def restart(self, worker: Worker) -> None:
-        """SIGTERM, and a new process in its place."""
+        """Sends SIGTERM and starts a new process in its place."""
         worker.process.stop()
         assert not worker.process.is_running
         self.faults["SIGTERM"] += 1
@@ -201,7 +201,7 @@ class Arena:
         worker.wait_until_ready()
 
     def kill(self, worker: Worker) -> None:
-        """SIGKILL while it works, and a new process in its place."""
+        """Sends SIGKILL while it works and starts a new process in its place."""
         pid = worker.process.pid
         self.wait_for(lambda: any(handling.process == pid for handling in self.handlings()), "the worker works")
         worker.process.kill()
@@ -210,7 +210,7 @@ class Arena:
         worker.wait_until_ready()
 
     def freeze(self, worker: Worker, seconds: float) -> None:
-        """SIGSTOP for longer than the session; the others take its partitions over meanwhile."""
+        """Stops it (SIGSTOP) for longer than the session timeout, so that the others take over its partitions."""
         frozen = worker.process.pid
         worker.process.freeze()
         time.sleep(1)
@@ -225,7 +225,7 @@ class Arena:
         worker.wait_until_ready()
 
     def join_and_leave(self) -> None:
-        """A member more for a moment."""
+        """Adds a member for a moment."""
         worker = self.add_worker()
         worker.wait_until_ready()
         self.wait_for(lambda: any(h.process == worker.process.pid for h in self.handlings()), "the new member works")
@@ -234,7 +234,7 @@ class Arena:
         self.faults["join and leave"] += 1
 
     def restart_broker(self, broker: KafkaBroker) -> None:
-        """The broker goes down for a moment, and the workers notice."""
+        """Stops the broker for a moment, and checks that work goes on afterwards."""
         broker.stop()
         assert not broker.process.is_running
         handled = len(self.handlings())
@@ -256,9 +256,9 @@ class Arena:
             time.sleep(0.05)
 
     def catch_up(self) -> None:
-        """Returns when what is produced is handled within a moment again, and has been for a while.
+        """Returns when messages have been handled promptly for a while.
 
-        Nobody works through a backlog then, and no thread counts as busy any more, which would commit less often.
+        Then there is no backlog, and no thread counts as busy (a busy one commits less often).
         """
         self.wait_for(self._keeps_up, "it catches up")
 
@@ -270,7 +270,7 @@ class Arena:
         return True
 
     def _seconds_behind(self) -> float:
-        """How long it takes until all that is produced by now is handled."""
+        """How long it takes until everything produced so far is handled."""
         produced, began = dict(self.load.produced), time.monotonic()
 
         def all_handled() -> bool:
@@ -281,7 +281,7 @@ class Arena:
         return time.monotonic() - began
 
     def settle(self, seconds: float = 120.0) -> Report:
-        """Stops the load, waits until all is handled, and compares."""
+        """Stops the load, waits until everything is handled, and compares."""
         self.load.finish()
         produced = {(key, number) for key, count in self.load.produced.items() for number in range(count)}
         end = time.monotonic() + seconds
@@ -310,7 +310,7 @@ class Arena:
 
 @contextmanager
 def arena(bootstrap: str, directory: Path, *, workers: int = 3, **environment: str) -> Iterator[Arena]:
-    """Workers that are ready, and a load that runs."""
+    """Yields an arena with workers that are ready and a load that runs."""
     opened = Arena(bootstrap, directory, environment)
     try:
         opened.open(workers)

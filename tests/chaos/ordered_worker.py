@@ -1,4 +1,4 @@
-"""The ordered consumer under fire: run by uvicorn in processes of its own."""
+"""The app with an ordered consumer that chaos tests attack. uvicorn runs it in processes of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Numbered(BaseModel):
 
 
 class InjectedError(Exception):
-    """What the handler fails with now and then."""
+    """The error that the handler raises now and then."""
 
 
 @ordered_consumer(
@@ -36,7 +36,7 @@ class InjectedError(Exception):
     retry=RetryPolicy(max_attempts=0, delay=0.01, max_delay=0.05),
 )
 async def handle(message: Numbered) -> None:
-    """Notes each handling in one write to a file, which outlives the process however it dies."""
+    """Notes each handling with one write to a file, which survives however the process dies."""
     began = time.monotonic_ns()
     await asyncio.sleep(0.002)
     if random.random() < 0.01:

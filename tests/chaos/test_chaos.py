@@ -1,7 +1,7 @@
-"""Promises under fire, on Apache Kafka at default settings.
+"""Do the promises hold while workers and the broker are killed? On Apache Kafka with default settings.
 
-Three workers, 600 messages a second over 120 keys, 20 ms handlers, 50 at once. `ATHOMIC_TEST_CHAOS_SECONDS` makes the
-storm last longer.
+Three workers, 600 messages per second over 120 keys, handlers of 20 ms, 50 at once. `ATHOMIC_TEST_CHAOS_SECONDS` makes
+the storm last longer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STORM_SECONDS = float(os.environ.get("ATHOMIC_TEST_CHAOS_SECONDS", "0"))
 
 @pytest.fixture(params=["loop", "thread"])
 def isolation(request: pytest.FixtureRequest) -> str:
-    """Consumers in the event loop of the routes, and in a thread of their own."""
+    """Runs consumers in the event loop of the routes, and in a thread of their own."""
     return str(request.param)
 
 
@@ -85,7 +85,7 @@ def test_p04_members_that_come_and_go_repeat_nothing(fighting: Arena) -> None:
 def test_p01_p02_a_storm_of_everything_loses_and_misorders_nothing(
     mortal_kafka: KafkaBroker, tmp_path: Path, isolation: str
 ) -> None:
-    """Handlers fail at random too, and what comes later for their key waits. The broker goes away and comes back."""
+    """Handlers fail at random too, and later messages of their key wait. The broker goes away and comes back."""
     with arena(mortal_kafka.bootstrap, tmp_path, CHAOS_FAILURES="0.02", ATHOMIC_ISOLATION=isolation) as fighting:
         fighting.wait_for(lambda: len(fighting.handlings()) > 500, "the workers work")
         end, rounds = time.monotonic() + STORM_SECONDS, 0
@@ -97,5 +97,5 @@ def test_p01_p02_a_storm_of_everything_loses_and_misorders_nothing(
             rounds += 1
         report = fighting.settle()
     assert set(report.faults.values()) == {rounds}
-    # while a worker catches up, all 50 are busy: more are in flight, and more are done between two commits
+    # a worker that catches up handles 50 messages at once: more are in flight, and more are done between two commits
     check(report, repeated=30 * 2 * rounds)

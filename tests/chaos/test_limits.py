@@ -1,4 +1,4 @@
-"""Single promises that need real processes: bounds on repetition, on stopping and on memory."""
+"""Promises that need real processes: limits on repeats, on the time to stop, and on memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kafka = KafkaBroker | ExternalKafka
 
 
 def alone(kafka: Kafka, directory: Path, **environment: str) -> Arena:
-    """One worker, one partition, and no load but what the test writes."""
+    """One worker, one partition, and no messages except those the test writes."""
     arena = Arena(kafka.bootstrap, directory, environment, partitions=1)
     arena.open(1)
     return arena
@@ -30,7 +30,7 @@ async def committed(arena: Arena) -> dict[int, int]:
 
 
 def received(arena: Arena) -> int:
-    """By its only worker since that started."""
+    """How many messages the only worker has received since it started."""
     return int(arena.workers[0].fetch("/consumers/worker")["counters"]["received"])
 
 
@@ -55,7 +55,7 @@ async def test_p05_what_was_done_behind_a_slow_message_survives_a_crash(
         arena.wait_for(lambda: received(arena) == produced, "all of them come again")
         gate.touch()
         arena.wait_for(lambda: any(h.key == "slow" for h in arena.handlings()), "the slow one is done")
-        worker.process.stop()  # what runs still is finished
+        worker.process.stop()  # it finishes what still runs
         handlings = arena.handlings()
         assert {(h.key, h.sequence) for h in handlings} == {
             (key, number) for key, count in arena.load.produced.items() for number in range(count)
@@ -108,7 +108,7 @@ def test_p16_memory_levels_off_behind_a_handler_that_never_returns(apache_kafka:
         arena.wait_for(lambda: received(arena) >= 250, "the buffer fills")
         full, polls = received(arena), 0
         samples = []
-        while polls < 50:  # each asks the worker for its status, while its fetch loop goes on
+        while polls < 50:  # each asks the worker for its status while its fetch loop goes on
             samples.append(process.memory_info().rss)
             polls += 1
             time.sleep(0.05)

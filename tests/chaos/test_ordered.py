@@ -1,7 +1,7 @@
-"""P17 under fire, on Apache Kafka and Redis.
+"""Does P17 hold while workers and Redis are killed? On Apache Kafka and Redis.
 
-Three workers; each aggregate's messages lie on all partitions, shuffled and partly doubled, and one attempt in a
-hundred fails. Workers are killed, and Redis is killed and started again.
+Three workers. Each aggregate's messages are spread over all partitions, shuffled and partly duplicated, and one attempt
+in a hundred fails. Workers are killed, and Redis is killed and started again.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ pytestmark = pytest.mark.timeout(300)
 AGGREGATES, LENGTH = 40, 150
 PARTITIONS = 6
 WINDOW = 400
-"""Messages are shuffled among so many neighbours."""
+"""Each message is shuffled among so many neighbours."""
 RATE = 400
 """Messages per second."""
 REPEATED_PER_KILL = 40
-"""What a worker handles within `commit_interval` and one call to Redis, and ten in flight, many times over."""
+"""Several times what a worker handles within `commit_interval` and one call to Redis, and the ten in flight."""
 
 
 class ShuffledLoad(threading.Thread):
-    """A foreign producer without any respect for order."""
+    """A foreign producer that ignores order."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         super().__init__(daemon=True)
@@ -67,7 +67,7 @@ class ShuffledLoad(threading.Thread):
 
 
 class OrderedArena(Arena):
-    """Workers with an ordered consumer, and a Redis to kill."""
+    """An arena whose workers have an ordered consumer, with a Redis that can be killed."""
 
     def __init__(self, bootstrap: str, directory: Path, redis: RedisServer) -> None:
         environment = {

@@ -1,4 +1,4 @@
-"""The service under fire: run by uvicorn in processes of its own, told what to do by its environment."""
+"""The service that chaos tests attack. uvicorn runs it in processes of its own; the environment says what it does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastapi_athomic import RetryPolicy, include_athomic, subscribe_to
 TOPIC = os.environ["CHAOS_TOPIC"]
 HANDLER_SECONDS = float(os.environ.get("CHAOS_HANDLER_SECONDS", "0.02"))
 FAILURES = float(os.environ.get("CHAOS_FAILURES", "0"))  # the share of attempts that fail
-GATE = Path(os.environ.get("CHAOS_GATE", os.devnull))  # messages with `slow` take until there is such a file
+GATE = Path(os.environ.get("CHAOS_GATE", os.devnull))  # messages with `slow` take until this file exists
 
 app = FastAPI()
 include_athomic(app)
@@ -30,11 +30,11 @@ class Numbered(BaseModel):
 
 
 class InjectedError(Exception):
-    """What the handler fails with now and then."""
+    """The error that the handler raises now and then."""
 
 
 async def handle(message: Numbered) -> None:
-    """Notes each handling in one write to a file, which outlives the process however it dies."""
+    """Notes each handling with one write to a file, which survives however the process dies."""
     began = time.monotonic_ns()
     await asyncio.sleep(HANDLER_SECONDS)
     while message.slow and not GATE.exists():  # noqa: ASYNC110, ASYNC240 - the test is another process
@@ -51,7 +51,7 @@ def note_start(message: Numbered) -> None:
 
 
 async def stubborn(message: Numbered) -> None:
-    """Never ends, whoever asks."""
+    """Never ends, even when cancelled."""
     note_start(message)
     while True:
         try:
@@ -61,13 +61,13 @@ async def stubborn(message: Numbered) -> None:
 
 
 def thread(message: Numbered) -> None:
-    """Never ends, in a thread that cannot be cancelled."""
+    """Never ends; runs in a thread, which cannot be cancelled."""
     note_start(message)
     time.sleep(1e6)
 
 
 async def blocking(message: Numbered) -> None:
-    """Never lets the event loop go on."""
+    """Blocks the event loop for good."""
     note_start(message)
     time.sleep(1e6)  # noqa: ASYNC251 - that is what it is for
 

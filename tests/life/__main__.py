@@ -1,4 +1,4 @@
-"""`scripts/life`: ordinary life for as long as one likes."""
+"""`scripts/life`: lets a service live an ordinary life for as long as you like."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _plans(options: argparse.Namespace, chance: random.Random) -> Iterable[Itera
 
 
 def say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - that is what it is for
+    print(text, flush=True)  # noqa: T201 - the command line prints
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What must hold after each spell of events, whatever they were."""
+"""What must hold after each event, whatever the event was."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from .world import BACK_SECONDS, World
 from .writers import until
 
 REPEATED_PER_VIOLENCE = 150
-"""What a kill may repeat, per handler: what was in flight or done since the last commit, on a machine that does much
-else."""
+"""Messages that a kill may repeat, per handler: those in flight or done since the last commit, on a busy machine."""
 THREADS_MORE, FILES_MORE, MEGABYTES_MORE = 3, 12, 25.0
-"""So much a process may hold more than after its first quiet spells."""
+"""How much more a process may hold than after its first quiet spells."""
 READ_LETTERS_EVERY = 10
-"""Looks at the record."""
+"""Dead letters are read once in so many looks at the record."""
 
 
 def settle(world: World, seconds: float = BACK_SECONDS) -> list[str]:
-    """Waits until each handler has handled, or given up as a dead letter, what it must."""
+    """Waits until each handler has handled or dead-lettered all that it must."""
     world.load.pause()
     looks = 0
 
@@ -56,7 +55,7 @@ def _problem(holds: Callable[[], Any], seconds: float, what: Callable[[], str]) 
 
 
 def numbers(world: World) -> list[str]:
-    """Order, repeats, and what nobody may ever see."""
+    """Checks order, repeats, and that no aborted message was handled."""
     problems = []
     for handler, account in world.ledger.accounts.items():
         if account.misordered:
@@ -74,7 +73,7 @@ def numbers(world: World) -> list[str]:
 
 
 def calm(world: World, seconds: float = BACK_SECONDS) -> list[str]:
-    """All consumers are healthy, and nothing lags, by what they say and by what the broker says."""
+    """Waits until all consumers are healthy and without lag, by their own word and by the broker's."""
     problems = _problem(lambda: not world.reasons(), seconds, lambda: f"healthy: {'; '.join(world.reasons())}")
     problems += _problem(lambda: not world.lags(), seconds / 2, lambda: f"no lag: {'; '.join(world.lags()[:5])}")
     return problems + _problem(
@@ -85,7 +84,7 @@ def calm(world: World, seconds: float = BACK_SECONDS) -> list[str]:
 
 
 def surroundings(world: World) -> list[str]:
-    """No topics beyond those that are known, and routes that answered throughout."""
+    """Checks that no unknown topics exist, and that routes answered throughout."""
     problems = list(dict.fromkeys(world.prober.failures))
     world.prober.failures.clear()
     if more := sorted(world.topics() - world.expected_topics()):
@@ -96,7 +95,7 @@ def surroundings(world: World) -> list[str]:
 
 
 def holds_no_more(member: Member) -> list[str]:
-    """At the end of a quiet spell: nothing has grown since the second one (the first may still have warmed up)."""
+    """At the end of a quiet spell, checks that nothing has grown since the second one (the first is the warm-up)."""
     now = Growth.of(member.worker.process.pid)
     member.grown.append(now)
     if len(member.grown) < 3:
@@ -117,7 +116,7 @@ def all_of(world: World, seconds: float = BACK_SECONDS) -> list[str]:
 
 
 def stays_well(world: World, seconds: float) -> list[str]:
-    """Nothing is unhealthy for so long, and no consumer is rebuilt."""
+    """Checks for so many seconds that nothing becomes unhealthy and no consumer is rebuilt."""
     before = restarts(world)
     seen: dict[str, None] = {}
     end = time.monotonic() + seconds

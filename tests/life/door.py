@@ -1,4 +1,4 @@
-"""A fixed address in front of the broker, for those who are told one only."""
+"""A fixed address in front of the broker, for clients that know only one address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.forwarder import Forwarder
 
 
 class Door(threading.Thread):
-    """A forwarder in an event loop of its own."""
+    """A forwarder in a thread with an event loop of its own."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True, name="life-door")

@@ -1,4 +1,4 @@
-"""What the service and those who watch it must both know: the handlers, their topics, the options a deploy changes."""
+"""What both the service and its observers must know: handlers, their topics, and the options that a deploy changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from random import Random
 from typing import Literal
 
 PARTITIONS = {"main": 4, "tries": 3, "orders": 3, "fleeting": 3, "sequence": 3}
-"""The topics that are there from the beginning, without their prefix."""
+"""The topics that exist from the beginning, without their prefix, and their partitions."""
 MANY = "many"
-"""Topics that follow a pattern begin so; they come and go."""
+"""Begins the names of topics that match a pattern. They come and go."""
 
 TOPICS = {
     "loop": "main",
@@ -26,7 +26,7 @@ TOPICS = {
     "pattern_too": MANY,
     "ordered": "sequence",
 }
-"""Of each handler."""
+"""The topic of each handler."""
 UNORDERED = frozenset(("latest", "retrying"))
 
 
@@ -35,7 +35,7 @@ def group_of(prefix: str, handler: str) -> str:
 
 
 def handlers_of(topic: str) -> list[str]:
-    """`topic`: without its prefix."""
+    """The handlers of a topic. `topic`: without its prefix."""
     kind = topic.partition(".")[0]
     return [handler for handler, source in TOPICS.items() if source == kind]
 
@@ -63,7 +63,7 @@ class Options:
         return cls(**values | {"retry_topics": tuple(values["retry_topics"])})
 
     def changed(self, chance: Random) -> Options:
-        """Others, at random."""
+        """Other options, chosen at random."""
         return replace(
             self,
             ordering=chance.choice(("key", "partition")),

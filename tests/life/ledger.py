@@ -1,4 +1,4 @@
-"""Who must handle what, and what the record says of it."""
+"""Which messages each handler must handle, and which it has handled according to the record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .handlers import UNORDERED, handlers_of
 
 
 class Message(NamedTuple):
-    """By what a message is known wherever it turns up. `topic` is without its prefix."""
+    """Identifies a message wherever it turns up. `topic` is without its prefix."""
 
     topic: str
     key: str
@@ -22,16 +22,16 @@ class Message(NamedTuple):
 
 @dataclass
 class Account:
-    """Of one handler."""
+    """What one handler must handle and has handled."""
 
-    pending: set[Message] = field(default_factory=set)  # not yet handled, nor seen as a dead letter
-    inexcusable: set[Message] = field(default_factory=set)  # of these: was sent back, a dead letter will not do
+    pending: set[Message] = field(default_factory=set)  # neither handled yet nor seen as a dead letter
+    inexcusable: set[Message] = field(default_factory=set)  # of these: sent back, so a dead letter is not enough
     handled: set[Message] = field(default_factory=set)  # since the last `forget`
-    old: dict[tuple[str, str], int] = field(default_factory=dict)  # the greatest number handled before that, by key
+    old: dict[tuple[str, str], int] = field(default_factory=dict)  # the greatest number that was forgotten, by key
     greatest: dict[tuple[str, str], int] = field(default_factory=dict)
     repeated: int = 0
     misordered: list[Message] = field(default_factory=list)
-    forbidden: list[Message] = field(default_factory=list)  # handled, though their transaction was aborted
+    forbidden: list[Message] = field(default_factory=list)  # handled although their transaction was aborted
     total: int = 0
 
     def note(self, message: Message, *, ordered: bool) -> None:
@@ -49,7 +49,7 @@ class Account:
         self.greatest[place] = max(greatest, message.sequence)
 
     def forget(self) -> None:
-        """What is over needs a number per key only."""
+        """Keeps only the greatest number of each key, to save memory."""
         for message in self.handled:
             place = (message.topic, message.key)
             self.old[place] = max(self.old.get(place, -1), message.sequence)
@@ -57,7 +57,7 @@ class Account:
 
 
 class Ledger:
-    """May be used from several threads."""
+    """The accounts of all handlers. May be used from several threads."""
 
     def __init__(self, record: Path, handlers: Collection[str]) -> None:
         self.accounts = {handler: Account() for handler in handlers}
@@ -86,12 +86,12 @@ class Ledger:
                     self.accounts[handler].pending.add(message)
 
     def forbid(self, messages: Iterable[Message]) -> None:
-        """They were aborted."""
+        """Notes that these messages were aborted: nobody may handle them."""
         with self._lock:
             self._aborted.update(messages)
 
     def sent_back(self, handler: str, messages: Iterable[Message]) -> None:
-        """Dead letters that must now be handled."""
+        """Notes that these dead letters were sent back, and must now be handled."""
         with self._lock:
             account = self.accounts[handler]
             again = [message for message in messages if message not in account.handled]
@@ -99,7 +99,7 @@ class Ledger:
             account.inexcusable.update(again)
 
     def excuse(self, topic: str, handlers: Collection[str] = ()) -> int:
-        """What is not handled yet of a topic that somebody deleted or trimmed; says how many."""
+        """No longer expects the messages of a topic that was deleted or trimmed; returns how many were outstanding."""
         excused = 0
         with self._lock:
             for handler in self.accounts.keys() & set(handlers or handlers_of(topic)):
@@ -113,7 +113,7 @@ class Ledger:
     # --- what is seen
 
     def read_on(self) -> None:
-        """Each line of the record once."""
+        """Reads the lines that were added to the record."""
         with self._lock:
             with self._record.open("rb") as file:
                 file.seek(self._read_to)
@@ -136,12 +136,12 @@ class Ledger:
                 account.pending.discard(message)
 
     def missing(self) -> dict[str, set[Message]]:
-        """By handler."""
+        """The messages that are still outstanding, by handler."""
         with self._lock:
             return {handler: set(account.pending) for handler, account in self.accounts.items() if account.pending}
 
     def has_handled(self, handler: str, message: Message) -> bool:
-        """Since the last `forget`."""
+        """Whether the handler has handled the message since the last `forget`."""
         self.read_on()
         with self._lock:
             return message in self.accounts[handler].handled

@@ -1,4 +1,4 @@
-"""Dead letters, read by a foreign consumer that keeps no offsets."""
+"""Reads dead letters with a foreign consumer that commits no offsets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READ_SECONDS = 3.0
 
 
 def read_letters(bootstrap: str, prefix: str, topics: Iterable[str], ledger: Ledger) -> int:
-    """Tells the ledger of all dead letters that are in the topics now, and says how many there are."""
+    """Tells the ledger about all dead letters that are in the topics now, and returns how many there are."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -38,7 +38,7 @@ def _read(consumer: Consumer, prefix: str, topic: str, ledger: Ledger) -> int:
             number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=READ_SECONDS)
             for number in found.partitions
         }
-    except KafkaException:  # it was deleted meanwhile
+    except KafkaException:  # the topic was deleted meanwhile
         return 0
     left = {number: end for number, (first, end) in bounds.items() if first < end}
     consumer.assign([TopicPartition(topic, number, bounds[number][0]) for number in left])

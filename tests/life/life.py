@@ -1,4 +1,4 @@
-"""Lives one after the other, each of events drawn at random, until the time is over."""
+"""Runs lives one after the other, each with events drawn at random, until the time is over."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .events import EVENTS
 from .world import World
 
 MOST_TOPICS = 150
-"""More make the next life begin on another broker."""
+"""With more topics, the next life begins on a new broker."""
 
 
 @dataclass
 class Finding:
-    """What was wrong, and after which events of which life."""
+    """What was wrong, after which event, in which life."""
 
     life: str
     event: str
@@ -38,14 +38,14 @@ class Finding:
 
 @dataclass
 class Biography:
-    """Of all lives."""
+    """What happened in all lives."""
 
     events: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     handled: int = 0
     produced: int = 0
     answers: int = 0
-    slowest: float = 0.0  # seconds a route took
+    slowest: float = 0.0  # seconds of the slowest route
 
     def add(self, world: World) -> None:
         self.produced += world.ledger.produced
@@ -62,7 +62,7 @@ class Biography:
 
 
 class Chronicle:
-    """Says what happens, with the seconds since it began."""
+    """Reports what happens, with the seconds since the start."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -74,7 +74,7 @@ class Chronicle:
 
 @contextmanager
 def broker_and_redis(directory: Path) -> Iterator[tuple[KafkaBroker, str | None]]:
-    """A broker of its own, and the URL of a Redis, if there is one to be had."""
+    """Starts a broker and, if possible, a Redis; yields both (the Redis as its URL)."""
     broker = KafkaBroker(directory / "broker", heap="300m", **IMPATIENT)
     broker.start()
     redis = None
@@ -92,7 +92,7 @@ def broker_and_redis(directory: Path) -> Iterator[tuple[KafkaBroker, str | None]
 
 
 def live(world: World, names: Iterable[str], chance: Random, biography: Biography) -> None:
-    """Goes through the events until something is wrong."""
+    """Runs the events until something is wrong."""
     for name in names:
         world.say(name)
         problems = _go_through(world, name, chance)
@@ -115,7 +115,7 @@ def _go_through(world: World, name: str, chance: Random) -> list[str]:
 
 
 def drawn(chance: Random, seconds: float, among: Sequence[str]) -> Iterator[Iterator[str]]:
-    """The events of one life after the other, at random, until the time is over."""
+    """Yields the events of each life, drawn at random, until the time is over."""
     end = time.monotonic() + seconds
     weights = [max(EVENTS[name].weight, 1) for name in among]
 
@@ -130,9 +130,9 @@ def drawn(chance: Random, seconds: float, among: Sequence[str]) -> Iterator[Iter
 def lives(
     plans: Iterable[Iterable[str]], chance: Random, say: Callable[[str], None], without: Collection[str] = ()
 ) -> Biography:
-    """One life after the other, each by its plan: the names of its events.
+    """Runs one life after the other, each by its plan, which is the names of its events.
 
-    It ends with the first thing that is wrong; then the logs are kept. `without`: handlers that are left out.
+    A life ends with the first finding, and then the logs are kept. `without`: handlers that are left out.
     """
     biography, chronicle = Biography(), Chronicle(say)
     root = Path(tempfile.mkdtemp(prefix="life-"))

@@ -1,4 +1,4 @@
-"""The processes of the service, and who asks them for a route all the time."""
+"""The processes of the service, and a prober that asks them for a route all the time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import psutil
 from tests.chaos.harness import Worker
 
 ANSWER_SECONDS = 5.0
-"""So soon a route answers, on a machine that does much else."""
+"""How long a route may take on a busy machine."""
 
 
 class Growth(NamedTuple):
-    """What a process holds."""
+    """What a process holds now: memory, threads, files."""
 
     megabytes: float
     threads: int
@@ -35,13 +35,13 @@ class Member:
     """One process of the service."""
 
     worker: Worker
-    instance_id: str | None  # of static membership
-    up: bool = False  # nothing has been done to it, so it must answer
-    grown: list[Growth] = field(default_factory=list)  # at the end of each quiet spell, since it was started
+    instance_id: str | None  # for static membership
+    up: bool = False  # it must answer: no event is stopping it
+    grown: list[Growth] = field(default_factory=list)  # at the end of each quiet spell since it was started
 
 
 class Prober(threading.Thread):
-    """Asks each process that is up for a route, again and again."""
+    """Asks each process that is up for a route, again and again, and notes those that do not answer."""
 
     def __init__(self, members: Callable[[], Collection[Member]]) -> None:
         super().__init__(daemon=True, name="life-prober")

@@ -1,4 +1,4 @@
-"""What groups have committed, as an autoscaler asks for it."""
+"""Which offsets have groups committed? Asked as an autoscaler would."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Place = tuple[str, int]
 
 
 def committed(bootstrap: str, groups: Collection[str]) -> Mapping[str, Mapping[Place, int]]:
-    """By group. Through aiokafka: librdkafka 2.16 may crash over a coordinator that went away.
+    """Committed offsets by group. Uses aiokafka, as librdkafka 2.16 may crash when a coordinator goes away.
 
     Raises:
-        KafkaError: the broker does not tell.
+        KafkaError: the broker does not answer.
     """
     return asyncio.run(_committed(bootstrap, groups))
 

@@ -1,4 +1,4 @@
-"""The service under life: handlers of every kind side by side, run by uvicorn in processes of its own."""
+"""The service that lives: handlers of every kind side by side, run by uvicorn in processes of their own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ athomic = include_athomic(app)
 
 
 class Deed(BaseModel):
-    """What a message makes its handler do. `at`: of these handlers only."""
+    """What a message makes its handlers do. `at`: only these handlers; empty: all."""
 
     kind: str
     at: list[str] = []
@@ -52,15 +52,15 @@ class Numbered(BaseModel):
 
 
 class InjectedError(Exception):
-    """What handlers fail with."""
+    """The error that handlers fail with."""
 
 
 class NonsenseError(Exception):
-    """For which the policy's delay is nonsense."""
+    """An error for which the retry policy's delay function fails."""
 
 
 class Panic(BaseException):
-    """As a Rust extension raises it."""
+    """A `BaseException`, like the panics of a Rust extension."""
 
 
 def delay(attempt: int, error: BaseException) -> float:
@@ -70,13 +70,13 @@ def delay(attempt: int, error: BaseException) -> float:
 
 
 def note(handler: str, message: Numbered) -> None:
-    """One write to a file, which outlives the process however it dies."""
+    """Notes a handled message with one write to a file, which survives however the process dies."""
     line = f"{handler} {message.topic} {message.key} {message.sequence} {os.getpid()}\n"
     os.write(record, line.encode())
 
 
 def _fail(handler: str, deed: Deed | None, attempt: DeliveryAttempt, raw: RawMessage) -> str | None:
-    """Raises what the message asks for; gives the kind of a deed that is none of failing."""
+    """Raises the error that the message asks for; returns the kind of a deed that is not an error."""
     if deed is None or (deed.at and handler not in deed.at):
         return None
     redriven = any(name == "athomic-redrives" for name, _ in raw.headers)
@@ -98,7 +98,7 @@ async def act(handler: str, message: Numbered, attempt: DeliveryAttempt, raw: Ra
     if kind is None or message.deed is None:
         return
     flag = FLAGS / message.deed.flag
-    if kind == "cancelled":  # by somebody else
+    if kind == "cancelled":  # by someone else
         other = asyncio.create_task(asyncio.sleep(60))
         other.cancel()
         await other
@@ -118,7 +118,7 @@ async def _wait(flag: Path, *, swallow: bool) -> None:
 
 
 class SwallowedError(Exception):
-    """The handler was cancelled, and returns as if nothing were."""
+    """The handler was cancelled, and returns as if nothing had happened."""
 
 
 async def handle_loop(handler: str, message: Numbered, attempt: DeliveryAttempt, raw: RawMessage) -> None:

@@ -1,4 +1,4 @@
-"""Who watches must see it: a record written by hand, and what the ledger says of it."""
+"""The observers must notice faults: checks what the ledger says about a record written by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .writers import Writer
 
 
 class Book:
-    """A ledger, and a record to write in."""
+    """A ledger, and a record that tests write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +95,7 @@ def test_what_two_threads_write_under_one_key_goes_out_as_it_is_numbered(book: B
     numbered = threading.Event()
 
     class Interrupted(Writer):
-        """The first message is numbered, and its thread loses its turn."""
+        """After numbering the first message, its thread loses its turn to the other one."""
 
         def send(self, message: Message, **more: Any) -> None:
             if message.sequence == 0:

@@ -1,4 +1,4 @@
-"""Ordinary life in a short form: a few events of each kind, always the same. `scripts/life` is the long one."""
+"""A short ordinary life: a few events of each kind, always the same. `scripts/life` runs longer ones."""
 
 from __future__ import annotations
 

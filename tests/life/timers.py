@@ -1,6 +1,6 @@
-"""Timers of the package, shortened, so that a quiet spell of `QUIET_SECONDS` is longer than each of them.
+"""Shortens the timers of the package, so that a quiet spell of `QUIET_SECONDS` is longer than each of them.
 
-Those of docs/timers.md that run out only while something goes on are named too: a spell of quiet says nothing of them.
+It also names those of docs/timers.md that run out only while something is going on: quiet spells do not test them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 QUIET_SECONDS = 9.0
-"""Longer than all below, and than `tests.support.kafka_broker.IMPATIENT` keeps an idle connection."""
+"""Longer than all timers below, and longer than `tests.support.kafka_broker.IMPATIENT` keeps an idle connection."""
 STALL_SECONDS = 5.0
 SESSION_SECONDS = 4.0
 
@@ -39,7 +39,7 @@ BUSY = {
     "fastapi_athomic.publisher.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
 }
-"""Left as they are: what is going on while they run."""
+"""Timers that are left as they are, and what is going on while they run."""
 
 SETTINGS = {
     "ATHOMIC_STALL_TIMEOUT": f"{STALL_SECONDS:g}",
@@ -57,7 +57,7 @@ SETTINGS = {
 
 
 def shorten() -> None:
-    """Sets the constants of this process. Raises `AttributeError` for one that the package no longer has."""
+    """Sets the constants in this process. Raises `AttributeError` for one that the package no longer has."""
     for path, seconds in CONSTANTS.items():
         module_name, _, name = path.rpartition(".")
         module = import_module(module_name)

@@ -1,4 +1,4 @@
-"""A broker, a service of several processes, those who write to it, and those who watch it."""
+"""A broker, a service of several processes, those who write messages, and those who watch."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from .offsets import Place, committed
 from .writers import Load, Writer, until
 
 BACK_SECONDS = 25.0
-"""So soon after the last event all is handled, healthy and without lag."""
+"""How soon after an event everything must be handled, healthy and without lag."""
 ADMIN_SECONDS = 2.0
 SHARED_DLQ = "errors"
 EARLIEST, LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 class World:
-    """Lives until `close`. `say` is told what happens."""
+    """Everything that one life needs, until `close`. `say` is called with what happens."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class World:
         self.prefix = name
         self.say = say
         self.options = Options()
-        self.dlq_names: set[str] = {""}  # that `retrying` has had
+        self.dlq_names: set[str] = {""}  # all that `retrying` has had
         self.retry_delays: set[float] = set(self.options.retry_topics)
         self.without = set(without) if redis_url is not None else {*without, "ordered"}
         self.handlers = [handler for handler in TOPICS if handler not in self.without]
@@ -65,10 +65,10 @@ class World:
         self.flags.mkdir(parents=True)
         self.ledger = Ledger(directory / "record", self.handlers)
         self.members: list[Member] = []
-        self.many: dict[str, int] = {}  # topics that match the pattern and are there, and their partitions
-        self.everything: set[str] = set()  # all topics that ever were there, without their prefix
+        self.many: dict[str, int] = {}  # existing topics that match the pattern, with their partitions
+        self.everything: set[str] = set()  # all topics that ever existed, without their prefix
         self.partitions = dict(PARTITIONS)
-        self.violence = 0  # what may have repeated messages
+        self.violence = 0  # how many events may have repeated messages, since the last check
         self.numbers = iter(range(10**9))
         self._admin: AdminClient
         self._admin_used_at = float("-inf")
@@ -151,7 +151,7 @@ class World:
         self.start([member])
 
     def stop_all(self) -> None:
-        """At once, as a deploy of the kind that lets nobody run beside another does."""
+        """Stops all processes at once, as a deploy does that never runs old and new side by side."""
         self.load.pause()
         for member in self.members:
             member.up = False
@@ -160,7 +160,7 @@ class World:
             self.stop(member)
 
     def deploy(self, options: Options, *, rolling: bool) -> None:
-        """Other options for all processes: one after the other, or all at once."""
+        """Restarts all processes with other options: one after the other, or all at once."""
         self.options = options
         self.dlq_names.add(options.dlq_name)
         self.retry_delays.update(options.retry_topics)
@@ -176,7 +176,7 @@ class World:
             self.start(self.members)
 
     def join_twin(self, of: Member) -> Member:
-        """A process more, with the same id."""
+        """Starts one more process, with the same id."""
         twin = self._new_member(of.instance_id)
         self.members.append(twin)
         twin.worker.start()
@@ -190,7 +190,7 @@ class World:
     # --- the broker
 
     def interrupt(self, seconds: float, *, elsewhere: bool = False) -> None:
-        """No broker for so long; then at the same address, or at another: only the door leads there."""
+        """Stops the broker for so long. `elsewhere`: it comes back at an address to which only the door leads."""
         if elsewhere:
             self._renew_writers()
             self.load.pause()
@@ -207,7 +207,7 @@ class World:
         self.load.go_on()
 
     def change_on_disk(self, topic: str, old: bytes, new: bytes) -> None:
-        """Behind the broker's back; of equal length."""
+        """Replaces bytes in the broker's log files; `old` and `new` must be equally long."""
         changed = 0
         for path in self.broker.data.glob(f"{self.prefix}.{topic}-*/*.log"):
             at = path.read_bytes().find(old)
@@ -222,7 +222,7 @@ class World:
 
     @property
     def admin(self) -> AdminClient:
-        """A new one after a while: librdkafka 2.16 may wait in vain on a connection that the broker closed as idle."""
+        """Renewed after a while, as librdkafka 2.16 may wait forever on an idle connection that the broker closed."""
         now = time.monotonic()
         if now > self._admin_used_at + ADMIN_SECONDS:
             self._admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
@@ -230,7 +230,7 @@ class World:
         return self._admin
 
     def topics(self) -> set[str]:
-        """All that are there, with prefix."""
+        """All topics of this life that exist, with prefix."""
         return {topic for topic in self.admin.list_topics(timeout=10).topics if topic.startswith(self.prefix)}
 
     def make_topic(self, topic: str, partitions: int) -> None:
@@ -238,11 +238,11 @@ class World:
         self.admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
         until(lambda: name in self.topics(), 10, f"{topic} is there")
         if topic in self.everything:
-            self._renew_writers()  # librdkafka takes a topic for unknown long after it has come back
+            self._renew_writers()  # librdkafka says "unknown topic" long after it has come back
         self.everything.add(topic)
 
     def delete_topic(self, topic: str) -> bool:
-        """Whether there was one. `topic` may be one that the service made."""
+        """Returns whether there was such a topic. It may be one that the service made."""
         name = f"{self.prefix}.{topic}"
         if name not in self.topics():
             return False
@@ -251,23 +251,23 @@ class World:
         return True
 
     def appear(self) -> str:
-        """A topic that matches the pattern."""
+        """Makes a topic that matches the pattern; returns its name."""
         topic, partitions = f"{MANY}.{next(self.numbers)}", 2
         self.make_topic(topic, partitions)
         self.many[topic] = partitions
         return topic
 
     def grow(self, topic: str) -> int:
-        """One partition more; gives its number."""
+        """Adds a partition; returns its number."""
         name, partitions = f"{self.prefix}.{topic}", self.partitions[topic]
         self.load.pause()
         self.admin.create_partitions([NewPartitions(name, partitions + 1)])[name].result(30)
         self.partitions[topic] = partitions + 1
-        self._renew_writers()  # keys go elsewhere now: those of before have no order with those after
+        self._renew_writers()  # keys move to other partitions, so they keep no order with what was before
         return partitions
 
     def _renew_writers(self) -> None:
-        """Others, with other keys."""
+        """Replaces the writers by others, with other keys."""
         self.load.pause()
         for writer in self._writers.values():
             writer.flush()
@@ -276,7 +276,7 @@ class World:
         self.load.go_on()
 
     def ends(self, topic: str, isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED) -> dict[int, int]:
-        """Of each of its partitions. Waits for a topic that has just been made, and for a broker that just came up."""
+        """The end offset of each partition. Waits for a topic that was just made, and a broker that just came up."""
         end = time.monotonic() + ANSWER_SECONDS
         while True:
             try:
@@ -293,14 +293,14 @@ class World:
         return {place.partition: result.result().offset for place, result in found.items()}
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
-        """Moves the start of its partitions."""
+        """Deletes the records of a topic before these offsets, by partition."""
         name = f"{self.prefix}.{topic}"
         places = [TopicPartition(name, number, offset) for number, offset in before.items()]
         for result in self.admin.delete_records(places).values():
             result.result(30)
 
     def dlq_of(self, handler: str, topic: str | None = None) -> str:
-        """Without the prefix."""
+        """The DLQ topic of a handler, without the prefix."""
         if handler in ("billing", "shipping"):
             return SHARED_DLQ
         if handler == "retrying" and self.options.dlq_name:
@@ -312,7 +312,7 @@ class World:
         return f"{topic or TOPICS[handler]}.{group_of(self.prefix, handler)}.{kind}"
 
     def expected_topics(self) -> set[str]:
-        """All that the service may have made, and what is there anyway; with prefix."""
+        """All topics that may exist, those that the service makes included; with prefix."""
         found = {*self.everything, SHARED_DLQ, *(name for name in self.dlq_names if name)}
         kinds = ["dlq", "redrive", *(f"retry.{delay:g}s" for delay in self.retry_delays)]
         for topic in self.everything:
@@ -335,7 +335,7 @@ class World:
         return read_letters(self.broker.bootstrap, self.prefix, letters, self.ledger)
 
     def redrive(self, handler: str, source: str | None = None) -> dict[str, int]:
-        """By a route of the running service."""
+        """Redrives through a route of the running service."""
         member = next(member for member in self.members if member.up)
         query = {"source": f"{self.prefix}.{source}"} if source else {}
         address = f"{member.worker.url}/redrive/{handler}"
@@ -345,7 +345,7 @@ class World:
         return report
 
     def redrive_by_command(self, handler: str) -> dict[str, Any]:
-        """As an operator does, whether the service runs or not."""
+        """Redrives by the command line, as an operator would, whether the service runs or not."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         command = [sys.executable, "-m", "fastapi_athomic.cli", "dlq", "redrive", handler]
         done = subprocess.run(
@@ -363,7 +363,7 @@ class World:
     # --- looking
 
     def statuses(self) -> dict[int, dict[str, Any]]:
-        """Of each consumer, by its handler, of each process that is up, by its pid."""
+        """The status of each consumer by its handler, for each process that is up by its pid."""
         return {
             member.worker.process.pid: {status["id"]: status for status in member.worker.fetch("/consumers")}
             for member in self.members
@@ -380,7 +380,7 @@ class World:
         ]
 
     def lags(self) -> list[str]:
-        """What consumers say of their lag, where there is any."""
+        """Where consumers themselves report lag."""
         return [
             f"{handler} lags by {place['lag']} in {place['topic']}[{place['partition']}]"
             for consumers in self.statuses().values()
@@ -390,7 +390,7 @@ class World:
         ]
 
     def lags_outside(self) -> list[str]:
-        """What an autoscaler sees: from the committed offset to the end, of each group."""
+        """Where an autoscaler sees lag: from the committed offset of each group to the end."""
         groups = {handler: group_of(self.prefix, handler) for handler in self.handlers}
         try:
             ends, starts = self._all_offsets(LATEST), self._all_offsets(EARLIEST)
@@ -405,17 +405,17 @@ class World:
         ]
 
     def _sources(self, handler: str) -> set[str]:
-        """With prefix."""
+        """The topics of a handler, with prefix."""
         topics = self.many if TOPICS[handler] == MANY else [TOPICS[handler]]
         return {f"{self.prefix}.{topic}" for topic in topics}
 
     def _all_offsets(self, spec: OffsetSpec) -> dict[Place, int]:
-        """Of all source topics."""
+        """The first or last offset of each partition of all source topics."""
         counts = {**self.partitions, **self.many}
         asked = [TopicPartition(f"{self.prefix}.{topic}", n) for topic, count in counts.items() for n in range(count)]
         found = self.admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=20)
         return {(place.topic, place.partition): result.result().offset for place, result in found.items()}
 
     def outputs(self) -> str:
-        """What the processes that run now, and all before them, have said."""
+        """The output of all processes, of those that ended too."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.directory.glob("worker-*.log")))

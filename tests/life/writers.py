@@ -1,4 +1,4 @@
-"""Foreign producers: plain, compressing, transactional. All through librdkafka."""
+"""Foreign producers that use librdkafka: plain, compressing, transactional."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOAD_PER_SECOND = 40
 
 
 class Writer:
-    """Writes numbered messages, from any thread. Its keys are its own: nothing orders what several producers write."""
+    """Writes numbered messages, from any thread. Its keys are its own, as Kafka does not order several producers."""
 
     def __init__(self, bootstrap: str, prefix: str, ledger: Ledger, name: str, **config: Any) -> None:
         common = {
@@ -37,7 +37,7 @@ class Writer:
         self._in_order = threading.Lock()  # the load and an event write the same keys
 
     def write(self, topic: str, key: str, **more: Any) -> Message:
-        """`topic`: without its prefix; `more`: of the message's fields."""
+        """`topic`: without its prefix. `more`: further fields of the message."""
         with self._in_order:
             message = self._ledger.number(topic, f"{self.name}-{key}")
             self._ledger.expect(message)
@@ -67,7 +67,7 @@ class Writer:
 
 
 class Transactions(Writer):
-    """What it writes is read only when it is committed."""
+    """Writes in transactions: messages may be read only when committed."""
 
     def __init__(self, bootstrap: str, prefix: str, ledger: Ledger, name: str) -> None:
         super().__init__(bootstrap, prefix, ledger, name, **{"transactional.id": f"{prefix}-{name}"})
@@ -90,13 +90,13 @@ class Transactions(Writer):
             self._ledger.expect(message)
 
     def abort(self) -> None:
-        self._ledger.forbid(self._open)  # before: nothing of it may ever be handled
+        self._ledger.forbid(self._open)  # first, as none of it may ever be handled
         self.producer.flush(FLUSH_SECONDS)
         self.producer.abort_transaction(30)
 
 
 class Load(threading.Thread):
-    """What goes on beside all events, but for quiet spells."""
+    """Writes messages during all events, but not during quiet spells."""
 
     def __init__(self, writer: Callable[[], Writer], topics: Sequence[str]) -> None:
         super().__init__(daemon=True, name="life-load")
@@ -135,7 +135,7 @@ class Load(threading.Thread):
         self._going_on.set()
 
     def pause(self) -> None:
-        """Returns when nothing more is written, and all is acknowledged."""
+        """Returns when writing has stopped and everything is acknowledged."""
         self._going_on.clear()
         self._paused.wait(10)
         self._writer().flush()
@@ -148,14 +148,14 @@ class Load(threading.Thread):
 
 
 def burst(writer: Writer, topics: Sequence[str], count: int, keys: int = 20, **more: Any) -> list[Message]:
-    """Many messages at once, acknowledged."""
+    """Writes many messages at once, and waits until they are acknowledged."""
     written = [writer.write(topics[n % len(topics)], f"k{n % keys}", **more) for n in range(count)]
     writer.flush()
     return written
 
 
 def until(holds: Callable[[], Any], seconds: float, what: str | Callable[[], str], pause: float = 0.1) -> float:
-    """Returns how long it took. Raises `AssertionError` with what did not happen."""
+    """Waits until `holds`; returns the seconds it took. Raises `AssertionError` with what did not happen."""
     began = time.monotonic()
     while not holds():
         if time.monotonic() - began > seconds:

@@ -1,4 +1,4 @@
-"""Apps under test, run in the test's own event loop; their consumers perhaps in another."""
+"""Apps under test. They run in the event loop of the test; their consumers may run in another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 
 SECONDS = 30.0
-"""So long a test waits for something that should happen at once."""
+"""How long a test waits for something that should happen at once."""
 
 
 def new_app(settings: AthomicSettings, *handlers: Callable[..., Any]) -> Athomic:
@@ -30,7 +30,7 @@ async def running(athomic: Athomic) -> AsyncIterator[Athomic]:
 
 
 def owned(athomic: Athomic, topic: str) -> set[int]:
-    """The partitions of the topic that the app's first consumer has."""
+    """The partitions of the topic that are assigned to the app's first consumer."""
     return {place.partition for place in athomic.consumers()[0].assignment if place.topic == topic}
 
 
@@ -68,7 +68,7 @@ def _let_through(waiter: asyncio.Future[None]) -> None:
 
 
 class Record:
-    """What handlers note, in whatever thread, for tests to wait for."""
+    """What handlers note, in any thread, so that tests can wait for it."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -79,7 +79,7 @@ class Record:
         self._changed.set()
 
     async def until(self, holds: Callable[[list[Any]], bool], seconds: float = SECONDS) -> list[Any]:
-        """Returns what was noted as soon as `holds` is true for it."""
+        """Returns what was noted, as soon as `holds` is true of it."""
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -95,7 +95,7 @@ class Record:
 
 
 async def eventually(holds: Callable[[], Any], seconds: float = SECONDS) -> None:
-    """For state that no event tells of: looks again every few milliseconds."""
+    """Waits for state that no event announces: looks again every few milliseconds."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - nobody tells
+        while not holds():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.005)

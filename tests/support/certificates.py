@@ -1,4 +1,4 @@
-"""Certificates for tests, made anew for each."""
+"""Certificates for tests; each test makes its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates that are good for an hour, for 127.0.0.1."""
+    """Signs certificates for 127.0.0.1 that are valid for an hour."""
 
     def __init__(self, name: str = "authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -29,7 +29,7 @@ class Authority:
         return path
 
     def issue(self, name: str, certificate: Path, key: Path) -> None:
-        """Writes both files."""
+        """Writes the certificate and its key."""
         own = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_named(name), self._name, own)
         address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])

@@ -1,4 +1,4 @@
-"""The package's clock, put forward: tests do not wait."""
+"""A clock for the package that tests set, so that they need not wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float], *rooms: str) -> None:
-    """What all modules of these rooms take for `time.monotonic`. A room is a folder of the package, or a module."""
+    """Replaces `time.monotonic` in all modules of these rooms. A room is a folder of the package, or a module."""
     for room in rooms:
         place = f"fastapi_athomic.{room}"
         names = [name for name in sys.modules if name == place or name.startswith(f"{place}.")]

@@ -1,4 +1,4 @@
-"""A fixed address in front of a server that moves, as a load balancer or a name in DNS gives it."""
+"""A fixed address in front of a server whose own address changes, like a load balancer or a DNS name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .processes import free_port
 
 
 class Forwarder:
-    """Takes connections at `address` and passes their bytes on to `port`, which may be changed."""
+    """Accepts connections at `address` and passes their bytes on to `port`. Tests may change `port` at any time."""
 
     def __init__(self, port: int) -> None:
         self.port = port

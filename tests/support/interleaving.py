@@ -1,7 +1,7 @@
-"""An event loop that does what is ready in any order, on a clock of its own.
+"""An event loop that runs ready callbacks in random order, on a clock of its own.
 
-All chance comes from one seed. A test that fails says which; `ATHOMIC_TEST_SEED` set to it does the same again, with
-the same `PYTHONHASHSEED` where the order of a set matters. `ATHOMIC_TEST_SEEDS` sets how many are tried.
+All randomness comes from one seed. A failing test shows its seed; run it again with `ATHOMIC_TEST_SEED` set to it, and
+with the same `PYTHONHASHSEED` if the order of a set matters. `ATHOMIC_TEST_SEEDS` sets how many seeds are tried.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import pytest
 SEED_VARIABLE = "ATHOMIC_TEST_SEED"
 COUNT_VARIABLE = "ATHOMIC_TEST_SEEDS"
 STEPS = (1e-6, 2e-5, 5e-4)
-"""Seconds that may pass at most from one look at the clock to the next, in one run or another."""
+"""The most seconds that may pass between two looks at the clock; each run chooses one of these."""
 
 T = TypeVar("T")
 
 
 def with_seeds(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Runs a test with so many seeds, each new in each run, or with the one of the environment."""
+    """Runs a test with so many new random seeds, or with the one seed that the environment sets."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @wraps(test)
@@ -42,7 +42,7 @@ def with_seeds(count: int) -> Callable[[Callable[..., None]], Callable[..., None
                     error.add_note(f"to see it again: {SEED_VARIABLE}={seed}")
                     raise
 
-        # pytest takes the parameters of the test as fixtures; this one it does not give
+        # pytest takes parameters for fixtures, so hide this one from it
         signature = inspect.signature(test)
         with_each.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[parameter for name, parameter in signature.parameters.items() if name != "random"]
@@ -53,7 +53,7 @@ def with_seeds(count: int) -> Callable[[Callable[..., None]], Callable[..., None
 
 
 class _AnyOrder(deque[Any]):
-    """What is ready. Of its beginning, not always the first comes out."""
+    """The queue of ready callbacks, from which any may be taken next."""
 
     def __init__(self, random: Random) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _AnyOrder(deque[Any]):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: the clock is put forward instead."""
+    """Never waits: moves the clock forward instead."""
 
     def __init__(self, put_forward: Callable[[float], None]) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ class _Selector(selectors.DefaultSelector):
 
 
 class ShuffledLoop(asyncio.SelectorEventLoop):
-    """For work that never leaves the process: `memory://`, no threads."""
+    """For work that stays in the process and its thread, such as `memory://`."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._step = random.choice(STEPS)
-        self.now = 1_000.0  # the clock's, in seconds
+        self.now = 1_000.0  # on the loop's clock, in seconds
         super().__init__(_Selector(self._put_forward))
         self._ready = _AnyOrder(random)
 
@@ -96,7 +96,7 @@ class ShuffledLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def monotonic(self) -> float:
-        """Stands for `time.monotonic` in the code under test: a moment later with each look."""
+        """Replaces `time.monotonic` in the code under test. Each call is a moment later."""
         self.now += self._random.random() * self._step
         return self.now
 
@@ -105,7 +105,7 @@ class ShuffledLoop(asyncio.SelectorEventLoop):
 
 
 def run_shuffled(work: Coroutine[Any, Any, T], random: Random) -> T:
-    """`asyncio.run` on a `ShuffledLoop`; the package's modules look at its clock."""
+    """`asyncio.run` on a `ShuffledLoop`, with its clock in all modules of the package."""
     with asyncio.Runner(loop_factory=lambda: ShuffledLoop(random)) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, ShuffledLoop)

@@ -1,4 +1,4 @@
-"""Apache Kafka for tests: an address in the environment, or one node run from its own jars, which Maven resolves."""
+"""Apache Kafka for tests: an address from the environment, or one node run from Kafka's jars, which Maven fetches."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ log.cleaner.dedupe.buffer.size=2000000
 """
 
 IMPATIENT = {"connections_max_idle_ms": "5000"}
-"""Properties of a broker that closes connections which were idle for some seconds; by default it takes ten minutes."""
+"""Properties of a broker that closes idle connections after seconds instead of the default ten minutes."""
 
 
 class KafkaUnavailableError(Exception):
-    """Kafka cannot be provisioned here; says why."""
+    """Kafka cannot be provided here; the text says why."""
 
 
 class ExternalKafka:
-    """A broker that somebody else runs."""
+    """A broker that someone else runs."""
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self.description = f"Apache Kafka at {ADDRESS_VARIABLE}"
 
     def stop(self) -> None:
-        """It stays as it is."""
+        """Does nothing: whoever started it stops it."""
 
 
 class KafkaBroker:
-    """One node of Apache Kafka (KRaft). It may be killed and started again, with the same data."""
+    """One node of Apache Kafka (KRaft). It can be killed and started again with the same data."""
 
     def __init__(self, directory: Path, *, heap: str = "400m", **more: str) -> None:
-        """`more`: properties of its own, with `_` for `.`."""
+        """`more`: further properties, with `_` for `.`."""
         self._more = "".join(f"{name.replace('_', '.')}={value}\n" for name, value in more.items())
         self._controller = free_port()
         self.description = f"Apache Kafka {VERSION}, started by the tests"
@@ -78,7 +78,7 @@ class KafkaBroker:
         self.process = Process([*java, "kafka.Kafka", str(self._properties)], directory / "server.log")
 
     def move(self) -> None:
-        """From its next start on it has another address."""
+        """Gives it another address, from its next start on."""
         self.port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
         common = PROPERTIES.format(port=self.port, controller=self._controller, data=self.data)
@@ -89,7 +89,7 @@ class KafkaBroker:
         self.wait()
 
     def wait(self) -> None:
-        """Returns when it answers."""
+        """Returns when the broker answers."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         self.process.wait_until(lambda: admin.list_topics(timeout=2), START_SECONDS)
 
@@ -101,7 +101,7 @@ class KafkaBroker:
 
 
 def start_kafka(directory: Path) -> KafkaBroker | ExternalKafka:
-    """Raises `KafkaUnavailableError`."""
+    """Raises `KafkaUnavailableError` if there is no address and no way to run one."""
     if address := os.environ.get(ADDRESS_VARIABLE):
         return ExternalKafka(address)
     broker = KafkaBroker(directory)
@@ -131,7 +131,7 @@ def _resolve(cache: Path, complete: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise KafkaUnavailableError(f"Maven could not resolve Kafka {VERSION}: {done.stdout[-900:]}")
-    if not complete.is_dir():  # else another run was faster
+    if not complete.is_dir():  # otherwise another run was faster
         (partial / "jars").rename(complete)
     shutil.rmtree(partial, ignore_errors=True)
 

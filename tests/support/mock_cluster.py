@@ -1,4 +1,4 @@
-"""The Kafka protocol broker that lives inside librdkafka."""
+"""The mock broker inside librdkafka, which speaks the Kafka protocol."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PRODUCER = 0  # rd_kafka_type_t
 
 
 class MockCluster:
-    """One broker, for as long as the object lives. Topics are created by their first use.
+    """One broker, for as long as the object lives. Topics are created when they are first used.
 
-    Made through librdkafka's C interface (rdkafka_mock.h): the one of Python cannot say that groups need not wait three
-    seconds for further members.
+    It uses librdkafka's C interface (rdkafka_mock.h), because only that can tell groups not to wait three seconds for
+    further members.
     """
 
     description = "librdkafka's mock cluster"
@@ -40,9 +40,9 @@ def _destroy(cluster: int, client: int) -> None:
 
 @cache
 def _librdkafka() -> ctypes.CDLL:
-    """The one that confluent_kafka's wheel brings along."""
+    """The library that comes with confluent_kafka's wheel."""
     package = Path(confluent_kafka.__file__).parent
-    places = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # of Linux, of macOS
+    places = (package.with_name("confluent_kafka.libs"), package / ".dylibs")  # on Linux, on macOS
     found = [path for place in places for path in place.glob("librdkafka*")]
     if not found:
         raise RuntimeError(

@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> None:
-    """For the main thread only: the kernel takes the thread that started the child for its parent."""
+    """Only for children of the main thread: the kernel counts the thread that started a child as its parent."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -28,7 +28,7 @@ class Process:
         self._log = log
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self.ending = ""  # how the last one ended
+        self.ending = ""  # how the last process ended
 
     def start(self) -> None:
         assert not self.is_running, "runs already"
@@ -56,7 +56,7 @@ class Process:
             self._process.send_signal(number)
 
     def stop(self, seconds: float = 30.0) -> None:
-        """SIGTERM, and SIGKILL to one that does not end in time."""
+        """Sends SIGTERM, and SIGKILL if the process does not end in time."""
         if not self.is_running:
             return
         self.signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ class Process:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def wait_until(self, answers: Callable[[], object], seconds: float) -> None:
-        """Returns when the server answers. Raises with the end of its output when it does not, or dies."""
+        """Returns when the server answers. If it does not, or dies, raises an error with the end of its output."""
         end = monotonic() + seconds
         problem: Exception | None = None
         while monotonic() < end and self.is_running:

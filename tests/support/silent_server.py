@@ -1,4 +1,4 @@
-"""A server that accepts connections, reads, and never answers."""
+"""A server that accepts connections and never answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class SilentServer:
-    """As behind a firewall that swallows packets."""
+    """Behaves like a server behind a firewall that drops packets."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -34,7 +34,7 @@ class SilentServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """Who waits for an answer gets none, but an end."""
+        """Closes the connections of those who still wait for an answer."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self._connections:
