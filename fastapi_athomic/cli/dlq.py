@@ -62,7 +62,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Runs one of the commands. Gives its exit status."""
+    """Runs the command that the options name; returns its exit status."""
     athomic = find_athomic(options.app)
     command: Callable[[DeadLetters, argparse.Namespace], Any] = {
         "list": _list,

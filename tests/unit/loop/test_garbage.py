@@ -1,4 +1,4 @@
-"""The collector is tuned while an app runs, and by nobody else's leave."""
+"""The garbage collector is tuned while an app runs, and what others have set stays."""
 
 from __future__ import annotations
 

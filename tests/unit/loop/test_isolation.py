@@ -117,7 +117,7 @@ async def test_after_the_end_work_is_refused(home: LoopThread) -> None:
 
 @with_seeds(5)
 def test_p22_work_that_meets_the_end_is_done_or_refused_with_a_word(random: Random) -> None:
-    """Never broken off as if somebody had cancelled the caller, and never forgotten."""
+    """The call never ends as if someone had cancelled it, and never hangs."""
 
     async def work(turns: int) -> int:
         for _ in range(turns):

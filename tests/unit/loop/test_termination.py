@@ -1,4 +1,4 @@
-"""Who is told of SIGTERM, and that whoever handled it before is called in any case."""
+"""SIGTERM reaches every app, and in any case the handler that was there before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGTERM = signal.SIGTERM
 
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
-    """The signals that came to the handler of a server."""
+    """The signals that reached the server's handler."""
     came: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -28,7 +28,7 @@ def handled() -> Iterator[list[int]]:
 
 
 def test_fault_18_an_app_whose_event_loop_was_closed_swallows_no_signal(handled: list[int]) -> None:
-    """Its lifespan never ended: the signal is for whoever handles it, and can end the process still."""
+    """Its lifespan never ended, yet the signal reaches the handler before and can still end the process."""
     left_open = told_of_termination(list)
 
     async def begin() -> None:

@@ -1,4 +1,4 @@
-"""Durations are counted right, whether messages are noted one by one or together."""
+"""Durations are counted correctly, whether messages are noted one by one or together."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new_timings() -> Timings:
 def test_messages_noted_together_count_like_messages_noted_one_by_one(waited: tuple[float, ...]) -> None:
     timestamps = [round((SINCE - seconds) * 1_000) for seconds in waited]
     together, single = new_timings(), new_timings()
-    for timings in (together, single):  # the bucket of what came before is remembered
+    for timings in (together, single):  # leaves a remembered bucket behind
         timings.note(SINCE, SINCE, round((SINCE - 0.5) * 1_000))
     for timestamp in timestamps:
         single.note(SINCE, SINCE + 0.001, timestamp)

@@ -1,4 +1,4 @@
-"""What is published is read back as it is, or refused with the field's path (fault 13)."""
+"""What is published is read back as the same value, or refused with the path of the field (fault 13)."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Page(BaseModel, Generic[T]):
 
 
 class Entity(BaseModel):
-    """Two are the same if their ids are, however much they differ."""
+    """Two entities are equal if their ids are, even if all else differs."""
 
     id: int
     password: SecretStr
@@ -148,14 +148,14 @@ class Entity(BaseModel):
 
 
 class Handle:
-    """Without an equality."""
+    """A class without `__eq__`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 def model(annotation: Any, value: Any, config: ConfigDict | None = None, **options: Any) -> BaseModel:
-    """One with a single field `value`, which is not validated."""
+    """A model with a single field `value`, which is not validated."""
     made = create_model("Made", __config__=config, value=(annotation, Field(**options)))
     return made.model_construct(value=value)
 
@@ -268,7 +268,7 @@ class Pets(BaseModel):
 
 
 def refused() -> dict[str, tuple[Any, str]]:
-    """Messages and what their error says of the place. `s3cret` is in values and keys, and never told."""
+    """Messages, and how their error names the place. `s3cret` is in values and keys, and errors must not show it."""
     secret = SecretStr(HIDDEN)
     return {
         "secret": (Order(customer=Customer(password=secret)), "customer.password (SecretStr)"),
@@ -351,7 +351,7 @@ def refused() -> dict[str, tuple[Any, str]]:
 
 
 def kept() -> dict[str, Any]:
-    """Messages that are read back as they are."""
+    """Messages that are read back as the same value."""
     customer = Customer(name="bob")
     used = Idle(a=1)
     used._noted.append(used.costly)
@@ -534,7 +534,7 @@ TYPED = st.recursive(
 
 @given(TYPED, TYPED)
 def test_fault_13_whatever_is_published_is_read_back_as_it_is(one: Any, other: Any) -> None:
-    """Here everything is read, and compared as Python does it."""
+    """Reads everything that was published, and compares with `==`."""
     made = create_model("Made", one=(one[0], ...), other=(other[0], Field(alias="theOther")))
     message = made.model_construct(one=one[1], other=other[1])
     try:
