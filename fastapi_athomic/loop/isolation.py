@@ -142,7 +142,7 @@ class LoopThread:
 def _switching_often() -> Iterator[None]:
     """Threads wait for the GIL less long than by Python's default."""
     before = sys.getswitchinterval()
-    if before <= SWITCH_SECONDS:  # the user, or another app, has set it already and will reset it
+    if before <= SWITCH_SECONDS:  # set by the user, or by another app, which will reset it
         yield
         return
     sys.setswitchinterval(SWITCH_SECONDS)
