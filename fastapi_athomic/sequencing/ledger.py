@@ -34,7 +34,7 @@ from ..stores.base import (
     Write,
 )
 from .aggregates import Aggregate, Item
-from .parking import pack
+from .packing import pack
 
 logger = logging.getLogger(__name__)
 

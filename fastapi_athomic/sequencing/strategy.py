@@ -32,9 +32,9 @@ from ..outcomes import FailureContext, Stage
 from ..retry import RetryPolicy
 from ..stores.base import Member, StateStore, Waiting
 from .aggregates import NOTHING_KNOWN, Aggregate, Burial, Item
+from .fields import SequenceReader
 from .ledger import Ledger
-from .parking import unpack
-from .sequences import SequenceReader
+from .packing import unpack
 
 logger = logging.getLogger(__name__)
 

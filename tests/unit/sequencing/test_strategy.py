@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy, StateStoreError, ordered_consumer
-from fastapi_athomic.sequencing.parking import pack
+from fastapi_athomic.sequencing.packing import pack
 from fastapi_athomic.stores.base import Call, Claim, Member, Park, Reply, Write
 from fastapi_athomic.stores.memory import MemoryStateStore
 from tests.support.apps import Gate, Record, eventually, new_app, running

@@ -8,8 +8,7 @@ from pydantic import BaseModel
 
 from fastapi_athomic import PayloadDecodeError
 from fastapi_athomic.decorators import Sequencing
-from fastapi_athomic.observation.gauges import SequenceGauge
-from fastapi_athomic.sequencing.sequences import SequenceReader
+from fastapi_athomic.sequencing.fields import SequenceReader
 
 READER = SequenceReader(Sequencing(aggregate_key_field="order", sequence_id_field="number"))
 SECRET = "s3cret"
@@ -55,15 +54,3 @@ def test_a_field_of_no_use_is_named_and_its_value_is_not(value: Any, said: str) 
         READER.read(value)
     assert SECRET not in str(caught.value)
     assert caught.value.step == "sequence"
-
-
-def test_the_gauge_says_what_somebody_should_look_at() -> None:
-    gauge = SequenceGauge(gap_timeout=1.0, waiting=9)
-    assert gauge.reasons() == []
-    gauge.trouble, gauge.overdue, gauge.oldest_gap, gauge.blocked, gauge.full = "no store", 2, 61.4, 3, 4
-    assert gauge.reasons() == [
-        "no store",
-        "2 aggregates wait for a missing number, the oldest for 61 s",
-        "3 aggregates are blocked by a message that failed",
-        "the waiting room is full for 4 aggregates",
-    ]

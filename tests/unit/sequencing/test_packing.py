@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastapi_athomic.messages import RawMessage
-from fastapi_athomic.sequencing.parking import pack, unpack
+from fastapi_athomic.sequencing.packing import pack, unpack
 
 maybe_bytes = st.none() | st.binary()
 messages = st.builds(
