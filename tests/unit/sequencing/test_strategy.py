@@ -79,9 +79,9 @@ class Shop:
             await self.athomic.publish("t", {"order": "a", "number": number}, partition=0)
 
     @property
-    def ledger(self) -> Any:
+    def strategy(self) -> Any:
         session: Any = self.athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
-        return session._strategy.ledger
+        return session._strategy
 
     @property
     def status(self) -> Any:
@@ -110,7 +110,7 @@ class LazyStore(MemoryStateStore):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Of the store, and of the process: nothing is idle by it for long enough to be given back."""
     found = Clock()
-    monkeypatch.setattr("fastapi_athomic.sequencing.ledger.IDLE", 1e9)
+    monkeypatch.setattr("fastapi_athomic.sequencing.holdings.IDLE", 1e9)
     set_clock(monkeypatch, found, "sequencing")
     return found
 
@@ -168,8 +168,8 @@ async def test_p17_what_was_handled_and_not_noted_is_handled_again_when_the_thie
 
 
 async def test_p17_who_holds_an_aggregate_hears_of_what_others_park(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.sequencing.ledger.SCAN_SECONDS", 1e9)
-    monkeypatch.setattr("fastapi_athomic.sequencing.ledger.IDLE", 1e9)
+    monkeypatch.setattr("fastapi_athomic.sequencing.survey.SCAN_SECONDS", 1e9)
+    monkeypatch.setattr("fastapi_athomic.sequencing.holdings.IDLE", 1e9)
     store = MemoryStateStore()
     shop = Shop(store, gap_timeout=1e9)
     async with running(shop.athomic):
@@ -181,11 +181,11 @@ async def test_p17_who_holds_an_aggregate_hears_of_what_others_park(monkeypatch:
 
 
 async def test_p17_a_lone_message_waits_for_no_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SCAN_SECONDS", "TICK_SECONDS"):
-        monkeypatch.setattr(f"fastapi_athomic.sequencing.ledger.{name}", 1e9)
+    for name in ("survey.SCAN_SECONDS", "ledger.TICK_SECONDS"):
+        monkeypatch.setattr(f"fastapi_athomic.sequencing.{name}", 1e9)
     shop = Shop(MemoryStateStore(), gap_timeout=1e12)
     async with running(shop.athomic):
-        shop.ledger._linger = 1e9
+        shop.strategy._agenda.linger = 1e9
         await shop.publish(1)
         await shop.record.count(1)
         await shop.athomic.drain()
@@ -323,13 +323,13 @@ async def test_p17_a_stop_that_cuts_a_message_off_gives_its_lease_back_too() -> 
 
 
 async def test_p16_what_has_nothing_to_do_is_given_back_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.sequencing.ledger.IDLE", 0.0)
+    monkeypatch.setattr("fastapi_athomic.sequencing.holdings.IDLE", 0.0)
     store = MemoryStateStore()
     shop = Shop(store)
     async with running(shop.athomic):
         await shop.publish(1, 3)
         await shop.record.count(1)
-        await eventually(lambda: not shop.ledger.aggregates)
+        await eventually(lambda: not shop.strategy._holdings.aggregates)
         assert await Thief(store).claim() is not None
 
 

@@ -1,0 +1,140 @@
+"""One attempt at the next message of an aggregate, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ..complaints import Complaints
+from ..consumption.partitions import PartitionState
+from ..consumption.strategies import count_judgement
+from ..decorators import Sequencing
+from ..failures.dlq import Judgement, Verdict
+from ..handling.processors import OrderedMessageProcessor
+from ..observation.counters import Counters
+from ..outcomes import FailureContext
+from ..retry import RetryPolicy
+from .aggregates import Aggregate, Item
+from .assignment import Assignment
+from .calls import Agenda
+from .duplicates import Duplicates
+from .holdings import Holdings
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_REST = 1.0
+"""Seconds a blocked aggregate rests at least before its message is tried again."""
+
+
+class Attempts:
+    """Calls the handler, and concludes, retries, dead-letters or blocks."""
+
+    def __init__(
+        self,
+        processor: OrderedMessageProcessor,
+        sequencing: Sequencing,
+        retry: RetryPolicy,
+        assignment: Assignment,
+        agenda: Agenda,
+        holdings: Holdings,
+        duplicates: Duplicates,
+        counters: Counters,
+    ) -> None:
+        self._processor = processor
+        self._blocks = sequencing.on_failure == "block"
+        self._rest_seconds = max(SHORTEST_REST, retry.max_delay)
+        self._last_attempt = max(1, retry.max_attempts)
+        self._assignment = assignment
+        self._agenda = agenda
+        self._holdings = holdings
+        self._duplicates = duplicates
+        self._counters = counters
+        self._complaints = Complaints()
+
+    async def make(self, aggregate: Aggregate, item: Item) -> float | None:
+        """One attempt. Gives the seconds that the aggregate has to wait before the next, if any."""
+        aggregate.begin(item)
+        if aggregate.blocked:
+            aggregate.attempt = self._last_attempt  # one more, whenever it has rested
+        aggregate.running = item
+        token = aggregate.token
+        item.host = host = item.partition or self._assignment.host()
+        if host is not None:
+            host.running += 1
+        try:
+            outcome = await self._attempt(aggregate, item)
+        except BaseException:
+            self._stopped_running(host)
+            raise
+        finally:
+            aggregate.running = None
+        if self._assignment.closed:
+            self._stopped_running(host)
+            raise asyncio.CancelledError("given up meanwhile")
+        if isinstance(outcome, FailureContext):
+            self._stopped_running(host)
+            self._block(aggregate, item, outcome)
+            return None
+        if not isinstance(outcome, Judgement):
+            self._counters.processed += 1
+        elif (delay := self._settle(aggregate, outcome)) is not None:
+            self._stopped_running(host)
+            return delay
+        self._conclude(aggregate, item, host, ours=aggregate.token == token)
+        return None
+
+    async def _attempt(self, aggregate: Aggregate, item: Item) -> Any:
+        if aggregate.letter is not None:
+            return await self._processor.move(aggregate.letter)
+        hold = self._blocks and item.sequence > aggregate.last
+        return await self._processor.handle(
+            item.message, item.value, aggregate.attempt, aggregate.first_failed_at, hold=hold
+        )
+
+    def _conclude(self, aggregate: Aggregate, item: Item, host: PartitionState | None, *, ours: bool) -> None:
+        """Handled, or dead-lettered. Its offset is concluded when the store knows; at once, if that has no need to."""
+        aggregate.tried = None
+        if aggregate.late and aggregate.late[0] is item:
+            aggregate.late.popleft()
+            if item.partition is not None:
+                item.partition.conclude(item.message.offset)
+                item.partition.settle()
+            self._stopped_running(host)
+        elif not ours or item.sequence != aggregate.last + 1:  # taken over meanwhile: what the store says counts
+            self._stopped_running(host)
+            if item.sequence <= aggregate.last and aggregate.items.pop(item.sequence, None) is not None:
+                self._duplicates.add(aggregate, item)
+        else:
+            aggregate.items.pop(item.sequence, None)
+            aggregate.last = item.sequence
+            aggregate.unwritten.append(item)
+            self._agenda.mark(aggregate)
+            if aggregate.blocked:
+                self._holdings.unblock(aggregate)
+
+    def _stopped_running(self, host: PartitionState | None) -> None:
+        if host is not None:
+            host.finished_running()
+
+    def _settle(self, aggregate: Aggregate, judgement: Judgement) -> float | None:
+        """Takes note of a failure. None: the message is concluded; else the seconds that the aggregate waits."""
+        count_judgement(self._counters, judgement, again=aggregate.letter is not None)
+        if judgement.settled:
+            return None
+        if judgement.verdict is Verdict.RETRY:
+            aggregate.attempt += 1
+            aggregate.first_failed_at = judgement.failure.first_failed_at
+        else:
+            aggregate.letter = judgement.failure
+        return judgement.delay
+
+    def _block(self, aggregate: Aggregate, item: Item, failure: FailureContext) -> None:
+        """Its attempts are used up, and nothing may overtake it: all that the aggregate has waits in the store."""
+        self._counters.failed += 1
+        self._holdings.block(aggregate, self._rest_seconds)
+        aggregate.tried = None
+        held_back = self._complaints.due(type(failure.error).__name__)
+        if held_back is not None:
+            more = f" ({held_back} more like it were not logged)" if held_back else ""
+            logger.error("%s: %r blocks its aggregate%s", failure.handler_id, failure, more)

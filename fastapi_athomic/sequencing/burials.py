@@ -1,0 +1,68 @@
+"""Messages that go to the DLQ without an attempt."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ..consumption.partitions import PartitionState
+from ..consumption.strategies import Worker, count_judgement
+from ..failures.dlq import Judgement
+from ..handling.processors import OrderedMessageProcessor
+from ..observation.counters import Counters
+from ..outcomes import FailureContext
+from .aggregates import Aggregate
+from .assignment import Assignment, Refusals
+from .calls import Agenda
+
+
+class Burials:
+    """Writes their dead letters. Gives the seconds after which it is to be tried again, if one could not be written."""
+
+    def __init__(
+        self, processor: OrderedMessageProcessor, assignment: Assignment, agenda: Agenda, counters: Counters
+    ) -> None:
+        self._processor = processor
+        self._assignment = assignment
+        self._agenda = agenda
+        self._counters = counters
+
+    async def bury(self, worker: Worker, aggregate: Aggregate) -> float | None:
+        """Writes dead letters for what waits in the store, until what is missing has come after all."""
+        while aggregate.burials and aggregate.held(monotonic()) and (host := self._assignment.host()) is not None:
+            burial = aggregate.burials[0]
+            if burial.for_gap and aggregate.last + 1 in aggregate.items:
+                aggregate.burials.clear()
+                break
+            judgement = await self._move(worker, host, burial.failure)
+            if not judgement.settled:
+                return judgement.delay
+            count_judgement(self._counters, judgement, again=True)
+            if aggregate.burials and aggregate.burials[0] is burial:
+                aggregate.burials.popleft()
+                aggregate.buried.append(burial.sequence)
+        if aggregate.buried:
+            self._agenda.mark(aggregate)
+        return None
+
+    async def refuse(self, worker: Worker, refusals: Refusals) -> float | None:
+        partition = refusals.partition
+        while refusals.letters and partition.open:
+            failure = refusals.letters[0]
+            judgement = await self._move(worker, partition, failure)
+            if not judgement.settled:
+                return judgement.delay
+            count_judgement(self._counters, judgement, again=True)
+            if refusals.letters:  # else the partition was released meanwhile
+                refusals.letters.popleft()
+            partition.conclude(failure.message.offset)
+            partition.settle()
+        refusals.busy = False
+        return None
+
+    async def _move(self, worker: Worker, host: PartitionState, failure: FailureContext) -> Judgement:
+        worker.started_at = monotonic()
+        host.running += 1
+        try:
+            return await self._processor.move(failure)
+        finally:
+            host.finished_running()

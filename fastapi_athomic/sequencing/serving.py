@@ -1,0 +1,148 @@
+"""Aggregates and workers: whose turn it is, and how long a worker stays with one."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Unpack
+
+from ..consumption.strategies import LANE_TURN, StrategyParts, Worker, WorkerPool
+from ..outcomes import FailureContext
+from .aggregates import Aggregate, Item
+from .assignment import Assignment, Refusals
+from .attempts import Attempts
+from .burials import Burials
+from .calls import Agenda
+from .holdings import Holdings
+
+Lane = Aggregate | Refusals
+
+
+class Serving:
+    """Up to `concurrency` aggregates at once, one message at a time of each."""
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        burials: Burials,
+        assignment: Assignment,
+        agenda: Agenda,
+        holdings: Holdings,
+        **parts: Unpack[StrategyParts],
+    ) -> None:
+        self._attempts = attempts
+        self._burials = burials
+        self._assignment = assignment
+        self._agenda = agenda
+        self._holdings = holdings
+        self._counters = parts["counters"]
+        self._timings = self._counters.timings
+        self._share = parts["share"]
+        self._guard = parts["guard"]
+        self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+
+    # --- who is next
+
+    def look_at(self, aggregate: Aggregate) -> None:
+        """After anything has happened to it: who is next to have it, the strategy, the store or nobody?"""
+        if aggregate.busy or self._goes_on(aggregate):
+            return
+        if aggregate.idle:
+            self._holdings.rest(aggregate)
+        elif self._needs_store(aggregate):
+            self._agenda.mark(aggregate)
+
+    def _goes_on(self, aggregate: Aggregate) -> bool:
+        now = monotonic()
+        if self._assignment.closed or not aggregate.held(now):
+            return False
+        if aggregate.burials:
+            startable = self._assignment.host() is not None
+        else:
+            item = aggregate.next_item()
+            startable = item is not None and self._may_start(aggregate, item, now)
+        if startable:
+            aggregate.busy = True
+            self._enqueue(aggregate)
+        return startable
+
+    def _may_start(self, aggregate: Aggregate, item: Item, now: float) -> bool:
+        if aggregate.rests_until > now or not aggregate.held(now):
+            return False
+        return item.partition.open if item.partition is not None else self._assignment.host() is not None
+
+    def _needs_store(self, aggregate: Aggregate) -> bool:
+        if aggregate.token is None and not aggregate.refused:
+            return self._assignment.active()
+        if aggregate.unwritten or aggregate.buried:
+            return True
+        if aggregate.early_items():
+            return not aggregate.full
+        return aggregate.token is not None and not aggregate.held(monotonic()) and self._assignment.active()
+
+    def refuse(self, refusals: Refusals, failure: FailureContext) -> None:
+        """The message has no place in any sequence."""
+        refusals.letters.append(failure)
+        self._counters.failed += 1
+        self.enqueue_refusals(refusals)
+
+    def enqueue_refusals(self, refusals: Refusals) -> None:
+        if refusals.letters and not refusals.busy and refusals.partition.open:
+            refusals.busy = True
+            self._enqueue(refusals)
+
+    def _enqueue(self, lane: Lane) -> None:
+        self._agenda.lanes += 1
+        self.pool.put(lane)
+
+    def _enqueue_later(self, lane: Lane, delay: float) -> None:
+        asyncio.get_running_loop().call_later(delay, self._enqueue, lane)
+
+    # --- what workers do
+
+    async def _serve(self, worker: Worker, lane: Lane) -> None:
+        self._guard.suspect(monotonic())
+        try:
+            if isinstance(lane, Refusals):
+                if (delay := await self._burials.refuse(worker, lane)) is not None:
+                    self._enqueue_later(lane, delay)
+            elif lane.burials:
+                if (delay := await self._burials.bury(worker, lane)) is not None:
+                    self._enqueue_later(lane, delay)
+                else:
+                    self._leave(lane)
+            else:
+                await self._serve_aggregate(worker, lane)
+        except asyncio.CancelledError:
+            self._agenda.lanes += 1  # it is put back, unless all ends
+            raise
+        finally:
+            worker.started_at = None
+            self._agenda.lanes -= 1
+            self._agenda.hurry()
+
+    async def _serve_aggregate(self, worker: Worker, aggregate: Aggregate) -> None:
+        """Handles what comes next until something is missing, or it has to wait, or others want the worker."""
+        share, pool = self._share, self.pool
+        now = monotonic()
+        turn_ends = now + LANE_TURN
+        while (item := aggregate.next_item()) is not None and self._may_start(aggregate, item, now):
+            worker.started_at = now
+            if (delay := await self._attempts.make(aggregate, item)) is not None:
+                if monotonic() >= share.deadline:
+                    await share.give_way()
+                self._enqueue_later(aggregate, delay)
+                return
+            now, began = monotonic(), now
+            self._timings.note(began, now, item.message.timestamp)
+            if now >= share.deadline and not self._guard.suspect(now) and not share.turned(began, now):
+                await share.give_way()
+                now = monotonic()
+            if now >= turn_ends and pool.waiting:
+                self._enqueue(aggregate)
+                return
+        self._leave(aggregate)
+
+    def _leave(self, aggregate: Aggregate) -> None:
+        aggregate.busy = False
+        self.look_at(aggregate)

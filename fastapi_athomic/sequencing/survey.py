@@ -1,0 +1,55 @@
+"""The look into all waiting rooms of the group, once in a while."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..decorators import OnGap
+from ..observation.gauges import SequenceGauge
+from ..stores.base import Overview, Scan
+from .calls import Agenda
+from .holdings import Holdings
+
+SCAN_SECONDS = 1.0
+SCAN_LIMIT = 100
+
+
+class Survey:
+    """Finds aggregates that somebody should look after, a page at a time."""
+
+    def __init__(self, gauge: SequenceGauge, holdings: Holdings, agenda: Agenda, on_gap: OnGap) -> None:
+        self._gauge = gauge
+        self._holdings = holdings
+        self._agenda = agenda
+        self._on_gap = on_gap
+        self.seconds = min(SCAN_SECONDS, max(0.02, gauge.gap_timeout / 4))
+        self._scan_at = 0.0
+        self._scan_start = 0
+
+    def due(self, now: float) -> bool:
+        return now >= self._scan_at
+
+    def scan(self, now: float) -> Scan:
+        self._scan_at = now + self.seconds
+        return Scan(self._gauge.gap_timeout, SCAN_LIMIT, self._scan_start)
+
+    def note(self, overview: Overview) -> None:
+        gauge = self._gauge
+        gauge.waiting, gauge.parked = overview.waiting, overview.parked
+        gauge.overdue, gauge.oldest_gap = overview.overdue_count, overview.oldest_gap
+        self._scan_start += SCAN_LIMIT
+        if self._scan_start >= overview.waiting:
+            self._scan_start = 0
+        for key in overview.ready:
+            known = self._holdings.aggregates.get(key)
+            if known is None or known.token is None or self._holdings.rests(known):
+                self._agenda.mark(self._holdings.aggregate(key))
+        self._note_overdue(overview.overdue)
+
+    def _note_overdue(self, keys: Sequence[bytes]) -> None:
+        if self._on_gap == "wait":
+            return
+        for key in keys:
+            aggregate = self._holdings.aggregate(key)
+            aggregate.overdue = True
+            self._agenda.mark(aggregate)
