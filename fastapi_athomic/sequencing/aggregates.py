@@ -1,4 +1,7 @@
-"""One aggregate at work: what waits for it in memory, how far it is, and whether it is ours."""
+"""One aggregate as this process knows it: its messages in memory, how far it has come, and whether it is ours.
+
+This is data that all other modules of the folder work on. `Aggregate` says which of them writes which field.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 from ..consumption.partitions import PartitionState
 from ..messages import RawMessage
 from ..outcomes import FailureContext
-from ..stores.base import GREATEST
+from ..stores.base import GREATEST, Claim
 
 NOTHING_KNOWN = -GREATEST
+"""Value of `Aggregate.known` when the store has to tell again what waits."""
 
 
 class Item:
@@ -22,23 +26,41 @@ class Item:
         self.sequence = sequence
         self.message = message
         self.value = value  # decoded
-        self.partition = partition  # None: it comes from the waiting room, its offset is committed
-        self.host: PartitionState | None = partition  # whose drain waits for it while it runs
+        self.partition = partition  # None: it was read from the waiting room, its offset is concluded already
+        self.host: PartitionState | None = partition
+        """The partition whose drain waits until this message is written to the store. `Attempts` sets it."""
 
 
 class Burial:
-    """A message on its way from the waiting room to the DLQ."""
+    """A message that goes from the waiting room to the DLQ without being handled."""
 
     __slots__ = ("failure", "for_gap", "sequence")
 
     def __init__(self, sequence: int, failure: FailureContext, *, for_gap: bool) -> None:
         self.sequence = sequence
         self.failure = failure
-        self.for_gap = for_gap  # else it cannot be decoded
+        self.for_gap = for_gap  # a number before it is missing; otherwise it cannot be decoded
 
 
 class Aggregate:
-    """Served by one worker at a time. `last` runs ahead of the store, which knows it up to `acknowledged`."""
+    """The messages and the lease of one aggregate key.
+
+    The lease is in one of five states, which follow from `token`, `valid_until`, `releasing` and `refused`:
+
+    | state     | fields                     | meaning                       | ends with                              |
+    |-----------|----------------------------|-------------------------------|----------------------------------------|
+    | unclaimed | no token, not `refused`    | the next call claims it       | the store's answer: held or refused    |
+    | refused   | no token, `refused`        | another member has it: park   | nothing left to park, or another try   |
+    | held      | token, now < `valid_until` | messages may be handled       | time, `releasing`, or a rejected write |
+    | in doubt  | token, now >= it           | no message starts             | a write: held again, or unclaimed      |
+    | releasing | token, `releasing`         | it goes back, nothing starts  | the write: unclaimed; or new work      |
+
+    An aggregate that has nothing to do and no token is forgotten. Beside the lease there are three independent
+    hindrances: `blocked`, `full` and `overdue`.
+
+    Fields are public within the folder. The comment over each group says who writes them. The methods are for what
+    changes several fields together; single fields are set directly, because that happens for each message.
+    """
 
     __slots__ = (
         "acknowledged",
@@ -68,43 +90,49 @@ class Aggregate:
 
     def __init__(self, key: bytes, before_first: int) -> None:
         self.key = key
-        self.last = before_first  # handled, dead-lettered or given up; true at least, others may know of more
-        self.acknowledged = before_first  # by the store
-        self.items: dict[int, Item] = {}  # by sequence number, all beyond `last`
-        self.late: deque[Item] = deque()  # sent back from the DLQ after their number had been passed
-        self.unwritten: list[Item] = []  # handled, and not yet known to the store
-        self.known = NOTHING_KNOWN  # what waits in the store up to this number is in `items`
-        # --- the lease
+        # --- how far it is. `Attempts` and `WaitingRoom` move `last` on; the rest is moved by the methods here
+        self.last = before_first  # handled, dead-lettered or given up; another member may be further
+        self.acknowledged = before_first  # what the store knows of `last`
+        # --- messages in memory. `Intake` and `WaitingRoom` add to `items`, `Duplicates` to `late`. `Attempts` moves
+        # what is done from there to `unwritten`; the ledger takes away what the store has taken note of
+        self.items: dict[int, Item] = {}  # by sequence number; all beyond `last`, but for one that is running
+        self.late: deque[Item] = deque()  # redriven from the DLQ after `last` had passed their number
+        self.unwritten: list[Item] = []  # handled, but the store does not know it yet
+        # --- what waits in the store. `WaitingRoom` moves it on, whoever removes items moves it back
+        self.known = NOTHING_KNOWN  # what waits in the store up to this number is in `items` as well
+        # --- the lease, see the table. The ledger sets `refused`, the ledger and `Holdings` set `releasing`
         self.token: int | None = None
-        self.valid_until = 0.0  # on the monotonic clock, with a reserve
-        self.refused = False  # another process has it: what we have goes to its waiting room
-        self.releasing = False  # the lease is on its way back
-        # --- the message at work
-        self.busy = False  # with a worker, waiting for one, or for a delay to pass
-        self.running: Item | None = None
-        self.tried: Item | None = None  # the one that the attempt is about
+        self.valid_until = 0.0  # on the monotonic clock; earlier than in the store, to be safe
+        self.refused = False
+        self.releasing = False
+        # --- the worker. `Serving` sets `busy`, `Attempts` all others
+        self.busy = False  # with a worker, waiting for one, or waiting for a delay to pass
+        self.running: Item | None = None  # in the handler now
+        self.tried: Item | None = None  # the message that the next three are about
         self.attempt = 1
         self.first_failed_at = 0.0  # seconds since the epoch; 0: it has not failed
-        self.letter: FailureContext | None = None  # its dead letter could not be written yet
-        # --- trouble
+        self.letter: FailureContext | None = None  # its dead letter, which could not be written yet
+        # --- hindrances. `Holdings` sets `blocked` and `full`, `Survey` sets `overdue` and `WaitingRoom` clears it
         self.blocked = False  # its next message has used up its attempts
-        self.rests_until = float("-inf")  # monotonic; before, a blocked one is not tried again
-        self.full = False  # its messages found no room in the store
-        self.overdue = False  # something is missing for too long
+        self.rests_until = float("-inf")  # monotonic; a blocked aggregate is not tried again before
+        self.full = False  # its waiting room has no room for its messages
+        self.overdue = False  # a number has been missing for longer than `gap_timeout`
+        # --- dead letters without an attempt. `WaitingRoom` adds to `burials`, `Burials` moves them to `buried`
         self.burials: deque[Burial] = deque()
-        self.buried: list[int] = []  # dead-lettered, to be removed from the waiting room
+        self.buried: list[int] = []  # numbers that are dead-lettered, and have to be removed from the waiting room
 
     def held(self, now: float) -> bool:
-        """It is ours for certain. A process that was frozen must ask again before it goes on."""
+        """The lease is ours for certain. A process that was frozen has to renew it before it goes on."""
         return self.token is not None and now < self.valid_until and not self.releasing
 
     def next_item(self) -> Item | None:
+        """The message to be handled next, if it is in memory."""
         if self.late:
             return self.late[0]
         return self.items.get(self.last + 1)
 
     def early_items(self) -> list[Item]:
-        """What cannot be handled now, and is better off in the waiting room."""
+        """Messages that cannot be handled now and belong into the waiting room."""
         if self.refused or self.blocked:
             return [item for item in self.items.values() if item.partition is not None and item is not self.running]
         if self.busy or self.last + 1 in self.items:
@@ -113,19 +141,42 @@ class Aggregate:
 
     @property
     def idle(self) -> bool:
+        """There is nothing to do, for workers or for the store."""
         return not (self.busy or self.items or self.late or self.unwritten or self.blocked or self.burials)
 
-    def begin(self, item: Item) -> None:
-        """The attempts are counted anew with each message."""
-        if self.tried is not item:
-            self.tried, self.attempt, self.first_failed_at, self.letter = item, 1, 0.0, None
+    # --- the lease
+
+    def grant(self, claim: Claim, valid_until: float) -> list[Item]:
+        """The store has given us the aggregate. Gives the items whose number is done, and removes them.
+
+        A store that has lost its newest data knows less than it once acknowledged. `last` does not go back for that.
+        """
+        self.token, self.valid_until = claim.token, valid_until
+        self.last, self.acknowledged = max(claim.last, self.acknowledged), claim.last
+        done = [item for number, item in self.items.items() if number <= self.last and item is not self.running]
+        for item in done:
+            del self.items[item.sequence]
+        return done
+
+    def acknowledge(self, last: int, handled: int, buried: int) -> list[Item]:
+        """The store has taken note of `last`, and of so many of what was handled and buried. Gives what was handled."""
+        self.acknowledged = last
+        if buried:
+            del self.buried[:buried]
+        items = self.unwritten[:handled]
+        del self.unwritten[:handled]
+        return items
+
+    def give_up_lease(self) -> None:
+        """The store has taken the lease back, as we asked, or has given it to somebody else."""
+        self.token, self.valid_until, self.releasing = None, 0.0, False
 
     def lose(self) -> list[Item]:
-        """The lease is lost. What was handled and not written is to be judged again by whoever claims it.
+        """Another member has taken the lease. Gives what was handled and not written: it counts as not handled.
 
-        Gives what was handled.
+        Whoever claims the aggregate next judges these messages again, by what the store knows then.
         """
-        self.token, self.valid_until, self.releasing = None, 0.0, False
+        self.give_up_lease()
         unwritten, self.unwritten = self.unwritten, []
         self.last, self.known = self.acknowledged, NOTHING_KNOWN
         self.burials.clear()
@@ -134,7 +185,30 @@ class Aggregate:
         self.items = {item.sequence: item for item in kept if item.partition is not None and not item.partition.revoked}
         return unwritten
 
+    # --- messages
+
+    def begin(self, item: Item) -> None:
+        """An attempt at this message starts. Attempts are counted from one for each message."""
+        if self.tried is not item:
+            self.tried, self.attempt, self.first_failed_at, self.letter = item, 1, 0.0, None
+
+    def left_for_store(self, item: Item) -> None:
+        """The item is in the waiting room, or the store knows its number. It has to be read from there, if at all."""
+        del self.items[item.sequence]
+        self.known = min(self.known, item.sequence - 1)
+
     def forget_taken(self) -> None:
-        """What came from the waiting room stays there for now."""
+        """Forgets what was read from the waiting room: it stays there for now."""
         self.items = {number: item for number, item in self.items.items() if item.partition is not None}
         self.known = NOTHING_KNOWN
+
+    def drop(self, partition: PartitionState) -> bool:
+        """Forgets the messages of a partition that is not ours any more. True if items were among them."""
+        gone = [item for item in self.items.values() if item.partition is partition]
+        for item in gone:
+            if item is not self.running:
+                del self.items[item.sequence]
+        self.late = deque(item for item in self.late if item.partition is not partition)
+        if gone:
+            self.known = NOTHING_KNOWN  # one of them may wait in the store too
+        return bool(gone)

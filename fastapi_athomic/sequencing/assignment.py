@@ -26,6 +26,18 @@ class Assignment:
         self.refusals: dict[PartitionState, Refusals] = {}
         self.closed = False
 
+    def add(self, partition: PartitionState) -> None:
+        if partition not in self.refusals:
+            self.refusals[partition] = Refusals(partition)
+
+    def remove(self, partition: PartitionState) -> bool:
+        """False: it was not there."""
+        refusals = self.refusals.pop(partition, None)
+        if refusals is None:
+            return False
+        refusals.letters.clear()
+        return True
+
     def active(self) -> bool:
         return not self.closed and self.host() is not None
 

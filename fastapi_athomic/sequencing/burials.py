@@ -56,7 +56,6 @@ class Burials:
                 refusals.letters.popleft()
             partition.conclude(failure.message.offset)
             partition.settle()
-        refusals.busy = False
         return None
 
     async def _move(self, worker: Worker, host: PartitionState, failure: FailureContext) -> Judgement:

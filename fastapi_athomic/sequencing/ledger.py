@@ -184,15 +184,10 @@ class Ledger:
         """The store knows: now the offsets may be committed."""
         aggregate, last, handled, buried, released = written
         if released:
-            aggregate.token, aggregate.valid_until, aggregate.releasing = None, 0.0, False
+            aggregate.give_up_lease()
         else:
             aggregate.valid_until = valid_until
-        aggregate.acknowledged = last
-        if buried:
-            del aggregate.buried[:buried]
-        items = aggregate.unwritten[:handled]
-        del aggregate.unwritten[:handled]
-        for item in items:
+        for item in aggregate.acknowledge(last, handled, buried):
             if item.partition is not None:
                 item.partition.conclude(item.message.offset)
                 settled.add(item.partition)
@@ -213,15 +208,11 @@ class Ledger:
             if aggregate.late:
                 self._later(aggregate)
             return
-        aggregate.token, aggregate.valid_until = claim.token, valid_until
-        # a store that has lost its newest data does not know what it once acknowledged: it is told again
-        aggregate.last, aggregate.acknowledged = max(claim.last, aggregate.acknowledged), claim.last
-        if aggregate.last > claim.last:
+        done = aggregate.grant(claim, valid_until)
+        if aggregate.last > claim.last:  # the store has lost what it once acknowledged: it is told again
             self._agenda.mark(aggregate)
-        for item in [item for number, item in aggregate.items.items() if number <= aggregate.last]:
-            if item is not aggregate.running:
-                del aggregate.items[item.sequence]
-                self._duplicate(aggregate, item)
+        for item in done:
+            self._duplicate(aggregate, item)
 
     def _parked(self, aggregate: Aggregate, item: Item, became: Parked, settled: set[PartitionState]) -> None:
         if aggregate.items.get(item.sequence) is not item or aggregate.running is item:
@@ -231,8 +222,7 @@ class Ledger:
                 self._holdings.full(aggregate)
                 self._later(aggregate)
             return
-        del aggregate.items[item.sequence]
-        aggregate.known = min(aggregate.known, item.sequence - 1)
+        aggregate.left_for_store(item)
         self._holdings.not_full(aggregate)
         if became is not Parked.PARKED:
             self._duplicate(aggregate, item)

@@ -106,6 +106,8 @@ class Serving:
             if isinstance(lane, Refusals):
                 if (delay := await self._burials.refuse(worker, lane)) is not None:
                     self._enqueue_later(lane, delay)
+                else:
+                    lane.busy = False
             elif lane.burials:
                 if (delay := await self._burials.bury(worker, lane)) is not None:
                     self._enqueue_later(lane, delay)

@@ -9,7 +9,6 @@ store is the `Ledger`'s business.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -22,8 +21,7 @@ from ..messages import RawMessage
 from ..observation.gauges import SequenceGauge
 from ..retry import RetryPolicy
 from ..stores.base import Member, StateStore
-from .aggregates import NOTHING_KNOWN
-from .assignment import Assignment, Refusals
+from .assignment import Assignment
 from .attempts import Attempts
 from .burials import Burials
 from .calls import Agenda
@@ -105,18 +103,10 @@ class OrderedStrategy:
         self._serving.enqueue_refusals(self._assignment.refusals[partition])
 
     def release(self, partition: PartitionState) -> None:
-        refusals = self._assignment.refusals.pop(partition, None)
-        if refusals is None:
+        if not self._assignment.remove(partition):
             return
-        refusals.letters.clear()
         for aggregate in list(self._holdings.aggregates.values()):
-            gone = [item for item in aggregate.items.values() if item.partition is partition]
-            for item in gone:
-                if item is not aggregate.running:
-                    del aggregate.items[item.sequence]
-            aggregate.late = deque(item for item in aggregate.late if item.partition is not partition)
-            if gone:
-                aggregate.known = NOTHING_KNOWN  # one of them may wait in the store too
+            if aggregate.drop(partition):
                 self._serving.look_at(aggregate)
         if not self._assignment.active():
             self._holdings.release_idle()
@@ -138,8 +128,7 @@ class OrderedStrategy:
         await self._ledger.close(grace)
 
     def _know(self, partition: PartitionState) -> None:
-        if partition not in self._assignment.refusals:
-            self._assignment.refusals[partition] = Refusals(partition)
+        self._assignment.add(partition)
         if not self._tasks and not self._assignment.closed:
             self._start(self._intake.run(), "intake")
             self._start(self._ledger.keep(), "ledger")
