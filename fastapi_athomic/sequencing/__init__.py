@@ -1,9 +1,31 @@
-"""Ordered consumption: each aggregate's messages in the order of their sequence numbers, each once.
+"""Ordered consumption: handles each aggregate's messages in the order of their sequence numbers, each once.
 
-In come decoded messages of the partitions; out go calls of the handler, and what the state store is to remember. It is
-one strategy of `consumption` with a store behind it.
+In come the messages of assigned partitions; out go calls of the handler, and what the state store has to remember. It
+is one of the strategies of `consumption`, with a state store behind it. Nothing here knows which store that is.
 
-Aggregate: all messages with one aggregate key. Waiting room: the part of the state store in which messages wait that
-came before their predecessors; to park is to put one there. Ledger: what is handled, parked and claimed, on its way to
-the store. Lease: the time for which an aggregate belongs to one process. Burial: a number that is given up.
+Words:
+    aggregate     all messages with one aggregate key (the value of a field of the payload), one sequence of numbers
+    next          the message after the last one that is done. Early: it came before its turn. Late: its number is done
+    waiting room  the part of the state store where early messages wait; to park is to put one there
+    lease         the time for which an aggregate belongs to one process; a fencing token tells leases apart
+    gap           a number is missing before a message that waits
+    burial        a message goes from the waiting room to the DLQ without being handled
+    refusal       a message goes to the DLQ because it has no place in any sequence
+
+Modules, in the order of import, from the ground up:
+    fields        reads the aggregate key and the sequence number from a decoded message
+    packing       raw messages as bytes, as they are kept in the waiting room
+    aggregates    what this process knows of one aggregate: its messages, its lease, its state
+    assignment    the partitions that this process has
+    calls         the next call to the store: who takes part, when it leaves, what it asks
+    holdings      all aggregates that this process works on; which leases are renewed or given back
+    duplicates    what happens to a message whose number is done already
+    attempts      one attempt at the next message, and what follows from it
+    burials       dead letters of messages that are never handled
+    serving       who acts next on an aggregate (a worker, the store, nobody), and what workers do
+    intake        puts messages from the partitions in their places
+    waiting_room  takes back what waits in the store, and decides about gaps
+    survey        looks through the waiting rooms of the whole group once in a while
+    ledger        the conversation with the store: sends calls and acts on the answers
+    strategy      the session's view of all this, and its wiring
 """

@@ -1,4 +1,8 @@
-"""The partitions that this member has, as ordered consumption needs them."""
+"""The partitions that this process has, as ordered consumption sees them.
+
+An aggregate's messages may come from several partitions, or from the waiting room and thus from none. So what is asked
+here is about all partitions together.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +13,35 @@ from ..outcomes import FailureContext
 
 
 class Refusals:
-    """Messages of one partition that have no place in any sequence, on their way to the DLQ."""
+    """Messages of one partition that have no place in any sequence, on their way to the DLQ.
+
+    `Serving` adds to `letters` and sets `busy`; `Burials` takes letters away once they are written.
+    """
 
     __slots__ = ("busy", "letters", "partition")
 
     def __init__(self, partition: PartitionState) -> None:
         self.partition = partition
         self.letters: deque[FailureContext] = deque()
-        self.busy = False
+        self.busy = False  # with a worker, waiting for one, or waiting for a delay to pass
 
 
 class Assignment:
-    """The session's partitions, whether work may start, and whose drain waits for it."""
+    """The partitions of this process, and whether new work may start."""
 
     def __init__(self) -> None:
         self.refusals: dict[PartitionState, Refusals] = {}
+        """By partition. Its keys are the partitions that are assigned; only `add` and `remove` change them."""
         self.closed = False
+        """The strategy is closing: nothing starts and nothing is concluded any more. The strategy sets it."""
 
     def add(self, partition: PartitionState) -> None:
+        """The partition is ours. It may be added again."""
         if partition not in self.refusals:
             self.refusals[partition] = Refusals(partition)
 
     def remove(self, partition: PartitionState) -> bool:
-        """False: it was not there."""
+        """The partition is not ours any more. False if it was not before."""
         refusals = self.refusals.pop(partition, None)
         if refusals is None:
             return False
@@ -39,10 +49,11 @@ class Assignment:
         return True
 
     def active(self) -> bool:
+        """New work may start."""
         return not self.closed and self.host() is not None
 
     def host(self) -> PartitionState | None:
-        """A partition whose drain waits for what belongs to none."""
+        """An open partition, to host work on a message that belongs to none: its drain waits for that work."""
         for partition in self.refusals:
             if partition.open:
                 return partition

@@ -1,4 +1,4 @@
-"""One attempt at the next message of an aggregate, and what comes of it."""
+"""One attempt at the next message of an aggregate, and what follows from it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .holdings import Holdings
 logger = logging.getLogger(__name__)
 
 SHORTEST_REST = 1.0
-"""Seconds a blocked aggregate rests at least before its message is tried again."""
+"""A blocked aggregate rests for this time at least before its message is tried again."""
 
 
 class Attempts:
-    """Calls the handler, and concludes, retries, dead-letters or blocks."""
+    """Calls the handler. By the outcome the message is done, tried again, dead-lettered, or blocks its aggregate."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Attempts:
         self._complaints = Complaints()
 
     async def make(self, aggregate: Aggregate, item: Item) -> float | None:
-        """One attempt. Gives the seconds that the aggregate has to wait before the next, if any."""
+        """Makes one attempt. Gives the seconds until the next attempt at this message; None if none is due."""
         aggregate.begin(item)
         if aggregate.blocked:
-            aggregate.attempt = self._last_attempt  # one more, whenever it has rested
+            aggregate.attempt = self._last_attempt  # one attempt after each rest
         aggregate.running = item
         token = aggregate.token
         item.host = host = item.partition or self._assignment.host()
@@ -71,7 +71,7 @@ class Attempts:
             aggregate.running = None
         if self._assignment.closed:
             self._stopped_running(host)
-            raise asyncio.CancelledError("given up meanwhile")
+            raise asyncio.CancelledError("the consumer is closing")
         if isinstance(outcome, FailureContext):
             self._stopped_running(host)
             self._block(aggregate, item, outcome)
@@ -93,7 +93,10 @@ class Attempts:
         )
 
     def _conclude(self, aggregate: Aggregate, item: Item, host: PartitionState | None, *, ours: bool) -> None:
-        """Handled, or dead-lettered. Its offset is concluded when the store knows; at once, if that has no need to."""
+        """The message is handled or dead-lettered.
+
+        Its offset is concluded when the store has taken note; at once, if there is nothing for the store to note.
+        """
         aggregate.tried = None
         if aggregate.late and aggregate.late[0] is item:
             aggregate.late.popleft()
@@ -101,7 +104,7 @@ class Attempts:
                 item.partition.conclude(item.message.offset)
                 item.partition.settle()
             self._stopped_running(host)
-        elif not ours or item.sequence != aggregate.last + 1:  # taken over meanwhile: what the store says counts
+        elif not ours or item.sequence != aggregate.last + 1:  # the lease was lost meanwhile: the store's word counts
             self._stopped_running(host)
             if item.sequence <= aggregate.last and aggregate.items.pop(item.sequence, None) is not None:
                 self._duplicates.add(aggregate, item)
@@ -118,7 +121,7 @@ class Attempts:
             host.finished_running()
 
     def _settle(self, aggregate: Aggregate, judgement: Judgement) -> float | None:
-        """Takes note of a failure. None: the message is concluded; else the seconds that the aggregate waits."""
+        """Takes note of a failure. Gives the seconds until the next attempt; None if the message is done."""
         count_judgement(self._counters, judgement, again=aggregate.letter is not None)
         if judgement.settled:
             return None
@@ -130,11 +133,17 @@ class Attempts:
         return judgement.delay
 
     def _block(self, aggregate: Aggregate, item: Item, failure: FailureContext) -> None:
-        """Its attempts are used up, and nothing may overtake it: all that the aggregate has waits in the store."""
+        """Its attempts are used up and nothing may overtake it, so all messages of the aggregate wait in the store."""
         self._counters.failed += 1
         self._holdings.block(aggregate, self._rest_seconds)
         aggregate.tried = None
         held_back = self._complaints.due(type(failure.error).__name__)
         if held_back is not None:
             more = f" ({held_back} more like it were not logged)" if held_back else ""
-            logger.error("%s: %r blocks its aggregate%s", failure.handler_id, failure, more)
+            logger.error(
+                "%s: %r blocks its aggregate, and is tried again every %g s%s",
+                failure.handler_id,
+                failure,
+                self._rest_seconds,
+                more,
+            )

@@ -1,4 +1,4 @@
-"""Messages that go to the DLQ without an attempt."""
+"""Dead letters of messages that are never handled: buried from the waiting room, or refused when they came."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from .calls import Agenda
 
 
 class Burials:
-    """Writes their dead letters. Gives the seconds after which it is to be tried again, if one could not be written."""
+    """Writes the dead letters.
+
+    Both methods return None when they are through, or when nothing may start any more. If a letter cannot be written,
+    they return the seconds to wait before the next try.
+    """
 
     def __init__(
         self, processor: OrderedMessageProcessor, assignment: Assignment, agenda: Agenda, counters: Counters
@@ -27,7 +31,7 @@ class Burials:
         self._counters = counters
 
     async def bury(self, worker: Worker, aggregate: Aggregate) -> float | None:
-        """Writes dead letters for what waits in the store, until what is missing has come after all."""
+        """Messages from an aggregate's waiting room. Stops if the missing message comes after all."""
         while aggregate.burials and aggregate.held(monotonic()) and (host := self._assignment.host()) is not None:
             burial = aggregate.burials[0]
             if burial.for_gap and aggregate.last + 1 in aggregate.items:
@@ -45,6 +49,7 @@ class Burials:
         return None
 
     async def refuse(self, worker: Worker, refusals: Refusals) -> float | None:
+        """Messages of one partition that have no place in any sequence. Concludes their offsets."""
         partition = refusals.partition
         while refusals.letters and partition.open:
             failure = refusals.letters[0]

@@ -1,8 +1,8 @@
 """The next call to the state store: who is part of it, when it leaves, and what it asks.
 
-While one call is on its way, the next one accumulates. A call leaves as soon as there is nothing else to do, and at
-the latest after `linger` seconds; so a backlog costs less than a round trip per fetched batch, and a lone message
-waits for nobody.
+While one call is on its way, the next one fills up. A call leaves as soon as there is nothing else to do, and after
+`linger` seconds at the latest. So a backlog costs less than one round trip per fetched batch, and a single message
+does not wait.
 """
 
 from __future__ import annotations
@@ -16,31 +16,37 @@ from .packing import pack
 
 
 class Agenda:
-    """Aggregates that have something for the store, and when the next call leaves."""
+    """Collects the aggregates that have something for the store, and knows when the next call leaves."""
 
     def __init__(self, linger: float) -> None:
-        self.linger = linger
-        self.lanes = 0  # with a worker, or waiting for one
-        self.batches = 0  # of messages that are still to be sorted in
-        self.dirty: dict[Aggregate, None] = {}  # to be part of the next call
+        self.linger = linger  # seconds
+        self.lanes = 0  # with a worker, or waiting for one; counted by `Serving`
+        self.batches = 0  # of messages not yet sorted in; counted by `Intake`
+        self.dirty: dict[Aggregate, None] = {}
+        """Aggregates that take part in the next call, in this order. The ledger takes them out.
+
+        Use `mark` to put one in. Who puts one in directly (the ledger, `Holdings.renew`) sends the call itself.
+        """
         self._woken = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def mark(self, aggregate: Aggregate) -> None:
-        """It has something for the store."""
+        """The aggregate has something for the store: a call leaves within `linger` seconds."""
         self.dirty[aggregate] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.linger, self._woken.set)
 
     def hurry(self) -> None:
-        """The store is told at once when there is nothing else to do."""
+        """Called whenever some work has ended: if nothing else is to be done, the call leaves at once."""
         if self.dirty and not (self.lanes or self.batches):
             self._woken.set()
 
     def wake(self) -> None:
+        """The call leaves at once."""
         self._woken.set()
 
     async def wait(self, seconds: float) -> None:
+        """Returns when a call has to leave, and after `seconds` at the latest."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -49,23 +55,24 @@ class Agenda:
         self._woken.clear()
 
     def stop_timer(self) -> None:
+        """A call leaves now, or none ever will."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class Written(NamedTuple):
-    """What a write tells the store of an aggregate, which goes on meanwhile."""
+    """What one write tells the store: how far the aggregate was. It goes on while the call is on its way."""
 
     aggregate: Aggregate
     last: int
-    handled: int  # so many of its unwritten ones
-    buried: int
-    released: bool
+    handled: int  # the first so many of `Aggregate.unwritten`
+    buried: int  # the first so many of `Aggregate.buried`
+    released: bool  # the lease is given back
 
 
 class PendingCall:
-    """A call, and whom it is about, in its order."""
+    """A call, and which aggregates its parts are about: the reply answers in the same order."""
 
     __slots__ = ("call", "claimed", "parked", "written")
 
@@ -76,6 +83,7 @@ class PendingCall:
         self.parked: list[tuple[Aggregate, Item]] = []
 
     def write(self, aggregate: Aggregate, take: Take, *, release: bool) -> None:
+        """Tells how far the aggregate is, and renews its lease or gives it back. It must have a token."""
         assert aggregate.token is not None
         last = aggregate.last if aggregate.last > aggregate.acknowledged else None
         self.call.writes.append(Write(aggregate.key, aggregate.token, last, aggregate.known, take, release))
@@ -85,11 +93,12 @@ class PendingCall:
         )
 
     def claim(self, aggregate: Aggregate) -> None:
+        """Asks for the lease."""
         self.call.claims.append(aggregate.key)
         self.claimed.append(aggregate)
 
     def park(self, aggregate: Aggregate) -> int:
-        """Gives the bytes."""
+        """Puts its early messages into the waiting room. Gives their size in bytes."""
         size = 0
         for item in aggregate.early_items():
             packed = pack(item.message)
@@ -99,7 +108,7 @@ class PendingCall:
         return size
 
     def about(self) -> list[Aggregate]:
-        """Each once."""
+        """All aggregates of the call, each once."""
         found = dict.fromkeys(written.aggregate for written in self.written)
         found.update(dict.fromkeys(self.claimed))
         found.update(dict.fromkeys(aggregate for aggregate, _ in self.parked))

@@ -1,4 +1,4 @@
-"""Messages whose number is done, or waits already."""
+"""Messages whose number is done already, or that are there twice."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from .aggregates import Aggregate, Item
 
 
 class Duplicates:
-    """Skips them, but for those that a person sent back."""
+    """Skips them, except those that somebody has redriven from the DLQ."""
 
     def __init__(self, processor: OrderedMessageProcessor, counters: Counters) -> None:
         self._processor = processor
         self._counters = counters
 
     def add(self, aggregate: Aggregate, item: Item) -> None:
-        """Late ones that a person sent back from the DLQ are handled all the same: their number was passed over."""
+        """The item is in no list of its aggregate any more, or never was.
+
+        A redriven message is handled although its number is done: its number was passed over when it failed. All
+        others are skipped, and their offsets are concluded.
+        """
         if item.partition is None:
             return
         if item.sequence <= aggregate.last and self._processor.is_redriven(item.message):

@@ -1,4 +1,4 @@
-"""Where a message stands in its sequence."""
+"""The two fields of a decoded message that say where it stands: its aggregate key and its sequence number."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from ..exceptions import PayloadDecodeError
 from ..stores.base import GREATEST
 
 STEP = "sequence"
-"""The step that errors name, beside those of the payload pipeline."""
+"""Errors name this step, as they name the steps of the payload pipeline."""
 
 
 class SequenceReader:
-    """Finds the aggregate and the sequence number of a decoded message: attributes of an object, or keys of a dict."""
+    """Reads the aggregate key and the sequence number: attributes of an object, or keys of a mapping."""
 
     def __init__(self, sequencing: Sequencing) -> None:
         self._key_field = sequencing.aggregate_key_field
         self._number_field = sequencing.sequence_id_field
 
     def read(self, value: Any) -> tuple[bytes, int]:
-        """Keys that are text, whole numbers, UUIDs or bytes are told apart by their text alone: 1 is "1".
+        """Gives the aggregate key and the sequence number.
+
+        The key is a string, an integer, a UUID or bytes. Only its text counts: 1 and "1" are the same aggregate.
 
         Raises:
-            PayloadDecodeError: a field is missing or of no use; it names the field, never its value.
+            PayloadDecodeError: a field is missing or has a wrong type. The error names the field, never its value.
         """
         if isinstance(value, Mapping):
             key, number = value.get(self._key_field), value.get(self._number_field)

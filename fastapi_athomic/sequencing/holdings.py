@@ -1,4 +1,4 @@
-"""All aggregates that one member works on, and the leases it has of them."""
+"""The aggregates that this process works on, and which of their leases are renewed or given back."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from .assignment import Assignment
 from .calls import Agenda
 
 IDLE = 0.4
-"""Aggregates that had nothing to do for this share of a lease are given back."""
+"""An aggregate that had nothing to do for this share of a lease is given back."""
 MAX_IDLE = 10_000
+"""If more aggregates than this have nothing to do, those that have waited longest are given back at once."""
 RENEW = 0.4
-"""A lease of which less than this share is left is renewed, while there is work."""
+"""A lease is renewed when less than this share of it is left, as long as the aggregate has work."""
 
 
 class Holdings:
-    """All aggregates that one member works on."""
+    """All aggregates that this process knows. One that it has no lease of and no work for is forgotten."""
 
     def __init__(self, member: Member, agenda: Agenda, assignment: Assignment, gauge: SequenceGauge) -> None:
         self._member = member
         self._agenda = agenda
         self._assignment = assignment
         self._gauge = gauge
-        self.aggregates: dict[bytes, Aggregate] = {}
-        self.blocked: set[Aggregate] = set()
-        self._idle: dict[Aggregate, float] = {}  # since when, the longest first
+        self.aggregates: dict[bytes, Aggregate] = {}  # by key; only the methods here change it
+        self.blocked: set[Aggregate] = set()  # likewise
+        self._idle: dict[Aggregate, float] = {}  # leases without work, and since when; the longest first
         self._renew_at = 0.0
 
     def aggregate(self, key: bytes) -> Aggregate:
+        """The aggregate of this key, which is about to get work."""
         found = self.aggregates.get(key)
         if found is None:
             found = self.aggregates[key] = Aggregate(key, self._member.before_first)
@@ -41,6 +43,7 @@ class Holdings:
     # --- leases without work
 
     def rest(self, aggregate: Aggregate) -> None:
+        """It has nothing to do. Its lease is kept for a while, as more messages may come."""
         if aggregate.token is None:
             self._forget(aggregate)
         elif self._assignment.active():
@@ -49,6 +52,7 @@ class Holdings:
             self._release(aggregate)
 
     def rests(self, aggregate: Aggregate) -> bool:
+        """It has a lease and nothing to do."""
         return aggregate in self._idle
 
     def _forget(self, aggregate: Aggregate) -> None:
@@ -62,7 +66,7 @@ class Holdings:
         self._agenda.mark(aggregate)
 
     def release_idle(self) -> None:
-        """Nothing will come for them: others may have them."""
+        """Gives back all leases without work at once: no partition is left that could bring some."""
         for aggregate in list(self._idle):
             self._release(aggregate)
         self._idle.clear()
@@ -70,6 +74,7 @@ class Holdings:
             self._agenda.wake()
 
     def give_back_idle(self, now: float, *, active: bool) -> None:
+        """Gives back leases that had no work for too long; all of them, if we are not `active`."""
         while self._idle:
             aggregate, since = next(iter(self._idle.items()))
             if active and now - since < self._member.lease * IDLE and len(self._idle) <= MAX_IDLE:
@@ -78,6 +83,7 @@ class Holdings:
             self._release(aggregate)
 
     def renew(self, now: float) -> None:
+        """Adds to the next call the aggregates whose lease ends soon. `now` is on the monotonic clock."""
         if now < self._renew_at:
             return
         self._renew_at = now + self._member.lease / 10
@@ -89,7 +95,7 @@ class Holdings:
     # --- aggregates that cannot go on
 
     def block(self, aggregate: Aggregate, seconds: float) -> None:
-        """Its next message has failed for good: all that it has waits in the store, for `seconds`."""
+        """Its next message has used up its attempts: all its messages wait in the store, for `seconds` at least."""
         aggregate.rests_until = monotonic() + seconds
         aggregate.blocked = True
         aggregate.forget_taken()
@@ -97,15 +103,18 @@ class Holdings:
         self._gauge.blocked = len(self.blocked)
 
     def unblock(self, aggregate: Aggregate) -> None:
+        """Its next message was handled, or another process may try."""
         aggregate.blocked = False
         self.blocked.discard(aggregate)
         self._gauge.blocked = len(self.blocked)
 
     def full(self, aggregate: Aggregate) -> None:
+        """Its waiting room has no room. Only for an aggregate that is not `full` yet."""
         aggregate.full = True
         self._gauge.full += 1
 
     def not_full(self, aggregate: Aggregate) -> None:
+        """There is room again, or there may be."""
         if aggregate.full:
             aggregate.full = False
             self._gauge.full -= 1

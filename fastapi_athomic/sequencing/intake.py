@@ -1,6 +1,7 @@
-"""Messages that come from the partitions: each gets its place in its aggregate.
+"""Takes in messages from the partitions, and puts each one in its place in its aggregate.
 
-A message is decoded when it comes, to know where in its sequence it stands.
+A message is decoded here, long before its turn perhaps, because its aggregate key and sequence number are in its
+payload.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .serving import Serving
 
 
 class Intake:
-    """Sorts in what the session hands over, in turns with everybody else on the event loop."""
+    """Sorts in what the session hands over. It gives the event loop back in between, as handlers do."""
 
     def __init__(
         self,
@@ -50,11 +51,13 @@ class Intake:
         self._arrived = asyncio.Event()
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
+        """Messages of one partition, in offset order, to be sorted in soon."""
         self._agenda.batches += 1
         self._intake.append((partition, messages))
         self._arrived.set()
 
     async def run(self) -> None:
+        """Sorts in what was accepted. Runs until it is cancelled."""
         intake, share = self._intake, self._share
         while True:
             while intake:
@@ -88,4 +91,4 @@ class Intake:
         else:
             aggregate.items[number] = item
         if not aggregate.busy:
-            self._serving.look_at(aggregate)
+            self._serving.dispatch(aggregate)

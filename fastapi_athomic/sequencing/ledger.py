@@ -1,4 +1,8 @@
-"""The books of ordered consumption: what is handled, parked and claimed is written to the state store, many at once."""
+"""The conversation with the state store: sends what is handled, parked and claimed, and acts on the answers.
+
+The offset of a message that is handled or parked is concluded here, when the store has taken note of it (promises P1
+and P17).
+"""
 
 from __future__ import annotations
 
@@ -23,17 +27,17 @@ from .survey import Survey
 logger = logging.getLogger(__name__)
 
 CALL_AGGREGATES = 250
-"""So many at most in one call: it keeps the store, and our event loop, from everybody else for a few ms."""
+"""Most aggregates in one call. Such a call occupies the store and our event loop for a few milliseconds."""
 CALL_BYTES = 4_000_000
-"""Of messages to be parked in one call; the last one may exceed it."""
+"""Most bytes of parked messages in one call; the last aggregate may exceed it."""
 TICK_SECONDS = 0.1
-"""So often the books are looked through while aggregates are held: for leases, and for what others parked for us."""
+"""While we hold aggregates, we call this often at least: to renew leases, and to hear what others parked for us."""
 CERTAIN = 0.8
-"""Share of a lease in which we rely on it: clocks and the way to the store cost some."""
+"""We rely on a lease for this share of it. The rest is for clocks that differ, and the way to the store."""
 FULL_SECONDS = 1.0
-"""A message that found no room tries again after this time."""
+"""After this time an aggregate that is full or refused tries again."""
 FIRST_DELAY, MAX_DELAY = 0.05, 2.0
-"""Seconds between two calls while the store is away."""
+"""Seconds between two calls while the store does not answer. They double from the first to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +52,13 @@ class LedgerParts:
     assignment: Assignment
     agenda: Agenda
     holdings: Holdings
-    look_at: Callable[[Aggregate], None]  # after anything has happened to it: somebody goes on with it
-    found: Callable[[Aggregate, Waiting], None]  # this waits for it in the store
-    duplicate: Callable[[Aggregate, Item], None]  # its number is done, or another message with this number is there
+    dispatch: Callable[[Aggregate], None]  # something has happened to the aggregate: whoever is next goes on with it
+    found: Callable[[Aggregate, Waiting], None]  # these messages wait for the aggregate in the store
+    duplicate: Callable[[Aggregate, Item], None]  # its number is done, or a message with this number waits already
 
 
 class Ledger:
-    """The conversation of one member with the store."""
+    """One member's conversation with the store: one call at a time."""
 
     def __init__(self, parts: LedgerParts) -> None:
         self._store = parts.store
@@ -65,17 +69,17 @@ class Ledger:
         self._assignment = parts.assignment
         self._agenda = parts.agenda
         self._holdings = parts.holdings
-        self._look_at = parts.look_at
+        self._dispatch = parts.dispatch
         self._found = parts.found
         self._duplicate = parts.duplicate
         self._survey = Survey(parts.gauge, parts.holdings, parts.agenda, parts.on_gap)
         self._called_at = 0.0
         self._delay = FIRST_DELAY
 
-    # --- the conversation
+    # --- calls
 
     async def keep(self) -> None:
-        """Until it is cancelled."""
+        """Sends a call whenever one is due. Runs until it is cancelled."""
         seconds = self._survey.seconds
         while True:
             await self._agenda.wait(min(TICK_SECONDS, seconds) if self._holdings.aggregates else seconds)
@@ -95,32 +99,33 @@ class Ledger:
             self._agenda.wake()
             return
         if self._gauge.trouble is not None:
-            logger.info("%s: the state store answers again", self._member.group_id)
+            logger.info("group %s: the state store answers again", self._member.group_id)
             self._gauge.trouble = None
         self._delay = FIRST_DELAY
         self._called_at = began
         self._apply(asked, reply, began + self._member.lease * CERTAIN)
 
     def _excuse(self, error: StateStoreError, asked: PendingCall) -> None:
-        """Nothing is concluded; all of it is asked again, which changes nothing if it was done."""
+        """Nothing is concluded. The next call asks the same again; what the store has done already stays as it is."""
         if self._gauge.trouble is None:
-            logger.warning("%s: %s", self._member.group_id, error)
+            logger.warning("group %s: %s; nothing is committed until it answers", self._member.group_id, error)
         self._gauge.trouble = str(error)
         self._agenda.dirty.update(dict.fromkeys(asked.about()))
 
     def _look_around(self, now: float) -> None:
-        """Leases to renew, idle ones to give back, blocked ones to try again, rooms of others to look into."""
+        """Looks for what has become due by time: leases to renew or to give back, blocked aggregates to try again."""
         active = self._assignment.active()
         self._holdings.give_back_idle(now, active=active)
         for aggregate in list(self._holdings.blocked):
             if not active:
-                self._holdings.unblock(aggregate)  # whoever has the partitions may try
-                self._look_at(aggregate)
+                self._holdings.unblock(aggregate)  # whoever has the partitions now may try
+                self._dispatch(aggregate)
             elif aggregate.rests_until <= now and not aggregate.busy:
                 self._agenda.mark(aggregate)
         self._holdings.renew(now)
 
     def _gather(self) -> PendingCall | None:
+        """The next call, or None if there is nothing to ask."""
         now = monotonic()
         agenda = self._agenda
         agenda.stop_timer()
@@ -152,11 +157,12 @@ class Ledger:
         asked.write(aggregate, self._take(aggregate, now), release=release)
 
     def _take(self, aggregate: Aggregate, now: float) -> Take:
+        """Which of its waiting messages we want to read."""
         if aggregate.burials or aggregate.buried or aggregate.rests_until > now:
             return Take.NOTHING
         return Take.ANY if aggregate.overdue and self._on_gap == "dead_letter" else Take.NEXT
 
-    # --- the answers
+    # --- answers
 
     def _apply(self, asked: PendingCall, reply: Reply, valid_until: float) -> None:
         settled: set[PartitionState] = set()
@@ -173,7 +179,7 @@ class Ledger:
             if (found := self._holdings.aggregates.get(key)) is not None and found.token is not None:
                 self._found(found, waiting)
         for aggregate in asked.about():
-            self._look_at(aggregate)
+            self._dispatch(aggregate)
         for partition in settled:
             partition.settle()
         self._knocked(reply.knocked)
@@ -181,7 +187,7 @@ class Ledger:
             self._survey.note(reply.overview)
 
     def _acknowledge(self, written: Written, valid_until: float, settled: set[PartitionState]) -> None:
-        """The store knows: now the offsets may be committed."""
+        """The store has taken note: now the offsets may be committed."""
         aggregate, last, handled, buried, released = written
         if released:
             aggregate.give_up_lease()
@@ -195,7 +201,7 @@ class Ledger:
                 item.host.finished_running()
 
     def _lose(self, aggregate: Aggregate) -> None:
-        logger.info("%s: an aggregate was taken over by another member", self._member.group_id)
+        logger.info("group %s: another member has taken over an aggregate whose lease had ended", self._member.group_id)
         if aggregate.blocked:
             self._holdings.unblock(aggregate)
         for item in aggregate.lose():
@@ -238,13 +244,14 @@ class Ledger:
         asyncio.get_running_loop().call_later(FULL_SECONDS, self._try_again, aggregate)
 
     def _try_again(self, aggregate: Aggregate) -> None:
-        """There may be room now, or who had it may be gone."""
+        """There may be room now, or the member that had the aggregate may be gone."""
         self._holdings.not_full(aggregate)
         aggregate.refused = False
         if aggregate.key in self._holdings.aggregates:
-            self._look_at(aggregate)
+            self._dispatch(aggregate)
 
     def _knocked(self, keys: Iterable[bytes]) -> None:
+        """Another member has parked messages for these aggregates: they are ours, or nobody's."""
         for key in keys:
             self._agenda.mark(self._holdings.aggregate(key))
         if keys:
@@ -253,13 +260,17 @@ class Ledger:
     # --- the end
 
     async def close(self, seconds: float) -> None:
-        """Writes what is handled and gives all leases back, as far as that works within `seconds`."""
+        """Writes what is handled and gives all leases back, as far as it gets within `seconds`."""
         self._agenda.stop_timer()
         try:
             async with asyncio.timeout(seconds):
                 await self._give_back()
         except (StateStoreError, TimeoutError) as error:
-            logger.warning("%s: leases are left to end by themselves: %r", self._member.group_id, error)
+            logger.warning(
+                "group %s: leases could not be given back (%r): other members wait until they end",
+                self._member.group_id,
+                error,
+            )
 
     async def _give_back(self) -> None:
         held = [aggregate for aggregate in self._holdings.aggregates.values() if aggregate.token is not None]

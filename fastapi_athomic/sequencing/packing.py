@@ -1,4 +1,4 @@
-"""Raw messages as bytes: how they wait in a state store, and come back without a loss."""
+"""Raw messages as bytes, as they wait in a state store. Nothing is lost on the way there and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LENGTH = struct.Struct(">i")  # -1: null
 
 
 def pack(message: RawMessage) -> bytes:
-    """Topic, key, value, then name and value of each header, each with its length before it."""
+    """A head of fixed size; then topic, key, value, and name and value of each header, each after its length."""
     head = _HEAD.pack(VERSION, message.partition, message.offset, message.timestamp, len(message.headers))
     parts = [message.topic.encode(), message.key, message.value]
     for name, value in message.headers:
@@ -22,10 +22,10 @@ def pack(message: RawMessage) -> bytes:
 
 
 def unpack(packed: bytes) -> RawMessage:
-    """Raises `ValueError` for what another version has written."""
+    """The message that `pack` was given. Raises `ValueError` if another version of this format has written it."""
     version, partition, offset, timestamp, count = _HEAD.unpack_from(packed)
     if version != VERSION:
-        raise ValueError(f"a parked message has version {version}, known is {VERSION}")
+        raise ValueError(f"a parked message has format version {version}, this release reads version {VERSION}")
     parts = _parts(packed)
     topic, key, value = next(parts), next(parts), next(parts)
     headers = tuple(((next(parts) or b"").decode("utf-8", "surrogatepass"), next(parts)) for _ in range(count))

@@ -1,4 +1,4 @@
-"""Aggregates and workers: whose turn it is, and how long a worker stays with one."""
+"""Who acts next on an aggregate (a worker, the store or nobody), and what the workers do."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from .calls import Agenda
 from .holdings import Holdings
 
 Lane = Aggregate | Refusals
+"""What a worker serves. Nobody else works on it meanwhile: `busy` says so."""
 
 
 class Serving:
-    """Up to `concurrency` aggregates at once, one message at a time of each."""
+    """Serves up to `concurrency` aggregates at once, and one message at a time of each."""
 
     def __init__(
         self,
@@ -43,16 +44,17 @@ class Serving:
 
     # --- who is next
 
-    def look_at(self, aggregate: Aggregate) -> None:
-        """After anything has happened to it: who is next to have it, the strategy, the store or nobody?"""
-        if aggregate.busy or self._goes_on(aggregate):
+    def dispatch(self, aggregate: Aggregate) -> None:
+        """Called after anything has happened to an aggregate: passes it on to a worker, to the store, or to nobody."""
+        if aggregate.busy or self._to_worker(aggregate):
             return
         if aggregate.idle:
             self._holdings.rest(aggregate)
         elif self._needs_store(aggregate):
             self._agenda.mark(aggregate)
 
-    def _goes_on(self, aggregate: Aggregate) -> bool:
+    def _to_worker(self, aggregate: Aggregate) -> bool:
+        """False if it has no work that may start now."""
         now = monotonic()
         if self._assignment.closed or not aggregate.held(now):
             return False
@@ -72,6 +74,7 @@ class Serving:
         return item.partition.open if item.partition is not None else self._assignment.host() is not None
 
     def _needs_store(self, aggregate: Aggregate) -> bool:
+        """It has something to claim, to write, to park or to renew."""
         if aggregate.token is None and not aggregate.refused:
             return self._assignment.active()
         if aggregate.unwritten or aggregate.buried:
@@ -81,12 +84,13 @@ class Serving:
         return aggregate.token is not None and not aggregate.held(monotonic()) and self._assignment.active()
 
     def refuse(self, refusals: Refusals, failure: FailureContext) -> None:
-        """The message has no place in any sequence."""
+        """The message of this failure has no place in any sequence: it goes to the DLQ."""
         refusals.letters.append(failure)
         self._counters.failed += 1
         self.enqueue_refusals(refusals)
 
     def enqueue_refusals(self, refusals: Refusals) -> None:
+        """Passes them to a worker, if there are any and their partition is open."""
         if refusals.letters and not refusals.busy and refusals.partition.open:
             refusals.busy = True
             self._enqueue(refusals)
@@ -116,7 +120,7 @@ class Serving:
             else:
                 await self._serve_aggregate(worker, lane)
         except asyncio.CancelledError:
-            self._agenda.lanes += 1  # it is put back, unless all ends
+            self._agenda.lanes += 1  # the pool puts it back, unless it is closing
             raise
         finally:
             worker.started_at = None
@@ -124,7 +128,7 @@ class Serving:
             self._agenda.hurry()
 
     async def _serve_aggregate(self, worker: Worker, aggregate: Aggregate) -> None:
-        """Handles what comes next until something is missing, or it has to wait, or others want the worker."""
+        """Handles the next message, and the next, until one is missing or has to wait, or others want the worker."""
         share, pool = self._share, self.pool
         now = monotonic()
         turn_ends = now + LANE_TURN
@@ -147,4 +151,4 @@ class Serving:
 
     def _leave(self, aggregate: Aggregate) -> None:
         aggregate.busy = False
-        self.look_at(aggregate)
+        self.dispatch(aggregate)

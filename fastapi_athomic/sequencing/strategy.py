@@ -1,9 +1,10 @@
 """Ordered consumption: each aggregate's messages in the order of their sequence numbers, each once.
 
-A message is decoded when it comes, to know where in its sequence it stands. The next in line is handled; what came
-early is put into the waiting room of the state store, and its offset may be committed then; what is late or double is
-skipped. An offset is concluded only after the store has taken note (promises P1 and P17). The conversation with the
-store is the `Ledger`'s business.
+This is what a session sees: the strategy that `ordered_consumer` stands for. A message takes this way: `Intake` decodes
+it and puts it in its place in its aggregate. If it is next, `Serving` passes it to a worker and `Attempts` calls the
+handler. If it is early, the `Ledger` parks it in the waiting room of the state store, and `WaitingRoom` takes it back
+when its turn comes. If it is late or there twice, `Duplicates` skips it. Its offset is concluded when the store has
+taken note (promises P1 and P17).
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from .waiting_room import WaitingRoom
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderedParts:
-    """What ordered consumption needs beside what every strategy has."""
+    """What ordered consumption is built from, beside what every strategy is built from."""
 
     sequencing: Sequencing
     retry: RetryPolicy
     store: StateStore
     member: Member
     gauge: SequenceGauge
-    linger: float  # seconds that what is handled may wait for company on its way to the store
+    linger: float  # seconds; a message that is handled waits this long at most until the store is told
 
 
 class OrderedStrategy:
-    """Up to `concurrency` aggregates at once, one message at a time of each."""
+    """A `ConsumptionStrategy`: up to `concurrency` aggregates at once, and one message at a time of each."""
 
     def __init__(
         self, processor: OrderedMessageProcessor, ordered: OrderedParts, **parts: Unpack[StrategyParts]
@@ -84,7 +85,7 @@ class OrderedStrategy:
                 assignment=assignment,
                 agenda=agenda,
                 holdings=holdings,
-                look_at=serving.look_at,
+                dispatch=serving.dispatch,
                 found=WaitingRoom(processor, sequencing, agenda, counters, parts["name"]).found,
                 duplicate=duplicates.add,
             )
@@ -99,7 +100,7 @@ class OrderedStrategy:
     def reopen(self, partition: PartitionState) -> None:
         self._know(partition)
         for aggregate in list(self._holdings.aggregates.values()):
-            self._serving.look_at(aggregate)
+            self._serving.dispatch(aggregate)
         self._serving.enqueue_refusals(self._assignment.refusals[partition])
 
     def release(self, partition: PartitionState) -> None:
@@ -107,7 +108,7 @@ class OrderedStrategy:
             return
         for aggregate in list(self._holdings.aggregates.values()):
             if aggregate.drop(partition):
-                self._serving.look_at(aggregate)
+                self._serving.dispatch(aggregate)
         if not self._assignment.active():
             self._holdings.release_idle()
 
@@ -128,6 +129,7 @@ class OrderedStrategy:
         await self._ledger.close(grace)
 
     def _know(self, partition: PartitionState) -> None:
+        """The partition is ours. The first one starts the tasks."""
         self._assignment.add(partition)
         if not self._tasks and not self._assignment.closed:
             self._start(self._intake.run(), "intake")

@@ -1,4 +1,8 @@
-"""The look into all waiting rooms of the group, once in a while."""
+"""Looks through the waiting rooms of the whole group once in a while.
+
+That finds what nobody would hear of otherwise: messages whose turn has come, but whose process is gone, and gaps that
+stay open. Status and health show the numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,13 @@ from .calls import Agenda
 from .holdings import Holdings
 
 SCAN_SECONDS = 1.0
+"""Between two looks, at most: a quarter of `gap_timeout` where that is less."""
 SCAN_LIMIT = 100
+"""Aggregates of each kind in one look. The next look goes on after them."""
 
 
 class Survey:
-    """Finds aggregates that somebody should look after, a page at a time."""
+    """Asks the store for aggregates that somebody should look after, one page at a time."""
 
     def __init__(self, gauge: SequenceGauge, holdings: Holdings, agenda: Agenda, on_gap: OnGap) -> None:
         self._gauge = gauge
@@ -27,13 +33,16 @@ class Survey:
         self._scan_start = 0
 
     def due(self, now: float) -> bool:
+        """It is time for another look. `now` is on the monotonic clock."""
         return now >= self._scan_at
 
     def scan(self, now: float) -> Scan:
+        """What to ask the store for now."""
         self._scan_at = now + self.seconds
         return Scan(self._gauge.gap_timeout, SCAN_LIMIT, self._scan_start)
 
     def note(self, overview: Overview) -> None:
+        """Takes the answer: numbers go to the gauge, aggregates to the next call."""
         gauge = self._gauge
         gauge.waiting, gauge.parked = overview.waiting, overview.parked
         gauge.overdue, gauge.oldest_gap = overview.overdue_count, overview.oldest_gap

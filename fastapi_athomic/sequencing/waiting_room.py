@@ -1,4 +1,4 @@
-"""What waits in the store: messages whose turn comes, and gaps before them."""
+"""Takes back what waits in the store: messages whose turn has come. Decides what happens when one is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class WaitingRoom:
-    """Takes from the store what comes next, and decides about gaps."""
+    """Reads what the store found in an aggregate's waiting room."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class WaitingRoom:
         self._name = name
 
     def found(self, aggregate: Aggregate, waiting: Waiting) -> None:
+        """The store has answered what waits for this aggregate, which is ours."""
         self._judge_gap(aggregate, waiting)
         if aggregate.burials:
             return
@@ -50,9 +51,10 @@ class WaitingRoom:
         aggregate.known = known
 
     def _take(self, aggregate: Aggregate, number: int, message: RawMessage) -> None:
+        """Its turn comes. It could be decoded when it was parked, but perhaps by another release of the app."""
         try:
             value = self._processor.decode(message)
-        except BaseException as error:  # it could be decoded when it was parked
+        except BaseException as error:
             if is_interrupt(error):
                 raise
             failure = self._processor.refusal(message, error)
@@ -61,7 +63,7 @@ class WaitingRoom:
         aggregate.items[number] = Item(number, message, value, None)
 
     def _judge_gap(self, aggregate: Aggregate, waiting: Waiting) -> None:
-        """A number is missing for too long."""
+        """Does what `on_gap` says, if a number before the waiting messages has been missing for too long."""
         if not aggregate.overdue or aggregate.busy or aggregate.unwritten or aggregate.next_item() is not None:
             return
         missing = waiting.lowest > aggregate.last + 1
@@ -76,12 +78,16 @@ class WaitingRoom:
                 failure = self._processor.refusal(unpack(packed), SequenceGapError(), Stage.HANDLER)
                 aggregate.burials.append(Burial(number, failure, for_gap=True))
         else:
-            self._agenda.mark(aggregate)  # it was claimed: what waits is still to be read
+            self._agenda.mark(aggregate)  # the answer to a claim has no messages behind a gap: ask for them
 
     def _give_up(self, aggregate: Aggregate, lowest: int) -> None:
-        """Goes on with the lowest that waits; what is missing before it is late from now on."""
+        """Goes on with the lowest number that waits. The missing ones before it count as late from now on."""
         given_up = lowest - 1 - aggregate.last
         self._counters.given_up += given_up
         aggregate.last = lowest - 1
-        logger.warning("%s: %d sequence numbers of an aggregate are given up", self._name, given_up)
+        logger.warning(
+            "%s: %d sequence numbers of an aggregate were missing for longer than gap_timeout, and are given up",
+            self._name,
+            given_up,
+        )
         self._agenda.mark(aggregate)
