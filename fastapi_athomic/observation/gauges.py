@@ -1,4 +1,4 @@
-"""What is known of the sequences of one ordered consumer."""
+"""Numbers about the aggregates of one ordered consumer, for its status and its health."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from .status import OrderedStatus
 
 @dataclass(slots=True, kw_only=True)
 class SequenceGauge:
-    """Written by the strategy of an ordered consumer, read by its status and its health."""
+    """Written by `sequencing`, read by the consumer's status and health.
+
+    The first four numbers are of the whole group, as the state store last told them.
+    """
 
     gap_timeout: float  # seconds
-    waiting: int = 0  # aggregates of the group with something in their waiting room
-    parked: int = 0  # messages in all waiting rooms of the group
+    waiting: int = 0  # aggregates with messages in their waiting room
+    parked: int = 0  # messages in all waiting rooms
     overdue: int = 0  # aggregates for which a number has been missing for longer than `gap_timeout`
-    oldest_gap: float = 0.0  # seconds
-    blocked: int = 0  # aggregates of this process whose next message failed
-    full: int = 0  # aggregates of this process whose messages found no room
-    trouble: str | None = None  # why the state store does not answer
+    oldest_gap: float = 0.0  # seconds since its number is missing
+    blocked: int = 0  # aggregates of this process whose next message has used up its attempts
+    full: int = 0  # aggregates of this process whose waiting room has no room for their messages
+    trouble: str | None = None  # why the state store does not answer; None: it does
 
     def reasons(self) -> list[str]:
-        """What somebody should look at. Aggregates are payload: they are counted, not named."""
+        """Why the consumer is degraded. Aggregate keys are payload, so aggregates are counted and not named."""
         found = []
         if self.trouble is not None:
             found.append(self.trouble)
@@ -34,6 +37,7 @@ class SequenceGauge:
         return found
 
     def status(self) -> OrderedStatus:
+        """What the consumer's status shows of it."""
         return OrderedStatus(
             aggregates_waiting=self.waiting,
             parked=self.parked,

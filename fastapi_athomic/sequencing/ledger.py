@@ -251,7 +251,7 @@ class Ledger:
             self._dispatch(aggregate)
 
     def _knocked(self, keys: Iterable[bytes]) -> None:
-        """Another member has parked messages for these aggregates: they are ours, or nobody's."""
+        """Messages were parked for these aggregates, which we hold or nobody holds: look after them at once."""
         for key in keys:
             self._agenda.mark(self._holdings.aggregate(key))
         if keys:

@@ -1,8 +1,8 @@
-"""The protocol every state store keeps.
+"""The protocol of state stores.
 
-Of each aggregate of a group a store knows the last sequence number that is done, who may work on it (a lease), and
-its waiting room: messages that came before their turn. One call does everything for many aggregates, and does it at
-once: nobody sees a half of it, and no two calls of a group mix.
+For each aggregate of a consumer group a store knows three things: the last sequence number that is done, the member
+that may work on the aggregate (a lease), and the messages that came before their turn (its waiting room). One call
+covers many aggregates. It is atomic: nobody sees half of it, and the calls of a group do not mix.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 GREATEST = 2**53 - 1
-"""Sequence numbers beyond it (or below its negative) cannot be told apart by a store: Redis counts in doubles."""
+"""The greatest sequence number, and its negative the least: Redis counts in doubles, which are exact up to here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One consumer that works on the aggregates of its group."""
+    """One consumer of a group, which works on some of the group's aggregates."""
 
     group_id: str
-    name: str  # of this member; never used twice
-    lease: float  # seconds for which an aggregate is its own, counted anew with each write
-    before_first: int = 0  # the last sequence done of an aggregate that nobody knows
+    name: str  # unique; a member that starts again takes a new one
+    lease: float  # seconds; each write starts the lease of its aggregate anew
+    before_first: int = 0  # the last number done of an aggregate that the store does not know yet
     room_per_aggregate: int = 1_000  # messages
     room_per_group: int = 100_000  # messages
 
 
 class Take(StrEnum):
-    """What a write wants to know of the waiting room."""
+    """Which waiting messages a write wants to read."""
 
     NOTHING = "n"
-    NEXT = "x"  # what follows the last one done without a gap
-    ANY = "a"  # the lowest, whatever is missing before
+    NEXT = "x"  # those that follow the last number done, up to the first gap
+    ANY = "a"  # the lowest, even behind a gap
 
 
 class Write(NamedTuple):
-    """For who holds the lease of the token: renews it, or gives it back. With another token it changes nothing."""
+    """From the holder of a lease: renews it, or gives it back. Nothing changes unless the token is the lease's."""
 
     key: bytes
     token: int
-    last: int | None = None  # the last sequence done, if it has grown; what waited up to it is removed
-    known: int = -GREATEST  # what waits up to this number is known already
+    last: int | None = None  # the last number done, if it is greater now; messages that wait up to it are removed
+    known: int = -GREATEST  # the member has read already what waits up to this number
     take: Take = Take.NEXT
     release: bool = False
 
 
 class Drop(NamedTuple):
-    """Removes one message from the waiting room; only together with a write of the aggregate that counts."""
+    """Removes one message from the waiting room, if the same call has a write for the aggregate and it is accepted."""
 
     key: bytes
     sequence: int
 
 
 class Park(NamedTuple):
-    """Puts a message into the waiting room; no lease is needed. Who holds it is told."""
+    """Puts a message into the waiting room. Needs no lease; the member that holds the aggregate is told."""
 
     key: bytes
     sequence: int
@@ -63,45 +63,45 @@ class Park(NamedTuple):
 
 
 class Parked(StrEnum):
-    """What became of a message for the waiting room."""
+    """What became of a message that was to be parked."""
 
     PARKED = "p"
-    DOUBLE = "d"  # one with this number waits already
-    LATE = "l"  # this number is done
-    FULL = "f"
+    DOUBLE = "d"  # a message with this number waits already
+    LATE = "l"  # its number is done
+    FULL = "f"  # there is no room for it
 
 
 class Claim(NamedTuple):
-    """An aggregate is ours until the lease ends; every write and every new claim has a greater token."""
+    """A lease that was granted. Each new claim gets a greater token."""
 
     token: int
-    last: int
+    last: int  # the last number done
 
 
 class Waiting(NamedTuple):
-    """What waits for one aggregate. `messages` are pairs of sequence number and message, in order, not all of them."""
+    """What waits for one aggregate. `messages`: number and message of those that were asked for, in order."""
 
-    lowest: int
-    seconds: float  # since when the lowest is the next to come, or since when something is missing before it
+    lowest: int  # number of all that wait
+    seconds: float  # for so long the lowest has been next, or something has been missing before it
     messages: Sequence[tuple[int, bytes]]
 
 
 class Scan(NamedTuple):
-    """Asks for aggregates that somebody should look after: those whose next message waits, and old gaps."""
+    """Asks for aggregates that need somebody: those whose next message waits, and those with an old gap."""
 
     gap_timeout: float  # seconds
     limit: int  # of each kind
-    start: int = 0  # so many of each kind are passed over
+    start: int = 0  # this many of each kind are skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Of a whole group. Aggregates that another member holds are not among `ready` and `overdue`."""
+    """State of a whole group. `ready` and `overdue` leave out aggregates that another member holds."""
 
-    ready: Sequence[bytes]
-    overdue: Sequence[bytes]  # a number has been missing for longer than the timeout
+    ready: Sequence[bytes]  # their next message waits
+    overdue: Sequence[bytes]  # a number has been missing for longer than `gap_timeout`
     gaps: int  # aggregates that wait for a missing number
-    overdue_count: int
+    overdue_count: int  # of all aggregates, whoever holds them
     parked: int  # messages
     oldest_gap: float  # seconds; 0: there is none
     waiting: int  # aggregates with something in their waiting room
@@ -109,7 +109,7 @@ class Overview:
 
 @dataclass(slots=True)
 class Call:
-    """What is asked of a store at once, in this order."""
+    """What a store is asked to do in one step, in this order."""
 
     writes: list[Write] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
@@ -120,32 +120,32 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The answers, each in the order of its questions."""
+    """The answers, in the order of what was asked."""
 
     written: Sequence[bool]  # False: the lease is lost
     parked: Sequence[Parked]
     claimed: Sequence[Claim | None]  # None: another member has it
-    waiting: Mapping[bytes, Waiting]  # of the aggregates written or claimed that have something waiting, as was asked
-    knocked: Sequence[bytes]  # aggregates of ours, or of nobody, for which somebody else parked a message
+    waiting: Mapping[bytes, Waiting]  # by key: written or claimed aggregates for which something waits
+    knocked: Sequence[bytes]  # ours, for which another member parked; or nobody's, whose next message waits now
     overview: Overview | None
 
 
 TAKEN_AT_ONCE = 100
-"""Messages of one aggregate in one reply."""
+"""Most messages of one aggregate in one reply."""
 
 
 class StateStore(Protocol):
-    """One store as one app sees it."""
+    """A state store, used by one app."""
 
     async def call(self, member: Member, call: Call) -> Reply:
-        """All of the call, or nothing.
+        """Does all of the call, or nothing.
 
-        It may be asked again after an error: what was done already changes nothing then.
+        The same call may be made again after an error: what has been done already changes nothing.
 
         Raises:
-            StateStoreError: it cannot be reached, or refuses. It may have done what was asked all the same.
+            StateStoreError: it cannot be reached, or refuses. It may have done the call nevertheless.
         """
         ...
 
     async def close(self) -> None:
-        """Ends its connections. It can be used again."""
+        """Closes its connections. The next call opens them again."""

@@ -1,4 +1,4 @@
-"""The state store in the memory of the process: for `memory://`, and for tests. It means what Redis means."""
+"""The state store in the process's memory, for `memory://` and for tests. It behaves as the one in Redis does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _shared_lock = threading.Lock()
 
 
 def store_named(name: str) -> MemoryStateStore:
-    """The store of all apps that share the broker `memory://name`; a new one where the name is empty."""
+    """The store shared by all apps whose broker is `memory://name`; a new store if the name is empty."""
     if not name:
         return MemoryStateStore()
     with _shared_lock:
@@ -33,39 +33,39 @@ class _Lease:
 
 
 class _Group:
-    """Everything about one group. Times are those of the store's clock."""
+    """All that is known of one consumer group. Times are those of the store's clock."""
 
     def __init__(self) -> None:
         self.last: dict[bytes, int] = {}
         self.leases: dict[bytes, _Lease] = {}
         self.rooms: dict[bytes, dict[int, bytes]] = {}
-        self.gaps: dict[bytes, float] = {}  # something is missing before the lowest that waits, since
-        self.ready: dict[bytes, float] = {}  # the next to come waits, since
-        self.knocks: dict[str, set[bytes]] = {}
-        self.parked = 0
-        self.token = 0
+        self.gaps: dict[bytes, float] = {}  # since when a number before the lowest waiting one is missing
+        self.ready: dict[bytes, float] = {}  # since when the next message waits
+        self.knocks: dict[str, set[bytes]] = {}  # by member: its aggregates for which others parked a message
+        self.parked = 0  # messages in all rooms
+        self.token = 0  # the greatest fencing token
 
 
 class MemoryStateStore:
-    """See `StateStore`. `clock` gives seconds, for leases and the age of gaps."""
+    """A `StateStore`. `clock` gives seconds, for leases and for the age of gaps."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._groups: dict[str, _Group] = {}
-        self._lock = threading.Lock()  # apps that share a store may live in different threads
+        self._lock = threading.Lock()  # apps that share a store may run in different threads
 
     async def call(self, member: Member, call: Call) -> Reply:
-        await asyncio.sleep(0)  # as over a network, others get a turn
+        await asyncio.sleep(0)  # other tasks get a turn, as they do while a network answers
         with self._lock:
             group = self._groups.setdefault(member.group_id, _Group())
             return _Turn(group, member, self._clock()).answer(call)
 
     async def close(self) -> None:
-        """It stays as it is: what is known outlives a run of the app."""
+        """Keeps everything: what is known outlives one run of the app."""
 
 
 class _Turn:
-    """One call."""
+    """One call of one member on the state of its group."""
 
     def __init__(self, group: _Group, member: Member, now: float) -> None:
         self._group, self._member, self._now = group, member, now
@@ -152,7 +152,7 @@ class _Turn:
         return Claim(self._group.token, self._last(key))
 
     def _note_room(self, key: bytes) -> None:
-        """Whether the lowest that waits is the next to come."""
+        """The room has changed: notes whether its lowest message is the next one, or a number before it is missing."""
         group, room = self._group, self._group.rooms.get(key)
         if not room:
             for table in (group.rooms, group.gaps, group.ready):

@@ -1,8 +1,8 @@
-"""The state store in Redis, for any number of processes. Needs the extra `redis`; imported when it is used.
+"""The state store in Redis, for any number of processes. Needs the extra `redis`, and is imported only when it is used.
 
-Each call is one Lua script, so it is one round trip, and nothing comes between its parts. All keys begin with
-`{prefix}:{{group_id}}:`. Redis Cluster is not supported: a script there must name each key it uses beforehand.
-Leases end by the server's clock.
+Each call is one run of a Lua script (state.lua): one round trip, and atomic. All keys begin with
+`{prefix}:{{group_id}}:`. Redis Cluster is not supported: a script there must name all its keys beforehand. Leases end
+by the server's clock.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PARKED = {ord(parked): parked for parked in Parked}
 
 
 class RedisStateStore:
-    """See `StateStore`. `clock` gives seconds; None: the server's clock."""
+    """A `StateStore`. `clock` gives seconds, for tests; None: the server's clock."""
 
     def __init__(
         self,
         url: str,
         *,
         prefix: str = "athomic",
-        timeout: float = 5.0,  # seconds one call may take
+        timeout: float = 5.0,  # seconds that one call may take
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._url = url
@@ -41,7 +41,7 @@ class RedisStateStore:
         self._timeout = timeout
         self._clock = clock
         self._client: Redis | None = None
-        self._script = b""  # its hash, once it is loaded
+        self._script = b""  # its SHA-1, once the server has it
 
     async def call(self, member: Member, call: Call) -> Reply:
         arguments = self._arguments(member, call)
@@ -55,17 +55,17 @@ class RedisStateStore:
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with suppress(RedisError, OSError):  # it may be gone already
+            with suppress(RedisError, OSError):  # the connection may be gone already
                 await client.aclose()
 
     def _connected(self) -> Redis:
-        """Connections belong to an event loop: they are made by the first call after `close`."""
+        """The client. The first call after `close` makes it, because connections belong to one event loop."""
         if self._client is None:
             self._client = Redis.from_url(
                 self._url,
                 socket_timeout=self._timeout,
                 socket_connect_timeout=self._timeout,
-                retry=Retry(NoBackoff(), 0),  # whoever calls tries again, and says so in health
+                retry=Retry(NoBackoff(), 0),  # the ledger tries again, and health shows it
             )
         return self._client
 
@@ -75,7 +75,7 @@ class RedisStateStore:
             self._script = await client.script_load(SCRIPT)
         try:
             return await client.evalsha(self._script, 1, base, *arguments)
-        except NoScriptError:  # the server has been restarted, or told to forget
+        except NoScriptError:  # the server has restarted, or its scripts were flushed
             self._script = await client.script_load(SCRIPT)
             return await client.evalsha(self._script, 1, base, *arguments)
 
@@ -130,7 +130,7 @@ def _claims(text: bytes) -> Iterator[Claim | None]:
 
 
 def _parked_message(member: bytes) -> tuple[int, bytes]:
-    """The number stands before the message, so that equal messages with different numbers are two."""
+    """The number stands before the message, because a set would take equal messages with different numbers for one."""
     sequence, _, message = member.partition(b":")
     return int(sequence), message
 

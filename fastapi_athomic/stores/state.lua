@@ -1,13 +1,16 @@
--- One call of a state store, all of it at once: see `StateStore` in base.py, and memory.py for the same in Python.
+-- One call of the state store, as one atomic step. base.py has the protocol, memory.py does the same in Python.
 --
--- KEYS[1] is the group's prefix. Behind it:
---   last   hash: aggregate to the last sequence number done          token  the greatest fencing token
---   lease  hash: aggregate to "token ends_at owner"                  parked how many messages wait in all rooms
---   size   hash: aggregate to the number of messages that wait
---   room:  and the aggregate: sorted set of messages by sequence number, each "sequence:message"
---   gaps, ready: sorted sets of aggregates by since when they wait for a missing number, or can go on
---   knock: and a member: set of its aggregates for which others have parked something; expires
--- Times are milliseconds.
+-- KEYS[1] is the prefix of all keys of the consumer group:
+--   last     hash: aggregate to the last sequence number that is done
+--   token    string: the greatest fencing token
+--   lease    hash: aggregate to "token ends_at owner"
+--   parked   string: how many messages wait in all waiting rooms
+--   size     hash: aggregate to how many messages wait for it
+--   room:A   sorted set: the waiting messages of aggregate A by sequence number, each as "sequence:message"
+--   gaps     sorted set: aggregates whose lowest waiting message is not the next one, by the time since it is so
+--   ready    sorted set: aggregates whose next message waits, by the time since it waits
+--   knock:M  set: aggregates of member M for which other members have parked messages; expires
+-- All times are milliseconds. `_arguments` in redis.py lists the arguments.
 
 local base, owner = KEYS[1], ARGV[1]
 local lease_ms, now = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -27,11 +30,12 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Lua would write a great number as 1e+15.
 local function whole(number)
   return string.format('%.0f', number)
 end
 
--- What is known of the aggregates of this call.
+-- Read what is known of the aggregates of this call: one HMGET for each hash, not one HGET for each aggregate.
 
 local keys, last, token_of, ends_at, owner_of, size = {}, {}, {}, {}, {}, {}
 
@@ -81,6 +85,7 @@ local function remove(key, low, high)
   end
 end
 
+-- The member that holds the aggregate, or nil if nobody does or its lease has ended.
 local function holder(key)
   if ends_at[key] and ends_at[key] > now then return owner_of[key] end
   return nil
@@ -94,7 +99,8 @@ local function set_lease(key, token)
   new_leases[#new_leases + 1] = token .. ' ' .. whole(ends_at[key]) .. ' ' .. owner
 end
 
--- Writes: they count under the lease only. After a loss of data a token may come twice, so the owner counts too.
+-- Writes count only under the lease. The owner is compared as well as the token: a Redis that has lost data may give the
+-- same token twice.
 
 local written, counting = {}, {}
 for i = 0, writes - 1 do
@@ -126,7 +132,7 @@ for i = 0, drops - 1 do
   if counting[key] then remove(key, sequence, sequence) end
 end
 
--- Parks: whoever holds the aggregate is told.
+-- Parks: put messages into waiting rooms, and tell the member that holds the aggregate.
 
 local became, knocks = {}, {}
 for i = 0, parks - 1 do
@@ -152,7 +158,7 @@ for i = 0, parks - 1 do
 end
 for who in pairs(knocks) do redis.call('PEXPIRE', base .. 'knock:' .. who, KNOCK_MS) end
 
--- Claims: what nobody holds, or we ourselves.
+-- Claims: granted if nobody else holds the aggregate.
 
 local claimed, granted = {}, {}
 if claims > 0 then
@@ -172,7 +178,8 @@ if claims > 0 then
   redis.call('SET', base .. 'token', whole(token))
 end
 
--- Rooms that have changed: is the next to come among what waits?
+-- For each waiting room that has changed: is its lowest message the next one (ready), or is one missing before it (gap)?
+-- Progress makes a gap new.
 
 local free = {}
 for _, key in ipairs(changed_keys) do
@@ -194,7 +201,8 @@ for _, key in ipairs(changed_keys) do
   end
 end
 
--- What waits, as was asked.
+-- Read waiting messages, as the writes and claims ask for. take is "a" (from the lowest), "x" (the next ones without a
+-- gap) or "n" (none).
 
 local waiting = {}
 local function look(key, take, known)
@@ -221,7 +229,7 @@ for i = 0, writes - 1 do
 end
 for _, key in ipairs(granted) do look(key, 'x', last[key]) end
 
--- Remember.
+-- Write what has changed, in chunks: unpack() takes only some thousand values.
 
 local function in_chunks(command, name, values)
   for from = 1, #values, CHUNK do
@@ -248,6 +256,8 @@ if parked ~= parked_before then redis.call('SET', base .. 'parked', whole(parked
 local knocked = redis.call('SMEMBERS', base .. 'knock:' .. owner)
 if #knocked > 0 then redis.call('DEL', base .. 'knock:' .. owner) end
 for _, key in ipairs(free) do knocked[#knocked + 1] = key end
+
+-- The overview of the group, if a scan is asked for.
 
 local overview = {}
 if scan_limit > 0 then
