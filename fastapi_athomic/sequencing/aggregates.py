@@ -47,13 +47,13 @@ class Aggregate:
 
     The lease is in one of five states, which follow from `token`, `valid_until`, `releasing` and `refused`:
 
-    | state     | fields                     | meaning                       | ends with                              |
-    |-----------|----------------------------|-------------------------------|----------------------------------------|
-    | unclaimed | no token, not `refused`    | the next call claims it       | the store's answer: held or refused    |
-    | refused   | no token, `refused`        | another member has it: park   | nothing left to park, or another try   |
-    | held      | token, now < `valid_until` | messages may be handled       | time, `releasing`, or a rejected write |
-    | in doubt  | token, now >= it           | no message starts             | a write: held again, or unclaimed      |
-    | releasing | token, `releasing`         | it goes back, nothing starts  | the write: unclaimed; or new work      |
+    | state     | fields                      | meaning                      | ends with                              |
+    |-----------|-----------------------------|------------------------------|----------------------------------------|
+    | unclaimed | no token, not `refused`     | the next call claims it      | the store's answer: held or refused    |
+    | refused   | no token, `refused`         | another member has it: park  | nothing left to park, or another try   |
+    | held      | token, now < `valid_until`  | messages may be handled      | time, `releasing`, or a rejected write |
+    | in doubt  | token, now >= `valid_until` | no message starts            | a write: held again, or unclaimed      |
+    | releasing | token, `releasing`          | no message starts            | a write: unclaimed; or new work: held  |
 
     An aggregate that has nothing to do and no token is forgotten. Beside the lease there are three independent
     hindrances: `blocked`, `full` and `overdue`.

@@ -23,9 +23,10 @@ class Agenda:
         self.lanes = 0  # with a worker, or waiting for one; counted by `Serving`
         self.batches = 0  # of messages not yet sorted in; counted by `Intake`
         self.dirty: dict[Aggregate, None] = {}
-        """Aggregates that take part in the next call, in this order. The ledger takes them out.
+        """Aggregates that take part in the next call, in this order.
 
-        Use `mark` to put one in. Who puts one in directly (the ledger, `Holdings.renew`) sends the call itself.
+        `mark` puts one in. The ledger takes them out, and `Holdings` those that it forgets. The ledger and
+        `Holdings.renew` also put some in directly, when no timer is needed because a call is about to leave.
         """
         self._woken = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
