@@ -32,7 +32,7 @@ from .exceptions import ConfigurationError, TopicNotFoundError
 from .failures.dlq import DLQHandler
 from .failures.left_behind import LeftBehind
 from .failures.own_topics import OwnTopics
-from .failures.redelivery import ReturnTopics
+from .failures.return_topics import ReturnTopics
 from .failures.topic_watch import TopicWatch
 from .handling.injection import HandlerPlan, Provider, compile_handler
 from .handling.processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor

@@ -35,7 +35,8 @@ from ..observation.counters import Counters
 from ..settings import AthomicSettings
 from ..transports.base import Transport
 from .dlq import DLQHandler
-from .letters import DeadLetter, SentBack, Settled, is_marker, is_original, marker, read_letter, redriven
+from .letters import DeadLetter, SentBack, is_original, read_letter, redriven
+from .markers import Settled, is_marker, marker
 from .own_topics import templates_of
 
 CHUNK = 100

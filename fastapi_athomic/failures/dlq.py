@@ -28,10 +28,11 @@ from ..outcomes import FailureContext, Stage
 from ..retry import RetryDecision, RetryPolicy
 from ..settings import AthomicSettings
 from ..transports.base import Transport
-from .letters import Draft
+from .letter_headers import DUE, STAGE, WRITTEN_TO
 from .own_topics import SHORTEST_FIT
-from .redelivery import DUE, STAGE, WRITTEN_TO, ReturnTopics
+from .return_topics import ReturnTopics
 from .topic_watch import TopicWatch, missing
+from .writing import Draft
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from time import monotonic
 
 from ..exceptions import TopicNotFoundError, TransportError
 from ..transports.base import Transport, TransportConsumer
-from .redelivery import ReturnTopics
+from .return_topics import ReturnTopics
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from fastapi_athomic import (
     TransportError,
     subscribe_to,
 )
-from fastapi_athomic.failures.letters import decode_offsets, encode_offsets
+from fastapi_athomic.failures.markers import decode_offsets, encode_offsets
 from tests.support.apps import Record, new_app, running
 
 from .brokers import Broker

@@ -21,7 +21,7 @@ SHORT = 5.0
 """Seconds; what is no longer is crossed by any test that uses it."""
 TIMES = {"age", "after", "backoff", "delay", "interval", "lease", "pause", "seconds", "ttl", "timeout", "wait"}
 """Words that make the name of a number one of a time."""
-NO_TIMERS = {"failures.redelivery.CLOCKS_APART"}
+NO_TIMERS = {"failures.return_topics.CLOCKS_APART"}
 """Durations that nobody waits for."""
 WAITING = {"call_later", "join", "result", "sleep", "timeout", "wait", "wait_for"}
 """Functions whose arguments are times, perhaps among other things."""

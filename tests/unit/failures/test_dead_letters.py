@@ -20,7 +20,8 @@ from fastapi_athomic import (
     subscribe_to,
 )
 from fastapi_athomic.failures.dead_letters import GONE, NOT_FOLLOWED, TOO_LARGE
-from fastapi_athomic.failures.letters import OMITTED, encode_offsets
+from fastapi_athomic.failures.letter_headers import OMITTED
+from fastapi_athomic.failures.markers import encode_offsets
 from fastapi_athomic.messages import Headers, OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.memory.broker import MemoryBroker

@@ -17,16 +17,13 @@ from typing import NamedTuple
 from ..decorators import Subscription
 from ..messages import MessageHeaders, Origin, RawMessage
 from ..settings import AthomicSettings
+from .letter_headers import DUE, PREFIX, WRITTEN_TO
 from .own_topics import TEMPLATES, OwnTopics, fitting, template_regex, templates_of
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "athomic-"
-DUE, STAGE = f"{PREFIX}retry-due", f"{PREFIX}retry-stage"
 CLOCKS_APART = 3600.0
 """Seconds by which the clocks of a group's members may differ."""
-WRITTEN_TO = f"{PREFIX}written-to"
-"""Header of a message in a DLQ or retry topic: the topic it was written to. Copies elsewhere are no dead letters."""
 
 LEFT_OUT_SHOWN = 20
 """So many topics that a pattern leaves out are logged."""
