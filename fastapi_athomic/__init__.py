@@ -29,8 +29,9 @@ from .exceptions import (
     TransportError,
     WorkerDiedError,
 )
-from .failures.dead_letters import DeadLetters, SettlingReport
+from .failures.dead_letters import DeadLetters
 from .failures.letters import DeadLetter
+from .failures.settling import SettlingReport
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
 from .observation.logs import MessageFilter
 from .outcomes import ConsumptionOutcome, FailureContext, Stage

@@ -33,6 +33,7 @@ from .exceptions import ConfigurationError, PublishError, TransportError
 from .exporters.metrics import Collector, observe_with_opentelemetry, record_durations
 from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_store, create_transport
 from .failures.dead_letters import DeadLetters
+from .failures.mailbox import DeadLetterParts
 from .lifecycle import LifecycleManager
 from .loop.blocking import BlockingDetector
 from .loop.fairness import LoopShare, RequestGauge
@@ -450,10 +451,18 @@ class Run:
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
         service = self._service(handler_id)
-        parts = (service.subscription, service.dlq_handler, service.counters)
         subscriptions = [other.subscription for other in self.manager.consumers.values()]
         group = {other.handler_id for other in subscriptions if other.group_id == service.subscription.group_id}
-        return DeadLetters(*parts, self._transport, self._settings, self.home, group)
+        parts = DeadLetterParts(
+            subscription=service.subscription,
+            group=frozenset(group),
+            dlq_handler=service.dlq_handler,
+            counters=service.counters,
+            transport=self._transport,
+            settings=self._settings,
+            home=self.home,
+        )
+        return DeadLetters(parts)
 
     async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
         service = self._service(handler_id)

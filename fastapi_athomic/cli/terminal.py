@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..failures.dead_letters import Progress
+from ..failures.settling import Progress
 
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done, an error, the user did not agree."""

@@ -19,6 +19,7 @@ from fastapi_athomic import (
     subscribe_to,
 )
 from fastapi_athomic.failures.markers import decode_offsets, encode_offsets
+from fastapi_athomic.failures.settling import Settling
 from tests.support.apps import Record, new_app, running
 
 from .brokers import Broker
@@ -164,7 +165,7 @@ async def test_a_redrive_that_broke_off_goes_on_and_sends_nothing_twice(
         async def broken_off(*_: object) -> None:
             raise TransportError("the process died here: sent, but not marked")
 
-        monkeypatch.setattr(DeadLetters, "_mark", broken_off)
+        monkeypatch.setattr(Settling, "_mark", broken_off)
         with pytest.raises(TransportError, match="died here"):
             await shop.letters.redrive()
         monkeypatch.undo()

@@ -19,9 +19,9 @@ from fastapi_athomic import (
     ordered_consumer,
     subscribe_to,
 )
-from fastapi_athomic.failures.dead_letters import GONE, NOT_FOLLOWED, TOO_LARGE
 from fastapi_athomic.failures.letter_headers import OMITTED
 from fastapi_athomic.failures.markers import encode_offsets
+from fastapi_athomic.failures.settling import GONE, NOT_FOLLOWED, TOO_LARGE
 from fastapi_athomic.messages import Headers, OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.memory.broker import MemoryBroker

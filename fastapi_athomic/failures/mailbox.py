@@ -1,0 +1,133 @@
+"""Which dead letters are a handler's, in which topics they stand, and which of them nobody has settled yet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from ..decorators import Subscription
+from ..exceptions import ConfigurationError
+from ..loop.isolation import Home
+from ..messages import RawMessage, TopicPartition
+from ..observation.counters import Counters
+from ..settings import AthomicSettings
+from ..transports.base import Transport
+from .dlq import DLQHandler
+from .letters import DeadLetter, read_letter
+from .markers import Settled, is_marker
+from .own_topics import templates_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterParts:
+    """What it takes to read and settle the dead letters of one handler."""
+
+    subscription: Subscription
+    group: frozenset[str]  # ids of all handlers of the app that are in the handler's consumer group
+    dlq_handler: DLQHandler
+    counters: Counters
+    transport: Transport
+    settings: AthomicSettings
+    home: Home  # the event loop that the connection to the broker belongs to
+
+
+class Mailbox:
+    """The dead letters of one handler that nobody has settled, read from the DLQ topics. It writes nothing."""
+
+    def __init__(self, parts: DeadLetterParts) -> None:
+        self._subscription = parts.subscription
+        self._group = parts.group
+        self._dlq_handler = parts.dlq_handler
+        self._transport = parts.transport
+        self._settings = parts.settings
+
+    # --- reading
+
+    async def open(
+        self, source: str | None, partition: int | None = None, offset: int = 0
+    ) -> AsyncIterator[DeadLetter]:
+        for topic in await self.topics(source):
+            async for letter in self.open_in(topic, source, partition, offset):
+                yield letter
+
+    async def open_in(
+        self, topic: str, source: str | None, partition: int | None, offset: int
+    ) -> AsyncIterator[DeadLetter]:
+        """The handler's dead letters that were not settled, each once, as they were when the call began."""
+        for number, (first, end) in sorted((await self.bounds(topic)).items()):
+            if partition not in (None, number):
+                continue
+            place = TopicPartition(topic, number)
+            settled, seen = Settled(), set[str]()
+            async for message in self.read(place, first, end):
+                settled.note(message)
+            async for message in self.read(place, max(first, offset), end):
+                if is_marker(message) or not self._is_ours(letter := read_letter(message), source):
+                    continue
+                if letter not in settled and letter.id not in seen:
+                    seen.add(letter.id)
+                    yield letter
+
+    async def read(self, place: TopicPartition, first: int, end: int) -> AsyncIterator[RawMessage]:
+        while first < end:
+            messages = await self._transport.read(place, first, self._settings.request_timeout)
+            if not messages:
+                return
+            for message in messages:
+                if message.offset < end:
+                    yield message
+            first = messages[-1].offset + 1
+
+    async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        return await self._transport.bounds(topic, self._settings.request_timeout)
+
+    # --- whose
+
+    def _is_ours(self, letter: DeadLetter, source: str | None) -> bool:
+        """By group and handler. `source`: of this topic only."""
+        if source not in (None, self.source_of(letter)):
+            return False
+        if letter.group_id is None:  # not written by us
+            return not isinstance(self._subscription.dlq, str) and "{group_id}" in self._settings.dlq_topic
+        if letter.group_id != self._subscription.group_id:
+            return False
+        if letter.handler_id == self._subscription.handler_id:
+            return True
+        return letter.handler_id not in self._group and self.consumes(self.source_of(letter))
+
+    def source_of(self, letter: DeadLetter) -> str:
+        """Of what others wrote into our DLQ topic: the topic that this one is for."""
+        sources = self._subscription.topics
+        return letter.original_topic or next(
+            (source for source in sources if letter.topic in self._dlq_topics(source)), letter.topic
+        )
+
+    def consumes(self, source: str) -> bool:
+        return self._dlq_handler.returns.consumes(source)
+
+    # --- topics
+
+    async def topics(self, source: str | None) -> list[str]:
+        """The DLQ topics that exist.
+
+        Raises:
+            ConfigurationError: the handler has none, or does not consume `source`.
+        """
+        sources = self._subscription.topics if source is None else (source,)
+        if source is None and self._subscription.pattern is not None and not isinstance(self._subscription.dlq, str):
+            raise ConfigurationError(f"{self._subscription.handler_id} follows a pattern: say which topic is meant")
+        if source is not None and not self.consumes(source):
+            raise ConfigurationError(f"{self._subscription.handler_id} does not consume {source}")
+        topics = list(dict.fromkeys(topic for name in sources for topic in self._dlq_topics(name)))
+        if isinstance(self._subscription.dlq, str) and not topics:  # of a pattern
+            topics = [self._subscription.dlq]
+        known = await self._transport.partition_counts(topics, self._settings.request_timeout)
+        if not known and self._subscription.dlq is False:
+            raise ConfigurationError(f"{self._subscription.handler_id} has no dead letters: its dlq is off")
+        return [topic for topic in topics if topic in known]
+
+    def _dlq_topics(self, source: str) -> list[str]:
+        """Where its dead letters go, and where they went if a deploy has given them a topic of another name."""
+        name = self._dlq_handler.returns.name
+        usual = [name(template, source) for template in templates_of(self._settings, "dlq_topic")]
+        return list(dict.fromkeys([self._dlq_handler.topic_for(source) or usual[0], *usual]))
