@@ -32,6 +32,7 @@ from .exceptions import ConfigurationError, TopicNotFoundError
 from .failures.dlq import DLQHandler
 from .failures.left_behind import LeftBehind
 from .failures.own_topics import OwnTopics
+from .failures.pattern_topics import pattern_topics
 from .failures.return_topics import ReturnTopics
 from .failures.topic_watch import TopicWatch
 from .handling.injection import HandlerPlan, Provider, compile_handler
@@ -50,7 +51,7 @@ from .sequencing.strategy import OrderedParts, OrderedStrategy
 from .settings import AthomicSettings, HandlerTuning
 from .stores.base import Member, StateStore
 from .stores.memory import store_named
-from .transports.base import ConsumerConfig, RebalanceListener, TopicPattern, Transport, TransportConsumer
+from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
 from .transports.memory.transport import MemoryTransport
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ class ConsumerFactory:
         processor_parts = self._processor_parts(subscription, plan, dlq_handler)
         session_parts = SessionParts(
             name=subscription.handler_id,
-            connect=lambda listener, topics: self._connect(subscription, returns.pattern(), listener, topics),
+            connect=lambda listener, topics: self._connect(subscription, returns, listener, topics),
             make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard, gauge),
             ensure_topics=lambda: self._ensure_topics(subscription, returns),
             follow=lambda client, followed: self._follow(dlq_handler, client, followed),
@@ -304,7 +305,7 @@ class ConsumerFactory:
     def _connect(
         self,
         subscription: Subscription,
-        pattern: TopicPattern | None,
+        returns: ReturnTopics,
         listener: RebalanceListener,
         followed: frozenset[str],
     ) -> TransportConsumer:
@@ -314,7 +315,7 @@ class ConsumerFactory:
             handler_id=subscription.handler_id,
             client_id=settings.client_id,
             topics=subscription.topics,
-            pattern=pattern,
+            pattern=pattern_topics(subscription, returns),
             followed=tuple(sorted(followed)),
             drain_timeout=settings.drain_timeout,
             max_poll_messages=settings.max_poll_messages,

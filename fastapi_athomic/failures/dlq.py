@@ -7,32 +7,24 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypedDict
-from weakref import WeakKeyDictionary
-
-from opentelemetry import trace
 
 from ..complaints import Complaints
 from ..decorators import Subscription, is_topic_name
 from ..exceptions import (
     ConfigurationError,
-    MessageRefusedError,
-    MessageTooLargeError,
-    NotAcknowledgedError,
     TopicNotFoundError,
-    TransportError,
 )
 from ..loop.cancellation import is_interrupt
-from ..messages import FAILURE_TRACE, Headers, PublishedMessage, TopicPartition
+from ..messages import TopicPartition
 from ..observation.logs import fields_of
 from ..outcomes import FailureContext, Stage
 from ..retry import RetryDecision, RetryPolicy
 from ..settings import AthomicSettings
 from ..transports.base import Transport
-from .letter_headers import DUE, STAGE, WRITTEN_TO
 from .own_topics import SHORTEST_FIT
 from .return_topics import ReturnTopics
 from .topic_watch import TopicWatch, missing
-from .writing import Draft
+from .writing import NEVER, LetterWriter
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +33,6 @@ MAX_WRITE_DELAY = 15.0
 
 DEFAULT_POLICY = RetryPolicy()
 """Stands in for a policy of the user's own that raises."""
-
-NEVER = (MessageTooLargeError, MessageRefusedError)
-"""What no waiting cures: another form of the message may."""
 
 
 class _Circumstances(TypedDict):
@@ -101,9 +90,8 @@ class DLQHandler:
         self._topics = topics
         self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
         self._complaints = Complaints()
+        self._writer = LetterWriter(transport, settings, returns, topics, self._report)
         self._write_delays: dict[TopicPartition, float] = {}
-        # sent to a topic and not acknowledged yet
-        self._under_way = WeakKeyDictionary[FailureContext, tuple[str, NotAcknowledgedError]]()
         self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
 
     def topic_for(self, source: str) -> str | None:
@@ -181,7 +169,7 @@ class DLQHandler:
             return Judgement(Verdict.SKIPPED, failure)
         if later is not None:
             topic = self.returns.retry(failure.origin.topic, self.returns.stage_of(failure.message.topic) + 1)
-            problem = await self._write(topic, failure, later)
+            problem = await self._writer.write(topic, failure, later)
             if not isinstance(problem, NEVER):
                 return self._moved(Verdict.DEFERRED, topic, failure, problem)
             self._report(failure, logging.WARNING, f"cannot go to {topic}, its next place is the DLQ: {problem}")
@@ -189,7 +177,7 @@ class DLQHandler:
         if dlq is None:
             self._report(failure, logging.ERROR, "is skipped: the handler has no dead-letter topic")
             return Judgement(Verdict.SKIPPED, failure)
-        return self._moved(Verdict.DEAD_LETTERED, dlq, failure, await self._write(dlq, failure, None))
+        return self._moved(Verdict.DEAD_LETTERED, dlq, failure, await self._writer.write(dlq, failure, None))
 
     def _moved(self, verdict: Verdict, topic: str, failure: FailureContext, problem: Exception | None) -> Judgement:
         partition = failure.message.topic_partition
@@ -236,70 +224,6 @@ class DLQHandler:
         """Another member writes the dead letters of these partitions now."""
         for partition in partitions:
             self._unblock(partition)
-
-    async def _write(self, topic: str, failure: FailureContext, later: float | None) -> Exception | None:
-        """Why the message could not be written, in none of its forms; None when it was."""
-        result = await self._under_way_to(topic, failure)
-        if result is None or isinstance(result, NEVER):
-            result = await self._write_in_some_form(topic, failure, later)
-        if isinstance(result, NotAcknowledgedError):
-            self._under_way[failure] = topic, result
-        if not isinstance(result, Exception):
-            return None
-        self._topics.forget(topic)  # it may be gone, or another of its name
-        return result
-
-    async def _under_way_to(self, topic: str, failure: FailureContext) -> PublishedMessage | Exception | None:
-        """What was sent before and is still under way is waited for, not sent again. None: there is nothing."""
-        sent_to, sent = self._under_way.get(failure, ("", None))
-        if sent is None or sent_to != topic:
-            return None
-        del self._under_way[failure]
-        result: PublishedMessage | Exception = await sent.wait(self._settings.publish_timeout)
-        return result
-
-    async def _write_in_some_form(
-        self, topic: str, failure: FailureContext, later: float | None
-    ) -> PublishedMessage | Exception | None:
-        try:
-            count = await self._topics.partitions_of(topic, failure.origin.topic)
-        except TransportError as error:
-            return error
-        draft: Draft | None = self._draft(topic, count, failure, later)
-        alone = False
-        result: PublishedMessage | Exception | None = None
-        while draft is not None:
-            result = await self._send(draft, alone=alone)
-            if isinstance(result, MessageTooLargeError):
-                draft = draft if not alone else draft.smaller() if later is None else None
-                alone = True
-            elif isinstance(result, MessageRefusedError):
-                draft = draft.keyed() if later is None else None
-            else:
-                break
-        if draft is not None and draft.omitted and not isinstance(result, Exception):
-            missing_parts = " and ".join(draft.omitted)
-            self._report(failure, logging.WARNING, f"is too large for {topic}: without its {missing_parts}")
-        return result
-
-    async def _send(self, draft: Draft, *, alone: bool) -> PublishedMessage | Exception:
-        producer, timeout = self._transport.producer, self._settings.publish_timeout
-        if alone:
-            return await producer.send_alone(draft.message(), timeout)
-        (result,) = await producer.send([draft.message()], timeout)
-        return result
-
-    def _draft(self, topic: str, count: int, failure: FailureContext, later: float | None) -> Draft:
-        added: Headers = ((WRITTEN_TO, topic.encode()),)
-        if later is not None:
-            due = round((failure.failed_at + later) * 1000)
-            stage = self.returns.stage_of(failure.message.topic) + 1
-            added += ((DUE, b"%d" % due), (STAGE, b"%d" % stage))
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            added += ((FAILURE_TRACE, f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}".encode()),)
-        partition = failure.origin.partition % count
-        return Draft(failure=failure, settings=self._settings, topic=topic, partition=partition, added=added)
 
     def _report(self, failure: FailureContext, level: int, what: str) -> None:
         """One line per failure; of many alike only some."""

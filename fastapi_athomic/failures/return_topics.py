@@ -6,7 +6,6 @@ sent a dead letter back. The handler's own service follows both.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,13 +19,8 @@ from ..settings import AthomicSettings
 from .letter_headers import DUE, PREFIX, WRITTEN_TO
 from .own_topics import TEMPLATES, OwnTopics, fitting, template_regex, templates_of
 
-logger = logging.getLogger(__name__)
-
 CLOCKS_APART = 3600.0
 """Seconds by which the clocks of a group's members may differ."""
-
-LEFT_OUT_SHOWN = 20
-"""So many topics that a pattern leaves out are logged."""
 
 
 class Place(NamedTuple):
@@ -96,6 +90,27 @@ class ReturnTopics:
         except KeyError:
             found = self._places[topic] = self._look(topic)
         return found if found is None or not self._full else found._replace(source=self.full(found.source))
+
+    def _look(self, topic: str) -> Place | None:
+        if topic in self._subscription.topics:
+            return None
+        for regex in self._retries:
+            if match := regex.fullmatch(topic):
+                parts = match.groupdict()
+                return Place(parts.get("source") or self._common_source, self._delay(parts.get("delay")))
+        for regex in self._redrives:
+            if match := regex.fullmatch(topic):
+                return Place(match.groupdict().get("source") or self._common_source)
+        return None
+
+    def _delay(self, text: str | None) -> float:
+        """Of a retry topic, by its name; a template without `{delay}` has one topic for all."""
+        if text is None:
+            return self.delays[0] if self.delays else 0.0
+        try:
+            return float(text)
+        except ValueError:  # a delay's characters, in no order that makes a number
+            return 0.0
 
     def full(self, source: str) -> str:
         """The source's own name, where it was shortened."""
@@ -178,77 +193,6 @@ class ReturnTopics:
         if self._subscription.pattern is None or self.place(message.topic) is not None:
             return False
         return MessageHeaders(message.headers).text(WRITTEN_TO) == message.topic
-
-    # --- patterns
-
-    def pattern(self) -> PatternTopics | None:
-        """What a subscription by pattern follows; None for one by names."""
-        pattern = self._subscription.pattern
-        return PatternTopics(self._subscription.handler_id, pattern, self) if pattern is not None else None
-
-    def _delay(self, text: str | None) -> float:
-        """Of a retry topic, by its name; a template without `{delay}` has one topic for all."""
-        if text is None:
-            return self.delays[0] if self.delays else 0.0
-        try:
-            return float(text)
-        except ValueError:  # a delay's characters, in no order that makes a number
-            return 0.0
-
-    def _look(self, topic: str) -> Place | None:
-        if topic in self._subscription.topics:
-            return None
-        for regex in self._retries:
-            if match := regex.fullmatch(topic):
-                parts = match.groupdict()
-                return Place(parts.get("source") or self._common_source, self._delay(parts.get("delay")))
-        for regex in self._redrives:
-            if match := regex.fullmatch(topic):
-                return Place(match.groupdict().get("source") or self._common_source)
-        return None
-
-
-class PatternTopics:
-    """What a subscription by pattern follows: the topics that match as a whole, and what comes back from them.
-
-    It leaves out what the product makes for any handler (DLQ, retry and redrive topics): a handler that fails on the
-    dead letters of others would make dead letters without end.
-    """
-
-    def __init__(self, handler_id: str, pattern: re.Pattern[str], returns: ReturnTopics) -> None:
-        self.pattern = pattern.pattern
-        self._handler_id = handler_id
-        self._sources = pattern
-        self._returns = returns
-        self._decided: dict[str, bool] = {}
-        self._left_out: set[str] = set()
-
-    def fullmatch(self, topic: str) -> bool:
-        known = self._decided.get(topic)
-        if known is None:
-            known = self._decided[topic] = self._decide(topic)
-        return known
-
-    def _decide(self, topic: str) -> bool:
-        if self._returns.consumes(topic):
-            if self._returns.shortens(topic):  # what comes back from it can be told from now on
-                self._decided = {name: followed for name, followed in self._decided.items() if followed}
-            return True
-        if self._returns.brings_back(topic):
-            return True
-        if self._sources.fullmatch(topic) is not None and topic not in self._left_out:
-            self._leave_out(topic)
-        return False
-
-    def _leave_out(self, topic: str) -> None:
-        self._left_out.add(topic)
-        if len(self._left_out) <= LEFT_OUT_SHOWN:
-            logger.info(
-                "%s: the pattern leaves out %s, which is made for dead letters or retries: name it to consume it%s",
-                self._handler_id,
-                topic,
-                " (others of the kind are left out without a word)" if len(self._left_out) == LEFT_OUT_SHOWN else "",
-            )
 
 
 def _until_due(delay: float, message: RawMessage) -> float:

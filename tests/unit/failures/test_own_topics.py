@@ -169,13 +169,15 @@ async def test_p20_fault_02_what_is_named_outright_is_consumed(shop: Shop) -> No
 async def test_p20_fault_02_a_pattern_says_once_what_it_leaves_out(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "fastapi_athomic.failures.return_topics")
+    caplog.set_level(logging.INFO, "fastapi_athomic.failures.pattern_topics")
     shop.broker.create_topics({"orders": 1, "orders.a.dlq": 1, "other": 1})
     async with running(shop.app(re.compile("orders.*"), "g")):
         shop.broker.create_topics({"orders.new": 1})
         await eventually(lambda: "leaves out" in caplog.text)
         shop.broker.rebalance("g")
-    said = [record.getMessage() for record in caplog.records if record.name == "fastapi_athomic.failures.return_topics"]
+    said = [
+        record.getMessage() for record in caplog.records if record.name == "fastapi_athomic.failures.pattern_topics"
+    ]
     assert said == [
         "g: the pattern leaves out orders.a.dlq, which is made for dead letters or retries: name it to consume it"
     ]
