@@ -1,11 +1,11 @@
-"""No floods in the log: the same complaint is made a few times a minute, and then counted."""
+"""Keeps the log from being flooded: the same complaint is logged a few times a minute, and then only counted."""
 
 from __future__ import annotations
 
 from time import monotonic
 
 INTERVAL = 60.0
-"""Seconds in which the same complaint is made at most `BURST` times."""
+"""Seconds in which the same complaint is logged at most `BURST` times."""
 BURST = 10
 
 
@@ -14,10 +14,10 @@ class Complaints:
 
     def __init__(self, burst: int = BURST) -> None:
         self._burst = burst
-        self._windows: dict[str, tuple[float, int]] = {}  # when it began, and how many there were
+        self._windows: dict[str, tuple[float, int]] = {}  # by subject: when it began, and how many there were
 
     def due(self, subject: str) -> int | None:
-        """None: hold it back. Else how many were held back since the last one that was let through."""
+        """None: do not log it. Else how many were held back since the last one that was logged."""
         now = monotonic()
         began, count = self._windows.get(subject, (now, 0))
         if now - began >= INTERVAL:

@@ -1,4 +1,4 @@
-"""What happened to a message, as values."""
+"""How one attempt to handle a message ended, as values: it completed, or it failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .messages import Origin, RawMessage
 
 
 class Stage(StrEnum):
-    """Where in its journey a message failed; written to `athomic-error-stage`."""
+    """In which step a message failed. Dead letters have it in the header `athomic-error-stage`."""
 
     HEADERS = "headers"
     DECODE = "decode"
@@ -33,10 +33,10 @@ class ConsumptionOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class FailureContext:
-    """The handler, or a stage before it, failed. No two are equal."""
+    """The handler, or a step before it, failed. Compared by identity."""
 
     message: RawMessage
-    origin: Origin  # where the message stood first; itself, unless it came back from a retry or redrive topic
+    origin: Origin  # where the message was first: here, unless it came back from a retry or redrive topic
     error: BaseException
     stage: Stage
     attempt: int  # 1 for the first, counted over all topics
@@ -44,13 +44,13 @@ class FailureContext:
     group_id: str
     first_failed_at: float  # seconds since the epoch
     failed_at: float  # seconds since the epoch
-    letter_id: str = field(default_factory=lambda: uuid4().hex)  # of its dead letter, however often that is written
+    letter_id: str = field(default_factory=lambda: uuid4().hex)  # of its dead letter: the same each time it is written
 
     def __repr__(self) -> str:
         return f"<FailureContext {self.message!r} {self.stage} attempt {self.attempt}: {type(self.error).__name__}>"
 
     def __str__(self) -> str:
-        """For a log line: neither payload nor what the error says, which may hold some."""
+        """For a log line. Has no payload, nor the error's message, which may contain some."""
         topic, partition, offset = self.message.topic, self.message.partition, self.message.offset
         line = _line_of_the_service(self.error) if self.stage is Stage.HANDLER else ""
         what = f"{self.stage}, attempt {self.attempt}: {type(self.error).__name__}{line}"
@@ -58,11 +58,11 @@ class FailureContext:
 
 
 PASSED_THROUGH = (__package__, "asyncio", "contextlib")
-"""Packages that stand between this one and the service's own code in a traceback."""
+"""Packages whose frames are skipped in a traceback, to find the service's own code."""
 
 
 def _line_of_the_service(error: BaseException) -> str:
-    """Where the error left the handler, or a dependency. No path."""
+    """The place in the handler or dependency that the error passed through, without a file path; else empty."""
     for frame, line in walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))
         if module.partition(".")[0] not in PASSED_THROUGH:

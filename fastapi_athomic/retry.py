@@ -1,4 +1,4 @@
-"""When a failed message is tried again: a policy, and its decision as a value."""
+"""Is a failed message tried again, and when? A policy, and its decision as a value."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .outcomes import Stage
 from .settings import RetryTuning
 
 Delay = float | Callable[[int, BaseException], float]
-"""Seconds, or a function of the attempt that failed (1 for the first) and its error."""
+"""Seconds, or a function that returns them, of the attempt that failed (1 for the first) and its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What to do with a failed message: try it again in its place, move it to a retry topic, or give it up."""
+    """What to do with a failed message: try it again in place, move it to a retry topic, or give it up (neither)."""
 
-    delay: float | None = None  # seconds until it is tried again in its place
+    delay: float | None = None  # seconds until it is tried again in place
     later: float | None = None  # seconds until it comes back from a retry topic
-    problem: str | None = None  # what the policy's own functions and types did wrong; without payload
+    problem: str | None = None  # for a warning: what the user's own functions and types did wrong; without payload
 
     @property
     def again(self) -> bool:
+        """It is tried again in place."""
         return self.delay is not None
 
 
@@ -38,18 +39,18 @@ DEFAULT_DELAY = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Tries a message again: first in its place, where what comes later in its order waits, then from retry topics.
+    """Tries a message again: first in place, while later messages of its partition or key wait, then from retry topics.
 
     By default whatever a handler raises is tried again: an `Exception`, `SystemExit`, the panic of a Rust extension,
-    the `CancelledError` of a task that somebody else cancelled. With `retry_on=(Exception,)` the last three are dead
+    the `CancelledError` of a task that somebody else cancelled. With `retry_on=(Exception,)` the last three become dead
     letters at once.
 
     The delay after attempt n is `delay * backoff ** (n - 1)`, at most `max_delay`, less a random part of up to
     `jitter` of it. Errors in decoding and those in `fatal` are never tried again. An exception group is fatal if one
     of its members is, and is tried again if each of its members would be.
 
-    A `delay` function that raises, or gives no number of seconds, costs nothing but its say: the default delay is
-    waited, and a warning names the handler. So it is with exception types whose `isinstance` raises.
+    If a `delay` function raises or returns no number of seconds, the default delay is used instead, and a warning names
+    the handler. If an `isinstance` check with `retry_on` or `fatal` raises, the message is tried again, with a warning.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -63,9 +64,9 @@ class RetryPolicy:
     max_elapsed: float | None = None  # seconds since the first failure, after which no attempt is started
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
     fatal: tuple[type[BaseException], ...] = ()
-    # then, without blocking: seconds until the message comes back from a retry topic, one attempt for each
+    # after the attempts in place: seconds in each retry topic, with one attempt after each. Later messages do not wait
     retry_topics: tuple[float, ...] = ()
-    allow_reordering: bool = False  # retry topics break the order of partition and key: say that this is wanted
+    allow_reordering: bool = False  # of partition and key, by retry topics: set it if that is wanted
 
     def __post_init__(self) -> None:
         for problem, message in (
@@ -81,7 +82,7 @@ class RetryPolicy:
             ),
             (
                 len(set(self.retry_topics)) < len(self.retry_topics),
-                "retry_topics must differ: the delay is in the name",
+                "retry_topics must differ: each topic is named after its delay",
             ),
             (not _are_exceptions(self.retry_on), "retry_on must be a tuple of exception types"),
             (not _are_exceptions(self.fatal), "fatal must be a tuple of exception types"),
@@ -99,9 +100,10 @@ class RetryPolicy:
         place: int = 0,
         chance: Callable[[], float] = random.random,
     ) -> RetryDecision:
-        """The decision after `attempt` failed, `elapsed` seconds after the first failure. Pure but for `chance`.
+        """The decision after `attempt` failed, `elapsed` seconds after the first failure. Pure except for `chance`.
 
-        `place` is the number of the retry topic the message came from, 0 if from none: there it has one attempt.
+        `place` is the number of the retry topic that the message came from (1 for the first), 0 if from none. From a
+        retry topic it has one attempt. `chance` returns a number from 0 to 1, for the jitter.
         """
         if stage in (Stage.DECODE, Stage.HEADERS):
             return GIVE_UP
@@ -119,20 +121,23 @@ class RetryPolicy:
 
     @property
     def total_attempts(self) -> int:
-        """In place and from retry topics; 0: no limit."""
+        """All attempts, in place and from retry topics; 0: no limit."""
         return self.max_attempts + len(self.retry_topics) if self.max_attempts else 0
 
     def _in_time(self, elapsed: float) -> bool:
         return self.max_elapsed is None or elapsed <= self.max_elapsed
 
     def tuned(self, tuning: RetryTuning | None) -> RetryPolicy:
-        """The policy with the fields that an operator set."""
+        """The policy with the fields that an operator set in the settings."""
         if tuning is None:
             return self
         return replace(self, **tuning.model_dump(exclude_none=True))
 
     def _is_hopeless(self, error: BaseException) -> tuple[bool, str | None]:
-        """And what went wrong in finding out. Types may have an `isinstance` of their own, groups endless members."""
+        """Whether it must not be tried again, and what went wrong in the check.
+
+        Both are the user's code: exception types may override `isinstance`, groups their members.
+        """
         try:
             return (
                 _any_leaf(error, self.fatal) or not all(isinstance(leaf, self.retry_on) for leaf in _leaves(error))
@@ -143,7 +148,7 @@ class RetryPolicy:
             return False, f"retry_on or fatal raised {type(broken).__name__}"
 
     def _delay_after(self, attempt: int, error: BaseException) -> tuple[float, str | None]:
-        """Seconds, and what went wrong in finding out."""
+        """Seconds, and what went wrong in the `delay` function."""
         if not callable(self.delay):
             return self._backed_off(self.delay, attempt), None
         try:
@@ -166,9 +171,9 @@ class RetryPolicy:
 
 
 def _seconds(given: Any) -> float | None:
-    """None: it is no number of seconds. Whatever `float` takes is one, but for text and truth values."""
+    """None if it is no number of seconds. Whatever `float` takes is one, except text and truth values."""
     if inspect.iscoroutine(given):
-        given.close()  # else Python warns that nobody awaited it
+        given.close()  # otherwise Python warns that nobody awaited it
     if isinstance(given, str | bytes | bytearray | bool) or not hasattr(given, "__float__"):
         return None
     seconds = float(given)

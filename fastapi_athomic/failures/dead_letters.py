@@ -1,13 +1,13 @@
 """Dead letters for people: look at them, send them back to the group that failed, or discard them with a reason.
 
-What was settled is written behind the dead letters themselves, as a marker in the same partition of the DLQ topic: no
-other state is kept, and no group's offsets are touched. A redrive that broke off half way goes on where it was:
-before it sends, it looks in the redrive topic for what is there already. Where that cannot be known (the topic was
-purged meanwhile) it sends again.
+A settled letter stays in its topic. A marker behind it, in the same partition of the DLQ topic, says that it is
+settled: no other state is kept, and no group's offsets are touched. A redrive that broke off half way goes on where it
+was: before it sends, it looks in the redrive topic for what is there already. If that is unknown (the topic was purged
+meanwhile) it sends again.
 
 Several handlers may share a DLQ topic: each sees and settles its own letters, by group and handler id. Letters of a
-handler id that no handler of the app has (a deploy has renamed it) are those of the handlers that consume the same
-source in the same group.
+handler id that no handler of the app has (a deploy has renamed it) belong to the handlers that consume the same source
+in the same group.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _at_home(
 
 
 class DeadLetters:
-    """The dead letters of one handler."""
+    """The dead letters of one handler, from `Athomic.dead_letters`. A letter is open until somebody settles it."""
 
     def __init__(self, parts: DeadLetterParts) -> None:
         self._home = parts.home
@@ -49,7 +49,10 @@ class DeadLetters:
 
     @_at_home
     async def count(self, *, source: str | None = None) -> int:
-        """How many wait for somebody. Reads the DLQ topics from end to end."""
+        """How many letters are open. Reads the DLQ topics from end to end.
+
+        `source`: of this topic only.
+        """
         return sum([1 async for _ in self._mailbox.open(source)])
 
     @_at_home
@@ -62,12 +65,13 @@ class DeadLetters:
         since: datetime | None = None,
         limit: int = 50,
     ) -> list[DeadLetter]:
-        """Dead letters that wait for somebody, per partition in the order in which they were written.
+        """Open letters; those of one partition in the order in which they were written.
 
         Args:
             source: of this topic only.
+            partition: in this partition of the DLQ topic only.
             offset: from this offset of the DLQ topic on.
-            since: that failed at this time or later.
+            since: only those that failed at this time or later.
             limit: at most so many.
         """
         found: list[DeadLetter] = []
@@ -80,7 +84,7 @@ class DeadLetters:
 
     @_at_home
     async def get(self, partition: int, offset: int, *, source: str | None = None) -> DeadLetter | None:
-        """The dead letter at this place of the DLQ topic; None where there is none, or it was settled."""
+        """The open letter at this place of the DLQ topic; None if there is none, or it is settled."""
         for topic in await self._mailbox.topics(source):
             async for letter in self._mailbox.open_in(topic, source, partition, offset):
                 if letter.offset == offset:
@@ -103,14 +107,15 @@ class DeadLetters:
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> SettlingReport:
-        """Sends dead letters back to the group that failed, and to nobody else.
+        """Sends open letters back to the group that failed, and to nobody else.
 
-        Without `partition` and `offset` all of them; `where` selects, `limit` caps their number, `rate` is messages per
-        second. Those that were sent back `max_redrives` times already are left alone, and so are those that can never
-        be sent: the report says how many, and why. One person at a time: two would send letters twice.
+        Without `partition` and `offset` all of them. `where` selects, `limit` caps their number, `rate` is messages per
+        second. Letters that were sent back `max_redrives` times already are left alone, and so are those that can never
+        be sent: the report says how many, and why. Run one redrive of a handler at a time: two would send them twice.
 
         Raises:
-            TransportError: the broker did not take one in time; what was sent before is marked, a further call goes on.
+            TransportError: the broker did not take a message in time. What was sent before is settled; another call
+                sends the rest.
         """
         selection = Selection(source=source, partition=partition, offset=offset, where=where, limit=limit)
         return await self._settling.redrive(selection, rate=rate, dry_run=dry_run, progress=progress)
@@ -128,6 +133,9 @@ class DeadLetters:
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> SettlingReport:
-        """Settles dead letters without sending them back. They stay in the topic, with the reason behind them."""
+        """Settles open letters without sending them back. They stay in the topic, and the marker has the reason.
+
+        The other arguments select as those of `redrive` do.
+        """
         selection = Selection(source=source, partition=partition, offset=offset, where=where, limit=limit)
         return await self._settling.discard(selection, reason=reason, dry_run=dry_run, progress=progress)

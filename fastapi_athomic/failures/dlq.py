@@ -1,4 +1,4 @@
-"""What becomes of a message that failed: again in place, again later, or a dead letter. Never just dropped."""
+"""What happens to a message that failed: another attempt, now or later, or a dead letter. Nothing is just dropped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import TypedDict
 
 from ..complaints import Complaints
 from ..decorators import Subscription, is_topic_name
-from ..exceptions import (
-    ConfigurationError,
-    TopicNotFoundError,
-)
+from ..exceptions import ConfigurationError, TopicNotFoundError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
 from ..observation.logs import fields_of
@@ -30,9 +27,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_WRITE_DELAY = 0.2
 MAX_WRITE_DELAY = 15.0
+"""Seconds before a write that failed is tried again. The delay doubles from the first to the maximum."""
 
 DEFAULT_POLICY = RetryPolicy()
-"""Stands in for a policy of the user's own that raises."""
+"""Decides instead of a user's own policy that raises, or that returns no decision."""
 
 
 class _Circumstances(TypedDict):
@@ -45,11 +43,11 @@ class _Circumstances(TypedDict):
 class Verdict(Enum):
     """The decision on a failed message."""
 
-    RETRY = "retry"  # the same message again, after the delay
+    RETRY = "retry"  # call the handler again, after the delay
     DEFERRED = "deferred"  # moved to a retry topic and acknowledged
     DEAD_LETTERED = "dead_lettered"  # written to the DLQ and acknowledged
-    SKIPPED = "skipped"  # the handler asked for no DLQ
-    BLOCKED = "blocked"  # the DLQ or retry topic cannot be written: the same again, after the delay
+    SKIPPED = "skipped"  # written nowhere: the handler has no DLQ, or the message is a dead letter already
+    BLOCKED = "blocked"  # the DLQ or retry topic cannot be written: judge again, after the delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +65,19 @@ class Judgement:
 
 
 class DLQHandler:
-    """Decides what happens to the failures of one subscription, and writes its dead letters and deferred messages.
+    """Decides what happens to the failures of one subscription, and has them written to its DLQ and retry topics.
 
-    A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended. It goes to the
-    partition of the same number; where the DLQ topic has fewer, those that share one keep their order. A message for a
-    retry topic has the same headers, and says when it is due. What the topic will never take as it is, is written in
-    another form, see `Draft`: what waiting does not cure must not hold up a partition.
+    There is one for each handler. It is used by:
+
+    - the processors: `handle`, `decide`, `move` and `hold` judge failures; `returns` tells whether a message came back,
+      and where it was first;
+    - the session: `prepare` when partitions are assigned, `forget` when they are revoked;
+    - the service: `blocked` for health, `topic_for` and `returns` for status;
+    - `Mailbox` and `Settling`: `topic_for`, `returns` and `redrive_topic`;
+    - `LeftBehind`: `topic_for`, `returns`, `handler_id` and `group_id`;
+    - the factory: `check_names`, once, before anything starts.
+
+    `returns` and `blocked` are for reading only.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class DLQHandler:
         self._complaints = Complaints()
         self._writer = LetterWriter(transport, settings, returns, topics, self._report)
         self._write_delays: dict[TopicPartition, float] = {}
-        self.blocked: dict[TopicPartition, str] = {}  # partitions whose dead letter cannot be written, and why
+        self.blocked: dict[TopicPartition, str] = {}  # partitions that wait since a write failed, and why it failed
 
     def topic_for(self, source: str) -> str | None:
         """The DLQ topic for messages of `source`; None if the handler has none."""
@@ -104,11 +109,13 @@ class DLQHandler:
         return self.returns.name(self._settings.dlq_topic, source)
 
     def check_names(self) -> None:
-        """Raises `ConfigurationError` where a topic that would be needed cannot have the name that it would get.
+        """Checks the names of the topics that this handler may need.
 
-        Neither may the DLQ be a topic through which messages come back: that would have no end.
+        For a pattern only what the templates add is checked: long names of its topics are shortened.
 
-        Of a pattern's topics long names are shortened there: only what is added to them is checked.
+        Raises:
+            ConfigurationError: Kafka would not take a name; or the DLQ is a retry or redrive topic of this handler,
+                and its dead letters would come back without end.
         """
         handler_id, pattern = self._subscription.handler_id, self._subscription.pattern
         for source in self._subscription.topics if pattern is None else (SHORTEST_FIT,):
@@ -126,7 +133,7 @@ class DLQHandler:
                     )
 
     async def handle(self, failure: FailureContext) -> Judgement:
-        """Retry in place by the policy, else `move`. Never raises for a broker that is away."""
+        """RETRY if the policy wants another attempt in place, else as `move`. Does not raise if the broker is down."""
         decision = self.decide(failure)
         if decision.delay is not None:
             self._report(failure, logging.INFO, f"will be retried in {decision.delay:.2f} s")
@@ -134,13 +141,14 @@ class DLQHandler:
         return await self.move(failure)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
+        """The retry policy's decision on this failure. Writes nothing."""
         decision = self._decided(self._subscription.retry, failure)
         if decision.problem is not None and self._complaints.due(decision.problem) is not None:
             logger.warning("%s: RetryPolicy: %s; the default is used", failure.handler_id, decision.problem)
         return decision
 
     def _decided(self, policy: RetryPolicy, failure: FailureContext) -> RetryDecision:
-        """A policy of the user's own that raises, or decides nothing, has no say: no message waits for it for ever."""
+        """If a user's own policy raises or returns no decision, the default decides: no message may wait forever."""
         circumstances: _Circumstances = {
             "stage": failure.stage,
             "attempt": failure.attempt,
@@ -159,9 +167,9 @@ class DLQHandler:
         return replace(DEFAULT_POLICY.decide(failure.error, **circumstances), problem=problem)
 
     async def move(self, failure: FailureContext) -> Judgement:
-        """Writes the message to its next retry topic, or else to the DLQ, and waits for the acknowledgement.
+        """Writes the message to its next retry topic, else to the DLQ, and waits for the acknowledgement.
 
-        BLOCKED with a growing delay where that fails. What a retry topic will never take goes to the DLQ.
+        BLOCKED with a growing delay if the write fails. What a retry topic will never take goes to the DLQ.
         """
         later = self.decide(failure).later
         if self.returns.is_dead_letter(failure.message):
@@ -190,12 +198,13 @@ class DLQHandler:
         return Judgement(verdict, failure)
 
     async def prepare(self, sources: Collection[str]) -> None:
-        """The group has moved partitions of these topics here.
+        """Called when partitions of these topics are assigned to this process.
 
-        Looks whether their DLQ and retry topics exist, where they may not be made when they are needed.
+        With `create_topics` off, checks that their DLQ and retry topics exist. (Else they are created when they are
+        needed.) Writing checks again.
 
         Raises:
-            TransportError: names those that are missing. Writing looks again.
+            TransportError: topics are missing, which the error names; or the broker does not answer.
         """
         self._topics.note_move()
         if self._settings.create_topics:
@@ -211,22 +220,25 @@ class DLQHandler:
         return [*([dlq] if dlq is not None else []), *self.returns.retries(source)]
 
     async def redrive_topic(self, source: str) -> str:
-        """The topic through which dead letters of `source` come back; made where it is missing.
+        """The topic through which dead letters of `source` come back. It is created if it is missing.
 
         Raises:
-            TransportError: it is missing and may not be made.
+            TransportError: it is missing and may not be created, or the broker does not answer.
         """
         topic = self.returns.redrive(source)
         await self._topics.partitions_of(topic, source)
         return topic
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
-        """Another member writes the dead letters of these partitions now."""
+        """Called when these partitions were revoked, sought to another offset, or lost with their topic.
+
+        Whatever blocked them no longer does here.
+        """
         for partition in partitions:
             self._unblock(partition)
 
     def _report(self, failure: FailureContext, level: int, what: str) -> None:
-        """One line per failure; of many alike only some."""
+        """Logs one line per failure. Of many that are alike `Complaints` lets only some through."""
         held_back = self._complaints.due(f"{level} {type(failure.error).__name__}")
         if held_back is not None:
             extra = fields_of(failure.message, failure.handler_id)
@@ -234,7 +246,7 @@ class DLQHandler:
             logger.log(level, "%s: %s and %s%s", failure.handler_id, failure, what, more, extra=extra)
 
     def hold(self, failure: FailureContext, reason: str) -> Judgement:
-        """BLOCKED, and health says why."""
+        """BLOCKED, with a reason that health shows. For a failure that could not be judged."""
         return self._block(failure.message.topic_partition, failure, reason)
 
     def _block(self, partition: TopicPartition, failure: FailureContext, reason: str) -> Judgement:

@@ -1,4 +1,4 @@
-"""What earlier deploys left in topics that no handler writes to or follows any more: it is named at the start."""
+"""What did earlier deploys leave in topics that no handler of the app uses any more? Warns of it at the start."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from .topic_watch import TopicWatch
 logger = logging.getLogger(__name__)
 
 SHOWN = 10
-"""So many topics are named: a group whose handlers live in many apps may have more."""
-PATIENCE = "this is said at each start while the topic holds messages"
+"""How many topics are named at most. There may be many if several apps have handlers of the same group."""
+PATIENCE = "this warning comes at each start as long as the topic holds messages"
 
 
 class LeftBehind:
-    """Of all handlers of an app: a topic that one has left may be another's."""
+    """Warns, once for each handler, of own topics with messages that changed options of the handler have left behind.
+
+    All handlers of an app share one: a topic that one handler no longer uses may be another's.
+    """
 
     def __init__(self, transport: Transport, watch: TopicWatch, settings: AthomicSettings) -> None:
         self._transport = transport
@@ -30,17 +33,18 @@ class LeftBehind:
         self._settings = settings
         self._timeout = settings.request_timeout
         self._handlers: list[DLQHandler] = []
-        self._unsaid: set[DLQHandler] = set()
-        self._named: set[str] = set()  # topics
+        self._unsaid: set[DLQHandler] = set()  # handlers that were not looked at yet
+        self._named: set[str] = set()  # topics that were warned of
 
     def add(self, handler: DLQHandler) -> None:
+        """Called for each handler, before any of them starts."""
         self._handlers.append(handler)
         self._unsaid.add(handler)
 
     async def name(self, handler: DLQHandler, client: TransportConsumer) -> None:
-        """Once, logs a warning for each topic that holds what this handler's options of before left there.
+        """Logs the warnings for this handler, the first time that the broker answers. Does not raise if it does not.
 
-        Never raises.
+        `client`: the handler's consumer, for the group's commits.
         """
         if handler not in self._unsaid:
             return
@@ -54,10 +58,10 @@ class LeftBehind:
                     self._warn_of_messages(handler, topic, source, count)
             self._unsaid.discard(handler)
         except TransportError as error:
-            logger.debug("what earlier deploys left cannot be told now: %s", error)
+            logger.debug("cannot look for topics of earlier deploys now, will try again: %s", error)
 
     def _old_dead_letters(self, handler: DLQHandler, topics: list[str]) -> Iterator[tuple[str, str]]:
-        """DLQ topics of this group by template to which none of the handlers writes, and their sources."""
+        """DLQ topics that a template made for this group and that no handler writes to, and their sources."""
         group = re.escape(handler.group_id)
         regexes = [re.compile(template_regex(each, group=group)) for each in templates_of(self._settings, "dlq_topic")]
         for topic in topics:
@@ -119,5 +123,5 @@ class LeftBehind:
         if topic not in self._named:
             self._named.add(topic)
             if len(self._named) <= SHOWN:
-                more = " (if there are more of the kind, they are not named)" if len(self._named) == SHOWN else ""
+                more = " (further topics like it are not named)" if len(self._named) == SHOWN else ""
                 logger.warning("%s: %s%s", handler.handler_id, text, more)

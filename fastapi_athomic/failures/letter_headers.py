@@ -1,4 +1,4 @@
-"""The headers of dead letters and of messages in retry topics: their names, and how they are made of a failure.
+"""The headers of dead letters, of messages in retry and redrive topics, and of markers: their names and their values.
 
 docs/dead-letters.md lists them.
 """
@@ -16,36 +16,42 @@ from ..settings import AthomicSettings
 
 PREFIX = "athomic-"
 DUE, STAGE = f"{PREFIX}retry-due", f"{PREFIX}retry-stage"
+"""Of a message in a retry topic: when it is due, in milliseconds since the epoch; the stage, 1 in the first."""
 WRITTEN_TO = f"{PREFIX}written-to"
-"""Header of a message in a DLQ or retry topic: the topic it was written to. Copies elsewhere are no dead letters."""
+"""Of a message in a DLQ or retry topic: the topic it was written to. A copy in another topic is no dead letter."""
 
 MAX_ERROR_LENGTH, MAX_BRIEF_ERROR_LENGTH = 1_000, 100
-"""Characters of an error message that a dead letter carries, and that a shortened one does."""
+"""Characters of the error message in a dead letter, and in one that had to be made smaller."""
 MAX_TRACEBACK_LENGTH = 8_000
+"""Characters: the end of the traceback is kept."""
 
 LETTER_ID = f"{PREFIX}letter-id"
 LETTER_PLACE = f"{PREFIX}dead-letter"
-"""Header of a redriven message: where its dead letter stood. By it earlier versions knew it."""
+"""Of a redriven message: the place of its dead letter. Earlier versions recognize it by that."""
 GROUP, HANDLER = f"{PREFIX}consumer-group", f"{PREFIX}handler"
 KEY_ADDED = f"{PREFIX}key-added"
-"""Header of a dead letter whose key is its id: a compacted topic takes none without a key."""
+"""Of a dead letter that got its id as a key, since a compacted topic refuses messages without one."""
 DIGEST = f"{PREFIX}original-digest"
-"""Header of a dead letter of which something was left out: SHA-256 of key and value, in hexadecimal."""
+"""Of a dead letter with a part left out: SHA-256 of the original's key and value, in hexadecimal."""
 RESOLUTION, RESOLVED_IDS, RESOLVED_OFFSETS, REASON, RESOLVED_AT = (
     f"{PREFIX}{name}" for name in ("resolution", "resolved-ids", "resolved-offsets", "resolution-reason", "resolved-at")
 )
+"""Of a marker."""
 
 ORIGIN = tuple(f"{PREFIX}original-{name}" for name in ("topic", "partition", "offset", "timestamp"))
 OMITTED: Mapping[str, str] = {part: f"{PREFIX}{part}-omitted" for part in ("value", "headers", "key")}
-"""Header that says how many bytes of a part were left out."""
+"""By the part that was left out: the header that says how many bytes it had."""
 RETURNING = frozenset((FAILURE_TRACE, *ORIGIN))
-"""Headers of ours that a redriven message takes along."""
+"""Those of our headers that a redrive copies from the dead letter."""
 OF_ONE_WAY = frozenset((DUE, STAGE, LETTER_PLACE, KEY_ADDED, DIGEST, *OMITTED.values()))
-"""Headers of ours that say nothing any more once the message has failed again."""
+"""Those of our headers that are dropped when the message fails again: they told of its last way only."""
 
 
 def dead_letter_headers(failure: FailureContext, settings: AthomicSettings, *, brief: bool = False) -> Headers:
-    """The headers that tell where a dead letter comes from and why, in UTF-8; times in ISO 8601, UTC."""
+    """The headers that say where a dead letter comes from and why, in UTF-8; times in ISO 8601, UTC.
+
+    `brief`: a short error message, no traceback, no headers in the spelling of other frameworks.
+    """
     origin, error = failure.origin, failure.error
     length = MAX_BRIEF_ERROR_LENGTH if brief else MAX_ERROR_LENGTH
     values = {
@@ -99,6 +105,7 @@ def _smallrye(failure: FailureContext, error_message: str) -> Headers:
 
 
 FOREIGN_SPELLINGS: Mapping[str, Callable[[FailureContext, str], Headers]] = {"spring": _spring, "smallrye": _smallrye}
+"""By the names in the setting `dlq_header_spellings`."""
 
 
 def _type_name(error: BaseException) -> str:
@@ -110,26 +117,29 @@ def _text(error: BaseException) -> str:
         return str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # a user's __str__ may fail, its message must not be lost for that
+    except BaseException:  # a user's __str__ may fail; the dead letter must be written all the same
         return ""
 
 
 def moment_text(seconds: float) -> str:
+    """Seconds since the epoch in ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def digest(message: RawMessage) -> str:
-    """Tells whether a message is the one that a dead letter was made of."""
+    """The value of `DIGEST`: equal for the message that the dead letter was made of."""
     parts = (b"-" if part is None else b"%d:%s" % (len(part), part) for part in (message.key, message.value))
     return sha256(b"".join(parts)).hexdigest()
 
 
 def read_number(headers: MessageHeaders, name: str) -> int | None:
+    """None if the header is missing or holds no number: anybody can write to these topics."""
     text = headers.text(name)
     return int(text) if text is not None and len(text) < 20 and text.isdecimal() else None
 
 
 def read_moment(text: str | None) -> datetime | None:
+    """None if there is no text, or no time in it."""
     try:
         return datetime.fromisoformat(text) if text else None
     except ValueError:

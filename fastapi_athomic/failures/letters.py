@@ -27,8 +27,8 @@ from .letter_headers import (
 class DeadLetter:
     """One message that could not be handled."""
 
-    id: str  # stays the same however often the letter had to be written
-    topic: str  # the DLQ topic, and the place in it
+    id: str  # the same however often the letter was written
+    topic: str  # the DLQ topic, and the letter's place in it
     partition: int
     offset: int
     timestamp: int  # milliseconds since the epoch: when it was written
@@ -46,14 +46,17 @@ class DeadLetter:
     attempts: int
     failed_at: datetime | None
     redrives: int  # how often it was sent back already
-    omitted: tuple[str, ...] = ()  # of value, headers and key: what was too large, and is in the source topic only
+    omitted: tuple[str, ...] = ()  # of value, headers and key: what was too large for the DLQ; the source topic has it
 
     def __repr__(self) -> str:  # neither payload nor key
         return f"<DeadLetter {self.topic}[{self.partition}]@{self.offset} {self.error_type}>"
 
 
 def read_letter(message: RawMessage) -> DeadLetter:
-    """Earlier versions gave their letters no id: they are known by place and time."""
+    """The dead letter in a message of a DLQ topic; fields that its headers do not tell are None.
+
+    Letters of earlier versions have no id: their place and time make one.
+    """
     headers = MessageHeaders(message.headers)
     return DeadLetter(
         id=headers.text(LETTER_ID) or f"{_place(message)}@{message.timestamp}",
@@ -87,7 +90,10 @@ def _place(letter: DeadLetter | RawMessage) -> str:
 
 
 def redriven(letter: DeadLetter, original: RawMessage | None, topic: str, partition: int | None) -> OutgoingMessage:
-    """The original message, and where it was first. `original`: the message in its source, if the letter has gaps."""
+    """The message that a redrive writes to the redrive topic: the original, and headers that say where it was first.
+
+    `original`: the message from the source topic, for a letter with parts left out.
+    """
     whole: DeadLetter | RawMessage = original if original is not None else letter
     headers = original.headers if original is not None else letter.headers.raw
     foreign = (header for header in headers if not header[0].startswith(PREFIX))
@@ -101,7 +107,7 @@ def redriven(letter: DeadLetter, original: RawMessage | None, topic: str, partit
 
 
 def is_original(message: RawMessage, letter: DeadLetter) -> bool:
-    """The message is the one that the letter was made of, not another that has its place now."""
+    """The letter was made of this message. (Another may have its place if the topic was created anew.)"""
     return (
         message.offset == letter.original_offset
         and str(message.timestamp) == letter.headers.text(f"{PREFIX}original-timestamp")
@@ -110,10 +116,11 @@ def is_original(message: RawMessage, letter: DeadLetter) -> bool:
 
 
 class SentBack:
-    """What is in a redrive topic.
+    """The letters that a redrive topic has already: a redrive that broke off must not send them twice.
 
-    Earlier versions noted the letter's place only, which another letter has when a DLQ topic was made anew. Its
-    message counts if it is of the same origin, was sent back as often, and came after the letter.
+    Earlier versions wrote only the letter's place into the message, and another letter has that place after the DLQ
+    topic was created anew. So such a message counts only if it has the letter's origin, was redriven as often as the
+    letter would be now, and is not older than the letter.
     """
 
     def __init__(self) -> None:
@@ -121,6 +128,7 @@ class SentBack:
         self._places: dict[str, list[tuple[tuple[str | None, ...], int]]] = {}
 
     def note(self, message: RawMessage) -> None:
+        """Takes in one message of the redrive topic."""
         headers = MessageHeaders(message.headers)
         if (letter_id := headers.text(LETTER_ID)) is not None:
             self._ids.add(letter_id)
@@ -129,6 +137,7 @@ class SentBack:
             self._places.setdefault(place, []).append((history, message.timestamp))
 
     def add(self, letter: DeadLetter) -> None:
+        """This letter was sent just now."""
         self._ids.add(letter.id)
 
     def __contains__(self, letter: DeadLetter) -> bool:

@@ -32,7 +32,10 @@ class DeadLetterParts:
 
 
 class Mailbox:
-    """The dead letters of one handler that nobody has settled, read from the DLQ topics. It writes nothing."""
+    """Reads the dead letters of one handler that nobody has settled. Writes nothing.
+
+    `DeadLetters` shows them, `Settling` settles them.
+    """
 
     def __init__(self, parts: DeadLetterParts) -> None:
         self._subscription = parts.subscription
@@ -46,6 +49,7 @@ class Mailbox:
     async def open(
         self, source: str | None, partition: int | None = None, offset: int = 0
     ) -> AsyncIterator[DeadLetter]:
+        """Those in all DLQ topics of the handler that exist. Arguments and errors as in `open_in` and `topics`."""
         for topic in await self.topics(source):
             async for letter in self.open_in(topic, source, partition, offset):
                 yield letter
@@ -53,7 +57,10 @@ class Mailbox:
     async def open_in(
         self, topic: str, source: str | None, partition: int | None, offset: int
     ) -> AsyncIterator[DeadLetter]:
-        """The handler's dead letters that were not settled, each once, as they were when the call began."""
+        """The handler's letters in one DLQ topic that are not settled, each once, as of when the call began.
+
+        `source`: of this topic only. `partition`, `offset`: in this partition only, and from this offset of it on.
+        """
         for number, (first, end) in sorted((await self.bounds(topic)).items()):
             if partition not in (None, number):
                 continue
@@ -69,6 +76,7 @@ class Mailbox:
                     yield letter
 
     async def read(self, place: TopicPartition, first: int, end: int) -> AsyncIterator[RawMessage]:
+        """The messages in a partition of any topic, from offset `first` up to and without `end`."""
         while first < end:
             messages = await self._transport.read(place, first, self._settings.request_timeout)
             if not messages:
@@ -79,15 +87,16 @@ class Mailbox:
             first = messages[-1].offset + 1
 
     async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """Of any topic, by partition: its first offset, and the one after its last."""
         return await self._transport.bounds(topic, self._settings.request_timeout)
 
     # --- whose
 
     def _is_ours(self, letter: DeadLetter, source: str | None) -> bool:
-        """By group and handler. `source`: of this topic only."""
+        """By group and handler id, as docs/dead-letters.md says. `source`: of this topic only."""
         if source not in (None, self.source_of(letter)):
             return False
-        if letter.group_id is None:  # not written by us
+        if letter.group_id is None:  # somebody else wrote it
             return not isinstance(self._subscription.dlq, str) and "{group_id}" in self._settings.dlq_topic
         if letter.group_id != self._subscription.group_id:
             return False
@@ -96,22 +105,24 @@ class Mailbox:
         return letter.handler_id not in self._group and self.consumes(self.source_of(letter))
 
     def source_of(self, letter: DeadLetter) -> str:
-        """Of what others wrote into our DLQ topic: the topic that this one is for."""
+        """The letter's source topic. For what somebody else wrote: the source that this DLQ topic is for."""
         sources = self._subscription.topics
         return letter.original_topic or next(
             (source for source in sources if letter.topic in self._dlq_topics(source)), letter.topic
         )
 
     def consumes(self, source: str) -> bool:
+        """The handler subscribes to this topic."""
         return self._dlq_handler.returns.consumes(source)
 
     # --- topics
 
     async def topics(self, source: str | None) -> list[str]:
-        """The DLQ topics that exist.
+        """The handler's DLQ topics that exist. `source`: only those for this topic.
 
         Raises:
-            ConfigurationError: the handler has none, or does not consume `source`.
+            ConfigurationError: the handler has no DLQ, or does not consume `source`; or it follows a pattern, and
+                `source` must say which topic is meant.
         """
         sources = self._subscription.topics if source is None else (source,)
         if source is None and self._subscription.pattern is not None and not isinstance(self._subscription.dlq, str):
@@ -127,7 +138,7 @@ class Mailbox:
         return [topic for topic in topics if topic in known]
 
     def _dlq_topics(self, source: str) -> list[str]:
-        """Where its dead letters go, and where they went if a deploy has given them a topic of another name."""
+        """Where dead letters of `source` go now, and where they went before a deploy changed the name."""
         name = self._dlq_handler.returns.name
         usual = [name(template, source) for template in templates_of(self._settings, "dlq_topic")]
         return list(dict.fromkeys([self._dlq_handler.topic_for(source) or usual[0], *usual]))

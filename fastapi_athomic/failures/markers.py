@@ -1,4 +1,7 @@
-"""Markers: messages behind dead letters, in the same partition of the DLQ topic, that say which of them are settled."""
+"""Markers: messages behind dead letters, in the same partition of the DLQ topic, that say which of them are settled.
+
+There is no other record of it. docs/dead-letters.md lists the headers of a marker.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ from .letter_headers import (
 from .letters import DeadLetter
 
 MAX_OFFSETS = 1_000
-"""Of one range in a marker: many times what is ever settled by one."""
+"""Of one range in a marker that are read: anybody can write one, and a real one settles far fewer."""
 
 
 def is_marker(message: RawMessage) -> bool:
-    """It settles letters, and is none: a letter of a marker has an origin."""
+    """The message settles letters and is none itself. (If a marker is consumed and fails, its letter has an origin.)"""
     names = {name for name, _ in message.headers}
     return RESOLUTION in names and ORIGIN[0] not in names
 
 
 def marker(topic: str, letters: Sequence[DeadLetter], resolution: str, reason: str, at: float) -> OutgoingMessage:
-    """Says that these letters, all of one partition, are settled. `at`: seconds since the epoch.
+    """A message for `topic` that settles these letters, all of one partition. `at`: seconds since the epoch.
 
-    Its key is its own, so that a compacted topic takes it and keeps it.
+    It has a key of its own, so that a compacted topic takes it and keeps it.
     """
     headers = (
         (RESOLUTION, resolution.encode()),
@@ -46,14 +49,17 @@ def marker(topic: str, letters: Sequence[DeadLetter], resolution: str, reason: s
 
 
 class Settled:
-    """What the markers of a partition say."""
+    """The letters that the markers of a partition settle."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._offsets: set[int] = set()
 
     def note(self, message: RawMessage) -> None:
-        """Offsets count where an earlier version wrote the marker: they are those of letters that stand before it."""
+        """Takes in a message if it is a marker.
+
+        A marker of an earlier version has offsets only; they settle letters that stand before it.
+        """
         if not is_marker(message):
             return
         headers = MessageHeaders(message.headers)
@@ -76,7 +82,7 @@ def encode_offsets(offsets: Iterable[int]) -> str:
 
 
 def decode_offsets(text: str) -> set[int]:
-    """The reverse; nothing where it makes no sense."""
+    """The reverse of `encode_offsets`; empty if the text makes no sense."""
     found: set[int] = set()
     try:
         for part in filter(None, text.split(",")):

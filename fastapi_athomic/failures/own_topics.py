@@ -1,4 +1,4 @@
-"""The topics that the product makes, for dead letters, retries and redrives: their names, and how they are known."""
+"""Is this topic one that the package makes (DLQ, retry, redrive), by its name? And how are those names built?"""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..settings import AthomicSettings
 LONGEST_NAME = 249
 """Characters of a topic name at most (Kafka's `Topic.validate`)."""
 DIGEST_SIZE = 8
-"""Bytes of a digest that stands for the rest of a name that is too long."""
+"""Bytes of the digest that replaces the end of a name that is too long."""
 SHORTEST_FIT = "x" * (2 * DIGEST_SIZE + 2)
-"""The shortest that a long name is cut down to: one of its characters, and the digest."""
+"""As long as the shortest form of a long name: one of its characters, a hyphen and the digest."""
 LONGEST_DELAY = "0" * 10
-"""Stands for a delay where only the length of a name counts."""
+"""Stands for a delay when the length of a name is computed."""
 
 ANY = r"[a-zA-Z0-9._-]+"
 ANY_DELAY = r"[0-9.e+-]+"
@@ -25,15 +25,15 @@ TEMPLATES = ("dlq_topic", "retry_topic", "redrive_topic")
 
 
 def templates_of(settings: AthomicSettings, name: str) -> tuple[str, ...]:
-    """The template of the settings, then the default one if that is another: a deploy may have changed it."""
+    """The template of the settings, then the default one if it differs: an earlier deploy may have used it."""
     default = AthomicSettings.model_fields[name].default
     return tuple(dict.fromkeys((getattr(settings, name), default)))
 
 
 def template_regex(template: str, *, topic: str = ANY, group: str = ANY, delay: str = ANY_DELAY) -> str:
-    """A regular expression for the names that a template makes; the arguments are expressions, too.
+    """A regular expression for the names that a template makes. The arguments are regular expressions, too.
 
-    Named groups `source` and `delay` hold what the name was made of.
+    Its groups `source` and `delay` hold the source topic and the delay in the name.
     """
     parts = {"topic": f"(?P<source>{topic})", "group_id": f"(?:{group})", "delay": f"(?P<delay>{delay})"}
     found = ""
@@ -47,11 +47,11 @@ def template_regex(template: str, *, topic: str = ANY, group: str = ANY, delay: 
 
 
 class OwnTopics:
-    """Tells the topics that the product makes, for any topic, group and delay, from all others, by their names.
+    """Tells by its name whether the package makes a topic, for any source topic, group and delay.
 
-    Known are the templates of the settings, the default ones (other apps may use them), and the DLQs that handlers of
-    this app name. Where a template's own text has neither letter nor digit (`{topic}.{group_id}`), its names look like
-    anybody's: only those of this app's groups count.
+    It knows the templates of the settings, the default templates (other apps may use them), and the DLQs that handlers
+    of this app name. A template without a letter or digit of its own (`{topic}.{group_id}`) makes names that look like
+    any other: of those, only names with a group of this app count.
     """
 
     def __init__(self, settings: AthomicSettings, subscriptions: Collection[Subscription] = ()) -> None:
@@ -62,10 +62,11 @@ class OwnTopics:
         self._ours = [re.compile(template_regex(each, group=groups)) for each in templates]
 
     def made(self, topic: str) -> bool:
+        """The package made it, for a group of any app."""
         return topic in self._named or any(regex.fullmatch(topic) for regex in self._regexes)
 
     def made_for_us(self, topic: str) -> bool:
-        """For a group of this app. On a broker with many services, those of all others may be thousands."""
+        """It was made for a group of this app. With many services on a broker, others may have thousands."""
         return any(regex.fullmatch(topic) for regex in self._ours)
 
 
@@ -75,9 +76,9 @@ def _groups(template: str, known: str) -> str:
 
 
 def fitting(source: str, group_id: str, templates: Iterable[str]) -> str:
-    """The source topic's name as it stands in the names of the topics made for it.
+    """What the templates get for `{topic}`: the source topic's name, shortened if a name would become too long.
 
-    As it is, unless one of them would become too long: then shortened, with a digest of the whole.
+    A shortened name ends with a digest of the whole one.
     """
     others = [template.format(topic="", group_id=group_id, delay=LONGEST_DELAY) for template in templates]
     room = LONGEST_NAME - max(map(len, others))

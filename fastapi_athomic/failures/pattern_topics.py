@@ -11,14 +11,14 @@ from .return_topics import ReturnTopics
 logger = logging.getLogger(__name__)
 
 LEFT_OUT_SHOWN = 20
-"""So many topics that a pattern leaves out are logged."""
+"""How many of the topics that a pattern leaves out are logged."""
 
 
 class PatternTopics:
-    """What a subscription by pattern follows: the topics that match as a whole, and what comes back from them.
+    """A `TopicPattern` for the transport: topics whose whole name matches, and their retry and redrive topics.
 
-    It leaves out what the product makes for any handler (DLQ, retry and redrive topics): a handler that fails on the
-    dead letters of others would make dead letters without end.
+    It leaves out all DLQ topics, and the retry and redrive topics of other handlers: two handlers that fail on each
+    other's dead letters would make dead letters without end.
     """
 
     def __init__(self, handler_id: str, pattern: re.Pattern[str], returns: ReturnTopics) -> None:
@@ -30,6 +30,7 @@ class PatternTopics:
         self._left_out: set[str] = set()
 
     def fullmatch(self, topic: str) -> bool:
+        """Whether to consume the topic."""
         known = self._decided.get(topic)
         if known is None:
             known = self._decided[topic] = self._decide(topic)
@@ -37,7 +38,7 @@ class PatternTopics:
 
     def _decide(self, topic: str) -> bool:
         if self._returns.consumes(topic):
-            if self._returns.shortens(topic):  # what comes back from it can be told from now on
+            if self._returns.shortens(topic):  # its retry and redrive topics are recognized from now on: decide anew
                 self._decided = {name: followed for name, followed in self._decided.items() if followed}
             return True
         if self._returns.brings_back(topic):
@@ -53,11 +54,11 @@ class PatternTopics:
                 "%s: the pattern leaves out %s, which is made for dead letters or retries: name it to consume it%s",
                 self._handler_id,
                 topic,
-                " (others of the kind are left out without a word)" if len(self._left_out) == LEFT_OUT_SHOWN else "",
+                " (further topics that it leaves out are not logged)" if len(self._left_out) == LEFT_OUT_SHOWN else "",
             )
 
 
 def pattern_topics(subscription: Subscription, returns: ReturnTopics) -> PatternTopics | None:
-    """None for a subscription by names."""
+    """Which topics the subscription consumes, if it is by pattern; None if it is by names."""
     pattern = subscription.pattern
     return PatternTopics(subscription.handler_id, pattern, returns) if pattern is not None else None

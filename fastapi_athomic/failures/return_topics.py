@@ -1,7 +1,8 @@
-"""The topics through which failed messages come back to the group that failed, and nobody else.
+"""Through which topics do failed messages come back to a handler, and what does such a topic or message say?
 
-`{topic}.{group_id}.retry.{delay}s` brings a message back after a delay, `{topic}.{group_id}.redrive` when somebody
-sent a dead letter back. The handler's own service follows both.
+A retry topic (`{topic}.{group_id}.retry.{delay}s`) brings a message back after a delay, a redrive topic
+(`{topic}.{group_id}.redrive`) when somebody has sent a dead letter back. Only the group that failed consumes them, with
+the same consumer as the source topics.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from .letter_headers import DUE, PREFIX, WRITTEN_TO
 from .own_topics import TEMPLATES, OwnTopics, fitting, template_regex, templates_of
 
 CLOCKS_APART = 3600.0
-"""Seconds by which the clocks of a group's members may differ."""
+"""Seconds. By how much the clocks of a group's members may differ; nobody waits for it."""
 
 
 class Place(NamedTuple):
     """What a retry or redrive topic is for."""
 
-    source: str  # its messages were there first
-    delay: float | None = None  # seconds, of a retry topic
+    source: str  # the topic in which its messages were first
+    delay: float | None = None  # seconds; None: a redrive topic
 
 
 class ReturnTopics:
-    """The topics through which messages come back to one handler."""
+    """The retry and redrive topics of one handler.
+
+    Names them, recognizes them (those of earlier deploys, too, with other delays or the default templates), and reads
+    what the headers of a message in them say.
+    """
 
     def __init__(self, subscription: Subscription, settings: AthomicSettings, own_topics: OwnTopics) -> None:
         self.delays = subscription.retry.retry_topics
@@ -39,10 +44,10 @@ class ReturnTopics:
         self._group_id = subscription.group_id
         self._settings = settings
         self._own_topics = own_topics
-        self._places: dict[str, Place | None] = {}  # of topics; None: a source itself
+        self._places: dict[str, Place | None] = {}  # by topic; None: it is neither a retry nor a redrive topic
         self._fitting: dict[str, str] = {}  # by source topic: its name as it stands in the names of these topics
-        self._full: dict[str, str] = {}  # the reverse, where that is shorter
-        self._common_source = next(iter(subscription.topics), "")  # where a template names no topic
+        self._full: dict[str, str] = {}  # the reverse, for names that were shortened
+        self._common_source = next(iter(subscription.topics), "")  # for a template without `{topic}`
         group = re.escape(self._group_id)
         self._retries = [
             re.compile(template_regex(each, group=group)) for each in templates_of(settings, "retry_topic")
@@ -54,23 +59,27 @@ class ReturnTopics:
     # --- names
 
     def retry(self, source: str, stage: int) -> str:
-        """The topic of a stage; the first is 1."""
+        """The retry topic of a stage: 1 for the first of the policy's delays."""
         return self.name(self._settings.retry_topic, source, self.delays[stage - 1])
 
     def redrive(self, source: str) -> str:
+        """The redrive topic."""
         return self.name(self._settings.redrive_topic, source)
 
     def retries(self, source: str) -> list[str]:
+        """The retry topics of all stages."""
         return [self.retry(source, stage) for stage in range(1, len(self.delays) + 1)]
 
     def name(self, template: str, source: str, delay: float = 0) -> str:
+        """The name that a template of the settings makes. `delay` is in seconds."""
         return template.format(topic=self._fit(source), group_id=self._group_id, delay=f"{delay:g}")
 
     def shortens(self, source: str) -> bool:
+        """The source's name is too long to stand in these names as it is."""
         return self._fit(source) != source
 
     def _fit(self, source: str) -> str:
-        """Names of a pattern's topics may be too long for what is made for them; those that are named were checked."""
+        """Shortens long names of a pattern's topics. (Names in a subscription were checked at the start.)"""
         if self._subscription.pattern is None:
             return source
         known = self._fitting.get(source)
@@ -84,7 +93,7 @@ class ReturnTopics:
     # --- topics
 
     def place(self, topic: str) -> Place | None:
-        """None for a source, and for all that is not this handler's."""
+        """What the topic is for, if it is a retry or redrive topic of this handler; else None."""
         try:
             found = self._places[topic]
         except KeyError:
@@ -104,39 +113,40 @@ class ReturnTopics:
         return None
 
     def _delay(self, text: str | None) -> float:
-        """Of a retry topic, by its name; a template without `{delay}` has one topic for all."""
+        """Seconds, as the name of a retry topic says. A template without `{delay}` makes one topic for all delays."""
         if text is None:
             return self.delays[0] if self.delays else 0.0
         try:
             return float(text)
-        except ValueError:  # a delay's characters, in no order that makes a number
+        except ValueError:  # characters of a number that make none, such as "1.2.3"
             return 0.0
 
     def full(self, source: str) -> str:
-        """The source's own name, where it was shortened."""
+        """The whole name of a source from its shortened one. Other names are returned as they are."""
         return self._full.get(source, source)
 
     def consumes(self, source: str) -> bool:
-        """It is a source of the handler."""
+        """The handler subscribes to this topic (it is a source)."""
         pattern = self._subscription.pattern
         if pattern is None:
             return source in self._subscription.topics
         return pattern.fullmatch(self.full(source)) is not None and not self._own_topics.made(source)
 
     def source_of(self, topic: str) -> str:
-        """The topic where messages of this one were first."""
+        """The topic in which messages of this topic were first: itself, unless it is a retry or redrive topic."""
         place = self.place(topic)
         return place.source if place is not None else topic
 
     def is_retry(self, topic: str) -> bool:
+        """It is a retry topic of the handler."""
         place = self.place(topic)
         return place is not None and place.delay is not None
 
     def stage_of(self, topic: str) -> int:
-        """How many of the handler's delays are behind a message of this topic; 0 for a source and a redrive topic.
+        """How many of the policy's delays a message of this topic has had; 0 in a source or redrive topic.
 
-        For a retry topic of an earlier deploy, whose delay is none of the handler's any more: those that are not
-        longer.
+        A retry topic of an earlier deploy may have a delay that the policy no longer has: then the delays that are not
+        longer count as had.
         """
         place = self.place(topic)
         if place is None or place.delay is None:
@@ -146,19 +156,19 @@ class ReturnTopics:
         return sum(delay <= place.delay for delay in self.delays)
 
     def expected(self) -> list[str]:
-        """The topics that would bring messages of the handler's sources back, whether they exist or not."""
+        """The retry and redrive topics of the sources that the handler names, whether they exist or not."""
         sources = self._subscription.topics
         return [topic for source in sources for topic in (*self.retries(source), self.redrive(source))]
 
     def brings_back(self, topic: str) -> bool:
-        """It is a retry or redrive topic for a source of this handler, perhaps of an earlier deploy."""
+        """It is a retry or redrive topic, perhaps of an earlier deploy, whose source the handler still consumes."""
         place = self.place(topic)
         return place is not None and self.consumes(place.source)
 
     def origin(self, message: RawMessage) -> Origin:
-        """What the headers say, if the message came back; else its own place.
+        """Where the message was first: as its headers say if it came back, else where it is.
 
-        The topic is one of the handler's, whatever the headers say: what fails goes to a topic of that name.
+        The topic is always a source of the handler, whatever the headers say: the next topic is named after it.
         """
         source = self.source_of(message.topic)
         own = Origin(source, message.partition, message.offset, message.timestamp)
@@ -181,14 +191,14 @@ class ReturnTopics:
         return found if self.is_retry(message.topic) else found._replace(attempts=0, first_failed_at=0.0)
 
     def delay_of(self, topic: str) -> Callable[[RawMessage], float] | None:
-        """For a retry topic: how many seconds a message still has to wait."""
+        """For a retry topic: a function that says how many seconds a message still has to wait. None for others."""
         place = self.place(topic)
         return partial(_until_due, place.delay) if place is not None and place.delay is not None else None
 
     def is_dead_letter(self, message: RawMessage) -> bool:
-        """A pattern matched the DLQ or retry topic of another handler, which keeps this message.
+        """The message is in the DLQ or retry topic of another handler, which a pattern of this one matched.
 
-        By its name it was not known for one: that app has other templates, or names its DLQ.
+        The name did not tell: that app has other templates, or a DLQ with a name of its own.
         """
         if self._subscription.pattern is None or self.place(message.topic) is not None:
             return False
@@ -196,7 +206,7 @@ class ReturnTopics:
 
 
 def _until_due(delay: float, message: RawMessage) -> float:
-    """Seconds. What a clock has written that was out of its mind would wait for ever, and all behind it: it is due."""
+    """Seconds. A due time that a wrong clock has put far ahead would hold up the partition: such a message is due."""
     due = MessageHeaders(message.headers).text(DUE)
     try:
         wait = int(due or 0) / 1000 - time()
@@ -206,10 +216,10 @@ def _until_due(delay: float, message: RawMessage) -> float:
 
 
 def _check(origin: Origin) -> None:
-    """Raises `ValueError` or `OverflowError` for what cannot be the place of a message, or a time."""
+    """Raises `ValueError` or `OverflowError` if no message can have this place or time."""
     datetime.fromtimestamp(origin.first_failed_at, UTC)
     if not (0 <= origin.partition < 1 << 31 and 0 <= origin.offset < 1 << 63 and abs(origin.timestamp) < 1 << 63):
-        raise ValueError("no message can be there")
+        raise ValueError("no message can have this place")
 
 
 def _seconds(moment: str | None) -> float:

@@ -1,4 +1,4 @@
-"""Settling dead letters: they are sent back to the group that failed, or discarded, and a marker says so."""
+"""Settling dead letters: a redrive sends them back to the group that failed, a discard does not; a marker notes it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from .mailbox import DeadLetterParts, Mailbox
 from .markers import marker
 
 CHUNK = 100
-"""Dead letters that are sent back, and marked as such, at once."""
+"""How many dead letters are sent at once, and settled by one marker."""
 
 GONE = "what was too large for the dead letter is no longer in the source topic"
 NOT_FOLLOWED = "the handler does not consume the source topic any more"
 TOO_LARGE = "the redrive topic does not take a message so large"
 NO_KEY = "the redrive topic is compacted and the message has no key"
+"""Reasons in `SettlingReport.refused`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,30 +36,31 @@ class SettlingReport:
 
     selected: int = 0
     settled: int = 0
-    exhausted: int = 0  # sent back too often already: left alone
-    resumed: int = 0  # an earlier redrive that broke off had sent them
-    refused: dict[str, int] = field(default_factory=dict)  # cannot be sent back and wait still: how many, by reason
+    exhausted: int = 0  # left alone: they were sent back `max_redrives` times already
+    resumed: int = 0  # of the settled ones: an earlier redrive that broke off had sent them
+    refused: dict[str, int] = field(default_factory=dict)  # cannot be sent back and stay open: how many, by reason
     dry_run: bool = False
     topics: dict[str, int] = field(default_factory=dict)  # settled per DLQ topic
 
 
 Predicate = Callable[[DeadLetter], bool]
 Progress = Callable[[int], object]
+"""Called after each chunk with the number of letters in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which of a handler's dead letters are to be settled; by default all that wait."""
+    """Which of a handler's dead letters to settle; by default all that are open."""
 
     source: str | None = None  # of this topic only
     partition: int | None = None  # of the DLQ topic
-    offset: int | None = None  # in the DLQ topic
+    offset: int | None = None  # in the DLQ topic: this letter only
     where: Predicate | None = None
     limit: int | None = None  # at most so many
 
 
 class Settling:
-    """Redrives and discards of one handler's dead letters. `DeadLetters` is its public face."""
+    """Redrives and discards the dead letters of one handler. Users call it through `DeadLetters`."""
 
     def __init__(self, parts: DeadLetterParts, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
@@ -94,7 +96,7 @@ class Settling:
             async for chunk in self._chunks(topic, selection, report):
                 if not dry_run:
                     await self._mark(topic, chunk, "discarded", reason)
-                self._settled(report, topic, len(chunk))
+                _settled(report, topic, len(chunk))
                 if progress is not None:
                     progress(len(chunk))
         return report
@@ -102,7 +104,7 @@ class Settling:
     async def _chunks(
         self, topic: str, selection: Selection, report: SettlingReport
     ) -> AsyncIterator[list[DeadLetter]]:
-        """What is selected, of one partition at a time."""
+        """The selected letters, counted in `report`. A chunk is of one partition, so that one marker settles it."""
         chunk: list[DeadLetter] = []
         offset, where, limit = selection.offset, selection.where, selection.limit
         async for letter in self._mailbox.open_in(topic, selection.source, selection.partition, offset or 0):
@@ -121,6 +123,11 @@ class Settling:
     async def _send_back(
         self, source: str, chunk: list[DeadLetter], sent: dict[str, SentBack], report: SettlingReport
     ) -> None:
+        """Redrives a chunk of letters of one source. `sent`: by redrive topic, what it has already.
+
+        The marker comes after the acknowledgement: if this breaks off in between, the next redrive finds the letters in
+        the redrive topic and only marks them.
+        """
         topic = chunk[0].topic
         if not self._mailbox.consumes(source):
             _refuse(report, NOT_FOLLOWED, len(chunk))
@@ -134,20 +141,20 @@ class Settling:
         report.resumed += len(there)
         messages = await self._messages(target, source, [letter for letter in fresh if letter not in there], report)
         if report.dry_run:
-            self._settled(report, topic, len(there) + len(messages))
+            _settled(report, topic, len(there) + len(messages))
             return
         failure = await self._send(messages, there, sent[target], report)
         if there:
             await self._mark(topic, there, "redriven", "")
             self._counters.redriven += len(there)
-            self._settled(report, topic, len(there))
+            _settled(report, topic, len(there))
         if failure is not None:
             raise TransportError(f"not all dead letters could be sent to {target}: {failure}") from failure
 
     async def _messages(
         self, target: str, source: str, letters: Sequence[DeadLetter], report: SettlingReport
     ) -> list[tuple[DeadLetter, OutgoingMessage]]:
-        """What is to be sent. Letters that have lost a part for good are refused."""
+        """The messages to send. Refuses letters with parts left out whose original is gone."""
         count = await self._partitions_of(target, source, create=not report.dry_run) if letters else 0
         found: list[tuple[DeadLetter, OutgoingMessage]] = []
         for letter in letters:
@@ -167,7 +174,7 @@ class Settling:
         sent: SentBack,
         report: SettlingReport,
     ) -> Exception | None:
-        """Adds to `there` and `sent` what the topic has taken. Gives the failure of one that may be tried again."""
+        """Adds what the topic has taken to `there` and `sent`. Returns an error if another try may help."""
         producer, timeout = self._transport.producer, self._settings.publish_timeout
         failure: Exception | None = None
         results = await producer.send([message for _, message in messages], timeout)
@@ -182,10 +189,11 @@ class Settling:
                 failure = failure or result
             else:
                 there.append(letter)
-                sent.add(letter)  # it may stand in another partition too
+                sent.add(letter)  # the same letter may be in another partition of the DLQ topic, too
         return failure
 
     async def _mark(self, topic: str, letters: Sequence[DeadLetter], resolution: str, reason: str) -> None:
+        """Writes the marker; several with fewer letters each if the topic does not take one so large."""
         message = marker(topic, letters, resolution, reason, time())
         (result,) = await self._transport.producer.send([message], self._settings.publish_timeout)
         if isinstance(result, MessageTooLargeError) and len(letters) > 1:
@@ -193,15 +201,12 @@ class Settling:
             for half in (letters[:middle], letters[middle:]):
                 await self._mark(topic, half, resolution, reason)
         elif isinstance(result, Exception):
-            raise TransportError(f"what was {resolution} could not be noted in {topic}: {result}") from result
-
-    @staticmethod
-    def _settled(report: SettlingReport, topic: str, count: int) -> None:
-        report.settled += count
-        report.topics[topic] = report.topics.get(topic, 0) + count
+            raise TransportError(
+                f"what was {resolution} could not be noted in {topic}, try again: {result}"
+            ) from result
 
     async def _original(self, letter: DeadLetter) -> RawMessage | None:
-        """The message that the letter was made of, if it is still in its topic."""
+        """The message that the letter was made of, if the source topic still has it."""
         topic, partition, offset = letter.original_topic, letter.original_partition, letter.original_offset
         if topic is None or partition is None or offset is None:
             return None
@@ -215,6 +220,7 @@ class Settling:
         return messages[0] if messages and is_original(messages[0], letter) else None
 
     async def _sent_back(self, target: str) -> SentBack:
+        """What the redrive topic has already."""
         found = SentBack()
         with suppress(TopicNotFoundError):
             for number, (first, end) in (await self._mailbox.bounds(target)).items():
@@ -223,13 +229,18 @@ class Settling:
         return found
 
     async def _partitions_of(self, target: str, source: str, *, create: bool) -> int:
-        """How many a redrive topic has; it is made where it is missing."""
+        """How many partitions a redrive topic has. If it is missing: 0, or it is created first with `create`."""
         try:
             return len(await self._mailbox.bounds(target))
         except TopicNotFoundError:
             if create:
                 await self._dlq_handler.redrive_topic(source)
             return len(await self._mailbox.bounds(target)) if create else 0
+
+
+def _settled(report: SettlingReport, topic: str, count: int) -> None:
+    report.settled += count
+    report.topics[topic] = report.topics.get(topic, 0) + count
 
 
 def _refuse(report: SettlingReport, reason: str, count: int = 1) -> None:

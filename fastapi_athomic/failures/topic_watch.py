@@ -1,5 +1,7 @@
-"""Which of the product's own topics exist. They are made when they are needed, and operators may do with them what they
-like at any time: what is known of them is asked again.
+"""Which of the package's own topics exist now? Creates the missing ones to write to, and finds those to consume.
+
+Nothing is remembered for long: other processes create these topics when they need them, and operators may delete them
+at any time.
 """
 
 from __future__ import annotations
@@ -16,22 +18,22 @@ from .return_topics import ReturnTopics
 logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 5.0
-"""Between two looks for retry and redrive topics that others have made or deleted: one question for all handlers."""
+"""Between two requests for the retry and redrive topics that exist. One request serves all handlers."""
 LISTING_SECONDS = 60.0
-"""Between two looks at all topics of the broker, at least, for those of deploys with other delays: where there are
-thousands such a look takes time. There is one at the start, and one after the group's partitions have moved, as they do
-when a process of another deploy has gone.
+"""At least, between two listings of all topics of the broker, which take time where there are thousands. They find
+retry topics of deploys with other delays. There is one at the start, and one after a rebalance: a process of another
+deploy may have left.
 """
 COUNT_SECONDS = 1.0
-"""For so long it is believed that a topic that is written to exists, with so many partitions."""
+"""How long the partition count of a topic to write to is taken from memory."""
 MISSES = 2
-"""So many looks in a row must miss a topic before it counts as gone: not all brokers hear of a new one at once."""
+"""A topic counts as gone after so many requests in a row without it: not every broker knows a new topic at once."""
 
 
 class TopicWatch:
-    """One for all handlers of an app.
+    """Knows which of an app's own topics exist. All handlers of the app share one.
 
-    Handlers ask for the topics to follow every `FOLLOW_SECONDS`; the answer to the first of them is shared by all.
+    Each handler asks every `FOLLOW_SECONDS`, and the first one's answer serves the others.
     """
 
     def __init__(
@@ -40,29 +42,29 @@ class TopicWatch:
         self._transport = transport
         self._timeout = timeout
         self._create_topics = create_topics
-        self._made = made  # tells by their names what was made for the groups of this app
-        self._counts: dict[str, tuple[int, float]] = {}  # partitions of what is written to, and when that was heard
-        self._questions: dict[str, asyncio.Future[int]] = {}  # whether it exists: on their way
-        self._present: dict[str, int] = {}  # topics that exist, and how many looks in a row have missed them
-        self._wanted: set[str] = set()  # names that handlers would follow
+        self._made = made  # tells by its name whether a topic was made for a group of this app
+        self._counts: dict[str, tuple[int, float]] = {}  # by topic to write to: partitions, and when that was heard
+        self._questions: dict[str, asyncio.Future[int]] = {}  # by topic: requests under way for its partitions
+        self._present: dict[str, int] = {}  # topics that exist, and how many requests in a row have missed them
+        self._wanted: set[str] = set()  # names of topics that handlers would follow
         self._asked_at = self._listed_at = float("-inf")
-        self._moved = True  # partitions of a group, since all topics were looked at
+        self._moved = True  # there was a rebalance since the last listing
         self._asking = asyncio.Lock()
         self._news: list[asyncio.Event] = []
 
     # --- to write to
 
     async def partitions_of(self, topic: str, source: str) -> int:
-        """How many partitions the topic has. Where it is missing it is made, with as many as its source.
+        """How many partitions the topic has. If it is missing it is created, with as many as its source.
 
         Raises:
-            TransportError: it is missing and may not be made, or the broker cannot tell.
+            TransportError: it is missing and may not be created, or the broker does not answer.
         """
         count, heard_at = self._counts.get(topic, (0, float("-inf")))
         if monotonic() - heard_at <= COUNT_SECONDS:
             return count
         asking = self._questions.get(topic)
-        if asking is None:  # many may want to write to it at once
+        if asking is None:  # one request for all who want to write to it now
             asking = self._questions[topic] = asyncio.ensure_future(self._ask_or_make(topic, source))
             asking.add_done_callback(lambda done: self._note_answer(topic, done))
         return await asyncio.shield(asking)
@@ -82,27 +84,27 @@ class TopicWatch:
             if not self._create_topics:
                 raise TopicNotFoundError(missing([topic]))
             await self._transport.create_topics({topic: counts.get(source, -1)}, self._timeout)
-            logger.info("topic %s was made: it is needed now", topic)
+            logger.info("topic %s was created: it is needed now", topic)
             counts = await self._transport.partition_counts([topic], self._timeout)
         if topic not in counts:
-            raise TopicNotFoundError(f"topic {topic} was made, but the broker does not know it yet")
+            raise TopicNotFoundError(f"topic {topic} was created, but the broker does not know it yet")
         return counts[topic]
 
     def forget(self, topic: str) -> None:
-        """Writing to it failed: it may be gone, or be another one of that name."""
+        """Called when a write to it failed: it may have been deleted, or created anew. The next write asks again."""
         self._counts.pop(topic, None)
 
     # --- to follow
 
     def expect(self, topics: Collection[str]) -> None:
-        """These are asked for. What was made under other names is found, too, but not as soon."""
+        """Topics to ask for by name. Others that were made for this app are found too, but only by a listing."""
         self._wanted.update(topics)
 
     async def existing(self, belongs: Callable[[str], bool]) -> frozenset[str]:
-        """The topics of this app that exist, as of `FOLLOW_SECONDS` ago at most, and for which `belongs` is true.
+        """Those of the app's own topics that exist and for which `belongs` is true, at most `FOLLOW_SECONDS` old.
 
         Raises:
-            TransportError: the broker cannot tell.
+            TransportError: the broker does not answer.
         """
         async with self._asking:
             if monotonic() - self._asked_at >= FOLLOW_SECONDS / 2:
@@ -113,7 +115,7 @@ class TopicWatch:
         return frozenset(filter(belongs, self._present))
 
     def note_move(self) -> None:
-        """The group's partitions have moved: a process of another deploy may have left topics behind."""
+        """Called after a rebalance: a process of another deploy may have left retry topics."""
         self._moved = True
 
     async def _look(self) -> None:
@@ -138,7 +140,10 @@ class TopicWatch:
         return {topic for topic in listed if topic in self._wanted or self._made(topic)}
 
     async def follow(self, client: TransportConsumer, returns: ReturnTopics, followed: frozenset[str]) -> None:
-        """Lets a consumer follow what brings its messages back, as it comes and goes. Ends when it is cancelled."""
+        """Keeps a consumer subscribed to those of its retry and redrive topics that exist. Runs until it is cancelled.
+
+        `followed`: those that it is subscribed to now.
+        """
         news = asyncio.Event()
         self._news.append(news)
         try:
@@ -155,8 +160,8 @@ class TopicWatch:
     async def _look_again(self, returns: ReturnTopics) -> None:
         try:
             await self.existing(returns.brings_back)
-        except TransportError as error:  # the broker is away, which others say louder
-            logger.debug("topics to follow cannot be told now: %s", error)
+        except TransportError as error:  # the broker is down; the consumer warns of that
+            logger.debug("cannot ask for retry and redrive topics now, will ask again: %s", error)
 
     def _tell(self) -> None:
         for event in self._news:
@@ -164,6 +169,7 @@ class TopicWatch:
 
 
 def missing(topics: Collection[str]) -> str:
+    """What an error says of topics that are missing and may not be created."""
     return f"topic {', '.join(topics)} does not exist and create_topics is off"
 
 
@@ -179,6 +185,6 @@ async def _changed(client: TransportConsumer, topics: frozenset[str]) -> bool:
     try:
         await client.follow(topics)
     except TransportError as error:
-        logger.warning("topics that bring messages back are followed later: %s", error)
+        logger.warning("cannot subscribe to retry and redrive topics now, will try again: %s", error)
         return False
     return True

@@ -30,26 +30,28 @@ from .return_topics import ReturnTopics
 from .topic_watch import TopicWatch
 
 Report = Callable[[FailureContext, int, str], None]
-"""Logs at a level what became of a message that failed."""
+"""Logs what happened to a failure: takes the failure, the log level, and the end of the sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A dead letter, or a message for a retry topic, on its way; and what has to be left out for the topic to take it.
+    """A dead letter, or a message for a retry topic, in the form in which it is tried next.
 
-    A dead letter is the original, byte for byte, with the headers of `dead_letter_headers` appended.
+    The first form is the original, byte for byte, with the headers of `dead_letter_headers` appended. `smaller` and
+    `keyed` give the next one, after the topic has refused this one.
     """
 
     failure: FailureContext
     settings: AthomicSettings
     topic: str
     partition: int | None
-    added: Headers = ()  # beside those of every dead letter
-    brief: bool = False  # the error in few words, our headers in our own spelling only
-    omitted: tuple[str, ...] = ()  # of `OMITTED`
-    with_key: bool = False  # the letter's id stands in for a key that is missing
+    added: Headers = ()  # besides those that every dead letter has
+    brief: bool = False  # a short error message, no traceback, no headers in the spelling of other frameworks
+    omitted: tuple[str, ...] = ()  # parts that are left out: keys of `OMITTED`
+    with_key: bool = False  # the original has no key; the letter's id is the key
 
     def message(self) -> OutgoingMessage:
+        """The message to send."""
         original = self.failure.message
         added = (*dead_letter_headers(self.failure, self.settings, brief=self.brief), *self.added, *self._notes())
         replaced = OF_ONE_WAY.union(name for name, _ in added)
@@ -69,9 +71,9 @@ class Draft:
         return (*notes, *((OMITTED[part], b"%d" % sizes[part]) for part in self.omitted))
 
     def smaller(self) -> Draft | None:
-        """First with short errors, then without the largest of value, headers and key that is left.
+        """First `brief`; then without the largest part (value, headers or key) that it still has.
 
-        None: nothing is left to be left out.
+        None: no part is left.
         """
         if not self.brief:
             return replace(self, brief=True)
@@ -80,12 +82,12 @@ class Draft:
         return replace(self, omitted=(*self.omitted, max(left, key=sizes.__getitem__))) if left else None
 
     def keyed(self) -> Draft | None:
-        """With a key; None: it has one."""
+        """With the letter's id as the key; None if it has a key already."""
         return None if self.with_key or self.message().key is not None else replace(self, with_key=True)
 
 
 def _redrives(message: RawMessage) -> Headers:
-    """The one header without which a dead letter would come back for ever."""
+    """The header that stays when headers are left out: without it a letter could be redriven without end."""
     count = read_number(MessageHeaders(message.headers), REDRIVES)
     return ((REDRIVES, b"%d" % count),) if count is not None else ()
 
@@ -97,15 +99,16 @@ def _sizes(message: RawMessage) -> dict[str, int]:
 
 
 NEVER = (MessageTooLargeError, MessageRefusedError)
-"""What no waiting cures: another form of the message may."""
+"""Waiting and sending the same message again does not help; another form of it may."""
 
 
 class LetterWriter:
-    """Writes what one handler failed on to its DLQ and retry topics.
+    """Writes failed messages of one handler to its DLQ and retry topics. `DLQHandler` decides which, and when again.
 
-    A dead letter goes to the partition of the same number; where the DLQ topic has fewer, those that share one keep
-    their order. What the topic will never take as it is, is written in another form, see `Draft`: what waiting does not
-    cure must not hold up a partition.
+    A message goes to the partition with the number that it had in its source, modulo the partitions of the topic: so
+    the messages of one source partition keep their order. Both kinds of topic get the same headers; a message for a
+    retry topic also says when it is due. If a DLQ topic will never take the message as it is, it is written in another
+    form (`Draft`): a problem that waiting does not solve must not block a partition.
     """
 
     def __init__(
@@ -116,11 +119,14 @@ class LetterWriter:
         self._returns = returns
         self._topics = topics
         self._report = report
-        # sent to a topic and not acknowledged yet
+        # by failure: the topic it was sent to, and the send that is not acknowledged yet
         self._under_way = WeakKeyDictionary[FailureContext, tuple[str, NotAcknowledgedError]]()
 
     async def write(self, topic: str, failure: FailureContext, later: float | None) -> Exception | None:
-        """Why the message could not be written, in none of its forms; None when it was."""
+        """None once the topic has acknowledged the message, in whichever form; else why not.
+
+        `later`: for a retry topic, seconds from the failure until the message is due; None for the DLQ.
+        """
         result = await self._under_way_to(topic, failure)
         if result is None or isinstance(result, NEVER):
             result = await self._write_in_some_form(topic, failure, later)
@@ -128,11 +134,14 @@ class LetterWriter:
             self._under_way[failure] = topic, result
         if not isinstance(result, Exception):
             return None
-        self._topics.forget(topic)  # it may be gone, or another of its name
+        self._topics.forget(topic)  # it may have been deleted, or created anew
         return result
 
     async def _under_way_to(self, topic: str, failure: FailureContext) -> PublishedMessage | Exception | None:
-        """What was sent before and is still under way is waited for, not sent again. None: there is nothing."""
+        """Waits for an earlier send of this failure that has no acknowledgement yet: a second one would write it twice.
+
+        None: there is no such send.
+        """
         sent_to, sent = self._under_way.get(failure, ("", None))
         if sent is None or sent_to != topic:
             return None
@@ -153,6 +162,7 @@ class LetterWriter:
         while draft is not None:
             result = await self._send(draft, alone=alone)
             if isinstance(result, MessageTooLargeError):
+                # first the same once more, compressed and in a batch of its own; a retry topic gets no smaller form
                 draft = draft if not alone else draft.smaller() if later is None else None
                 alone = True
             elif isinstance(result, MessageRefusedError):
@@ -160,8 +170,8 @@ class LetterWriter:
             else:
                 break
         if draft is not None and draft.omitted and not isinstance(result, Exception):
-            missing_parts = " and ".join(draft.omitted)
-            self._report(failure, logging.WARNING, f"is too large for {topic}: without its {missing_parts}")
+            left_out = " and ".join(draft.omitted)
+            self._report(failure, logging.WARNING, f"is too large for {topic}: written without its {left_out}")
         return result
 
     async def _send(self, draft: Draft, *, alone: bool) -> PublishedMessage | Exception:
