@@ -66,7 +66,7 @@ class RetryPolicy:
     fatal: tuple[type[BaseException], ...] = ()
     # after the attempts in place: seconds in each retry topic, with one attempt after each. Later messages do not wait
     retry_topics: tuple[float, ...] = ()
-    allow_reordering: bool = False  # of partition and key, by retry topics: set it if that is wanted
+    allow_reordering: bool = False  # the user accepts that retry topics break the order of partition and key
 
     def __post_init__(self) -> None:
         for problem, message in (

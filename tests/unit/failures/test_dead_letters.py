@@ -1,126 +1,24 @@
-"""Dead letters that are too large, doubled, of somebody else, or of an earlier version. On `memory://`."""
+"""Dead letters that have lost a part, are doubled, of somebody else, or of an earlier version. On `memory://`."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
-from uuid import uuid4
-
 import pytest
-from pydantic import BaseModel
 
 from fastapi_athomic import (
-    Athomic,
-    AthomicSettings,
     MessageHeaders,
     RawMessage,
-    RetryPolicy,
     TransportError,
-    ordered_consumer,
     subscribe_to,
 )
-from fastapi_athomic.failures.letter_headers import OMITTED
 from fastapi_athomic.failures.markers import encode_offsets
-from fastapi_athomic.failures.settling import GONE, NOT_FOLLOWED, TOO_LARGE
-from fastapi_athomic.messages import Headers, OutgoingMessage, TopicPartition
+from fastapi_athomic.failures.settling import GONE, NOT_FOLLOWED
+from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
-from fastapi_athomic.transports.memory.broker import MemoryBroker
-from fastapi_athomic.transports.memory.transport import MemoryTransport, broker_named
-from tests.support.apps import Record, eventually, new_app, running
+from fastapi_athomic.transports.memory.transport import MemoryTransport
+from tests.support.apps import running
+from tests.unit.failures.letter_shop import LARGE, ONCE, UNPACKED, Shop
 
-LIMIT = 4_000
-REASON = os.urandom(500).hex()
-ONCE = RetryPolicy(max_attempts=1)
-UNPACKED = MemorySettings(max_message_bytes=10_000_000)
-"""As a message that came in a compressed batch."""
-
-
-class Shop:
-    """A broker whose topics take messages of up to `LIMIT` bytes, and an app whose handlers fail while `broken`."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.name = uuid4().hex
-        self.broker: MemoryBroker = broker_named(self.name)
-        self.record, self.broken = Record(), True
-        memory = MemorySettings(max_message_bytes=LIMIT, partitions=1)
-        self.settings = AthomicSettings(broker_url=f"memory://{self.name}", memory=memory, **settings)
-
-    def put(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
-        self.broker.create_topics({topic: 1})
-        (result,) = self.broker.append([OutgoingMessage(topic, key, value, headers)], UNPACKED)
-        assert not isinstance(result, Exception)
-
-    def handler(self, topic: str = "t", group: str = "g", handler_id: str = "h", **options: Any) -> Any:
-        @subscribe_to(topic, group_id=group, handler_id=handler_id, **{"retry": ONCE, **options})
-        async def handle(message: RawMessage) -> None:
-            self.record.note((handler_id, message))
-            if self.broken:
-                raise RuntimeError(REASON)
-
-        return handle
-
-    def app(self, *handlers: Any) -> Athomic:
-        return new_app(self.settings, *(handlers or [self.handler()]))
-
-    def read(self, topic: str) -> list[RawMessage]:
-        log = self.broker.log(TopicPartition(topic, 0))
-        return log.messages if log is not None else []
-
-
-# --- fault 5: letters that do not fit
-
-
-async def test_p07_fault_05_a_letter_that_is_larger_unpacked_is_written_packed() -> None:
-    shop = Shop()
-    shop.put("t", b"0" * 100_000, b"k")
-    shop.put("t", b"next")
-    async with running(shop.app()) as athomic:
-        await athomic.drain()
-        letter, _ = await athomic.dead_letters("h").browse()
-    assert (letter.value, letter.key, letter.omitted) == (b"0" * 100_000, b"k", ())
-    assert [message.value for _, message in shop.record.seen] == [b"0" * 100_000, b"next"]
-
-
-async def test_p07_fault_05_our_headers_do_not_push_a_message_over_the_limit() -> None:
-    shop, value = Shop(dlq_traceback=True), os.urandom(LIMIT - 900)
-    shop.put("t", value)
-    async with running(shop.app()) as athomic:
-        await athomic.drain()
-        (letter,) = await athomic.dead_letters("h").browse()
-    assert letter.value == value, "the error is said in fewer words first"
-    assert letter.error_message == REASON[:100]
-    assert "athomic-error-traceback" not in letter.headers
-
-
-LARGE, SMALL = os.urandom(2 * LIMIT), os.urandom(10)
-
-
-@pytest.mark.parametrize(
-    ("value", "key", "header", "omitted"),
-    [
-        (LARGE, SMALL, SMALL, {"value"}),
-        (SMALL, LARGE, SMALL, {"key"}),
-        (SMALL, SMALL, LARGE, {"headers"}),
-        (LARGE, LARGE, LARGE, {"value", "key", "headers"}),
-        (None, LARGE, SMALL, {"key"}),
-    ],
-)
-async def test_p20_fault_05_what_is_too_large_is_left_out_and_comes_back_from_its_source(
-    value: bytes | None, key: bytes, header: bytes, omitted: set[str]
-) -> None:
-    shop = Shop()
-    shop.put("t", value, key, (("own", header),))
-    async with running(shop.app()) as athomic:
-        await athomic.drain()
-        letters = athomic.dead_letters("h")
-        (letter,) = await letters.browse()
-        assert set(letter.omitted) == omitted
-        sizes = {"value": len(value or b""), "key": len(key), "headers": len("own") + len(header)}
-        assert {part: letter.headers.text(OMITTED[part]) for part in omitted} == {p: str(sizes[p]) for p in omitted}
-        shop.broken = False
-        report = await letters.redrive()
-        assert (report.settled, report.refused) == (0, {TOO_LARGE: 1}), "the redrive topic takes no more than the DLQ"
-        assert await letters.count() == 1
+# --- fault 5: letters that have lost a part
 
 
 async def test_p20_fault_05_a_redrive_fetches_what_was_left_out() -> None:
@@ -162,74 +60,6 @@ async def test_p20_fault_05_what_is_gone_for_good_is_not_sent_back_empty(gone: s
         (letter,) = await letters.browse()
         assert letter.omitted == ("value",)
     assert [message.value for _, message in shop.record.seen if message.topic == "t.g.redrive"] == [b"small"]
-
-
-async def test_p07_fault_05_batches_too() -> None:
-    shop = Shop()
-    for value in (LARGE, b"0" * 100_000, b"good"):
-        shop.put("t", value)
-
-    @subscribe_to("t", group_id="g", handler_id="h", batch_size=3, retry=ONCE)
-    async def handle(values: list[bytes]) -> None:
-        if values != [b"good"]:
-            raise RuntimeError("poison")
-        shop.record.note(values)
-
-    async with running(shop.app(handle)) as athomic:
-        await shop.record.count(1)
-        await athomic.drain()
-        found = await athomic.dead_letters("h").browse()
-    assert [(letter.omitted, len(letter.value or b"")) for letter in found] == [(("value",), 0), ((), 100_000)]
-
-
-class Event(BaseModel):
-    key: str
-    number: int
-    padding: str
-
-
-async def test_p07_fault_05_ordered_consumers_too() -> None:
-    shop = Shop()
-
-    @ordered_consumer(
-        "t", group_id="g", handler_id="h", aggregate_key_field="key", sequence_id_field="number", retry=ONCE
-    )
-    async def handle(event: Event) -> None:
-        shop.record.note(event.number)
-        if event.number == 1:
-            raise RuntimeError("poison")
-
-    for number in (1, 2):
-        event = Event(key="k", number=number, padding=os.urandom(LIMIT).hex())
-        shop.put("t", event.model_dump_json().encode())
-    shop.put("t", b"{" + LARGE)
-    async with running(shop.app(handle)) as athomic:
-        await athomic.drain()
-        found = await athomic.dead_letters("h").browse()
-    assert shop.record.seen == [1, 2]
-    assert sorted((letter.original_offset, letter.omitted) for letter in found) == [(0, ("value",)), (2, ("value",))]
-
-
-async def test_p07_fault_05_what_cannot_be_deferred_for_its_size_is_dead_lettered() -> None:
-    shop = Shop()
-    shop.put("t", LARGE)
-    shop.put("t", b"0" * 100_000)
-    retry = RetryPolicy(max_attempts=1, retry_topics=(3_600,), allow_reordering=True)
-    async with running(shop.app(shop.handler(retry=retry))) as athomic:
-        await eventually(lambda: athomic.consumers()[0].counters.dead_lettered == 1)
-        await eventually(lambda: athomic.consumers()[0].counters.deferred == 1)
-        (letter,) = await athomic.dead_letters("h").browse()
-    assert letter.omitted == ("value",)
-    assert [message.value for message in shop.read("t.g.retry.3600s")] == [b"0" * 100_000]
-
-
-async def test_p07_fault_05_where_nothing_at_all_fits_the_partition_waits_and_health_says_so() -> None:
-    shop = Shop()
-    shop.settings = shop.settings.model_copy(update={"memory": MemorySettings(max_message_bytes=100)})
-    shop.put("t", b"x")
-    async with running(shop.app()) as athomic:
-        await eventually(lambda: "t[0] waits: dead letter to t.g.dlq refused" in str(athomic.health()))
-    assert shop.read("t.g.dlq") == []
 
 
 # --- fault 11: whose letters they are

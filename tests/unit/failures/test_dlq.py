@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from fastapi import FastAPI
 
-from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, RetryPolicy, include_athomic
 from fastapi_athomic.consumption import session
+from fastapi_athomic.failures.own_topics import LONGEST_NAME
 from fastapi_athomic.transports.memory.transport import broker_named
 from tests.support.apps import eventually, running
+from tests.unit.failures.topic_shop import Shop
 
 RETRY = RetryPolicy(max_attempts=1, retry_topics=(10,), allow_reordering=True)
 
@@ -62,3 +64,19 @@ async def test_a_source_that_may_not_be_created_keeps_the_consumer_from_starting
     athomic = app("no-source", create_topics=False)
     async with athomic.app.router.lifespan_context(athomic.app):
         await eventually(lambda: "topic t does not exist and create_topics is off" in str(athomic.health()))
+
+
+# --- names
+
+
+async def test_p20_fault_02_a_name_that_becomes_too_long_keeps_the_app_from_starting(shop: Shop) -> None:
+    athomic = shop.app("t" * (LONGEST_NAME - 5), "g")
+    with pytest.raises(ConfigurationError, match=f"handler g: .* a name of {LONGEST_NAME + 1} characters"):
+        athomic._assemble()
+
+
+@pytest.mark.parametrize("dlq", ["t.g.redrive", "t.g.retry.5s"])
+async def test_p20_fault_02_dead_letters_do_not_come_back_by_themselves(shop: Shop, dlq: str) -> None:
+    athomic = shop.app("t", dlq=dlq)
+    with pytest.raises(ConfigurationError, match=f"handler g: its dead letters must not go to {dlq}"):
+        athomic._assemble()
