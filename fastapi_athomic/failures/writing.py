@@ -152,6 +152,7 @@ class LetterWriter:
     async def _write_in_some_form(
         self, topic: str, failure: FailureContext, later: float | None
     ) -> PublishedMessage | Exception | None:
+        """Sends one form after the other, until the topic takes one or there is none left."""
         try:
             count = await self._topics.partitions_of(topic, failure.origin.topic)
         except TransportError as error:
@@ -161,14 +162,16 @@ class LetterWriter:
         result: PublishedMessage | Exception | None = None
         while draft is not None:
             result = await self._send(draft, alone=alone)
-            if isinstance(result, MessageTooLargeError):
-                # first the same once more, compressed and in a batch of its own; a retry topic gets no smaller form
-                draft = draft if not alone else draft.smaller() if later is None else None
-                alone = True
-            elif isinstance(result, MessageRefusedError):
-                draft = draft.keyed() if later is None else None
-            else:
+            if isinstance(result, MessageTooLargeError) and not alone:
+                alone = True  # the same form once more, compressed and in a batch of its own
+            elif not isinstance(result, NEVER):
                 break
+            elif later is not None:
+                draft = None  # a retry topic gets no other form
+            elif isinstance(result, MessageTooLargeError):
+                draft = draft.smaller()
+            else:
+                draft = draft.keyed()
         if draft is not None and draft.omitted and not isinstance(result, Exception):
             left_out = " and ".join(draft.omitted)
             self._report(failure, logging.WARNING, f"is too large for {topic}: written without its {left_out}")
