@@ -14,18 +14,11 @@ from uuid import uuid4
 from opentelemetry.trace import TracerProvider
 
 from .consumption.batches import BatchStrategy
+from .consumption.lanes import KeyOrder, LaneStrategy, PartitionOrder, Unordered
 from .consumption.positions import StartingPoints
 from .consumption.service import ConsumerService
 from .consumption.session import ConsumerSession, SessionParts
-from .consumption.strategies import (
-    ConsumptionStrategy,
-    Guard,
-    KeyOrder,
-    LaneStrategy,
-    PartitionOrder,
-    StrategyParts,
-    Unordered,
-)
+from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts
 from .decorators import Subscription
 from .discovery import Discovered
 from .exceptions import ConfigurationError, TopicNotFoundError

@@ -18,7 +18,8 @@ from ..handling.processors import BatchMessageProcessor, BatchReport
 from ..messages import RawMessage
 from ..outcomes import FailureContext
 from .partitions import PartitionState
-from .strategies import StrategyParts, Worker, WorkerPool, count_judgement
+from .strategies import StrategyParts, count_judgement
+from .workers import Worker, WorkerPool
 
 _offset = itemgetter(RawMessage._fields.index("offset"))
 

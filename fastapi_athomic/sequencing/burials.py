@@ -5,7 +5,8 @@ from __future__ import annotations
 from time import monotonic
 
 from ..consumption.partitions import PartitionState
-from ..consumption.strategies import Worker, count_judgement
+from ..consumption.strategies import count_judgement
+from ..consumption.workers import Worker
 from ..failures.dlq import Judgement
 from ..handling.processors import OrderedMessageProcessor
 from ..observation.counters import Counters

@@ -6,7 +6,9 @@ import asyncio
 from time import monotonic
 from typing import Unpack
 
-from ..consumption.strategies import LANE_TURN, StrategyParts, Worker, WorkerPool
+from ..consumption.lanes import LANE_TURN
+from ..consumption.strategies import StrategyParts
+from ..consumption.workers import Worker, WorkerPool
 from ..outcomes import FailureContext
 from .aggregates import Aggregate, Item
 from .assignment import Assignment, Refusals

@@ -29,7 +29,7 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
     ordering: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, gate, ahead = Record(), Gate(), [0.0]
-    set_clock(monkeypatch, lambda: monotonic() + ahead[0], "consumption.session", "consumption.strategies")
+    set_clock(monkeypatch, lambda: monotonic() + ahead[0], "consumption.session", "consumption.lanes")
 
     @subscribe_to("t", group_id="g", handler_id="h", ordering=ordering)
     async def handle(number: int) -> None:

@@ -45,7 +45,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000.0
-        set_clock(monkeypatch, lambda: self.now, "consumption.strategies", "loop.fairness")
+        set_clock(monkeypatch, lambda: self.now, "consumption.lanes", "loop.fairness")
 
 
 @pytest.fixture
