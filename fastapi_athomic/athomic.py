@@ -36,10 +36,11 @@ from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
 from .lifecycle import LifecycleManager
 from .loop.blocking import BlockingDetector
-from .loop.fairness import LoopShare, RequestGauge
+from .loop.fairness import LoopShare
 from .loop.garbage import tuned_collector
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.lag import LoopLag
+from .loop.requests import RequestGauge
 from .loop.termination import told_of_termination
 from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition

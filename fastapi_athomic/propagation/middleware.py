@@ -9,7 +9,7 @@ from secrets import token_hex
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..loop.fairness import RequestGauge
+from ..loop.requests import RequestGauge
 from ..settings import AthomicSettings
 from .context import (
     REQUEST_ID,

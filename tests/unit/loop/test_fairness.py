@@ -20,24 +20,22 @@ from fastapi_athomic.loop.fairness import (
     INTAKE_SHARE,
     LATE_SECONDS,
     LOOK_SECONDS,
-    QUIET_SECONDS,
     QUIET_SHARE,
     SHARE_BESIDE_REQUESTS,
     SHORTEST_SLICE,
-    TURNS,
-    TURNS_FOR_REQUESTS,
     LoopShare,
-    RequestGauge,
-    Turns,
-    readiness,
 )
 from fastapi_athomic.loop.lag import LoopLag
+from fastapi_athomic.loop.requests import QUIET_SECONDS, RequestGauge
+from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS, Turns, readiness
 from fastapi_athomic.transports.memory.transport import MemoryConsumer
 from tests.support.apps import Record, running
 from tests.support.clock import set_clock
 
 BACKLOG = 400
 SLICE = 0.002
+LOOP = ("loop.fairness", "loop.requests", "loop.turns")
+"""What tells the time of slices."""
 
 
 class Clock:
@@ -45,7 +43,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000.0
-        set_clock(monkeypatch, lambda: self.now, "consumption.lanes", "loop.fairness")
+        set_clock(monkeypatch, lambda: self.now, "consumption.lanes", *LOOP)
 
 
 @pytest.fixture
@@ -416,7 +414,7 @@ class ConsumerThread:
 async def test_a_thread_of_its_own_lends_the_gil(
     in_flight: int, waits: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastapi_athomic.loop.fairness.LENT_SECONDS", 10.0)
+    monkeypatch.setattr("fastapi_athomic.loop.turns.LENT_SECONDS", 10.0)
     routes, lend = asyncio.get_running_loop(), LoopShare._lend
     turned: list[int] = []  # how often the loop of the routes has, each time before this thread went on
 
@@ -454,7 +452,7 @@ def test_a_loop_of_routes_that_stands_holds_up_the_thread_once(monkeypatch: pyte
     for _ in range(3):
         asyncio.run(asyncio.wait_for(share.give_way(), 10))
     assert len(asked) == 1
-    monkeypatch.setattr("fastapi_athomic.loop.fairness.LENT_SECONDS", 0.0)
+    monkeypatch.setattr("fastapi_athomic.loop.turns.LENT_SECONDS", 0.0)
     requests.in_flight = 0
     for _ in range(TURNS + TURNS_FOR_REQUESTS + 1):  # it runs again, and has its turns
         routes.run_until_complete(asyncio.sleep(0))
@@ -466,7 +464,7 @@ def test_a_loop_of_routes_that_stands_holds_up_the_thread_once(monkeypatch: pyte
 
 @pytest.mark.parametrize("what", ["stands", "turns", "begins to answer", "has answered"])
 def test_a_loop_of_routes_that_gets_on_is_lent_the_gil_for_longer(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.loop.fairness.LENT_SECONDS", 0.0)
+    monkeypatch.setattr("fastapi_athomic.loop.turns.LENT_SECONDS", 0.0)
     routes, requests = asyncio.new_event_loop(), RequestGauge()
     requests.in_flight = 1
     share = LoopShare(SLICE, requests, routes=routes, own_thread=True)
