@@ -28,7 +28,8 @@ from .failures.own_topics import OwnTopics
 from .failures.pattern_topics import pattern_topics
 from .failures.return_topics import ReturnTopics
 from .failures.topic_watch import TopicWatch
-from .handling.injection import HandlerPlan, Provider, compile_handler
+from .handling.injection import HandlerPlan, compile_handler
+from .handling.plans import Provider
 from .handling.processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
 from .handling.threads import HandlerThreads
 from .loop.blocking import worker_name

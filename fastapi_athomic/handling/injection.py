@@ -8,8 +8,7 @@ thread, `dependency_overrides` count. There is no HTTP request, so what needs on
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType, UnionType
@@ -22,25 +21,13 @@ from starlette.requests import HTTPConnection
 from ..exceptions import HandlerSignatureError
 from ..messages import DeliveryAttempt, MessageHeaders, RawMessage
 from ..propagation.context import ExecutionContext, get_context
+from .functions import Function, caller, context_manager, is_async
+from .plans import Argument, Call, Node, OverridablePlan, Overrides, Plan, Provider, Replaced
 from .threads import HandlerThreads
-
-Function = Callable[..., Any]
 
 DEFAULT_THREADS = 40
 """As many as anyio allows FastAPI's routes."""
 
-
-class Delivery(NamedTuple):
-    """One call of a handler: what can be injected comes from here."""
-
-    message: RawMessage  # of a batch the first
-    attempt: DeliveryAttempt
-    messages: Sequence[RawMessage] | None = None  # of a batch: all
-
-
-Provider = Callable[[Delivery], Any]
-Overrides = Callable[[], Mapping[Function, Function]]
-Call = Callable[[Any, Delivery], Awaitable[Any]]
 
 _ALWAYS: Mapping[Any, Provider] = {
     ExecutionContext: lambda _: get_context(),
@@ -100,8 +87,8 @@ def compile_handler(
     target = target_type if target_type is not None else compiler.target_of(message, batch)
     plain = compiler.compile(function, others, {})
     depends = any(_depends(parameter) is not None for parameter in others)
-    call = _Overridable(compiler, function, others, plain, overrides) if depends else plain
-    alone = not plain.arguments and _is_async(function)
+    call = OverridablePlan(partial(compiler.compile, function, others), plain, overrides) if depends else plain
+    alone = not plain.arguments and is_async(function)
     return HandlerPlan(target, call, function if alone else None)
 
 
@@ -148,17 +135,17 @@ class _Compiler:
 
     # --- dependencies
 
-    def compile(self, function: Function, others: Iterable[inspect.Parameter], replaced: _Replaced) -> _Plan:
-        nodes: list[_Node] = []
+    def compile(self, function: Function, others: Iterable[inspect.Parameter], replaced: Replaced) -> Plan:
+        nodes: list[Node] = []
         arguments = self._arguments(others, "the handler", _Building(nodes, {}, replaced, ()))
-        return _Plan(_caller(function, self._threads), arguments, nodes)
+        return Plan(caller(function, self._threads), arguments, nodes)
 
-    def _arguments(self, parameters: Iterable[inspect.Parameter], where: str, building: _Building) -> list[_Argument]:
+    def _arguments(self, parameters: Iterable[inspect.Parameter], where: str, building: _Building) -> list[Argument]:
         named = (parameter for parameter in parameters if parameter.kind not in _VARIADIC)
         found = (self._argument(parameter, where, building) for parameter in named)
         return [argument for argument in found if argument is not None]
 
-    def _argument(self, parameter: inspect.Parameter, where: str, building: _Building) -> _Argument | None:
+    def _argument(self, parameter: inspect.Parameter, where: str, building: _Building) -> Argument | None:
         """None: the parameter keeps its default."""
         depends = _depends(parameter)
         if depends is not None:
@@ -166,7 +153,7 @@ class _Compiler:
         annotation = _plain(parameter.annotation)
         provider = self._provider(annotation)
         if provider is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            return _Argument(parameter.name, provider=provider)
+            return Argument(parameter.name, provider=provider)
         self._refuse_http(parameter, annotation, where)
         if parameter.default is inspect.Parameter.empty:
             raise self._wrong(
@@ -191,29 +178,29 @@ class _Compiler:
 
     def _dependency(
         self, parameter: inspect.Parameter, depends: params.Depends, where: str, building: _Building
-    ) -> _Argument:
+    ) -> Argument:
         function = depends.dependency or _plain(parameter.annotation)
         if isinstance(depends, params.Security) or not callable(function):
             what = "a security scheme" if isinstance(depends, params.Security) else "no dependency that can be called"
             raise self._wrong(f"parameter {parameter.name} of {where} asks for {what}; a message has no request")
         if function in self._known and function not in building.replaced:
-            return _Argument(parameter.name, provider=self._known[function])
+            return Argument(parameter.name, provider=self._known[function])
         function = building.replaced.get(function, function)
         if function in building.path:
             raise self._wrong(f"dependency {_name(function)} depends on itself")
         if not (depends.use_cache and function in building.slots):
             building.nodes.append(self._node(function, building))
             building.slots[function] = len(building.nodes) - 1
-        return _Argument(parameter.name, slot=building.slots[function])
+        return Argument(parameter.name, slot=building.slots[function])
 
-    def _node(self, function: Function, building: _Building) -> _Node:
+    def _node(self, function: Function, building: _Building) -> Node:
         where = f"dependency {_name(function)}"
         inner = building._replace(path=(*building.path, function))
         arguments = self._arguments(self._parameters(function, where), where, inner)
-        manager = _context_manager(function, self._threads)
+        manager = context_manager(function, self._threads)
         if manager is not None:
-            return _Node(manager, arguments, True)
-        return _Node(_caller(function, self._threads), arguments, False)
+            return Node(manager, arguments, True)
+        return Node(caller(function, self._threads), arguments, False)
 
     # --- signatures
 
@@ -233,170 +220,16 @@ class _Compiler:
         return HandlerSignatureError(f"handler {self._handler_id}: {problem}")
 
 
-_Replaced = Mapping[Function, Function]
-
-
 class _Building(NamedTuple):
     """A plan under construction."""
 
-    nodes: list[_Node]
+    nodes: list[Node]
     slots: dict[Function, int]  # of dependencies that are shared
-    replaced: _Replaced  # by `dependency_overrides`
+    replaced: Replaced  # by `dependency_overrides`
     path: tuple[Function, ...]  # of dependencies whose own are being resolved
 
 
-class _Argument:
-    """Where the value of one parameter comes from: a provider, or the slot of a dependency."""
-
-    __slots__ = ("name", "provider", "slot")
-
-    def __init__(self, name: str, *, provider: Provider | None = None, slot: int = -1) -> None:
-        self.name = name
-        self.provider = provider
-        self.slot = slot
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One dependency; its value goes to the slot of its place in the plan."""
-
-    function: Callable[..., Any]  # awaited; for a manager: gives an async context manager
-    arguments: Sequence[_Argument]
-    is_manager: bool
-
-
-class _Plan:
-    """Resolves the dependencies in their order, then calls the handler."""
-
-    def __init__(
-        self, function: Callable[..., Awaitable[Any]], arguments: Sequence[_Argument], nodes: list[_Node]
-    ) -> None:
-        self.nodes = nodes
-        self._function = function
-        self.arguments = arguments
-        self._has_managers = any(node.is_manager for node in nodes)
-
-    async def __call__(self, value: Any, delivery: Delivery) -> Any:
-        if self._has_managers:
-            return await self._call_and_clean_up(value, delivery)
-        values: list[Any] = []
-        for node in self.nodes:
-            values.append(await node.function(**_values(node.arguments, delivery, values)))
-        return await self._function(value, **_values(self.arguments, delivery, values))
-
-    async def _call_and_clean_up(self, value: Any, delivery: Delivery) -> Any:
-        failure: BaseException | None = None
-        async with AsyncExitStack() as stack:
-            values: list[Any] = []
-            try:
-                for node in self.nodes:
-                    made = node.function(**_values(node.arguments, delivery, values))
-                    values.append(await (stack.enter_async_context(made) if node.is_manager else made))
-                result = await self._function(value, **_values(self.arguments, delivery, values))
-            except BaseException as error:
-                failure = error
-                raise
-        if failure is not None:  # a dependency swallowed it: the message has failed all the same
-            raise failure
-        return result
-
-
-class _Overridable:
-    """A plan, and those that the app's `dependency_overrides` make of it."""
-
-    def __init__(
-        self,
-        compiler: _Compiler,
-        function: Function,
-        others: Sequence[inspect.Parameter],
-        plain: _Plan,
-        overrides: Overrides,
-    ) -> None:
-        self._compile = partial(compiler.compile, function, others)
-        self._plain = plain
-        self._overrides = overrides
-        self._made: tuple[_Replaced, _Plan] = ({}, plain)  # the last one
-
-    async def __call__(self, value: Any, delivery: Delivery) -> Any:
-        overrides = self._overrides()
-        if not overrides:
-            return await self._plain(value, delivery)
-        replaced, plan = self._made
-        if replaced != overrides:
-            replaced = dict(overrides)
-            plan = self._compile(replaced)
-            self._made = (replaced, plan)
-        return await plan(value, delivery)
-
-
-def _values(arguments: Sequence[_Argument], delivery: Delivery, values: Sequence[Any]) -> dict[str, Any]:
-    return {
-        argument.name: values[argument.slot] if argument.provider is None else argument.provider(delivery)
-        for argument in arguments
-    }
-
-
-# --- calling
-
-
-def _caller(function: Function, threads: HandlerThreads) -> Callable[..., Awaitable[Any]]:
-    if _is_async(function):
-        return function
-
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        result = await threads.run(partial(_uninterrupted, function, *args, **kwargs))
-        # a plain function around an async one gives something to await
-        return await result if inspect.isawaitable(result) else result
-
-    return call
-
-
-def _uninterrupted(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Ctrl-C reaches the main thread only: what looks like it in another is an error like others."""
-    try:
-        return function(*args, **kwargs)
-    except KeyboardInterrupt as error:
-        raise RuntimeError("a function that runs in a thread raised KeyboardInterrupt") from error
-
-
-def _context_manager(function: Function, threads: HandlerThreads) -> Callable[..., Any] | None:
-    """An async context manager for a function that yields; None for one that does not."""
-    target = function if inspect.isroutine(function) or isinstance(function, partial) else type(function).__call__
-    target = target.func if isinstance(target, partial) else target
-    if inspect.isasyncgenfunction(target):
-        return asynccontextmanager(function)
-    if not inspect.isgeneratorfunction(target):
-        return None
-    make = contextmanager(function)
-
-    @asynccontextmanager
-    async def in_threads(**kwargs: Any) -> AsyncIterator[Any]:
-        manager = make(**kwargs)
-        value = await threads.run(partial(_uninterrupted, manager.__enter__))
-        try:
-            yield value
-        except BaseException as error:
-            leave = partial(_uninterrupted, manager.__exit__, type(error), error, error.__traceback__)
-            if not await threads.run(leave):
-                raise
-        else:
-            await threads.run(partial(_uninterrupted, manager.__exit__, None, None, None))
-
-    return in_threads
-
-
 # --- signatures
-
-
-def _is_async(function: Function) -> bool:
-    target = function
-    while isinstance(target, partial):
-        target = target.func
-    return inspect.iscoroutinefunction(target) or (
-        not inspect.isroutine(target)
-        and not inspect.isclass(target)
-        and inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
-    )
 
 
 def _depends(parameter: inspect.Parameter) -> params.Depends | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from ..messages import DeliveryAttempt, RawMessage
 from ..outcomes import ConsumptionOutcome, FailureContext, Stage
 from ..propagation.headers import HeadersOrchestrator, Scope
 from ..retry import RetryDecision
-from .injection import Delivery, HandlerPlan
+from .injection import HandlerPlan
+from .plans import Call, Delivery
+from .timeouts import limited
 
-Call = Callable[[Any, Delivery], Awaitable[Any]]
 Decode = Callable[[bytes | None], Any]
 Judge = Callable[[FailureContext], Awaitable[Judgement]]
 
@@ -292,29 +292,6 @@ class BatchMessageProcessor(_Processor):
             return error
         report.handled = decoded
         return None
-
-
-def limited(call: Call, timeout: float) -> Call:
-    """The call with a limit of `timeout` seconds, after which it is cancelled and fails with `HandlerTimeoutError`.
-
-    So it does whatever the handler makes of that cancellation: also if it returns, or raises something else.
-    """
-
-    async def with_timeout(value: Any, delivery: Delivery) -> Any:
-        limit = asyncio.timeout(timeout)
-        cause: BaseException | None = None
-        try:
-            async with limit:
-                result = await call(value, delivery)
-        except BaseException as error:
-            if not limit.expired() or is_interrupt(error) or isinstance(error, GeneratorExit):  # that: given up by us
-                raise
-            cause = error
-        if limit.expired():
-            raise HandlerTimeoutError(f"the handler ran longer than its timeout of {timeout:g} s") from cause
-        return result
-
-    return with_timeout
 
 
 def _stage(reached: Stage, error: BaseException) -> Stage:

@@ -12,7 +12,8 @@ from fastapi import BackgroundTasks, Depends, Header, Query, Request, Response, 
 from fastapi.security import OAuth2PasswordBearer
 
 from fastapi_athomic import ExecutionContext, HandlerSignatureError, MessageHeaders, set_context
-from fastapi_athomic.handling.injection import Delivery, HandlerPlan, compile_handler
+from fastapi_athomic.handling.injection import HandlerPlan, compile_handler
+from fastapi_athomic.handling.plans import Delivery
 from fastapi_athomic.messages import DeliveryAttempt, RawMessage
 
 MESSAGE = RawMessage("t", 1, 2, 3, b"k", b"v", (("h", b"1"),))

@@ -1,0 +1,70 @@
+"""Functions of any kind as something to await: sync ones run in a thread, those that yield are context managers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
+
+from .threads import HandlerThreads
+
+Function = Callable[..., Any]
+
+
+def is_async(function: Function) -> bool:
+    target = function
+    while isinstance(target, partial):
+        target = target.func
+    return inspect.iscoroutinefunction(target) or (
+        not inspect.isroutine(target)
+        and not inspect.isclass(target)
+        and inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+    )
+
+
+def caller(function: Function, threads: HandlerThreads) -> Callable[..., Awaitable[Any]]:
+    if is_async(function):
+        return function
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        result = await threads.run(partial(_uninterrupted, function, *args, **kwargs))
+        # a plain function around an async one gives something to await
+        return await result if inspect.isawaitable(result) else result
+
+    return call
+
+
+def _uninterrupted(function: Function, *args: Any, **kwargs: Any) -> Any:
+    """Ctrl-C reaches the main thread only: what looks like it in another is an error like others."""
+    try:
+        return function(*args, **kwargs)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("a function that runs in a thread raised KeyboardInterrupt") from error
+
+
+def context_manager(function: Function, threads: HandlerThreads) -> Callable[..., Any] | None:
+    """An async context manager for a function that yields; None for one that does not."""
+    target = function if inspect.isroutine(function) or isinstance(function, partial) else type(function).__call__
+    target = target.func if isinstance(target, partial) else target
+    if inspect.isasyncgenfunction(target):
+        return asynccontextmanager(function)
+    if not inspect.isgeneratorfunction(target):
+        return None
+    make = contextmanager(function)
+
+    @asynccontextmanager
+    async def in_threads(**kwargs: Any) -> AsyncIterator[Any]:
+        manager = make(**kwargs)
+        value = await threads.run(partial(_uninterrupted, manager.__enter__))
+        try:
+            yield value
+        except BaseException as error:
+            leave = partial(_uninterrupted, manager.__exit__, type(error), error, error.__traceback__)
+            if not await threads.run(leave):
+                raise
+        else:
+            await threads.run(partial(_uninterrupted, manager.__exit__, None, None, None))
+
+    return in_threads
