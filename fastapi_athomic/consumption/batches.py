@@ -17,8 +17,9 @@ from typing import Unpack
 from ..handling.processors import BatchMessageProcessor, BatchReport
 from ..messages import RawMessage
 from ..outcomes import FailureContext
+from .attempts import count_judgement
 from .partitions import PartitionState
-from .strategies import StrategyParts, count_judgement
+from .strategies import StrategyParts
 from .workers import Worker, WorkerPool
 
 _offset = itemgetter(RawMessage._fields.index("offset"))

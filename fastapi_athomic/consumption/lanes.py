@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Unpack
 
-from ..failures.dlq import Judgement, Verdict
+from ..failures.dlq import Judgement
 from ..handling.processors import SingleMessageProcessor
 from ..messages import RawMessage
-from ..outcomes import FailureContext
+from .attempts import AttemptState
 from .partitions import PartitionState
-from .strategies import StrategyParts, count_judgement
+from .strategies import StrategyParts
 from .workers import Worker, WorkerPool
 
 LANE_TURN = 0.02
@@ -27,19 +27,17 @@ MOST_SPARE = 1_000
 """Empty lanes of one partition that are kept to be used again: each holds about a kilobyte."""
 
 
-class Lane:
+class Lane(AttemptState):
     """Messages that must be handled one after the other."""
 
-    __slots__ = ("attempt", "busy", "first_failed_at", "key", "letter", "partition", "queue")
+    __slots__ = ("busy", "key", "partition", "queue")
 
     def __init__(self, partition: PartitionState) -> None:
         self.partition = partition
         self.key: bytes | None = None
         self.queue: deque[RawMessage] = deque()
         self.busy = False  # with a worker, waiting for one, or for a delay to pass
-        self.attempt = 1  # of the first message
-        self.first_failed_at = 0.0  # seconds since the epoch; 0: it has not failed
-        self.letter: FailureContext | None = None  # the dead letter of the first message could not be written yet
+        self.attempt, self.first_failed_at, self.letter = 1, 0.0, None  # no call: `Unordered` makes many lanes
 
 
 class LaneStrategy:
@@ -114,8 +112,8 @@ class LaneStrategy:
                 if not isinstance(outcome, Judgement):
                     self._counters.processed += 1
                     if lane.attempt > 1:
-                        lane.attempt, lane.first_failed_at = 1, 0.0
-                elif (delay := self._settle(lane, outcome)) is not None:
+                        lane.begin_anew()
+                elif (delay := lane.note_failure(outcome, self._counters)) is not None:
                     if monotonic() >= share.deadline:  # there may be many lanes, and no wait in their retries
                         await share.give_way()
                     self.pool.put_later(lane, delay)
@@ -157,19 +155,6 @@ class LaneStrategy:
         lane.busy = False
         if not lane.queue:
             self.forget(lane)
-
-    def _settle(self, lane: Lane, judgement: Judgement) -> float | None:
-        """Takes note of a failure. None: the message is concluded; else the seconds that its lane waits."""
-        count_judgement(self._counters, judgement, again=lane.letter is not None)
-        if judgement.settled:
-            lane.attempt, lane.first_failed_at, lane.letter = 1, 0.0, None
-            return None
-        if judgement.verdict is Verdict.RETRY:
-            lane.attempt += 1
-            lane.first_failed_at = judgement.failure.first_failed_at
-        else:
-            lane.letter = judgement.failure
-        return judgement.delay
 
 
 class PartitionOrder(LaneStrategy):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
-from ..failures.dlq import Judgement, Verdict
 from ..loop.fairness import LoopShare
 from ..messages import RawMessage
 from ..observation.counters import Counters
@@ -61,12 +60,3 @@ class StrategyParts(TypedDict):
     share: LoopShare
     guard: Guard
     name: str
-
-
-def count_judgement(counters: Counters, judgement: Judgement, *, again: bool = False) -> None:
-    """`again`: the failure was counted before, only its dead letter was late."""
-    counters.failed += not again
-    counters.retried += judgement.verdict is Verdict.RETRY
-    counters.deferred += judgement.verdict is Verdict.DEFERRED
-    counters.dead_lettered += judgement.verdict is Verdict.DEAD_LETTERED
-    counters.skipped += judgement.verdict is Verdict.SKIPPED

@@ -51,7 +51,7 @@ class Plan:
     def __init__(
         self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Argument], nodes: list[Node]
     ) -> None:
-        self.nodes = nodes
+        self._nodes = nodes
         self._function = function
         self.arguments = arguments
         self._has_managers = any(node.is_manager for node in nodes)
@@ -60,7 +60,7 @@ class Plan:
         if self._has_managers:
             return await self._call_and_clean_up(value, delivery)
         values: list[Any] = []
-        for node in self.nodes:
+        for node in self._nodes:
             values.append(await node.function(**_values(node.arguments, delivery, values)))
         return await self._function(value, **_values(self.arguments, delivery, values))
 
@@ -69,7 +69,7 @@ class Plan:
         async with AsyncExitStack() as stack:
             values: list[Any] = []
             try:
-                for node in self.nodes:
+                for node in self._nodes:
                     made = node.function(**_values(node.arguments, delivery, values))
                     values.append(await (stack.enter_async_context(made) if node.is_manager else made))
                 result = await self._function(value, **_values(self.arguments, delivery, values))

@@ -7,8 +7,8 @@ import logging
 from typing import Any
 
 from ..complaints import Complaints
+from ..consumption.attempts import count_judgement
 from ..consumption.partitions import PartitionState
-from ..consumption.strategies import count_judgement
 from ..decorators import Sequencing
 from ..failures.dlq import Judgement, Verdict
 from ..handling.processors import OrderedMessageProcessor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from time import monotonic
 
+from ..consumption.attempts import count_judgement
 from ..consumption.partitions import PartitionState
-from ..consumption.strategies import count_judgement
 from ..consumption.workers import Worker
 from ..failures.dlq import Judgement
 from ..handling.processors import OrderedMessageProcessor
