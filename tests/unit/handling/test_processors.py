@@ -33,7 +33,9 @@ from fastapi_athomic.retry import RetryDecision
 from tests.support.apps import Gate, Record, eventually, running
 
 PLACE = TopicPartition("t", 0)
+MESSAGE = RawMessage("t", 0, 0, 0, None, b'{"number": 1}', ())
 ATTEMPTS = RetryPolicy(max_attempts=3, delay=0)
+ORDERED = {"aggregate_key_field": "shop", "sequence_id_field": "number"}
 
 
 class Panic(BaseException):
@@ -68,8 +70,8 @@ async def cancels_itself_and_fails() -> None:
     raise LookupError
 
 
-def raising(error: BaseException | type[BaseException]) -> Callable[[], Any]:
-    async def fail() -> None:
+def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    async def fail(*_: object) -> None:
         raise error
 
     return fail
@@ -101,6 +103,12 @@ def new_app(neighbour: Record, **settings: Any) -> Athomic:
     return athomic
 
 
+def subscribe(athomic: Athomic, handler: Callable[..., Any], **options: Any) -> None:
+    """As handler "h" of group "g", plain or ordered as the options say."""
+    decorate: Any = athomic.ordered_consumer if "sequence_id_field" in options else athomic.subscribe_to
+    decorate("t", group_id="g", handler_id="h", **{"target_type": Step, **options})(handler)
+
+
 def letters(athomic: Athomic) -> list[RawMessage]:
     broker: Any = athomic._transport.broker  # type: ignore[attr-defined]
     log = broker.log(TopicPartition("t.g.dlq", 0))
@@ -120,28 +128,54 @@ def batch_of_poisons() -> list[Step]:
     return [step.model_copy(update={"number": number}) for number, step in enumerate(numbered, 1)]
 
 
-async def check_attempts(
-    athomic: Athomic, attempts: Record, done: Record, neighbour: Record, steps: list[Step] | None = None
-) -> list[MessageHeaders]:
-    """`attempts` has the poison and the number of each attempt. Gives the headers of the dead letters."""
-    steps = steps or [Step(number=1), Step(number=2, poison="x"), Step(number=3)]
-    bad = [step.poison for step in steps if step.poison]
-    async with running(athomic):
-        await athomic.publish_many("t", steps, key=lambda _: "k")
-        await eventually(lambda: len(letters(athomic)) == len(bad))
-        await athomic.drain()
-        health = athomic.health()
-        status = next(status for status in athomic.consumers() if status.id == "h")
-    for poison in bad:
-        assert [n for name, n in attempts.seen if name == poison] == [1, 2, 3], f"{poison}: and never 1 again"
-    assert sorted(done.seen) == [step.number for step in steps if not step.poison]
-    assert neighbour.seen == [step.number for step in steps]
-    assert status.restarts == 0
-    assert health is not None
-    assert health.status == "healthy"
-    headers = [MessageHeaders(letter.headers) for letter in letters(athomic)]
-    assert {said.text("athomic-attempts") for said in headers} == {"3"}
-    return headers
+async def fail_as_named(poison: str) -> None:
+    await POISONS[poison]()
+
+
+class Tries:
+    """An app whose handler "h" fails on poison, three attempts at a message, and its neighbour."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.attempts, self.done, self.neighbour = Record(), Record(), Record()
+        self.athomic = new_app(self.neighbour, **settings)
+
+    def subscribe(self, handler: Callable[..., Any], **options: Any) -> None:
+        subscribe(self.athomic, handler, **{"retry": ATTEMPTS, **options})
+
+    def fail_with(self, fail: Callable[[str], Any], **options: Any) -> None:
+        """Subscribes a handler that awaits `fail` with the name of each poison."""
+
+        async def handle(step: Step, attempt: DeliveryAttempt) -> None:
+            if step.poison:
+                self.note_attempt(step.poison, attempt)
+                await fail(step.poison)
+            self.done.note(step.number)
+
+        self.subscribe(handle, **options)
+
+    def note_attempt(self, poison: str, attempt: DeliveryAttempt) -> None:
+        self.attempts.note((poison, attempt.number))
+
+    async def check(self, steps: list[Step] | None = None) -> list[MessageHeaders]:
+        """Poison has been tried three times, all else is done. Gives the headers of the dead letters."""
+        steps = steps or [Step(number=1), Step(number=2, poison="x"), Step(number=3)]
+        bad = [step.poison for step in steps if step.poison]
+        async with running(self.athomic):
+            await self.athomic.publish_many("t", steps, key=lambda _: "k")
+            await eventually(lambda: len(letters(self.athomic)) == len(bad))
+            await self.athomic.drain()
+            health = self.athomic.health()
+            status = next(status for status in self.athomic.consumers() if status.id == "h")
+        for poison in bad:
+            assert [n for name, n in self.attempts.seen if name == poison] == [1, 2, 3], f"{poison}: and never 1 again"
+        assert sorted(self.done.seen) == [step.number for step in steps if not step.poison]
+        assert self.neighbour.seen == [step.number for step in steps]
+        assert status.restarts == 0
+        assert health is not None
+        assert health.status == "healthy"
+        headers = [MessageHeaders(letter.headers) for letter in letters(self.athomic)]
+        assert {said.text("athomic-attempts") for said in headers} == {"3"}
+        return headers
 
 
 # --- fault 4: whatever is raised is an attempt
@@ -151,86 +185,60 @@ async def check_attempts(
 async def test_p21_fault_04_whatever_a_handler_raises_is_an_attempt(
     ordering: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
-
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", ordering=ordering, retry=ATTEMPTS)
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            await POISONS[step.poison]()
-        done.note(step.number)
-
-    headers = await check_attempts(athomic, attempts, done, neighbour, batch_of_poisons())
+    tries = Tries()
+    tries.fail_with(fail_as_named, ordering=ordering)
+    headers = await tries.check(batch_of_poisons())
     assert {said.text("athomic-error-stage") for said in headers} == {"handler"}
     assert "could not be judged" not in caplog.text, "no cancellation strikes the writing of a letter"
 
 
 async def test_p21_fault_04_of_batches_too() -> None:
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
+    tries = Tries()
 
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", batch_size=2, batch_linger_ms=50, retry=ATTEMPTS)
     async def handle(steps: list[Step], attempt: DeliveryAttempt) -> None:
         poison = next((step.poison for step in steps if step.poison), None)
         if poison is not None:
-            if len([name for name, _ in attempts.seen if name == poison]) < 3:  # afterwards it is halved
-                attempts.note((poison, attempt.number))
+            if len([name for name, _ in tries.attempts.seen if name == poison]) < 3:  # afterwards it is halved
+                tries.note_attempt(poison, attempt)
             await POISONS[poison]()
         for step in steps:
-            done.note(step.number)
+            tries.done.note(step.number)
 
-    await check_attempts(athomic, attempts, done, neighbour, batch_of_poisons())
+    tries.subscribe(handle, batch_size=2, batch_linger_ms=50)
+    await tries.check(batch_of_poisons())
 
 
 async def test_p21_fault_04_of_ordered_handlers_too() -> None:
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
-
-    @athomic.ordered_consumer(
-        "t",
-        group_id="g",
-        handler_id="h",
-        aggregate_key_field="shop",
-        sequence_id_field="number",
-        retry=ATTEMPTS,
-    )
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            await POISONS[step.poison]()
-        done.note(step.number)
-
-    await check_attempts(athomic, attempts, done, neighbour, batch_of_poisons())
+    tries = Tries()
+    tries.fail_with(fail_as_named, **ORDERED)
+    await tries.check(batch_of_poisons())
 
 
 @pytest.mark.parametrize("error", [Panic, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
 async def test_p21_fault_04_in_threads_too(error: type[BaseException]) -> None:
     """A `KeyboardInterrupt` is none of Ctrl-C's there."""
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
+    tries = Tries()
 
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=ATTEMPTS)
     def handle(step: Step, attempt: DeliveryAttempt) -> None:
         if step.poison:
-            attempts.note((step.poison, attempt.number))
+            tries.note_attempt(step.poison, attempt)
             raise error
-        done.note(step.number)
+        tries.done.note(step.number)
 
-    await check_attempts(athomic, attempts, done, neighbour)
+    tries.subscribe(handle)
+    await tries.check()
 
 
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("at", ["before", "after"])
 async def test_p21_fault_04_in_dependencies_too(at: str, sync: bool) -> None:
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
+    tries = Tries()
     raised = {"panic": Panic, "exit": SystemExit, "generator": GeneratorExit, "cancelled": asyncio.CancelledError}
 
     def poison_of(raw: RawMessage, attempt: DeliveryAttempt) -> str:
         poison = Step.model_validate_json(raw.value or b"").poison
         if poison:
-            attempts.note((poison, attempt.number))
+            tries.note_attempt(poison, attempt)
         return poison
 
     async def resource(raw: RawMessage, attempt: DeliveryAttempt) -> AsyncIterator[str]:
@@ -249,13 +257,13 @@ async def test_p21_fault_04_in_dependencies_too(at: str, sync: bool) -> None:
         if poison:
             raise raised[poison]
 
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=ATTEMPTS)
     async def handle(step: Step, given: str = Depends(sync_resource if sync else resource)) -> None:
         if not step.poison:
-            done.note(step.number)
+            tries.done.note(step.number)
 
+    tries.subscribe(handle)
     steps = [step for step in batch_of_poisons() if step.poison in ("", *raised)]
-    await check_attempts(athomic, attempts, done, neighbour, steps)
+    await tries.check(steps)
 
 
 class Picky(Step):
@@ -319,19 +327,9 @@ async def test_p21_fault_04_a_delay_function_that_gives_nonsense_costs_nothing(
     name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastapi_athomic.retry.DEFAULT_DELAY", 0.0, raising=False)
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
-
-    @athomic.subscribe_to(
-        "t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=3, delay=DELAYS[name], max_delay=1)
-    )
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            raise LookupError
-        done.note(step.number)
-
-    await check_attempts(athomic, attempts, done, neighbour)
+    tries = Tries()
+    tries.fail_with(raising(LookupError), retry=RetryPolicy(max_attempts=3, delay=DELAYS[name], max_delay=1))
+    await tries.check()
     assert "h: RetryPolicy: the delay function" in caplog.text
 
 
@@ -353,17 +351,9 @@ async def test_p21_fault_04_no_message_waits_for_ever_for_a_policy_that_does_not
     policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastapi_athomic.failures.dlq.DEFAULT_POLICY", ATTEMPTS, raising=False)
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
-
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=policy)
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            raise LookupError
-        done.note(step.number)
-
-    await check_attempts(athomic, attempts, done, neighbour)
+    tries = Tries()
+    tries.fail_with(raising(LookupError), retry=policy)
+    await tries.check()
 
 
 class Touchy(type):
@@ -380,18 +370,9 @@ class UnspeakableError(Exception):
 
 
 async def test_p21_fault_04_errors_that_cannot_be_looked_at_are_attempts(caplog: pytest.LogCaptureFixture) -> None:
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
-    retry = RetryPolicy(max_attempts=3, delay=0, fatal=(TouchyError,))
-
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=retry)
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            raise UnspeakableError
-        done.note(step.number)
-
-    (headers,) = await check_attempts(athomic, attempts, done, neighbour)
+    tries = Tries()
+    tries.fail_with(raising(UnspeakableError), retry=RetryPolicy(max_attempts=3, delay=0, fatal=(TouchyError,)))
+    (headers,) = await tries.check()
     assert headers.text("athomic-error-message") == ""
     assert "h: RetryPolicy: retry_on or fatal raised Panic" in caplog.text
 
@@ -400,9 +381,8 @@ async def test_p21_fault_04_what_breaks_the_writing_of_a_letter_costs_no_attempt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The letter is written again, and the handler is not called again."""
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour)
-    sending: Any = athomic._transport.producer
+    tries = Tries()
+    sending: Any = tries.athomic._transport.producer
     send, broken = sending.send, Record()
 
     async def send_with_a_fault(messages: Any, timeout: float) -> Any:
@@ -412,15 +392,8 @@ async def test_p21_fault_04_what_breaks_the_writing_of_a_letter_costs_no_attempt
         return await send(messages, timeout)
 
     monkeypatch.setattr(sending, "send", send_with_a_fault)
-
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=ATTEMPTS)
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            raise LookupError
-        done.note(step.number)
-
-    await check_attempts(athomic, attempts, done, neighbour)
+    tries.fail_with(raising(LookupError))
+    await tries.check()
     assert len(broken.seen) == 1
 
 
@@ -461,11 +434,18 @@ async def test_p21_fault_04_a_handler_that_cancels_itself_and_returns_is_done_wi
     assert done.seen == neighbour.seen == list(range(20))
 
 
-def processor_of(athomic: Athomic) -> tuple[Any, Any]:
-    """The processor and the strategy as the factory wires them, without a session around them."""
+def strategy_of(athomic: Athomic) -> Any:
+    """As the factory wires it, without a session around it."""
     manager, _, _ = athomic._assemble()
     session: Any = manager.consumers["h"]._new_session(False)
-    return session._strategy._processor, session._strategy
+    return session._strategy
+
+
+def given_a_message(strategy: Any) -> PartitionState:
+    """The strategy has taken in `MESSAGE`, of this partition."""
+    state = PartitionState(PLACE, 0, low_mark=0, has_room=lambda: None, work_done=WorkDone())
+    strategy.accept(state, state.receive([MESSAGE]))
+    return state
 
 
 async def test_fault_04_an_interrupt_in_the_main_thread_is_for_the_process() -> None:
@@ -475,24 +455,16 @@ async def test_fault_04_an_interrupt_in_the_main_thread_is_for_the_process() -> 
     async def handle(step: Step) -> None:
         raise KeyboardInterrupt
 
-    processor, strategy = processor_of(athomic)
+    strategy = strategy_of(athomic)
     with pytest.raises(KeyboardInterrupt):
-        await processor.process(RawMessage("t", 0, 0, 0, None, b'{"number": 1}', ()), 1)
+        await strategy._processor.process(MESSAGE, 1)
     await strategy.close(1)
 
 
 async def test_p21_fault_04_an_interrupt_elsewhere_is_an_attempt() -> None:
-    attempts, done, neighbour = Record(), Record(), Record()
-    athomic = new_app(neighbour, isolation="thread")
-
-    @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=ATTEMPTS)
-    async def handle(step: Step, attempt: DeliveryAttempt) -> None:
-        if step.poison:
-            attempts.note((step.poison, attempt.number))
-            raise KeyboardInterrupt
-        done.note(step.number)
-
-    await check_attempts(athomic, attempts, done, neighbour)
+    tries = Tries(isolation="thread")
+    tries.fail_with(raising(KeyboardInterrupt))
+    await tries.check()
 
 
 @pytest.mark.parametrize("options", [{}, {"ordering": "key"}, {"batch_size": 1}])
@@ -508,12 +480,11 @@ async def test_p10_fault_04_the_end_of_the_event_loop_is_no_attempt(options: dic
         finally:
             ended.note("cut off")
 
-    athomic.subscribe_to("t", group_id="g", handler_id="h", target_type=Step, **options)(handle)
+    subscribe(athomic, handle, **options)
 
     async def left_behind() -> tuple[int, int]:
-        _, strategy = processor_of(athomic)
-        state = PartitionState(PLACE, 0, low_mark=0, has_room=lambda: None, work_done=WorkDone())
-        strategy.accept(state, state.receive([RawMessage("t", 0, 0, 0, None, b'{"number": 1}', ())]))
+        strategy = strategy_of(athomic)
+        state = given_a_message(strategy)
         await eventually(begun.is_set)
         return len(state.concluded), strategy._counters.failed
 
@@ -531,14 +502,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "none": {"ordering": "none"},
     "batch": {"batch_size": 1},
     "timed": {"timeout": 60},
-    "ordered": {"aggregate_key_field": "shop", "sequence_id_field": "number"},
+    "ordered": ORDERED,
 }
-
-
-def subscribe(athomic: Athomic, handler: Callable[..., Any], options: dict[str, Any]) -> None:
-    decorate: Any = athomic.ordered_consumer if "sequence_id_field" in options else athomic.subscribe_to
-    retry = RetryPolicy(max_attempts=1)
-    decorate("t", group_id="g", handler_id="h", retry=retry, **{"target_type": Step, **options})(handler)
+ONCE = RetryPolicy(max_attempts=1)
 
 
 @pytest.mark.parametrize(
@@ -565,7 +531,7 @@ async def test_p10_fault_10_what_a_cancelled_handler_does_then_concludes_nothing
         if then != "returns":
             raise LookupError if then == "fails" else SystemExit
 
-    subscribe(athomic, handle, WAYS[way])
+    subscribe(athomic, handle, retry=ONCE, **WAYS[way])
     async with running(athomic):
         await athomic.publish("t", Step(number=1), key="k")
         await begun.count(1)
@@ -588,7 +554,7 @@ async def test_p10_fault_10_a_thread_that_returns_after_we_gave_up_concludes_not
         begun.note(given)
         go_on.wait()
 
-    subscribe(athomic, handle, WAYS[way])
+    subscribe(athomic, handle, retry=ONCE, **WAYS[way])
     async with running(athomic):
         await athomic.publish("t", Step(number=1))
         await begun.count(1)
@@ -615,10 +581,7 @@ async def test_p10_fault_10_a_handler_that_swallows_its_timeout_has_timed_out(wa
             if then == "fails":
                 raise LookupError from None
 
-    options = {**WAYS[way], "timeout": 0.02}
-    decorate: Any = athomic.ordered_consumer if way == "ordered" else athomic.subscribe_to
-    retry = RetryPolicy(max_attempts=2, delay=0)
-    decorate("t", group_id="g", handler_id="h", retry=retry, **{"target_type": Step, **options})(handle)
+    subscribe(athomic, handle, retry=RetryPolicy(max_attempts=2, delay=0), timeout=0.02, **WAYS[way])
     async with running(athomic):
         await athomic.publish("t", Step(number=1))
         await eventually(lambda: letters(athomic))
@@ -639,9 +602,8 @@ async def test_p04_fault_10_what_fails_after_the_revoke_is_judged_by_the_new_own
         await gate.wait()
         raise LookupError
 
-    _, strategy = processor_of(athomic)
-    state = PartitionState(PLACE, 0, low_mark=0, has_room=lambda: None, work_done=WorkDone())
-    strategy.accept(state, state.receive([RawMessage("t", 0, 0, 0, None, b'{"number": 1}', ())]))
+    strategy = strategy_of(athomic)
+    state = given_a_message(strategy)
     await eventually(lambda: state.running)
     state.open, state.revoked = False, True
     strategy.release(state)
