@@ -1,4 +1,4 @@
-"""The attempts at one message: how often it was tried, and what its failures add to the counters."""
+"""The attempts at one message: which one is next, and how failures are counted."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from ..outcomes import FailureContext
 
 
 class AttemptState:
-    """The state of the attempts at the message in front. Base of what handles messages one after the other.
+    """The attempts at the first message of something whose messages are handled one after the other, as a lane's are.
 
-    A lane inherits from it: a separate object would cost an allocation per lane, and an attribute look-up per message.
+    To be inherited from: a separate object would cost an allocation per lane and an attribute look-up per message. The
+    subclass's constructor begins with `begin_anew`. The strategy reads the fields; only the methods here change them.
     """
 
     __slots__ = ("attempt", "first_failed_at", "letter")
 
     attempt: int  # the number of the next attempt, from 1
     first_failed_at: float  # seconds since the epoch; 0: it has not failed
-    letter: FailureContext | None  # its dead letter could not be written yet: that is tried again, not the handler
+    letter: FailureContext | None  # a dead letter that could not be written: try that again, not the handler
 
     def begin_anew(self) -> None:
-        """Another message is in front."""
+        """Another message is the first one now, or this one is done."""
         self.attempt, self.first_failed_at, self.letter = 1, 0.0, None
 
     def note_failure(self, judgement: Judgement, counters: Counters) -> float | None:
-        """Counts a failure and remembers it for the next attempt.
+        """Counts a failure, and prepares the next attempt.
 
-        Returns the seconds to wait before that; None if the message is concluded.
+        Returns the seconds to wait before that attempt; None if there is none, and the offset can be concluded.
         """
         count_judgement(counters, judgement, again=self.letter is not None)
         if judgement.settled:
@@ -41,7 +42,7 @@ class AttemptState:
 
 
 def count_judgement(counters: Counters, judgement: Judgement, *, again: bool = False) -> None:
-    """Adds a judgement to the counters. `again`: its failure is counted already, only the dead letter came later."""
+    """Adds a judgement to the counters. `again`: the failure itself has been counted before."""
     counters.failed += not again
     counters.retried += judgement.verdict is Verdict.RETRY
     counters.deferred += judgement.verdict is Verdict.DEFERRED

@@ -1,7 +1,8 @@
-"""Consumption in batches: several messages of one partition to one call of the handler.
+"""The strategy that handles batches: several messages of one partition in one call of the handler.
 
-A batch leaves when it is full, or when its first message has waited long enough for company. What fails is halved
-until the message to blame is alone; the others do not wait for it.
+A batch is handled when it is full, or when its first message has waited for the linger time. A batch that fails is
+retried by the retry policy. If it still fails it is halved, and its halves too, until the message to blame is alone
+and goes to the DLQ; the others are handled without it.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ class BatchUnit:
     """Messages that go to the handler in one call."""
 
     messages: list[RawMessage]
-    attempt: int = 1
-    first_failed_at: float = 0.0
-    halved: bool = False  # its whole has used up its attempts: what fails now is halved further
+    attempt: int = 1  # the number of the next attempt
+    first_failed_at: float = 0.0  # seconds since the epoch; 0: it has not failed
+    halved: bool = False  # part of a batch that used up its attempts: it is not retried, but halved again
 
 
 class BatchLane:
-    """One partition's messages on their way into batches."""
+    """The messages of one partition on their way into batches. Only its strategy changes it."""
 
     __slots__ = ("busy", "due", "linger", "partition", "queue", "work")
 
     def __init__(self, partition: PartitionState) -> None:
         self.partition = partition
         self.queue: deque[RawMessage] = deque()
-        self.work: deque[BatchUnit | FailureContext] = deque()  # in order; a failure stands for its dead letter
-        self.busy = False
-        self.due = False  # the first message has waited long enough for company
-        self.linger: asyncio.TimerHandle | None = None
+        self.work: deque[BatchUnit | FailureContext] = deque()  # to be done in this order; a failure: its dead letter
+        self.busy = False  # with a worker, or waiting for one, or for a delay to pass: not to be put into the pool
+        self.due = False  # the linger time is over: the next batch need not be full
+        self.linger: asyncio.TimerHandle | None = None  # sets `due`
 
 
 class BatchStrategy:
-    """Batches of one partition, one after the other; partitions side by side."""
+    """Handles the batches of each partition one after the other, and several partitions at once."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class BatchStrategy:
     ) -> None:
         self._processor = processor
         self._batch_size = batch_size
-        self._linger = linger  # seconds
+        self._linger = linger  # seconds that a batch may wait to get full
         self._counters = parts["counters"]
         self._share = parts["share"]
         self._guard = parts["guard"]
@@ -114,7 +115,7 @@ class BatchStrategy:
             lane.linger = asyncio.get_running_loop().call_later(self._linger, self._lingered, lane)
 
     def _wake_when_due(self, lane: BatchLane, wait: float) -> None:
-        """Of a retry topic: one message at a time, which it is for certain no other's fault that it failed."""
+        """For a retry topic: each message alone and when it is due. If it fails again, no other message is to blame."""
         if wait <= 0:
             lane.work.append(BatchUnit([lane.queue.popleft()]))
             lane.busy = True
@@ -128,7 +129,7 @@ class BatchStrategy:
         self._wake(lane)
 
     def _next(self, lane: BatchLane) -> BatchUnit | FailureContext | None:
-        """What comes next, left standing in `work` until it is concluded."""
+        """What to do next. It stays in `work` until it is concluded."""
         queue = lane.queue
         if not lane.work and queue and lane.partition.delay is None and (lane.due or len(queue) >= self._batch_size):
             size = min(len(queue), self._batch_size)
@@ -140,6 +141,7 @@ class BatchStrategy:
         return lane.work[0] if lane.work else None
 
     async def _serve(self, worker: Worker, lane: BatchLane) -> None:
+        """Handles one unit after the other until there is none, or the lane has to wait, or others want the worker."""
         partition = lane.partition
         self._guard.suspect(monotonic())
         while partition.open and (unit := self._next(lane)) is not None:
@@ -165,21 +167,21 @@ class BatchStrategy:
             self._wake(lane)
 
     async def _conclude(self, lane: BatchLane, unit: BatchUnit | FailureContext) -> float | None:
-        """Handles one unit and puts in its place what is left of it.
+        """Handles one unit, and puts what is left of it in its place.
 
-        Gives the seconds to wait before it goes on, if any.
+        Returns the seconds that the lane has to wait, if any.
         """
         if isinstance(unit, FailureContext):
             return await self._write_letter(lane, unit)
         began = monotonic()
         report = await self._processor.process(unit.messages, unit.attempt, unit.first_failed_at)
-        if self._processor.closed:  # given up meanwhile
+        if self._processor.closed:  # cut off by `close`: nothing is concluded
             return None
         self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
         lane.partition.conclude_all(map(_offset, report.handled))
         lane.partition.settle()
-        if lane.work:  # else the partition was released meanwhile
+        if lane.work:  # empty if the partition was released meanwhile
             lane.work.popleft()
         rest, delay = self._after(unit, report)
         if not lane.partition.revoked:
@@ -188,7 +190,7 @@ class BatchStrategy:
         return delay
 
     def _after(self, unit: BatchUnit, report: BatchReport) -> tuple[list[BatchUnit | FailureContext], float | None]:
-        """What is to be done with the messages that the handler did not take, and after how many seconds."""
+        """What to do with the messages that were not handled, and the seconds to wait before it."""
         failure, left = report.failure, report.left
         if failure is None:
             return [], None
@@ -206,6 +208,7 @@ class BatchStrategy:
         ], None
 
     async def _write_letter(self, lane: BatchLane, failure: FailureContext) -> float | None:
+        """Writes a dead letter and concludes its offset. Returns the seconds to wait if it could not be written."""
         judgement = await self._processor.move(failure)
         if self._processor.closed:
             return None

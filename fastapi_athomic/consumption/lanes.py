@@ -1,8 +1,8 @@
-"""Consumption strategies: how messages get from the partitions to the processor.
+"""Strategies that handle one message at a time: in the order of partitions, of keys, or in none.
 
-Messages wait in lanes. A lane is what keeps an order (a partition, a key); one worker at a time serves it. A pool of
-up to `concurrency` worker tasks takes lanes that have work, so there is no task per message, and what waits for a
-retry occupies nobody.
+Messages wait in lanes. A lane keeps the order of one partition or one key: one worker at a time serves it. A pool of up
+to `concurrency` worker tasks serves the lanes that have work. So there is no task per message, and a lane that waits
+for a retry occupies no worker.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ from .strategies import StrategyParts
 from .workers import Worker, WorkerPool
 
 LANE_TURN = 0.02
-"""Seconds a worker stays with one lane while others wait."""
+"""Seconds that a worker stays with one lane while others wait for a worker."""
 
 MOST_SPARE = 1_000
-"""Empty lanes of one partition that are kept to be used again: each holds about a kilobyte."""
+"""How many empty lanes of a partition are kept for reuse. Each takes about a kilobyte."""
 
 
 class Lane(AttemptState):
-    """Messages that must be handled one after the other."""
+    """Messages that must be handled one after the other. Only its strategy changes it.
+
+    The first message stays in `queue` until it is concluded.
+    """
 
     __slots__ = ("busy", "key", "partition", "queue")
 
     def __init__(self, partition: PartitionState) -> None:
         self.partition = partition
-        self.key: bytes | None = None
+        self.key: bytes | None = None  # set by `KeyOrder`, again each time the lane is reused
         self.queue: deque[RawMessage] = deque()
-        self.busy = False  # with a worker, waiting for one, or for a delay to pass
-        self.attempt, self.first_failed_at, self.letter = 1, 0.0, None  # no call: `Unordered` makes many lanes
+        self.busy = False  # with a worker, or waiting for one, or for a delay to pass: not to be put into the pool
+        self.attempt, self.first_failed_at, self.letter = 1, 0.0, None  # `begin_anew`, without the call
 
 
 class LaneStrategy:
-    """One message at a time per lane. How messages find their lane is the subclass's only business."""
+    """Handles one message at a time of each lane. Subclasses decide which lane a message goes to."""
 
     def __init__(self, processor: SingleMessageProcessor, **parts: Unpack[StrategyParts]) -> None:
         self._processor = processor
@@ -53,13 +56,15 @@ class LaneStrategy:
         self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
+        """Puts messages of one partition into their lanes, in the order of their offsets."""
         raise NotImplementedError
 
     def lanes(self, partition: PartitionState) -> Iterable[Lane]:
+        """The lanes that are kept for a partition; all that have messages are among them."""
         raise NotImplementedError
 
     def forget(self, lane: Lane) -> None:
-        """The lane is empty and nobody serves it."""
+        """Called when a lane is empty and no worker serves it any more."""
 
     def release(self, partition: PartitionState) -> None:
         for lane in self.lanes(partition):
@@ -86,11 +91,17 @@ class LaneStrategy:
             self.pool.put(lane)
 
     async def _serve(self, worker: Worker, lane: Lane) -> None:
-        """Handles the lane's messages until it is empty, closed, has to wait, or others want the worker."""
+        """Handles messages of a lane until it is empty or has to wait, its partition closes, or others want the worker.
+
+        The hot path: long on purpose, since each function split off would be one more call per message. For a message
+        that succeeds, no Python function is called but the processor's. Attributes are looked up before the loop,
+        offsets (`settle`) and timestamps are passed on many at a time, and the guard and the share are asked only when
+        it is time to (`look_up_at`). tests/unit/test_hot_path.py counts the calls.
+        """
         partition, queue, share, timings = lane.partition, lane.queue, self._share, self._timings
         process, guard, work_done = self._process, self._guard, partition.work_done
         processor = self._processor
-        timestamps: list[int] = []  # of what was concluded since `since`
+        timestamps: list[int] = []  # of the messages concluded since `since`
         since = now = look_up_at = monotonic()
         turn_ends = now + LANE_TURN
         if now > guard.trusted_until:
@@ -108,17 +119,17 @@ class LaneStrategy:
                 else:
                     outcome = await processor.move(lane.letter)
                 if processor.closed or outcome is None:
-                    return  # given up meanwhile
+                    return  # cut off by `close`, or revoked: not ours to conclude
                 if not isinstance(outcome, Judgement):
                     self._counters.processed += 1
                     if lane.attempt > 1:
                         lane.begin_anew()
                 elif (delay := lane.note_failure(outcome, self._counters)) is not None:
-                    if monotonic() >= share.deadline:  # there may be many lanes, and no wait in their retries
+                    if monotonic() >= share.deadline:  # many lanes may retry, all without a delay
                         await share.give_way()
                     self.pool.put_later(lane, delay)
                     return
-                if queue:  # else the partition was released while the message ran; it is concluded all the same
+                if queue:  # empty if the partition was released while the message ran; its offset counts all the same
                     queue.popleft()
                 partition.conclude(message.offset)
                 began, now = now, monotonic()
@@ -142,7 +153,7 @@ class LaneStrategy:
                     self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)
-            if len(partition.concluded) >= partition.settle_at:  # since nobody looked up
+            if len(partition.concluded) >= partition.settle_at:  # concluded since the last look
                 partition.settle()
             self._leave(lane)
         finally:
@@ -158,7 +169,7 @@ class LaneStrategy:
 
 
 class PartitionOrder(LaneStrategy):
-    """First in, first out per partition; partitions side by side."""
+    """Keeps the order of each partition: one lane per partition."""
 
     def __init__(self, processor: SingleMessageProcessor, **parts: Unpack[StrategyParts]) -> None:
         super().__init__(processor, **parts)
@@ -181,12 +192,12 @@ class PartitionOrder(LaneStrategy):
 
 
 class KeyOrder(LaneStrategy):
-    """First in, first out per key and partition; messages without a key keep the order of their partition."""
+    """Keeps the order of each key within a partition: one lane per key. Messages without a key share a lane."""
 
     def __init__(self, processor: SingleMessageProcessor, **parts: Unpack[StrategyParts]) -> None:
         super().__init__(processor, **parts)
         self._lanes: dict[PartitionState, dict[bytes | None, Lane]] = {}
-        self._spare: dict[PartitionState, list[Lane]] = {}  # empty ones, to be used again
+        self._spare: dict[PartitionState, list[Lane]] = {}  # empty lanes, for reuse
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
         lanes, spare = self._lanes.setdefault(partition, {}), self._spare.setdefault(partition, [])
@@ -218,7 +229,7 @@ class KeyOrder(LaneStrategy):
 
 
 class Unordered(LaneStrategy):
-    """Every message for itself."""
+    """Keeps no order: a lane per message."""
 
     def __init__(self, processor: SingleMessageProcessor, **parts: Unpack[StrategyParts]) -> None:
         super().__init__(processor, **parts)

@@ -1,4 +1,8 @@
-"""What a consumption strategy is: how messages get from the partitions to the processor."""
+"""What a consumption strategy is, and what it is built from.
+
+A session gives messages to its strategy. The strategy decides when each goes to the processor, and reports the result
+to the message's partition. The strategies are in `lanes` (one message at a time), `batches`, and `sequencing`.
+"""
 
 from __future__ import annotations
 
@@ -12,51 +16,54 @@ from .partitions import PartitionState
 
 
 class Guard(Protocol):
-    """Knows whether this process may still take itself for a member of the group."""
+    """Knows whether this process can still be sure of its membership in the consumer group. The session is one."""
 
-    trusted_until: float  # on the monotonic clock; `suspect` is asked by then
+    trusted_until: float  # on the monotonic clock; after that, call `suspect` before anything new starts
 
     def suspect(self, now: float) -> bool:
-        """True if the process was away for too long.
+        """Whether membership is in doubt: the process was suspended for too long. No new message may start then.
 
-        All partitions are closed then. `now` is on the monotonic clock.
+        Closes all partitions in that case. `now` is on the monotonic clock.
         """
         ...
 
 
 class ConsumptionStrategy(Protocol):
-    """Takes messages from partitions to the handler, in the order it stands for."""
+    """Takes messages from partitions to the processor, and keeps one kind of order. Lives as long as a session."""
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
-        """Takes in messages of one partition, in offset order."""
+        """Takes in messages of one partition, in the order of their offsets."""
 
     def reopen(self, partition: PartitionState) -> None:
-        """Begins with a partition, or goes on with one that was closed for a while."""
+        """Starts or resumes work on a partition. Call it after `partition.open` was set to True."""
 
     def release(self, partition: PartitionState) -> None:
-        """Drops what has not started; what runs may finish."""
+        """Drops the messages of a partition that have not started; those that run may finish."""
 
     def oldest_start(self) -> float | None:
-        """When the longest-running handler call began, on the monotonic clock; None if none runs."""
+        """When the longest-running handler call began, on the monotonic clock; None if none runs.
+
+        Can be called from another thread.
+        """
         ...
 
     @property
     def failure(self) -> BaseException | None:
-        """Why a worker died, if one did."""
+        """The error that ended a worker, if there was one: the session cannot go on then."""
         ...
 
     async def close(self, grace: float) -> None:
-        """Cancels what still runs and waits up to `grace` seconds for it.
+        """Cancels the handlers that still run, and waits up to `grace` seconds for them.
 
-        Nothing is concluded any more, whatever comes of it.
+        Whatever they do then, their offsets are not concluded.
         """
 
 
 class StrategyParts(TypedDict):
     """What every strategy is built from."""
 
-    concurrency: int
+    concurrency: int  # most handler calls at once
     counters: Counters
     share: LoopShare
     guard: Guard
-    name: str
+    name: str  # prefix of the worker tasks' names

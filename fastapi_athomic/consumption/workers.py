@@ -1,4 +1,4 @@
-"""The tasks that serve lanes: a pool of them, and what becomes of those that do not end."""
+"""The tasks that serve lanes. A strategy says how a lane is served; the pool says by whom and when."""
 
 from __future__ import annotations
 
@@ -16,40 +16,46 @@ L = TypeVar("L")
 
 
 class Worker:
-    """One task of the pool, and since when it has been in a handler."""
+    """One task of a pool. It is passed to the pool's `serve` function, which keeps `started_at` up to date."""
 
     __slots__ = ("started_at", "task")
 
     def __init__(self) -> None:
-        self.started_at: float | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.started_at: float | None = None  # of the handler call, on the monotonic clock; None outside of one
+        self.task: asyncio.Task[None] | None = None  # set by the pool
 
 
 class WorkerPool(Generic[L]):
-    """Up to `size` tasks, started when first needed, that serve lanes."""
+    """Up to `size` tasks, each started when it is first needed, that serve the lanes put into the pool.
+
+    `serve` is called with a worker and a lane. It returns when the lane is empty or has to wait, or earlier if other
+    lanes are `waiting`; it puts the lane back if there is more to do. The pool does not check whether a lane is in it
+    already: the caller puts it there once.
+    """
 
     def __init__(self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str) -> None:
         self._size = size
         self._serve = serve
         self._name = name
         self._ready: deque[L] = deque()
-        self._idle: list[asyncio.Future[L]] = []
-        self.workers: list[Worker] = []
+        self._idle: list[asyncio.Future[L]] = []  # of workers that wait for a lane
+        self.workers: list[Worker] = []  # those started so far
         self._closed = False
         self._owner = Owner()
-        self.failure: BaseException | None = None
+        self.failure: BaseException | None = None  # the first error that ended a worker
 
     @property
     def waiting(self) -> bool:
-        """Lanes wait for a worker."""
+        """Whether lanes wait for a worker."""
         return bool(self._ready)
 
     def oldest_start(self) -> float | None:
-        """Since when the longest call runs, on the monotonic clock. May be asked from another thread."""
+        """When the longest-running handler call began, on the monotonic clock. Can be called from another thread."""
         starts = [worker.started_at for worker in self.workers]
         return min((start for start in starts if start is not None), default=None)
 
     def put(self, lane: L) -> None:
+        """Has the lane served as soon as a worker is free. Does nothing once the pool is closed."""
         if self._closed:
             return
         while self._idle:
@@ -62,6 +68,7 @@ class WorkerPool(Generic[L]):
             self._start_worker()
 
     def put_later(self, lane: L, delay: float) -> None:
+        """As `put`, after `delay` seconds."""
         asyncio.get_running_loop().call_later(delay, self.put, lane)
 
     def _start_worker(self) -> None:
@@ -82,14 +89,14 @@ class WorkerPool(Generic[L]):
                 if self._closed or self._owner.ends:
                     raise
                 await self._go_on(lane)
-            except (SystemExit, KeyboardInterrupt) as error:  # asyncio would stop the event loop for it
+            except (SystemExit, KeyboardInterrupt) as error:  # in a task, either would stop the event loop
                 if is_interrupt(error):
                     raise
                 self.failure = self.failure or error
                 return
 
     async def _go_on(self, lane: L | None) -> None:
-        """A handler had cancelled its own task, too late for itself."""
+        """A handler cancelled its own task, and the cancellation came after it had returned."""
         await forget_cancellation()
         if lane is not None:
             self.put(lane)
@@ -101,7 +108,7 @@ class WorkerPool(Generic[L]):
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and not self._closed:
-                self._ready.appendleft(waiter.result())  # it was given a lane at the same time
+                self._ready.appendleft(waiter.result())  # it was handed a lane just before it was cancelled
             raise
 
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
@@ -110,6 +117,7 @@ class WorkerPool(Generic[L]):
             self.failure = self.failure or error
 
     async def close(self, grace: float) -> None:
+        """Cancels all workers and waits up to `grace` seconds; those that have not ended by then are abandoned."""
         self._closed = True
         tasks = [worker.task for worker in self.workers if worker.task is not None and not worker.task.done()]
         for task in tasks:
@@ -123,7 +131,10 @@ class WorkerPool(Generic[L]):
 
 
 def _abandon(task: asyncio.Task[None]) -> None:
-    """A handler ignores its cancellation. `asyncio.run` would wait for it before the process may end."""
+    """Lets the process end although a handler ignores its cancellation. `asyncio.run` would wait for it.
+
+    asyncio has no public way to forget a task.
+    """
     logger.error("%s ignores its cancellation and is abandoned", task.get_name())
     asyncio.tasks._unregister_task(task)
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is known that it is pending
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # we know that it is pending

@@ -1,5 +1,6 @@
-"""One message, or one batch, to one call of the handler: its scope, its arguments, its thread, its timeout.
+"""Handling: one message, or one batch, in one call of a handler: its scope, its arguments, its thread, its time limit.
 
-In comes a message; out goes an outcome or, when the handler failed, the judgement of `failures`. No order is kept here
-and no offset is known.
+A message comes in. An outcome goes out or, if the handler failed, the judgement of `failures`. This room keeps no order
+and knows nothing of commits. Plan: how a handler is called, compiled from its signature at start-up. Delivery: what can
+be injected into one call. Fence: tells whether the partition of a message was revoked while it ran.
 """

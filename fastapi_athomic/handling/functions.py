@@ -1,4 +1,4 @@
-"""Functions of any kind as something to await: sync ones run in a thread, those that yield are context managers."""
+"""Makes functions of any kind awaitable: sync ones run in a thread, those that yield become context managers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Function = Callable[..., Any]
 
 
 def is_async(function: Function) -> bool:
+    """Whether calling it gives a coroutine. Sees through `partial`, and objects with an async `__call__`."""
     target = function
     while isinstance(target, partial):
         target = target.func
@@ -25,19 +26,20 @@ def is_async(function: Function) -> bool:
 
 
 def caller(function: Function, threads: HandlerThreads) -> Callable[..., Awaitable[Any]]:
+    """An async function that calls this one; in a thread if it is sync."""
     if is_async(function):
         return function
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         result = await threads.run(partial(_uninterrupted, function, *args, **kwargs))
-        # a plain function around an async one gives something to await
+        # a sync wrapper of an async function gives something to await
         return await result if inspect.isawaitable(result) else result
 
     return call
 
 
 def _uninterrupted(function: Function, *args: Any, **kwargs: Any) -> Any:
-    """Ctrl-C reaches the main thread only: what looks like it in another is an error like others."""
+    """Ctrl-C reaches only the main thread: a `KeyboardInterrupt` in another one is an ordinary error."""
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt as error:
@@ -45,7 +47,7 @@ def _uninterrupted(function: Function, *args: Any, **kwargs: Any) -> Any:
 
 
 def context_manager(function: Function, threads: HandlerThreads) -> Callable[..., Any] | None:
-    """An async context manager for a function that yields; None for one that does not."""
+    """A maker of async context managers from a function that yields; None if the function does not yield."""
     target = function if inspect.isroutine(function) or isinstance(function, partial) else type(function).__call__
     target = target.func if isinstance(target, partial) else target
     if inspect.isasyncgenfunction(target):

@@ -1,8 +1,8 @@
-"""What a handler is called with, compiled when the app starts.
+"""Dependency injection: reads a handler's signature when the app starts, and compiles how it is called.
 
 The markers are FastAPI's (`Depends` as a default or in `Annotated`), and so are the rules: a dependency is resolved
 once per message unless `use_cache=False`, `yield` dependencies clean up after the handler, sync functions run in a
-thread, `dependency_overrides` count. There is no HTTP request, so what needs one stops the start-up.
+thread, and `dependency_overrides` apply. A message has no HTTP request: a signature that needs one is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .plans import Argument, Call, Node, OverridablePlan, Overrides, Plan, Provi
 from .threads import HandlerThreads
 
 DEFAULT_THREADS = 40
-"""As many as anyio allows FastAPI's routes."""
+"""The same as anyio's limit, which applies to FastAPI's routes."""
 
 
 _ALWAYS: Mapping[Any, Provider] = {
@@ -54,7 +54,9 @@ class HandlerPlan:
 
     target_type: Any  # what a message is decoded into; `RawMessage` for handlers that take messages as they came
     call: Call
-    direct: Callable[[Any], Awaitable[Any]] | None  # the handler itself, if the message is all it takes and it is async
+    direct: (
+        Callable[[Any], Awaitable[Any]] | None
+    )  # the handler itself, if it is async and takes nothing but the message
 
 
 def compile_handler(
@@ -68,18 +70,18 @@ def compile_handler(
     overrides: Overrides = dict,
     threads: HandlerThreads | None = None,
 ) -> HandlerPlan:
-    """Compiles the call of a handler.
+    """Compiles how a handler is called.
 
     Args:
-        target_type: what a message is decoded into; None: what the annotation of the handler's first parameter says.
+        target_type: what a message is decoded into; None: the annotation of the handler's first parameter.
         batch: the handler takes a list of messages.
-        providers: what is injected by type, beside the message's own properties.
-        known: dependencies that are answered without being called.
-        overrides: the app's `dependency_overrides`, asked at each call.
+        providers: what is injected by type, besides the properties of the message itself.
+        known: dependencies whose value is provided, instead of calling them.
+        overrides: gives the app's `dependency_overrides`; called for each message.
         threads: where sync functions run; None: in threads of the handler's own.
 
     Raises:
-        HandlerSignatureError: names the handler and the parameter.
+        HandlerSignatureError: the signature makes no sense. Names the handler and the parameter.
     """
     by_type = {**(_BATCH if batch else _SINGLE), **(providers or {})}
     compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS))
@@ -93,7 +95,7 @@ def compile_handler(
 
 
 class _Compiler:
-    """Turns signatures into plans. Errors name the handler."""
+    """Turns signatures into plans. Its errors name the handler."""
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class _Compiler:
     # --- the handler itself
 
     def parameters_of_handler(self, function: Function) -> tuple[inspect.Parameter, list[inspect.Parameter]]:
-        """The message's parameter, and the others."""
+        """The parameter for the message, and all others."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise self._wrong("it yields; a handler returns")
         parameters = self._parameters(function, "the handler")
@@ -173,7 +175,7 @@ class _Compiler:
         if http_only or isinstance(parameter.default, params.Param | params.Body) or _has_http_marker(parameter):
             raise self._wrong(
                 f"parameter {parameter.name} of {where} comes from an HTTP request, and a message has none; "
-                "RawMessage, MessageHeaders and ExecutionContext tell of the message"
+                "use RawMessage, MessageHeaders or ExecutionContext"
             )
 
     def _dependency(
@@ -221,12 +223,12 @@ class _Compiler:
 
 
 class _Building(NamedTuple):
-    """A plan under construction."""
+    """The state of a plan that is being compiled."""
 
     nodes: list[Node]
-    slots: dict[Function, int]  # of dependencies that are shared
+    slots: dict[Function, int]  # of dependencies that may be shared
     replaced: Replaced  # by `dependency_overrides`
-    path: tuple[Function, ...]  # of dependencies whose own are being resolved
+    path: tuple[Function, ...]  # from the handler down to the dependency at hand
 
 
 # --- signatures

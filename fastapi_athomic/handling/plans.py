@@ -1,4 +1,4 @@
-"""A compiled call at work: what is injected is resolved anew for each message, then the handler is called."""
+"""Compiled handlers at work: for each message the dependencies are resolved, then the handler is called."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from .functions import Function
 
 
 class Delivery(NamedTuple):
-    """One call of a handler: what can be injected comes from here."""
+    """One delivery to a handler: everything that can be injected comes from here."""
 
-    message: RawMessage  # of a batch the first
+    message: RawMessage  # of a batch: the first
     attempt: DeliveryAttempt
     messages: Sequence[RawMessage] | None = None  # of a batch: all
 
 
 Provider = Callable[[Delivery], Any]
+"""Gives the value to inject."""
 Overrides = Callable[[], Mapping[Function, Function]]
+"""Gives the app's `dependency_overrides`."""
 Call = Callable[[Any, Delivery], Awaitable[Any]]
+"""Calls the handler with a decoded message, or a list of them."""
 Replaced = Mapping[Function, Function]
+"""Dependencies, and what `dependency_overrides` puts in their place."""
 
 
 class Argument:
-    """Where the value of one parameter comes from: a provider, or the slot of a dependency."""
+    """Where the value of one parameter comes from: a provider, or else the dependency in a slot."""
 
     __slots__ = ("name", "provider", "slot")
 
@@ -38,15 +42,15 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One dependency; its value goes to the slot of its place in the plan."""
+    """One dependency. The number of its slot is its place in the plan."""
 
-    function: Callable[..., Any]  # awaited; for a manager: gives an async context manager
+    function: Callable[..., Any]  # a coroutine function; for a manager: one that gives an async context manager
     arguments: Sequence[Argument]
     is_manager: bool
 
 
 class Plan:
-    """Resolves the dependencies in their order, then calls the handler."""
+    """Resolves the dependencies one after the other, then calls the handler. Those that yield clean up after it."""
 
     def __init__(
         self, function: Callable[..., Awaitable[Any]], arguments: Sequence[Argument], nodes: list[Node]
@@ -76,24 +80,19 @@ class Plan:
             except BaseException as error:
                 failure = error
                 raise
-        if failure is not None:  # a dependency swallowed it: the message has failed all the same
+        if failure is not None:  # a dependency swallowed the error: the message has failed all the same
             raise failure
         return result
 
 
 class OverridablePlan:
-    """A plan, and those that the app's `dependency_overrides` make of it."""
+    """A plan that follows the app's `dependency_overrides`: `build` compiles another for those that are set."""
 
-    def __init__(
-        self,
-        build: Callable[[Replaced], Plan],
-        plain: Plan,
-        overrides: Overrides,
-    ) -> None:
-        self._compile = build
+    def __init__(self, build: Callable[[Replaced], Plan], plain: Plan, overrides: Overrides) -> None:
+        self._build = build
         self._plain = plain
         self._overrides = overrides
-        self._made: tuple[Replaced, Plan] = ({}, plain)  # the last one
+        self._made: tuple[Replaced, Plan] = ({}, plain)  # the last one that was used
 
     async def __call__(self, value: Any, delivery: Delivery) -> Any:
         overrides = self._overrides()
@@ -102,7 +101,7 @@ class OverridablePlan:
         replaced, plan = self._made
         if replaced != overrides:
             replaced = dict(overrides)
-            plan = self._compile(replaced)
+            plan = self._build(replaced)
             self._made = (replaced, plan)
         return await plan(value, delivery)
 

@@ -1,4 +1,4 @@
-"""Message processors: open the scope, decode, call the handler, wrap what happened."""
+"""Processors: they open a message's scope, decode it, call the handler, and turn an error into a judgement."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ Judge = Callable[[FailureContext], Awaitable[Judgement]]
 
 
 class Fence(Protocol):
-    """What a processor asks a partition: whether somebody else has it meanwhile."""
+    """What a processor needs to know of a message's partition (`PartitionState` of `consumption` is one)."""
 
     @property
-    def revoked(self) -> bool: ...
+    def revoked(self) -> bool:
+        """Whether the partition was taken away while the message ran. Another member may have it now."""
+        ...
 
 
-DECODE, HANDLER = Stage.DECODE, Stage.HANDLER  # to look an enum's member up is slow in Python 3.11
+DECODE, HANDLER = Stage.DECODE, Stage.HANDLER  # looking up the member of an enum is slow in Python 3.11
 COMPLETED = ConsumptionOutcome()
-"""Of all handlers that return nothing: what never changes needs to be there only once."""
+"""The outcome of every handler that returns nothing. It never changes, so one object serves for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +51,18 @@ class ProcessorParts:
 
 
 class _Processor:
-    """Whatever a handler, a dependency or a payload step raises is a failure of the message, and counts as an attempt.
+    """Base of the processors: what counts as a failure of a message, and how it is judged.
 
-    That goes for `BaseException`, too: a panic of a Rust extension, `SystemExit`, a `CancelledError` of a task that
-    somebody else cancelled. Three things are none: what still comes after `closed` was set, the end of the event loop,
-    and a `KeyboardInterrupt` in the main thread, which is for the process.
+    Whatever a handler, a dependency or a payload step raises is a failure of the message, and counts as an attempt.
+    That includes any `BaseException`: a panic of a Rust extension, `SystemExit`, the `CancelledError` of a task that
+    somebody else cancelled. Three things are no failure of the message, and are raised to the caller: anything after
+    `closed` was set, the end of the event loop, and a `KeyboardInterrupt` in the main thread (Ctrl-C).
+
+    The strategy sets `closed` in its own `close`, just before it cancels the handlers.
     """
 
     def __init__(self, parts: ProcessorParts) -> None:
-        self.closed = False  # handlers are being cancelled by us: what still comes from them concludes nothing
+        self.closed = False  # the strategy is closing: whatever handlers do now, nothing may be concluded
         self._owner = Owner()
         self._parts = parts
         self._plan = parts.plan
@@ -67,10 +72,11 @@ class _Processor:
         self._call: Call = parts.plan.call if parts.timeout is None else limited(parts.plan.call, parts.timeout)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
+        """What the retry policy says about a failure. Nothing is done yet."""
         return self._dlq_handler.decide(failure)
 
     async def move(self, failure: FailureContext) -> Judgement:
-        """Writes a dead letter (or a message for a retry topic) that is due, in the message's own scope."""
+        """Writes a failed message to its retry topic or the DLQ, in the message's own scope."""
         scope = self._orchestrator.open(failure.message, failure.attempt)
         try:
             return await self._safely(self._dlq_handler.move, failure)
@@ -78,7 +84,7 @@ class _Processor:
             self._orchestrator.close(scope, failure.error)
 
     async def _safely(self, judge: Judge, failure: FailureContext) -> Judgement:
-        """The attempt is not forgotten where judging breaks off: the dead letter is tried again, not the handler."""
+        """Judges a failure. If that fails itself, only the dead letter is tried again later, not the handler."""
         await forget_cancellation()
         try:
             return await judge(failure)
@@ -88,7 +94,7 @@ class _Processor:
             return self._dlq_handler.hold(failure, f"its failure could not be judged: {type(error).__name__}")
 
     def _ended_by(self, error: BaseException) -> bool:
-        """Whether this is no error of the message: we gave it up, or the event loop or the process ends."""
+        """Whether this error is no failure of the message: we cancelled it, or the event loop or the process ends."""
         return self.closed or is_interrupt(error) or self._owner.ends
 
     def _failure(
@@ -115,7 +121,7 @@ class _Processor:
 
 
 class SingleMessageProcessor(_Processor):
-    """One message to one call of the handler."""
+    """Handles one message per call of the handler."""
 
     def __init__(self, parts: ProcessorParts) -> None:
         super().__init__(parts)
@@ -124,11 +130,13 @@ class SingleMessageProcessor(_Processor):
     async def process(
         self, message: RawMessage, attempt: int, first_failed_at: float = 0.0, fence: Fence | None = None
     ) -> ConsumptionOutcome | Judgement | None:
-        """None: another member has the partition since (`fence`), and judges for itself what failed here.
+        """One attempt at a message: gives what the handler returned, or what becomes of the message that failed.
 
-        `first_failed_at` is in seconds since the epoch, 0 if it has not failed.
+        None: it failed, but the partition of `fence` was revoked meanwhile; its new owner handles the message.
 
-        Raises only what is no error of the message: our own cancellation, the end of the event loop or the process.
+        `attempt` counts from 1. `first_failed_at` is in seconds since the epoch, 0 if the message has not failed.
+
+        Raises only what is no failure of the message: our own cancellation, the end of the event loop or the process.
         """
         stage = Stage.HEADERS
         error: BaseException | None = None
@@ -156,10 +164,10 @@ class SingleMessageProcessor(_Processor):
 
 
 class OrderedMessageProcessor(SingleMessageProcessor):
-    """Decodes first, to know where in its sequence a message stands, and handles it when its turn comes."""
+    """Decodes a message when it arrives, to read its sequence number, and handles it when its turn comes."""
 
     def decode(self, message: RawMessage) -> Any:
-        """In the message's context and trace, but without a span of its own. Raises what the pipeline raises."""
+        """The value of a message, decoded in its context and trace, without a span. Raises what the pipeline raises."""
         if self._decode is None:
             return message
         scope = self._orchestrator.open_reading(message)
@@ -169,21 +177,23 @@ class OrderedMessageProcessor(SingleMessageProcessor):
             self._orchestrator.close(scope, None)
 
     def is_redriven(self, message: RawMessage) -> bool:
-        """Somebody sent it back from the DLQ."""
+        """Whether the message was sent back from the DLQ (redriven)."""
         return self._dlq_handler.returns.source_of(message.topic) != message.topic
 
     def refusal(
         self, message: RawMessage, error: BaseException, stage: Stage = Stage.DECODE, first_failed_at: float = 0.0
     ) -> FailureContext:
-        """Of a message that does not get as far as the handler; for `move`."""
+        """The failure of a message that does not get as far as the handler; to be given to `move`."""
         return self._failure(message, error, stage, 1, first_failed_at)
 
     async def handle(
         self, message: RawMessage, value: Any, attempt: int, first_failed_at: float, *, hold: bool
     ) -> ConsumptionOutcome | Judgement | FailureContext:
-        """As `process`, with a value that is decoded; it is decoded again if a handler may have changed it.
+        """As `process`, for a message that has been decoded already. A retry decodes it anew: a handler may change it.
 
-        With `hold`, a message whose attempts are used up is not moved to the DLQ: its failure is given back.
+        With `hold`, a message that has used up its attempts does not go to the DLQ: its failure is returned.
+
+        The body repeats that of `process`: shared code would cost every message of either kind one more call.
         """
         stage = Stage.HEADERS
         error: BaseException | None = None
@@ -213,20 +223,23 @@ class OrderedMessageProcessor(SingleMessageProcessor):
 
 @dataclass(slots=True)
 class BatchReport:
-    """What became of the messages of one batch."""
+    """The result of one call of a batch handler: which messages are handled, and what happened to the others."""
 
     handled: Sequence[RawMessage] = ()
-    undecodable: list[FailureContext] = field(default_factory=list)
+    undecodable: list[FailureContext] = field(default_factory=list)  # for `move`
     failure: FailureContext | None = None  # of the first message of `left`
     left: list[RawMessage] = field(default_factory=list)  # decoded, not handled
-    blamed: bool = False  # the handler said that the first of `left` is to blame
+    blamed: bool = False  # the handler named the message to blame (`BatchItemError`): it is the first of `left`
 
 
 class BatchMessageProcessor(_Processor):
-    """Several messages of one partition to one call of the handler."""
+    """Handles several messages of one partition per call of the handler."""
 
     async def process(self, messages: Sequence[RawMessage], attempt: int, first_failed_at: float = 0.0) -> BatchReport:
-        """Raises only what is no error of a message: our own cancellation, the end of the event loop or the process."""
+        """One attempt at a batch. `attempt` and `first_failed_at` are as with single messages.
+
+        Raises only what is no failure of a message: our own cancellation, the end of the event loop or the process.
+        """
         error: BaseException | None = None
         scope: Scope | None = None
         try:
@@ -262,7 +275,7 @@ class BatchMessageProcessor(_Processor):
     def _decode_each(
         self, decode: Decode, report: BatchReport, messages: Sequence[RawMessage], attempt: int
     ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
-        """Some cannot be decoded."""
+        """As `_decode_all`, once it is known that not all can be decoded."""
         decoded: list[RawMessage] = []
         values: list[Any] = []
         for message in messages:

@@ -1,10 +1,10 @@
 """Threads for sync handlers and dependencies.
 
-A thread cannot be cut off, so a handler that hangs would hold up every deploy; these are daemon threads, which end with
-the process. anyio's worker threads, which FastAPI uses for its routes, are none, nor are those of
-`concurrent.futures`: with anyio 4.16 on Python 3.11 a process whose function slept for 6 s ended after those 6 s,
-though its task had been abandoned and `asyncio.run` had returned; with `ThreadPoolExecutor`, after
-`shutdown(wait=False)`, the same.
+A thread cannot be cancelled, so a handler that hangs would delay every deploy. These are daemon threads: the process
+ends without waiting for them. Those of anyio, which FastAPI uses for its routes, and of `concurrent.futures` are not.
+Measured with anyio 4.16 on Python 3.11: a process whose function slept for 6 s ended only after those 6 s, although its
+task had been abandoned and `asyncio.run` had returned. The same with `ThreadPoolExecutor`, after
+`shutdown(wait=False)`.
 """
 
 from __future__ import annotations
@@ -22,40 +22,42 @@ from ..exceptions import ThreadStartError
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
-"""A thread without work for so long ends."""
+"""A thread that has had no work for this long ends."""
 
 J = TypeVar("J")
 
 
 class Seat:
-    """The place of one thread."""
+    """The place of one thread in a roster."""
 
     __slots__ = ("woken",)
 
     def __init__(self) -> None:
-        self.woken = threading.Lock()  # released when the thread, which is idle, shall look for a job
+        self.woken = threading.Lock()  # released to wake the thread: it looks for a job then
         self.woken.acquire()
 
 
 class Roster(Generic[J]):
-    """Which thread does which job. Decides only: threads and jobs are whatever the caller makes of them.
+    """Decides which thread does which job. Starting threads and doing jobs is left to the caller.
 
-    All that is known of jobs and threads changes together, under one lock, and after each change: where jobs wait and
-    threads are idle, one is on its way to the jobs, and wakes the next when it takes one (to wake them all would only
-    make them wait for the GIL); there are as many idle and on their way as jobs wait, unless all of `size` are busy or
-    the system gives no more; there is one at least.
+    What is known of jobs and threads changes under one lock. After each change:
+    - If jobs wait and threads are idle, one thread is on its way to the jobs. It wakes the next one when it takes one:
+      to wake all at once would only make them wait for the GIL.
+    - At least as many threads are idle or on their way as jobs wait, unless all of `size` are busy, or the system gives
+      no more.
+    - If jobs wait, there is at least one thread.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
         self._waiting: deque[J] = deque()
-        self._coming: set[Seat] = set()  # of threads that were started or woken, and have not looked for a job yet
-        self._idle: dict[Seat, None] = {}  # the last to become idle is the first to work, so that others may end
-        self._seats = 0  # also of those that are coming
+        self._coming: set[Seat] = set()  # of threads that are on their way: started or woken, and not at a job yet
+        self._idle: dict[Seat, None] = {}  # the last to become idle works first, so that the others can end
+        self._seats = 0  # how many threads there are, those on their way included
 
     def submit(self, job: J) -> Seat | None:
-        """A seat: start a thread for it. None: there are threads enough."""
+        """Takes in a job. Returns a seat if the caller must start a thread for it; None if there are threads enough."""
         with self._lock:
             self._waiting.append(job)
             if len(self._waiting) > len(self._idle) + len(self._coming) and self._seats < self._size:
@@ -73,7 +75,7 @@ class Roster(Generic[J]):
             seat.woken.release()
 
     def start_failed(self, seat: Seat) -> list[J]:
-        """The thread of this seat could not be started. Gives the jobs that nobody is there to do."""
+        """The thread of this seat could not be started. Returns the jobs that no thread is left to do."""
         with self._lock:
             self._coming.discard(seat)
             self._seats -= 1
@@ -85,7 +87,7 @@ class Roster(Generic[J]):
             return left
 
     def next_job(self, seat: Seat) -> J | None:
-        """For a thread that has nothing to do. None: it is idle now, until it is woken."""
+        """Called by a thread that is free. None: the thread is idle now, and must wait until it is woken."""
         with self._lock:
             self._coming.discard(seat)
             if not self._waiting:
@@ -96,7 +98,7 @@ class Roster(Generic[J]):
             return job
 
     def may_end(self, seat: Seat) -> bool:
-        """Whether the thread, idle for long, ends. False: it was woken just now, or will be soon."""
+        """Whether a thread that has been idle for long can end. False: it was just woken, or will be soon."""
         with self._lock:
             if self._waiting or seat not in self._idle:
                 return False
@@ -105,7 +107,7 @@ class Roster(Generic[J]):
             return True
 
     def take_back(self, job: J) -> bool:
-        """Whether no thread had taken the job; then none will."""
+        """Withdraws a job. False: a thread has taken it already."""
         with self._lock:
             try:
                 self._waiting.remove(job)
@@ -115,6 +117,8 @@ class Roster(Generic[J]):
 
 
 class _Job:
+    """A function to be called in a thread, and the future that gets its result."""
+
     __slots__ = ("context", "function", "future", "loop")
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -124,7 +128,7 @@ class _Job:
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
     def do(self) -> None:
-        """Does the job, unless nobody can be waiting for it any more."""
+        """Does the job in the current thread, unless the event loop that waits for it is closed."""
         if self.loop.is_closed():
             return
         result: Any = None
@@ -136,9 +140,10 @@ class _Job:
         try:
             self.resolve(result, error)
         finally:
-            del self, error  # its traceback holds this frame, and with it the message
+            del self, error  # the error's traceback holds this frame, and with it the message
 
     def resolve(self, result: Any, error: BaseException | None) -> None:
+        """Hands the result to the event loop. Can be called from any thread."""
         try:
             self.loop.call_soon_threadsafe(_resolve, self.future, result, error)
         except RuntimeError:  # the loop was closed: nobody waits any more
@@ -146,21 +151,21 @@ class _Job:
 
 
 class HandlerThreads:
-    """Up to `size` daemon threads, started when needed, which end when they were idle for `IDLE_SECONDS`."""
+    """Up to `size` daemon threads, started when needed, that end after `IDLE_SECONDS` without work."""
 
     def __init__(self, size: int, name: str = "athomic") -> None:
         self._name = name
         self._roster: Roster[_Job] = Roster(size)
-        self._complained = False  # that no further thread could be started
+        self._complained = False  # about a thread that could not be started
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Runs the function in a thread, with a copy of the current context.
+        """Runs the function in a thread, with a copy of the current context variables.
 
-        A cancellation is passed on only when the function has returned: as long as it runs, it counts as running, and
-        nothing takes its place. One that has not begun, because all threads are busy, never does.
+        If this call is cancelled while the function runs, it ends only when the function has returned, so that nothing
+        else takes its place. If the function has not begun, because all threads are busy, it never does.
 
         Raises:
-            ThreadStartError: there is no thread, and none could be started.
+            ThreadStartError: no thread is running, and none could be started.
         """
         job = _Job(function)
         self._submit(job)
@@ -175,11 +180,11 @@ class HandlerThreads:
                         raise
                     cancelled = error
             if cancelled is not None:
-                future.exception()  # seen: nobody will ask for it
+                future.exception()  # retrieved, so that asyncio does not log it
                 raise cancelled
             return future.result()
         finally:
-            del job, future, cancelled  # an error's traceback holds this frame
+            del job, future, cancelled  # the traceback of an error holds this frame
 
     def _submit(self, job: _Job) -> None:
         seat = self._roster.submit(job)
@@ -189,14 +194,14 @@ class HandlerThreads:
         try:
             thread.start()
             self._complained = False
-        except Exception as error:  # RuntimeError: the system gives no more threads, or Python is about to end
+        except Exception as error:  # RuntimeError: the system gives no more threads, or Python is shutting down
             self._do_without(seat, error)
 
     def _do_without(self, seat: Seat, error: Exception) -> None:
-        """The jobs wait for the threads that are there. Where there is none, they fail."""
+        """A thread could not be started. The jobs wait for those that run; if there are none, the jobs fail."""
         if not self._complained:
             logger.warning(
-                "%s: no further thread could be started (%s), its jobs wait for each other", self._name, error
+                "%s: no further thread could be started (%s): its calls wait for the threads it has", self._name, error
             )
         self._complained = True
         for job in self._roster.start_failed(seat):
@@ -209,12 +214,12 @@ class HandlerThreads:
             job = self._roster.next_job(seat)
             if job is not None:
                 job.do()
-                del job  # the thread may wait for long, and would keep the message
+                del job  # or the thread would keep the message while it is idle
             elif not self._woken(seat):
                 return
 
     def _woken(self, seat: Seat) -> bool:
-        """Waits for something to do. False: there was nothing for so long that the thread ends."""
+        """Waits until the thread is woken. False: it was idle for so long that it ends."""
         while not seat.woken.acquire(timeout=IDLE_SECONDS):
             if self._roster.may_end(seat):
                 return False
@@ -224,7 +229,7 @@ class HandlerThreads:
 def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if future.done():
         return
-    if isinstance(error, StopIteration):  # asyncio takes none
+    if isinstance(error, StopIteration):  # a future refuses it
         error = RuntimeError("a function raised StopIteration")
     if error is None:
         future.set_result(result)

@@ -1,4 +1,4 @@
-"""The limit of time that a handler has for one attempt."""
+"""The time limit of one attempt."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .plans import Call, Delivery
 
 
 def limited(call: Call, timeout: float) -> Call:
-    """The call with a limit of `timeout` seconds, after which it is cancelled and fails with `HandlerTimeoutError`.
+    """The call, limited to `timeout` seconds: then it is cancelled, and fails with `HandlerTimeoutError`.
 
-    So it does whatever the handler makes of that cancellation: also if it returns, or raises something else.
+    It fails with that whatever the handler does when it is cancelled: even if it returns, or raises something else.
     """
 
     async def with_timeout(value: Any, delivery: Delivery) -> Any:
@@ -23,7 +23,7 @@ def limited(call: Call, timeout: float) -> Call:
             async with limit:
                 result = await call(value, delivery)
         except BaseException as error:
-            if not limit.expired() or is_interrupt(error) or isinstance(error, GeneratorExit):  # that: given up by us
+            if not limit.expired() or is_interrupt(error) or isinstance(error, GeneratorExit):  # our own cancellation
                 raise
             cause = error
         if limit.expired():

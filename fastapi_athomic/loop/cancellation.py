@@ -1,8 +1,8 @@
-"""Whose cancellation it is: ours, that of the process, or something that a handler came upon.
+"""Tells whose cancellation a `CancelledError` is: ours, the event loop's, or the handler's own.
 
-Handlers run in the tasks of workers. We cancel those when we close them, which is marked before. The end of the event
-loop cancels everything, also the task that the workers were made in. Whatever else comes out of a handler as a
-cancellation is an error of its own: of a task that somebody cancelled, or of its own task by its own doing.
+Handlers run in worker tasks. We cancel those when we close them, and set a flag before. The end of the event loop
+cancels all tasks, including the one that made the workers. Any other cancellation that a handler raises is an error of
+the handler: it awaited a task that somebody cancelled, or cancelled its own.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from typing import Any
 
 
 class Owner:
-    """The task at hand, which makes workers and closes them before it ends."""
+    """The task that is running now. It makes workers, and closes them before it ends."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
         try:
             self._task = asyncio.current_task()
-        except RuntimeError:  # no event loop runs
+        except RuntimeError:  # no event loop is running
             return
 
     @property
     def ends(self) -> bool:
-        """It ends without having closed them: so does the event loop."""
+        """Whether the task ends without having closed its workers: then the event loop ends, too."""
         task = self._task
         return task is not None and (task.done() or task.cancelling() > 0 or not task.get_loop().is_running())
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Ctrl-C, which is for the process: Python raises it in the main thread only."""
+    """Whether an error is Ctrl-C, which is meant for the process. Python raises that only in the main thread."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 async def forget_cancellation() -> None:
-    """What was meant for a handler, and came too late for it, shall not strike what is done next in its task.
+    """Clears a cancellation of the current task that was meant for a handler, but came after the handler had ended.
 
-    A handler may cancel the task that it runs in, and so may old libraries with their timeouts.
+    Otherwise it would interrupt whatever the task does next. A handler can cancel the task that it runs in; so do old
+    libraries, with their timeouts.
     """
     task = asyncio.current_task()
     if task is None or not task.cancelling():
@@ -45,7 +46,7 @@ async def forget_cancellation() -> None:
     while task.uncancel():
         pass
     try:
-        await asyncio.sleep(0)  # where it is raised, if it has not been yet
+        await asyncio.sleep(0)  # it is raised here, unless it was before
     except asyncio.CancelledError:
-        if task.cancelling():  # another one, meanwhile
+        if task.cancelling():  # a new one
             raise

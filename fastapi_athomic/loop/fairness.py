@@ -1,4 +1,4 @@
-"""Consumers give the event loop back before HTTP routes feel them."""
+"""Consumers share the event loop with HTTP routes: they work in slices of time, and give the loop back after each."""
 
 from __future__ import annotations
 
@@ -11,29 +11,36 @@ from .requests import RequestGauge
 from .turns import Loan, Turns, readiness
 
 SHARE_BESIDE_REQUESTS = 0.5
-"""Of the slice, while requests are being answered."""
+"""Part of the slice that consumers use while requests are being answered."""
 QUIET_SHARE = 2.5
-"""Of the slice, then. Handlers that wait for something do not rest at all: the loop turns by itself as they wait."""
+"""How many times longer the slice is while the routes are quiet, or if a request would end it early.
+
+Handlers that await something do not rest at all: while they wait, the loop turns anyway.
+"""
 INTAKE_SHARE = 0.5
-"""Of a turn of the loop: to take a message in costs less than to handle it, so nobody goes hungry for long."""
+"""Part of a turn of the loop that fetching may take. A message costs less to fetch than to handle, so it is enough."""
 LATE_SECONDS = 0.02
-"""A loop that is later than this gets shorter slices and takes less in, in proportion to its lag."""
+"""If the loop lags more than this, slices get shorter and intakes smaller, in proportion to the lag."""
 SHORTEST_SLICE = 0.000_2
+"""Seconds; no lag makes a slice shorter."""
 SMALLEST_INTAKE = 10
+"""Messages; no lag makes an intake smaller."""
 TOGETHER = 10
-"""So many of those that wait for the next slice go on in one turn of the loop."""
+"""How many of those that wait for the next slice go on in one turn of the loop."""
 LOOK_SECONDS = 0.000_4
-"""So often those who work look whether anything waits at the sockets of the routes' loop: a look costs 2 µs."""
+"""How often consumers look whether anything waits at the sockets of the routes' loop. A look costs 2 µs."""
 
 
 class LoopShare:
-    """The slice of time that all consumers of one event loop work in together, before everybody else gets a turn.
+    """The consumers' share of an event loop: a slice of time for all of them together, then others get a turn.
 
-    It ends sooner when something waits at the sockets of the routes' loop, and is shorter while HTTP requests are
-    being answered, and when the loop of the routes is late. As long as nobody asks for anything, only answers to the
-    consumers themselves would wait there, and nobody looks.
+    A slice ends early when something waits at the sockets of the routes' loop. It is shorter while HTTP requests are
+    being answered, and when the routes' loop lags. While the routes are quiet, consumers do not look at the sockets:
+    all that would wait there are answers to the consumers themselves.
 
-    `routes`: the loop of the routes. `own_thread`: the consumers live in another one.
+    How to use it: work until `deadline`. Then ask `turned`; if that is False, `await give_way()`.
+
+    `routes`: the loop of the HTTP routes. `own_thread`: the consumers run in another loop, in a thread of its own.
     """
 
     __slots__ = (
@@ -67,19 +74,20 @@ class LoopShare:
         self._lent_to = routes if own_thread else None
         self._loan: Loan | None = None
         self._ready = readiness(routes) if routes is not None else None
-        self._ready_there = readiness(routes) if routes is not None else None  # for the use in that loop's own thread
-        self.deadline = 0.0  # on the monotonic clock; whoever is past it asks `turned`, or calls `give_way`
+        self._ready_there = readiness(routes) if routes is not None else None  # for use in that loop's own thread
+        self.deadline = 0.0  # on the monotonic clock; after it, ask `turned`, or `give_way`
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._resting = False  # or letting in who waits
+        self._resting = False  # others have their turns, or those in `_waiting` go on
         self._began = self._ends = 0.0  # the slice, on the monotonic clock
-        self._turned = True  # the loop has turned since then
+        self._turned = True  # whether the loop has turned since the slice began
 
     def turned(self, since: float, now: float) -> bool:
-        """At the deadline: whether nobody needs to give way.
+        """Asked after the deadline: True if the caller can go on at once, False if it must `give_way`.
 
-        So it is within a slice, as long as nothing waits at the sockets; and at its end where the loop has turned by
-        itself meanwhile, as the handler waited for something: then a new slice begins, unless requests are being
-        answered, or some rest already. `since`: when the work began that ends `now`.
+        It can go on within a slice, as long as nothing waits at the sockets. At the end of a slice it can if the loop
+        has turned anyway, while the handler awaited something: then a new slice begins, unless requests are being
+        answered, or others have given way already. `since` is when the caller's last piece of work began, `now` when
+        it ended; both are on the monotonic clock.
         """
         if now < self._ends:
             return self._look(now)
@@ -117,9 +125,9 @@ class LoopShare:
         self._turned = True
 
     async def give_way(self) -> None:
-        """Returns in the next slice, after everybody else has had some turns of the loop.
+        """Returns in the next slice, after everything else in the loop has had some turns.
 
-        All who work in this loop rest together: a thousand workers that each gave turns away would keep it busy.
+        All consumers of the loop rest together: a thousand workers that gave turns away one by one would keep it busy.
         """
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
@@ -141,19 +149,19 @@ class LoopShare:
         loop = asyncio.get_running_loop()
         self._begin(monotonic())
         self._let_in(loop)
-        self._watch_turn(loop)  # after those who were let in: their turn is where the slice begins
+        self._watch_turn(loop)  # after those that were let in: the slice begins with their turn
 
     def _lend(self, routes: asyncio.AbstractEventLoop) -> None:
         loan = self._loan
         if loan is None or not loan.out:
             try:
                 loan = self._loan = Loan(routes, self._requests, self._ready_there)
-            except RuntimeError:  # it is closed
+            except RuntimeError:  # the loop is closed
                 return
         loan.wait()
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Those that wait go on, first come, first served, as long as the slice lasts."""
+        """Lets those that wait go on, first come, first served, as long as the slice lasts."""
         waiting, room = self._waiting, TOGETHER
         while waiting and room:
             waiter = waiting.popleft()
@@ -172,26 +180,26 @@ class LoopShare:
             self._let_in(loop)
 
     def slice(self, now: float) -> float:
-        """Seconds of work until everybody else gets a turn."""
+        """The length of a slice that begins `now`, in seconds."""
         quiet, busy = self._requests.quiet(now), self._requests.in_flight
-        noticed = self._ready is not None  # who comes is
+        noticed = self._ready is not None  # a request would end the slice
         share = SHARE_BESIDE_REQUESTS if busy else QUIET_SHARE if quiet or noticed else 1.0
         seconds = self._slice_seconds * share
         return max(min(SHORTEST_SLICE, seconds), seconds * self._eased())
 
     def intake(self, most: int) -> int:
-        """How many messages to take in at once, of `most` that there is room for."""
+        """How many messages to take in at once, if there is room for `most`."""
         return max(min(SMALLEST_INTAKE, most), int(most * self._eased()))
 
     def intake_seconds(self, now: float, *, turn: float) -> float:
-        """How long fetches may follow each other, before everybody else gets a turn.
+        """How many seconds fetches may follow each other, before everything else in the loop gets a turn.
 
-        `turn`: seconds the last one took. As long as nobody asks for anything, turns may be long, and many workers be
-        hungry after one.
+        `turn`: how many seconds the last turn of the loop took. While the routes are quiet, turns can be long, and many
+        workers may be out of messages after one.
         """
         return turn * INTAKE_SHARE if self._requests.quiet(now) else 0.0
 
     def _eased(self) -> float:
-        """1 as long as the loop is in time."""
+        """1 if the loop does not lag, less if it does."""
         late = self._lag.seconds
         return 1.0 if late <= LATE_SECONDS else LATE_SECONDS / late

@@ -1,21 +1,24 @@
-"""How busy the HTTP routes are, which consumers share the event loop with."""
+"""How busy the HTTP routes are that consumers share an event loop, or the GIL, with."""
 
 from __future__ import annotations
 
 from time import monotonic
 
 QUIET_SECONDS = 1.0
-"""So long after the last request nobody seems to be there who could be held up."""
+"""This long after the last request the routes count as quiet: there is probably nobody to hold up."""
 
 
 class RequestGauge:
-    """How many HTTP requests are being answered, and when the last one was."""
+    """How many HTTP requests are being answered, and when the last answer ended.
+
+    The middleware enters it for each request. Only that changes the fields; anybody can read them.
+    """
 
     __slots__ = ("ended_at", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.ended_at = float("-inf")  # the last one, on the monotonic clock
+        self.ended_at = float("-inf")  # the last request, on the monotonic clock
 
     def __enter__(self) -> None:
         self.in_flight += 1
@@ -25,5 +28,5 @@ class RequestGauge:
         self.ended_at = monotonic()
 
     def quiet(self, now: float) -> bool:
-        """Whether nobody has asked for anything for a while."""
+        """Whether there has been no request for `QUIET_SECONDS`. `now` is on the monotonic clock."""
         return not self.in_flight and now - self.ended_at > QUIET_SECONDS

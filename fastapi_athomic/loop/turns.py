@@ -1,4 +1,7 @@
-"""Turns of an event loop, given to whoever else lives in it."""
+"""Lets an event loop turn a few times, so that requests get on; also that of another thread, by lending it the GIL.
+
+A turn is one pass of the loop: it looks at its sockets, and calls everything that is due.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,24 @@ from time import monotonic
 from .requests import RequestGauge
 
 TURNS = 3
-"""Turns of the event loop given away at once.
+"""How many turns of the event loop are given away at once.
 
 One lets a request in, the next ones let it be answered (measured, PEERS F5).
 """
 TURNS_FOR_REQUESTS = 5
-"""More turns at most, while requests are being answered."""
+"""At most this many more, while requests are being answered or something waits at the sockets."""
 LENT_SECONDS = 0.005
-"""So long a thread of its own waits at most until the routes' loop has had its turns."""
+"""How long a consumers' thread waits, at most, until the routes' loop has had its turns."""
 
 Ready = Callable[[], bool]
 
 
 def readiness(loop: asyncio.AbstractEventLoop) -> Ready | None:
-    """Tells whether something waits at the sockets of `loop`: a request, an answer, a call from another thread.
+    """A function that tells whether something waits at the sockets of `loop`.
 
-    The descriptor of its selector is ready itself when one of those that it watches is (epoll(7), kqueue(2)). None for
-    loops without such a selector, as uvloop's: slices end by time alone there.
+    That is a request, an answer, or a call from another thread. The file descriptor of the loop's selector is readable
+    when one of those that it watches is ready (epoll(7), kqueue(2)). None for loops without such a selector, like
+    uvloop's: there, slices end by time alone.
     """
     selector = getattr(loop, "_selector", None)
     try:
@@ -41,9 +45,9 @@ def readiness(loop: asyncio.AbstractEventLoop) -> Ready | None:
 
 
 class Turns:
-    """Lets an event loop turn a few times before something goes on; more often while requests are being answered.
+    """Lets an event loop turn a few times, then calls `then`. More often while requests are being answered.
 
-    What is read from a socket in the last turn is worked on in one more.
+    What was read from a socket in one turn is worked on in the next, so there is one more while anything is ready.
     """
 
     __slots__ = ("_loop", "_ready", "_requests", "_then", "made")
@@ -62,7 +66,7 @@ class Turns:
         self.made = 0
 
     def begin(self) -> None:
-        """To be called in the loop."""
+        """Starts the turns. To be called in the loop's own thread."""
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -80,16 +84,16 @@ class Turns:
 
 
 class Loan:
-    """The GIL, lent to the thread of the routes until their loop has had its turns.
+    """Lends the GIL to the routes' thread until the loop there has had its turns.
 
-    Raises `RuntimeError` if that loop is closed.
+    The constructor raises `RuntimeError` if that loop is closed.
     """
 
     __slots__ = ("_back", "_requests", "_seen", "_turns")
 
     def __init__(self, routes: asyncio.AbstractEventLoop, requests: RequestGauge, ready: Ready | None) -> None:
         self._requests = requests
-        self._back = threading.Lock()  # held until it has come back
+        self._back = threading.Lock()  # held until the GIL is given back
         self._back.acquire()
         self._turns = Turns(routes, requests, ready, self._back.release)
         self._seen: object = None
@@ -97,13 +101,14 @@ class Loan:
 
     @property
     def out(self) -> bool:
+        """Whether the loop has not had all of its turns yet."""
         return self._back.locked()
 
     def wait(self) -> None:
-        """Until it is back, `LENT_SECONDS` at most. The thread stands still, so that nobody wants the GIL back.
+        """Blocks this thread until the turns are over, for at most `LENT_SECONDS`. It needs no GIL as long as it waits.
 
-        Not again if nothing has become of it meanwhile: a route that blocks its loop does not hold up consumers, too.
-        A loop with many requests at once gets more time.
+        Returns at once if nothing has happened in the loop since the last wait: a route that blocks its loop must not
+        hold up consumers, too. A loop that gets on, with many requests at once, is given more time.
         """
         if self._progress() == self._seen:
             return

@@ -257,7 +257,7 @@ async def test_without_a_new_thread_jobs_wait_for_those_that_are_there(
     gate.set()
     assert await asyncio.gather(busy, *waiting) == [True, 0, 1, 2, 3]
     assert [record.message for record in caplog.records] == [
-        "athomic: no further thread could be started (can't start new thread), its jobs wait for each other"
+        "athomic: no further thread could be started (can't start new thread): its calls wait for the threads it has"
     ]
 
 
