@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from itertools import pairwise
 from time import monotonic
 from types import SimpleNamespace
@@ -27,10 +26,11 @@ from fastapi_athomic.loop.fairness import (
 )
 from fastapi_athomic.loop.lag import LoopLag
 from fastapi_athomic.loop.requests import QUIET_SECONDS, RequestGauge
-from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS, Turns, readiness
+from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS
 from fastapi_athomic.transports.memory.transport import MemoryConsumer
 from tests.support.apps import Record, running
 from tests.support.clock import set_clock
+from tests.unit.loop.test_turns import something_waits
 
 BACKLOG = 400
 SLICE = 0.002
@@ -118,18 +118,6 @@ def runs(turns: list[int]) -> list[int]:
 def without_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in loops that cannot be asked whether anything waits."""
     monkeypatch.setattr("fastapi_athomic.loop.fairness.readiness", lambda _: None)
-
-
-@contextmanager
-def something_waits() -> Iterator[None]:
-    """At a socket of the running loop, which nobody reads from."""
-    ours, theirs = socket.socketpair()
-    loop = asyncio.get_running_loop()
-    with ours, theirs:
-        theirs.send(b"x")
-        loop.add_reader(ours, lambda: None)
-        yield
-        loop.remove_reader(ours)
 
 
 async def test_p12_after_each_slice_everybody_else_gets_several_turns(clock: Clock, without_readiness: None) -> None:
@@ -346,48 +334,12 @@ async def test_while_some_rest_nobody_goes_on_where_somebody_has_asked(clock: Cl
     await resting
 
 
-async def test_a_loop_is_ready_while_something_waits_at_its_sockets() -> None:
-    ready = readiness(asyncio.get_running_loop())
-    assert ready is not None
-    assert not ready()
-    with something_waits():
-        assert ready()
-    assert not ready()
-
-
-def test_some_loops_cannot_be_asked() -> None:
-    without_selector = asyncio.BaseEventLoop()
-    assert readiness(without_selector) is None
-    without_selector.close()
-
-
 async def test_who_comes_is_noticed_so_slices_may_be_long() -> None:
     requests = RequestGauge()
     share = LoopShare(SLICE, requests, routes=asyncio.get_running_loop())
     with requests:
         assert share.slice(monotonic()) == SLICE * SHARE_BESIDE_REQUESTS
     assert share.slice(monotonic()) == SLICE * QUIET_SHARE
-
-
-@pytest.mark.parametrize(
-    ("in_flight", "ago", "ready", "wanted"),
-    [
-        (0, 0.0, 0, TURNS),
-        (0, 0.0, 2, TURNS + 2),
-        (0, 0.0, 100, TURNS + TURNS_FOR_REQUESTS),
-        (0, QUIET_SECONDS + 1, 100, TURNS),
-        (1, 0.0, 0, TURNS + TURNS_FOR_REQUESTS),
-    ],
-)
-async def test_a_loop_turns_until_nothing_waits(in_flight: int, ago: float, ready: int, wanted: int) -> None:
-    requests, looks, turns = RequestGauge(), iter([True] * ready), 0
-    requests.in_flight, requests.ended_at = in_flight, monotonic() - ago
-    over = asyncio.Event()
-    Turns(asyncio.get_running_loop(), requests, lambda: next(looks, False), over.set).begin()
-    while not over.is_set():
-        await asyncio.sleep(0)
-        turns += 1
-    assert turns == wanted
 
 
 class ConsumerThread:
