@@ -1,13 +1,17 @@
-"""One assigned partition: what was received, what runs, what is done."""
+"""One assigned partition: what was received, what runs, what is done, and whether new work may start."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from math import ceil
 from operator import itemgetter
+from typing import Literal
 
+from ..exceptions import AthomicError
 from ..messages import RawMessage, TopicPartition
 from .offsets import UNSTAMPED, OffsetTracker, Stamp
 
@@ -16,11 +20,14 @@ _value = itemgetter(RawMessage._fields.index("value"))
 
 
 SETTLE_AT = 50
-"""Concluded offsets are told to the tracker together."""
+"""So many concluded offsets are passed to the tracker at once."""
 
 
 class WorkDone:
-    """Wakes the one who waits for something to be done. Costs a look at `waiter` while nobody does."""
+    """Wakes the committer when messages have been concluded.
+
+    Strategies read `waiter` for each message: None while nobody waits, so that this costs one attribute.
+    """
 
     __slots__ = ("waiter",)
 
@@ -28,12 +35,13 @@ class WorkDone:
         self.waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
+        """Messages have been concluded."""
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     async def wait(self, seconds: float) -> None:
-        """Returns when the next message is concluded, after `seconds` at the latest."""
+        """Returns when the next messages are concluded, after `seconds` at the latest. For one task at a time."""
         loop = asyncio.get_running_loop()
         self.waiter = loop.create_future()
         timer = loop.call_later(seconds, self.wake)
@@ -44,34 +52,85 @@ class WorkDone:
             self.waiter = None
 
 
-class PartitionState:
-    """Belongs to one assignment.
+class PartitionStage(StrEnum):
+    """The stages of a `PartitionState`, in its life with one member of the group."""
 
-    When the partition goes, the state goes with it: what finishes later is fenced, it commits nothing.
+    OPEN = "open"  # new work may start
+    HELD = "held"  # nothing new starts until every `Hold` has been lifted
+    LEAVING = "leaving"  # on its way to another member: nothing new starts, what runs may finish and is committed
+    REVOKED = "revoked"  # fenced: what still runs commits nothing
+
+
+TRANSITIONS: dict[PartitionStage, frozenset[PartitionStage]] = {
+    PartitionStage.OPEN: frozenset({PartitionStage.HELD, PartitionStage.LEAVING, PartitionStage.REVOKED}),
+    PartitionStage.HELD: frozenset({PartitionStage.OPEN, PartitionStage.LEAVING, PartitionStage.REVOKED}),
+    PartitionStage.LEAVING: frozenset({PartitionStage.REVOKED}),
+    PartitionStage.REVOKED: frozenset(),
+}
+
+Hold = Literal["paused", "doubt", "seek"]
+"""Why a partition is held: an operator paused it; it is not certain that this process is still a member of the group;
+a seek waits until what runs has finished."""
+
+
+def _no_delay(topic: str) -> None:
+    """No topic is a retry topic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionParts:
+    """What all partitions of a session share."""
+
+    low_mark: int  # more is fetched when no more than so many messages are left
+    max_bytes: float = float("inf")  # of the values of one partition's messages, about
+    has_room: Callable[[], None]  # called when a partition has fallen to its low mark
+    work_done: WorkDone  # woken when messages have been concluded
+    delay_of: Callable[[str], Callable[[RawMessage], float] | None] = _no_delay
+    """Of a retry topic: how many seconds until a message is due. None for other topics."""
+
+
+class PartitionState:
+    """One partition from its assignment until it goes to another member, or its position is reset.
+
+    Whoever gets the partition next gets a new state; what still finishes on this one is fenced, it commits nothing.
+
+    For strategies, which run once per message or more. These are plain attributes because a call would cost too much:
+
+    - Read `open` (new work may start), `revoked` (results are void), `delay`, `topic_partition`, and `work_done`,
+      `concluded` and `settle_at`, which say together when `settle` is due.
+    - Add to `running` when a handler starts; call `finished_running` when it ends, which also wakes `drained`.
+    - Call `conclude` or `conclude_all` for offsets that are handled, dead-lettered or skipped by a rule, and `settle`
+      after each slice of work.
+
+    For the session, which alone changes the stage (see `TRANSITIONS`):
+
+    - `hold` and `lift` for what may pass, `leave` when the group takes the partition, `revoke` when it has;
+      `drained` waits for what runs.
+    - `receive` takes in what was fetched; `tracker`, `buffered`, `unfinished`, `high_offset`, `low_mark`, `stamp`
+      and the other properties say how far it is.
     """
 
     __slots__ = (
         "_chunks",
         "_drained",
+        "_has_room",
+        "_holds",
         "_max_bytes",
         "_most_left",
         "_received",
+        "_skip",
         "_tracker",
         "conclude",
         "conclude_all",
         "concluded",
         "delay",
-        "has_room",
         "high_offset",
-        "leaving",
         "low_mark",
         "open",
-        "paused",
         "revoked",
         "running",
-        "seeking",
         "settle_at",
-        "skip",
+        "stage",
         "stamp",
         "topic_partition",
         "work_done",
@@ -80,54 +139,85 @@ class PartitionState:
     def __init__(
         self,
         topic_partition: TopicPartition,
-        committed: int | None,
+        parts: PartitionParts,
         *,
-        low_mark: int,
-        max_bytes: float = float("inf"),
-        has_room: Callable[[], None],
-        work_done: WorkDone,
+        committed: int | None,
         stamp: Stamp = UNSTAMPED,
         skip: frozenset[int] = frozenset(),
-        delay: Callable[[RawMessage], float] | None = None,
     ) -> None:
         self.topic_partition = topic_partition
-        self._most_left = low_mark
-        self._max_bytes = max_bytes
+        self.stage = PartitionStage.OPEN
+        self.open = True  # as `stage` says, for those who ask once per message
+        self.revoked = False  # the same
+        self._holds: set[Hold] = set()
+        self._most_left = parts.low_mark
+        self._max_bytes = parts.max_bytes
         self._set_low_mark(0.0)
-        self.has_room = has_room  # called when no more than `low_mark` messages are buffered again
-        self.work_done = work_done  # who wants to commit may wait for it; `settle` wakes him
+        self._has_room = parts.has_room
+        self.work_done = parts.work_done
         self.stamp = stamp
         self._tracker = OffsetTracker(committed, stamp, done_before=skip)
         self._chunks: deque[tuple[int, int, int, int]] = deque()  # of each fetch: first and last offset, their times
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
-        self.conclude: Callable[[int], None] = self.concluded.append
+        self.conclude: Callable[[int], None] = self.concluded.append  # a list's own method: it costs least
         self.conclude_all: Callable[[Iterable[int]], None] = self.concluded.extend
-        """These offsets are handled, dead-lettered or skipped by a rule. Bound methods of a list: they cost least."""
-        self.skip = skip  # done before, by whoever had the partition (noted in the commit)
-        self.delay = delay  # of a retry topic: seconds until a message is due
-        self.open = True  # new work may start
-        self.paused = False  # by an operator
-        self.revoked = False
-        self.leaving = False  # on its way to another member: nothing new starts, whoever reopens
-        self.seeking = False  # to another offset; the same
+        self._skip = skip  # offsets that were done before, by whoever had the partition (noted in the commit)
+        self.delay = parts.delay_of(topic_partition.topic)  # of a retry topic: seconds until a message is due
         self._received = 0  # to be handled, and not concluded as far as the tracker knows
-        self.running = 0  # in a handler now
+        self.running = 0  # messages in a handler now
         self.high_offset = -1  # the last offset received
         self._drained: asyncio.Future[None] | None = None
 
+    # --- stages
+
+    def hold(self, reason: Hold) -> None:
+        """Nothing new starts until the reason has been lifted. One that leaves or was revoked stays what it is."""
+        self._holds.add(reason)
+        if self.stage is PartitionStage.OPEN:
+            self._become(PartitionStage.HELD)
+
+    def lift(self, reason: Hold) -> None:
+        """Opens the partition if nothing else holds it. One that leaves or was revoked stays what it is."""
+        self._holds.discard(reason)
+        if self.stage is PartitionStage.HELD and not self._holds:
+            self._become(PartitionStage.OPEN)
+
+    def leave(self) -> None:
+        """The partition goes to another member. Nothing new starts, whatever is lifted. Raises if it was revoked."""
+        self._become(PartitionStage.LEAVING)
+
+    def revoke(self) -> None:
+        """The partition belongs to another member, or is read from elsewhere: what still runs commits nothing."""
+        self._become(PartitionStage.REVOKED)
+
+    def _become(self, stage: PartitionStage) -> None:
+        if stage is self.stage:
+            return
+        if stage not in TRANSITIONS[self.stage]:
+            raise AthomicError(f"partition {self.topic_partition} cannot go from {self.stage} to {stage}")
+        self.stage = stage
+        self.open, self.revoked = stage is PartitionStage.OPEN, stage is PartitionStage.REVOKED
+
+    @property
+    def paused(self) -> bool:
+        """By an operator."""
+        return "paused" in self._holds
+
+    # --- messages
+
     def _set_low_mark(self, average_size: float) -> None:
-        """More is taken in when no more than `low_mark` messages are left: so many that bytes are no worry, either."""
+        """Sets `low_mark`, the number of messages left at which more is fetched: so few that `max_bytes` holds, too."""
         room = self._max_bytes / average_size if average_size else float("inf")
         self.low_mark = self._most_left if self._most_left < room else ceil(room) - 1
-        self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # concluded offsets, then the tracker is told
+        self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # so many concluded offsets make `settle` due
 
     def receive(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
-        """Takes in what was fetched; gives back what is to be handled."""
+        """Takes in what was fetched; returns what is to be handled: not what the last owner had done already."""
         self._tracker.received(map(_offset, messages))
         self.high_offset = messages[-1].offset
         self._note_age(messages[0], messages[-1])
         self._set_low_mark(sum(map(len, filter(None, map(_value, messages)))) / len(messages))
-        if self.skip:
+        if self._skip:
             messages = self._without_done(messages)
         self._received += len(messages)
         return messages
@@ -141,16 +231,16 @@ class PartitionState:
     def _without_done(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         kept = []
         for message in messages:
-            if message.offset in self.skip:
+            if message.offset in self._skip:
                 self._tracker.done(message.offset)
             else:
                 kept.append(message)
-        if self.high_offset >= max(self.skip):
-            self.skip = frozenset()
+        if self.high_offset >= max(self._skip):
+            self._skip = frozenset()
         return kept
 
     def settle(self) -> None:
-        """Tells the tracker what was concluded: after each slice of work, and whenever somebody wants to know."""
+        """Passes what was concluded to the tracker; wakes the committer, and the poll loop if there is room again."""
         concluded = self.concluded
         if not concluded:
             return
@@ -161,11 +251,11 @@ class PartitionState:
         if self.work_done.waiter is not None:
             self.work_done.wake()
         if before > self.low_mark >= left:
-            self.has_room()
+            self._has_room()
 
     @property
     def tracker(self) -> OffsetTracker:
-        """Up to date."""
+        """How far this partition may be committed, with all that was concluded so far."""
         self.settle()
         return self._tracker
 
@@ -199,12 +289,13 @@ class PartitionState:
         return None
 
     def finished_running(self, count: int = 1) -> None:
+        """So many handlers have ended."""
         self.running -= count
         if self._drained is not None and not self.running and not self._drained.done():
             self._drained.set_result(None)
 
     async def drained(self) -> None:
-        """Returns when nothing of this partition runs any more. Set `open` to False before."""
+        """Returns when nothing of this partition runs any more. To be called when nothing new may start any more."""
         if self.running:
             if self._drained is None or self._drained.done():
                 self._drained = asyncio.get_running_loop().create_future()

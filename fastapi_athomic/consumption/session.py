@@ -16,7 +16,7 @@ from ..observation.counters import Counters
 from ..settings import AthomicSettings
 from ..transports.base import CommittedOffset, RebalanceListener, TopicInfo, TransportConsumer
 from .offsets import NOTE_SPAN, Stamp, encode_note
-from .partitions import PartitionState, WorkDone
+from .partitions import PartitionParts, PartitionState, WorkDone
 from .positions import Lost, Start, StartingPoints, report
 from .strategies import ConsumptionStrategy, Guard
 
@@ -88,6 +88,13 @@ class ConsumerSession:
         self._call = asyncio.Event()  # messages have come, a full partition has room again, or the session ends
         self._intake_ends = 0.0  # on the monotonic clock: fetches that find messages follow each other until then
         self._work_done = WorkDone()
+        self._shared = PartitionParts(
+            low_mark=parts.max_buffered - parts.settings.max_poll_messages,
+            max_bytes=parts.settings.max_buffered_bytes,
+            has_room=self._call.set,
+            work_done=self._work_done,
+            delay_of=parts.delay_of,
+        )
         self._commit_lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
         self._load = ThreadLoad()
@@ -226,19 +233,13 @@ class ConsumerSession:
         stamp: Stamp,
         skip: frozenset[int] = frozenset(),
     ) -> PartitionState:
-        state = PartitionState(
-            topic_partition,
-            committed,
-            stamp=stamp,
-            low_mark=self._parts.max_buffered - self._settings.max_poll_messages,
-            max_bytes=self._settings.max_buffered_bytes,
-            has_room=self._call.set,
-            work_done=self._work_done,
-            skip=skip,
-            delay=self._parts.delay_of(topic_partition.topic),
-        )
-        state.paused = self._paused
-        state.open = not (self._paused or self._closing or self._doubtful)
+        state = PartitionState(topic_partition, self._shared, committed=committed, stamp=stamp, skip=skip)
+        if self._paused:
+            state.hold("paused")
+        if self._doubtful:
+            state.hold("doubt")
+        if self._closing:
+            state.leave()
         return state
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
@@ -372,7 +373,7 @@ class ConsumerSession:
             logger.warning("%s: away for %.1f s, membership is in doubt", self._parts.name, now - self.polled_at)
             self._doubtful = True
             for state in self._states.values():
-                state.open = False
+                state.hold("doubt")
         return self._doubtful
 
     async def _confirm_membership(self) -> None:
@@ -396,12 +397,11 @@ class ConsumerSession:
             return
         self._doubtful = False
         for state in self._states.values():
+            state.lift("doubt")
             self._reopen(state)
 
     def _reopen(self, state: PartitionState) -> None:
-        kept_shut = state.revoked or state.leaving or state.seeking
-        if not (kept_shut or state.paused or self._closing or self._doubtful):
-            state.open = True
+        if state.open:
             self._strategy.reopen(state)
 
     def on_arrival(self) -> None:
@@ -539,13 +539,13 @@ class ConsumerSession:
         if state is None:
             ours = ", ".join(map(str, sorted(self._states))) or "none"
             raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
-        state.open, state.seeking = False, True
+        state.hold("seek")
         try:
             await self._drain([state], self._settings.drain_timeout)
             async with self._commit_lock:
                 await self._go_to(state, offset)
         finally:
-            state.seeking = False
+            state.lift("seek")
             self._reopen(state)
         self._parts.forget([place])
         self._call.set()
@@ -568,12 +568,12 @@ class ConsumerSession:
     def pause(self) -> None:
         self._paused = True
         for state in self._states.values():
-            state.paused, state.open = True, False
+            state.hold("paused")
 
     def resume(self) -> None:
         self._paused = False
         for state in self._states.values():
-            state.paused = False
+            state.lift("paused")
             self._reopen(state)
         self._call.set()
 
@@ -604,13 +604,13 @@ class ConsumerSession:
 
     def _shut(self, states: Iterable[PartitionState]) -> None:
         for state in states:
-            state.open, state.leaving = False, True
+            if not state.revoked:
+                state.leave()
             self._strategy.release(state)
 
     def _fence(self, states: Iterable[PartitionState]) -> None:
         for state in states:
-            state.open = False
-            state.revoked = True
+            state.revoke()
             self._strategy.release(state)
 
     async def _drain(self, states: Sequence[PartitionState], timeout: float) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
-from fastapi_athomic.consumption.partitions import PartitionState, WorkDone
+from fastapi_athomic.consumption.partitions import PartitionParts, PartitionState, WorkDone
 from fastapi_athomic.consumption.strategies import ConsumptionStrategy
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from fastapi_athomic.propagation.middleware import AthomicMiddleware
@@ -113,7 +113,8 @@ def strategy_of(athomic: Athomic) -> ConsumptionStrategy:
 
 async def calls_per_message(athomic: Athomic) -> float:
     strategy = strategy_of(athomic)
-    state = PartitionState(TopicPartition("t", 0), 0, low_mark=0, has_room=lambda: None, work_done=WorkDone())
+    parts = PartitionParts(low_mark=0, has_room=lambda: None, work_done=WorkDone())
+    state = PartitionState(TopicPartition("t", 0), parts, committed=0)
     for start in (0, COUNT):  # the first time builds what is kept
         with Calls() as calls:
             strategy.accept(state, state.receive(list(messages(start))))

@@ -26,7 +26,7 @@ from fastapi_athomic import (
     RetryPolicy,
     include_athomic,
 )
-from fastapi_athomic.consumption.partitions import PartitionState, WorkDone
+from fastapi_athomic.consumption.partitions import PartitionParts, PartitionState, WorkDone
 from fastapi_athomic.exceptions import HandlerTimeoutError
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.retry import RetryDecision
@@ -443,7 +443,7 @@ def strategy_of(athomic: Athomic) -> Any:
 
 def given_a_message(strategy: Any) -> PartitionState:
     """The strategy has taken in `MESSAGE`, of this partition."""
-    state = PartitionState(PLACE, 0, low_mark=0, has_room=lambda: None, work_done=WorkDone())
+    state = PartitionState(PLACE, PartitionParts(low_mark=0, has_room=lambda: None, work_done=WorkDone()), committed=0)
     strategy.accept(state, state.receive([MESSAGE]))
     return state
 
@@ -605,7 +605,7 @@ async def test_p04_fault_10_what_fails_after_the_revoke_is_judged_by_the_new_own
     strategy = strategy_of(athomic)
     state = given_a_message(strategy)
     await eventually(lambda: state.running)
-    state.open, state.revoked = False, True
+    state.revoke()
     strategy.release(state)
     gate.set()
     await state.drained()
