@@ -16,7 +16,7 @@ from opentelemetry.trace import TracerProvider
 from .consumption.batches import BatchStrategy
 from .consumption.lanes import KeyOrder, LaneStrategy, PartitionOrder, Unordered
 from .consumption.positions import StartingPoints
-from .consumption.service import ConsumerService
+from .consumption.service import ConsumerService, ServiceParts
 from .consumption.session import ConsumerSession, SessionParts
 from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts
 from .decorators import Subscription
@@ -194,14 +194,16 @@ class ConsumerFactory:
             session_timeout=self._settings.kafka.session_timeout if self._settings.scheme == "kafka" else None,
         )
         return ConsumerService(
-            subscription=subscription,
-            new_session=lambda paused: ConsumerSession(session_parts, paused=paused),
-            dlq_handler=dlq_handler,
-            orchestrator=processor_parts.orchestrator,
-            counters=counters,
-            settings=self._settings,
-            paused=tuning is not None and tuning.paused,
-            gauge=gauge,
+            ServiceParts(
+                subscription=subscription,
+                new_session=lambda paused: ConsumerSession(session_parts, paused=paused),
+                dlq_handler=dlq_handler,
+                orchestrator=processor_parts.orchestrator,
+                counters=counters,
+                settings=self._settings,
+                paused=tuning is not None and tuning.paused,
+                gauge=gauge,
+            )
         )
 
     def _gauge(self, subscription: Subscription, plan: HandlerPlan) -> SequenceGauge | None:

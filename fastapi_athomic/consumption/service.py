@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic, time
@@ -15,6 +16,7 @@ from ..failures.dlq import DLQHandler
 from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
+from ..observation.health import ConsumerFacts, judge
 from ..observation.status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -33,16 +35,6 @@ logger = logging.getLogger(__name__)
 
 STEADY_SECONDS = 60.0
 """A session that lived so long was sound: the back-off starts anew."""
-STALE_POLL_SECONDS = 10.0
-"""The fetch loop comes round every fraction of a second; health reports one that has not for so long."""
-LONG_REBALANCE_SECONDS = 10.0
-"""Health mentions a rebalance that has been under way for so long: somebody in the group drains."""
-TIMEOUT_GRACE = 10.0
-"""Seconds that a handler may run beyond its own timeout, to clean up, until it counts as stuck."""
-
-
-BLOCKING_SHOWN_SECONDS = 30.0
-"""Health reports a handler that has blocked the event loop for so long afterwards."""
 
 
 class ServiceState(StrEnum):
@@ -73,6 +65,20 @@ TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceParts:
+    """What a service is built from."""
+
+    subscription: Subscription
+    new_session: Callable[[bool], ConsumerSession]  # paused from the beginning, or not
+    dlq_handler: DLQHandler
+    orchestrator: HeadersOrchestrator
+    counters: Counters
+    settings: AthomicSettings
+    paused: bool  # by an operator, from the beginning
+    gauge: SequenceGauge | None  # of an ordered consumer
+
+
 class ConsumerService:
     """Consumes one subscription until it is stopped.
 
@@ -83,34 +89,23 @@ class ConsumerService:
     required = True
     depends_on: tuple[str, ...] = ("broker",)
 
-    def __init__(
-        self,
-        *,
-        subscription: Subscription,
-        new_session: Callable[[bool], ConsumerSession],
-        dlq_handler: DLQHandler,
-        orchestrator: HeadersOrchestrator,
-        counters: Counters,
-        settings: AthomicSettings,
-        paused: bool,
-        gauge: SequenceGauge | None = None,
-    ) -> None:
-        self.name = subscription.handler_id
-        self.subscription = subscription
-        self.counters = counters
+    def __init__(self, parts: ServiceParts) -> None:
+        self.name = parts.subscription.handler_id
+        self.subscription = parts.subscription
+        self.counters = parts.counters
+        self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW
         self.restarts = 0
-        self.paused = paused
+        self.paused = parts.paused
         self.last_error: BaseException | None = None
-        self._new_session = new_session
-        self.dlq_handler = dlq_handler
-        self._orchestrator = orchestrator
-        self._settings = settings
-        self._gauge = gauge  # of an ordered consumer
+        self._new_session = parts.new_session
+        self._orchestrator = parts.orchestrator
+        self._settings = parts.settings
+        self._gauge = parts.gauge
         self._session: ConsumerSession | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
-        self._stop_timeout = settings.shutdown_timeout
+        self._stop_timeout = parts.settings.shutdown_timeout
         self._ready = asyncio.Event()  # has been ready once
         self._blocked = (float("-inf"), 0.0)  # when its handler last blocked the event loop, and for how long
         self._ready_since = monotonic()
@@ -224,77 +219,36 @@ class ConsumerService:
         return self.state is ServiceState.RUNNING
 
     def health(self) -> ConsumerHealth:
-        """From progress, not from the existence of a task."""
-        if self.state is not ServiceState.RUNNING:
+        """Whether it consumes, and what somebody should look at. May be asked from another thread."""
+        if self.state is not ServiceState.RUNNING or self._session is None:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
             said = f" ({SAID[self.state]})" if self.state in SAID else ""
             error = f": {_describe(self.last_error)}" if self.last_error else ""
             return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
-        broken, worrying = self._broken(), self._worrying()
-        status = HealthStatus.UNHEALTHY if broken else HealthStatus.DEGRADED if worrying else HealthStatus.HEALTHY
-        return ConsumerHealth(status=status, reasons=[*broken, *worrying])
+        return judge(self._facts(self._session), self.subscription, self._settings)
 
-    def _broken(self) -> list[str]:
-        if self._session is None:
-            return ["has no session"]
+    def _facts(self, session: ConsumerSession) -> ConsumerFacts:
         now = monotonic()
-        reasons = []
-        if now - self._session.polled_at > STALE_POLL_SECONDS:
-            reasons.append(f"has not polled for {now - self._session.polled_at:.0f} s")
-        rebalancing = self._rebalancing(now)
-        if rebalancing > longest_rebalance(self._settings):
-            reasons.append(f"has been waiting for its partitions for {rebalancing:.0f} s")
-        stalled = now - self._session.progress_at
-        if stalled > self._settings.stall_timeout / 2:
-            reasons.append(f"no progress for {stalled:.0f} s although there is something to consume")
-        oldest = self._session.oldest_start()
-        if oldest is not None and now - oldest > self._stuck_after:
-            reasons.append(f"a message has been in the handler for {now - oldest:.0f} s")
-        return reasons
-
-    def _rebalancing(self, now: float) -> float:
-        """Seconds since the group took our partitions; 0 while we have them."""
-        since = self._session.without_partitions_since if self._session is not None else None
-        return now - since if since is not None else 0.0
-
-    @property
-    def _stuck_after(self) -> float:
-        """Seconds in the handler. One that may take longer by its own timeout is not stuck."""
-        timeout = self.subscription.timeout
-        return max(self._settings.stuck_after, timeout + TIMEOUT_GRACE if timeout is not None else 0.0)
-
-    def _worrying(self) -> list[str]:
-        blocked = [f"{partition} waits: {reason}" for partition, reason in list(self.dlq_handler.blocked.items())]
-        session = self._session
-        warnings = [session.position_problem, session.warning] if session is not None else []
-        sequence = self._gauge.reasons() if self._gauge is not None else []
-        troubles = session.troubles() if session is not None else []
-        others = self._waiting_for_others()
-        return [*blocked, *filter(None, warnings), *troubles, *self._absent(), *sequence, *self._blocking(), *others]
-
-    def _absent(self) -> list[str]:
-        """Of the topics that are subscribed to, as the broker was last asked: not this instance's fault."""
-        topics = self._session.topics if self._session is not None else None
-        if topics is None:
-            return []
-        if (pattern := self.subscription.pattern) is not None:
-            return [] if topics else [f"no topic matches the pattern {pattern.pattern}: nothing is consumed"]
-        missing = [topic for topic in self.subscription.topics if topic in topics and topics[topic] is None]
-        return [f"topic {topic} does not exist (any more): until it does, nothing is consumed" for topic in missing]
-
-    def _waiting_for_others(self) -> list[str]:
-        rebalancing = self._rebalancing(monotonic())
-        if not LONG_REBALANCE_SECONDS < rebalancing <= longest_rebalance(self._settings):
-            return []
-        return [f"a rebalance of its group has been under way for {rebalancing:.0f} s: other members still drain"]
+        oldest, moved_at = session.oldest_start(), session.without_partitions_since
+        blocked_at, blocked_for = self._blocked
+        problems = [session.position_problem, session.warning, *session.troubles()]
+        return ConsumerFacts(
+            since_poll=now - session.polled_at,
+            since_progress=now - session.progress_at,
+            without_partitions=now - moved_at if moved_at is not None else 0.0,
+            longest_rebalance=longest_rebalance(self._settings),
+            in_handler=now - oldest if oldest is not None else 0.0,
+            since_blocking=now - blocked_at,
+            blocked_for=blocked_for,
+            unwritable=dict(self.dlq_handler.blocked),
+            problems=[problem for problem in problems if problem],
+            sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
+            topics=session.topics,
+        )
 
     def note_blocking(self, seconds: float) -> None:
         """The handler kept the event loop from turning for so long, until now."""
         self._blocked = (monotonic(), seconds)
-
-    def _blocking(self) -> list[str]:
-        at, seconds = self._blocked
-        return [f"blocked the event loop for {seconds:.1f} s"] if monotonic() - at < BLOCKING_SHOWN_SECONDS else []
 
     def status(self) -> ConsumerStatus:
         session, subscription = self._session, self.subscription

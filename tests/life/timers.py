@@ -15,9 +15,9 @@ SESSION_SECONDS = 4.0
 CONSTANTS = {
     "fastapi_athomic.handling.threads.IDLE_SECONDS": 1.0,
     "fastapi_athomic.consumption.service.STEADY_SECONDS": 3.0,
-    "fastapi_athomic.consumption.service.STALE_POLL_SECONDS": 4.0,
-    "fastapi_athomic.consumption.service.LONG_REBALANCE_SECONDS": 4.0,
-    "fastapi_athomic.consumption.service.BLOCKING_SHOWN_SECONDS": 2.0,
+    "fastapi_athomic.observation.health.STALE_POLL_SECONDS": 4.0,
+    "fastapi_athomic.observation.health.LONG_REBALANCE_SECONDS": 4.0,
+    "fastapi_athomic.observation.health.BLOCKING_SHOWN_SECONDS": 2.0,
     "fastapi_athomic.transports.kafka.connection.IDLE_SECONDS": 3.0,
     "fastapi_athomic.transports.kafka.connection.METADATA_SECONDS": 4.0,
     "fastapi_athomic.transports.kafka.consumer.METADATA_MAX_AGE": 3.0,
@@ -35,7 +35,7 @@ CONSTANTS = {
 """By module and name; seconds."""
 BUSY = {
     "fastapi_athomic.consumption.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
-    "fastapi_athomic.consumption.service.TIMEOUT_GRACE": "a handler that ignores its timeout",
+    "fastapi_athomic.observation.health.TIMEOUT_GRACE": "a handler that ignores its timeout",
     "fastapi_athomic.publisher.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
 }

@@ -163,7 +163,7 @@ def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: 
             patch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", LONG)
             if interval == LONG:  # a busy thread commits by the interval only
                 patch.setattr(ThreadLoad, "share", lambda _: 0.0)
-            patch.setattr("fastapi_athomic.consumption.service.STALE_POLL_SECONDS", 2 * LONG)
+            patch.setattr("fastapi_athomic.observation.health.STALE_POLL_SECONDS", 2 * LONG)
             loop = asyncio.get_running_loop()
             began = loop.time()
             await scenario.publish()

@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
-from fastapi_athomic.consumption import service as consumer_module
 from fastapi_athomic.loop import blocking as blocking_module
+from fastapi_athomic.observation import health as health_module
 from tests.support.apps import Record, eventually, running
 
 BLOCKING = 0.05
@@ -54,7 +54,7 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
         assert "blocked the event loop" in str(athomic.health())
-        monkeypatch.setattr(consumer_module, "BLOCKING_SHOWN_SECONDS", 0.0)
+        monkeypatch.setattr(health_module, "BLOCKING_SHOWN_SECONDS", 0.0)
         assert athomic.health().status == "healthy"
 
 
@@ -62,7 +62,7 @@ async def test_p13_with_a_thread_of_their_own_health_tells_of_a_blocked_loop_at_
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocking_module, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(consumer_module, "STALE_POLL_SECONDS", 0.5)
+    monkeypatch.setattr(health_module, "STALE_POLL_SECONDS", 0.5)
     athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread", blocking_after=BLOCKING))
     go_on, begun = threading.Event(), Record()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
+from fastapi_athomic.decorators import Subscription
+from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.observation.health import ConsumerFacts, judge
 from fastapi_athomic.observation.status import ConsumerHealth
 from tests.support.apps import SECONDS, Gate, Record, eventually, new_app, owned, running
 from tests.support.clock import set_clock
@@ -150,3 +154,82 @@ async def test_p13_fault_16_a_handler_within_its_own_timeout_is_not_stuck(
         assert "a message has been in the handler for" in health.reasons[0]
         gate.set()
         await eventually(lambda: health_of(athomic).status == "healthy")
+
+
+SETTINGS = AthomicSettings(stall_timeout=60, stuck_after=60)
+BY_NAME = Subscription(topics=("t", "u"), pattern=None, group_id="g", handler_id="h")
+BY_PATTERN = Subscription(topics=(), pattern=re.compile("t.*"), group_id="g", handler_id="h")
+SLOW = Subscription(topics=("t",), pattern=None, group_id="g", handler_id="h", timeout=300.0)
+
+
+def facts(**changed: Any) -> ConsumerFacts:
+    """Of a consumer that nothing is wrong with, but for what was changed."""
+    sound: dict[str, Any] = {
+        "since_poll": 0.1,
+        "since_progress": 0.1,
+        "without_partitions": 0.0,
+        "longest_rebalance": 50.0,
+        "in_handler": 0.0,
+        "since_blocking": float("inf"),
+        "blocked_for": 0.0,
+        "unwritable": {},
+        "problems": [],
+        "sequence_problems": [],
+        "topics": None,
+    }
+    return ConsumerFacts(**sound | changed)
+
+
+@pytest.mark.parametrize(
+    ("subscription", "changed", "status", "reasons"),
+    [
+        (BY_NAME, {}, "healthy", []),
+        (BY_NAME, {"since_poll": 12.0}, "unhealthy", ["has not polled for 12 s"]),
+        (BY_NAME, {"since_progress": 30.0}, "healthy", []),
+        (
+            BY_NAME,
+            {"since_progress": 31.0},
+            "unhealthy",
+            ["no progress for 31 s although there is something to consume"],
+        ),
+        (BY_NAME, {"in_handler": 60.0}, "healthy", []),
+        (BY_NAME, {"in_handler": 61.0}, "unhealthy", ["a message has been in the handler for 61 s"]),
+        (SLOW, {"in_handler": 310.0}, "healthy", []),
+        (SLOW, {"in_handler": 311.0}, "unhealthy", ["a message has been in the handler for 311 s"]),
+        (BY_NAME, {"without_partitions": 10.0}, "healthy", []),
+        (
+            BY_NAME,
+            {"without_partitions": 50.0},
+            "degraded",
+            ["a rebalance of its group has been under way for 50 s: other members still drain"],
+        ),
+        (BY_NAME, {"without_partitions": 51.0}, "unhealthy", ["has been waiting for its partitions for 51 s"]),
+        (
+            BY_NAME,
+            {"since_blocking": 29.0, "blocked_for": 1.25},
+            "degraded",
+            ["blocked the event loop for 1.2 s"],
+        ),
+        (BY_NAME, {"since_blocking": 30.0, "blocked_for": 1.25}, "healthy", []),
+        (BY_NAME, {"unwritable": {TopicPartition("t", 1): "no room"}}, "degraded", ["t[1] waits: no room"]),
+        (BY_NAME, {"topics": {"t": object(), "u": object()}}, "healthy", []),
+        (
+            BY_NAME,
+            {"topics": {"t": None, "u": object()}},
+            "degraded",
+            ["topic t does not exist (any more): until it does, nothing is consumed"],
+        ),
+        (BY_PATTERN, {"topics": {"t1": object()}}, "healthy", []),
+        (BY_PATTERN, {"topics": {}}, "degraded", ["no topic matches the pattern t.*: nothing is consumed"]),
+        (
+            BY_NAME,
+            {"since_poll": 12.0, "sequence_problems": ["later"], "problems": ["sooner"]},
+            "unhealthy",
+            ["has not polled for 12 s", "sooner", "later"],
+        ),
+    ],
+)
+def test_p13_health_follows_from_facts(
+    subscription: Subscription, changed: dict[str, Any], status: str, reasons: list[str]
+) -> None:
+    assert judge(facts(**changed), subscription, SETTINGS) == ConsumerHealth(status=status, reasons=reasons)  # type: ignore[arg-type]
