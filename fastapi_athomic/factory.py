@@ -15,9 +15,10 @@ from opentelemetry.trace import TracerProvider
 
 from .consumption.batches import BatchStrategy
 from .consumption.lanes import KeyOrder, LaneStrategy, PartitionOrder, Unordered
+from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
 from .consumption.service import ConsumerService, ServiceParts
-from .consumption.session import ConsumerSession, SessionParts
+from .consumption.session import ConsumerSession
 from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts
 from .decorators import Subscription
 from .discovery import Discovered

@@ -231,7 +231,6 @@ class ConsumerService:
         now = monotonic()
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
-        problems = [session.position_problem, session.warning, *session.troubles()]
         return ConsumerFacts(
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
@@ -241,7 +240,7 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=dict(self.dlq_handler.blocked),
-            problems=[problem for problem in problems if problem],
+            problems=session.problems(),
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             topics=session.topics,
         )

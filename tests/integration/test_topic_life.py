@@ -33,7 +33,7 @@ def topic() -> str:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Topics are looked at more often than every few seconds."""
-    monkeypatch.setattr("fastapi_athomic.consumption.session.TOPICS_SECONDS", 0.2)
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.2)
 
 
 class Operator:

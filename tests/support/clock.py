@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+SESSION = tuple(f"consumption.{module}" for module in ("session", "assignment", "membership", "commits"))
+"""The rooms of a session that look at the clock."""
+
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float], *rooms: str) -> None:
     """Replaces `time.monotonic` in all modules of these rooms. A room is a folder of the package, or a module."""

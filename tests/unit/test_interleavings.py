@@ -160,7 +160,8 @@ def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: 
 
     async def live(patch: pytest.MonkeyPatch) -> None:
         async with running(new_app(settings, handler)) as scenario.athomic:
-            patch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", LONG)
+            for looks in ("session.POLL_SECONDS", "commits.LOOK_SECONDS", "placement.RETRY_SECONDS"):
+                patch.setattr(f"fastapi_athomic.consumption.{looks}", LONG)
             if interval == LONG:  # a busy thread commits by the interval only
                 patch.setattr(ThreadLoad, "share", lambda _: 0.0)
             patch.setattr("fastapi_athomic.observation.health.STALE_POLL_SECONDS", 2 * LONG)

@@ -250,7 +250,7 @@ def world(**settings: Any) -> World:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Topics are looked at more often than every few seconds."""
-    monkeypatch.setattr("fastapi_athomic.consumption.session.TOPICS_SECONDS", 0.05, raising=False)
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.05, raising=False)
 
 
 def reasons(athomic: Athomic) -> str:
@@ -324,6 +324,7 @@ async def test_p01_fault_08_nothing_is_fetched_before_the_first_position_is_comm
         raise TransportError("refused")
 
     monkeypatch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.RETRY_SECONDS", 0.01)
     monkeypatch.setattr(MemoryConsumer, "commit", refused)
     async with running(made.app()) as athomic:
         await refusals.count(2)

@@ -38,9 +38,8 @@ async def test_p16_a_full_partition_takes_in_more_as_soon_as_there_is_room(
         memory={"partitions": 1},  # type: ignore[arg-type]
     )
     async with running(new_app(settings, handler)) as athomic:
-        monkeypatch.setattr(
-            "fastapi_athomic.consumption.session.POLL_SECONDS", 3600.0
-        )  # nobody who waits for room looks by himself
+        for looks in ("session.POLL_SECONDS", "commits.LOOK_SECONDS"):  # nobody who waits for room looks by himself
+            monkeypatch.setattr(f"fastapi_athomic.consumption.{looks}", 3600.0)
         await athomic.publish_many("t", list(range(COUNT)), key=str)
         await eventually(lambda: athomic.consumers()[0].counters.received > NEARLY_FULL)
         gate.set()

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, RetryPolicy, include_athomic
-from fastapi_athomic.consumption import session
+from fastapi_athomic.consumption import membership
 from fastapi_athomic.failures.own_topics import LONGEST_NAME
 from fastapi_athomic.transports.memory.transport import broker_named
 from tests.support.apps import eventually, running
@@ -36,7 +36,7 @@ async def test_missing_topics_are_created_with_their_sources_partitions() -> Non
 
 @pytest.mark.parametrize("missing", ["t.g.dlq", "t.g.retry.10s"])
 async def test_what_may_not_be_created_is_named_by_health(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "PREPARE_SECONDS", 0.01)
+    monkeypatch.setattr(membership, "PREPARE_SECONDS", 0.01)
     broker = broker_named(f"named-{missing}")
     broker.create_topics({name: 1 for name in ("t", "t.g.dlq", "t.g.retry.10s", "t.g.redrive") if name != missing})
     async with running(app(f"named-{missing}", create_topics=False)) as athomic:

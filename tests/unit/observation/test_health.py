@@ -16,7 +16,7 @@ from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.observation.health import ConsumerFacts, judge
 from fastapi_athomic.observation.status import ConsumerHealth
 from tests.support.apps import SECONDS, Gate, Record, eventually, new_app, owned, running
-from tests.support.clock import set_clock
+from tests.support.clock import SESSION, set_clock
 
 Shift = Callable[[float], None]
 
@@ -26,7 +26,7 @@ def shift(monkeypatch: pytest.MonkeyPatch) -> Shift:
     """Moves the clock of consumers and their sessions by so many seconds."""
 
     def move(seconds: float) -> None:
-        set_clock(monkeypatch, lambda: time.monotonic() + seconds, "consumption.service", "consumption.session")
+        set_clock(monkeypatch, lambda: time.monotonic() + seconds, "consumption.service", *SESSION)
 
     return move
 

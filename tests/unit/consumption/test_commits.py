@@ -1,7 +1,4 @@
-"""What a session does when its process was frozen, and when it commits, on `memory://`.
-
-Whether that is enough, tests/chaos tells.
-"""
+"""When a session commits, on `memory://`."""
 
 from __future__ import annotations
 
@@ -14,52 +11,14 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
-from fastapi_athomic.consumption.session import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
+from fastapi_athomic.consumption.commits import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.transports.memory.transport import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
-from tests.support.clock import set_clock
+from tests.support.clock import SESSION, set_clock
 
 ANSWER = SOON
 """Seconds that a commit takes."""
-
-
-@pytest.mark.parametrize("ordering", ["partition", "key"])
-async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
-    ordering: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record, gate, ahead = Record(), Gate(), [0.0]
-    set_clock(monkeypatch, lambda: monotonic() + ahead[0], "consumption.session", "consumption.lanes")
-
-    @subscribe_to("t", group_id="g", handler_id="h", ordering=ordering)
-    async def handle(number: int) -> None:
-        if number == 0:
-            await gate.wait()
-            ahead[0] = 10_000.0  # as if the whole process were frozen
-        record.note(number)
-
-    settings = AthomicSettings(
-        broker_url=f"memory://{uuid4().hex}",
-        stall_timeout=20_000.0,
-        memory={"partitions": 1},  # type: ignore[arg-type]
-    )
-    athomic = new_app(settings, handle)
-    async with running(athomic):
-        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
-        confirm = session._confirm_membership
-
-        async def confirm_membership() -> None:
-            record.note("confirmed")
-            await confirm()
-
-        monkeypatch.setattr(session, "_confirm_membership", confirm_membership)
-        await athomic.publish_many("t", list(range(5)), key=str)
-        session._away_limit = 5_000.0
-        session._note_poll(monotonic())
-        gate.set()
-        await record.count(6)
-        await athomic.drain()
-    assert record.seen == [0, "confirmed", 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +61,9 @@ async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handler
     monkeypatch.setattr(ThreadLoad, "share", lambda _: load)
     async with running(athomic):
         monkeypatch.setattr(MemoryConsumer, "commit", noted)
-        set_clock(monkeypatch, lambda: clock[0], "consumption.session")
+        set_clock(monkeypatch, lambda: clock[0], *SESSION)
         monkeypatch.setattr(
-            "fastapi_athomic.consumption.session.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
+            "fastapi_athomic.consumption.commits.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
         )
         for published in (1, 2):
             await athomic.publish("t", published)
@@ -138,9 +97,8 @@ async def test_p5_a_commit_comes_when_something_is_done(
     settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, commit_count=1)
     async with running(new_app(settings, handler)) as athomic:
         monkeypatch.setattr(MemoryConsumer, "commit", noted)
-        monkeypatch.setattr(
-            "fastapi_athomic.consumption.session.POLL_SECONDS", 3600.0
-        )  # a poll looks at what is done, too
+        for looks in ("session.POLL_SECONDS", "commits.LOOK_SECONDS"):  # a poll looks at what is done, too
+            monkeypatch.setattr(f"fastapi_athomic.consumption.{looks}", 3600.0)
         await athomic.publish("t", 0)
         await record.count(1)
         gate.set()

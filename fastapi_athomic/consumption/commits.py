@@ -1,0 +1,124 @@
+"""When and what is committed: soon after something is done, more rarely while the thread is busy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from ..exceptions import CommitFailedError, TopicNotFoundError, TransportError
+from ..loop.load import ThreadLoad
+from ..transports.base import TransportConsumer
+from .assignment import Assignment
+from .partitions import PartitionState
+from .parts import SessionParts
+
+logger = logging.getLogger(__name__)
+
+SOON = 0.001
+"""Seconds: what was taken in together is done together, so a commit waits so long for more; `commit_interval` is taken
+to be no shorter."""
+COMMIT_PAUSE = 0.005
+"""Seconds between two commits at least: each costs about 0.3 ms of CPU."""
+BUSY = 0.8
+"""A thread that computes for more than this share of its time has none to spare: what commits cost, handlers lack."""
+PAUSE_WHILE_BUSY = 3
+"""Of `commit_interval`, then."""
+LOOK_SECONDS = 0.2
+"""After so long it is looked whether something is done, though nobody said so; also the pause after a commit that
+failed."""
+
+
+class Committer:
+    """Commits what is done in the partitions of one session, one commit at a time.
+
+    `run` decides when. `commit` is for partitions that go. Whoever sets a position takes `lock` for it, so that no
+    commit of the old position comes after it.
+    """
+
+    def __init__(
+        self,
+        parts: SessionParts,
+        assignment: Assignment,
+        client: Callable[[], TransportConsumer],
+        topic_gone: Callable[[], None],
+    ) -> None:
+        self._name = parts.name
+        self._settings = parts.settings
+        self._counters = parts.counters
+        self._assignment = assignment
+        self._client = client
+        self._topic_gone = topic_gone  # called when a commit says that a topic was deleted
+        self._work_seen = asyncio.Event()  # there is, or will be, something to commit
+        self.lock = asyncio.Lock()
+        self._done_at_commit = self._counters.done  # messages, at the last commit
+        self._load = ThreadLoad()
+
+    def expect_work(self) -> None:
+        """There is, or will be, something to commit: messages have come, or a position has moved."""
+        self._work_seen.set()
+
+    async def run(self) -> None:
+        """Commits whenever it is due, until it is cancelled."""
+        sent = answered = 0.0  # when the last one was, on the monotonic clock
+        while True:
+            await self._work_seen.wait()
+            await self._due(sent, answered)
+            sent = monotonic()
+            try:
+                await self.commit(list(self._assignment.states.values()), self._settings.request_timeout)
+            except TopicNotFoundError as error:
+                logger.info("%s: a topic was deleted: %s", self._name, error)
+                self._topic_gone()
+                await asyncio.sleep(LOOK_SECONDS)
+            except CommitFailedError as error:
+                logger.info("%s: commit refused, a rebalance is on its way: %s", self._name, error)
+                await asyncio.sleep(LOOK_SECONDS)
+            except TransportError as error:
+                logger.warning("%s: commit failed, it will be tried again: %s", self._name, error)
+                await asyncio.sleep(LOOK_SECONDS)
+            answered = monotonic()
+            if all(state.tracker.settled for state in self._assignment.states.values()):
+                self._work_seen.clear()
+
+    async def _due(self, sent: float, answered: float) -> None:
+        """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
+
+        Sooner when `commit_count` messages are done, later in a busy thread. Never at once after the last one.
+        """
+        interval = max(self._settings.commit_interval, SOON)
+        if self._load.share() > BUSY:
+            await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
+            return
+        if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
+            await asyncio.sleep(pause)
+        if not self._done_since_commit:
+            await self._assignment.work_done.wait(min(interval, LOOK_SECONDS))
+        end, step = max(sent + interval, monotonic() + SOON), min(max(interval / 10, SOON), COMMIT_PAUSE)
+        while (left := end - monotonic()) > 0:
+            if self._done_since_commit >= self._settings.commit_count:
+                return
+            await asyncio.sleep(min(left, step))
+
+    @property
+    def _done_since_commit(self) -> int:
+        return self._counters.done - self._done_at_commit
+
+    async def commit(self, states: Iterable[PartitionState], timeout: float) -> None:
+        """Commits what is done in these partitions and was not committed yet; nothing of those that were revoked.
+
+        Raises what `TransportConsumer.commit` does.
+        """
+        async with self.lock:
+            due = {}
+            for state in states:
+                if not state.revoked and (offset := state.tracker.due()) is not None:
+                    due[state] = offset
+            self._done_at_commit = self._counters.done
+            if not due:
+                return
+            await self._client().commit({state.topic_partition: offset for state, offset in due.items()}, timeout)
+            self._counters.commits += 1
+            for state, offset in due.items():
+                state.tracker.committed_as(offset)

@@ -1,0 +1,145 @@
+"""One member of the consumer group: what it does when partitions come and go, and when it may have been evicted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable
+from time import monotonic
+
+from ..exceptions import CommitFailedError, TransportError
+from ..messages import TopicPartition
+from ..transports.base import CommittedOffset, TransportConsumer
+from .assignment import Assignment
+from .commits import Committer
+from .parts import SessionParts
+from .placement import Placement
+
+logger = logging.getLogger(__name__)
+
+PREPARE_SECONDS = 5.0
+"""Until it is looked again whether what was missing is there."""
+
+
+class Membership:
+    """A `RebalanceListener` to the transport."""
+
+    def __init__(
+        self,
+        parts: SessionParts,
+        assignment: Assignment,
+        committer: Committer,
+        placement: Placement,
+        client: Callable[[], TransportConsumer],
+        wake: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._name = parts.name
+        self._settings = parts.settings
+        self._assignment = assignment
+        self._committer = committer
+        self._placement = placement
+        self._client = client
+        self._wake = wake
+        self._preparing: asyncio.Task[None] | None = None
+        self.joined = asyncio.Event()  # the group has given us our partitions, perhaps none
+        self.moving = False  # our partitions have been called back
+        self.draining = False  # partitions are being given up: what lies in them is for others
+        self.changed_at = monotonic()  # the last time that partitions came or went
+        self.without_partitions_since: float | None = monotonic()  # None: the group has given us ours
+        self.warning: str | None = None  # something that does not stop consumption
+
+    # --- what the transport tells
+
+    def on_arrival(self) -> None:
+        """Messages have come."""
+        self._wake()
+
+    async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """The group has given us these, and no others. Returns after the first attempt to place them."""
+        self._parts.counters.rebalances += 1
+        self._assignment.revoke_all()
+        self._assignment.lift("doubt")
+        placing = self._placement.give(partitions)
+        if placing is not None:
+            await asyncio.wait([placing])
+        else:
+            self._placement.look_soon()
+        self._note_change()
+        self.without_partitions_since = None
+        self.moving = False
+        self.joined.set()
+        self._wake()
+        self._prepare(partitions)
+        logger.info("%s: assigned %s", self._name, ", ".join(map(str, sorted(partitions))) or "nothing")
+
+    async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """The group takes these back. Returns when what ran has finished and is committed, or its time is up."""
+        self.moving = True
+        self._placement.withdraw()
+        states = [self._assignment.states[tp] for tp in partitions if tp in self._assignment.states]
+        self._assignment.leave(states)
+        self.draining = True
+        try:
+            await self._assignment.drain(states, self._settings.drain_timeout)
+            await self._committer.commit(states, self._settings.request_timeout)
+        except TransportError as error:
+            logger.warning("%s: last commit of revoked partitions failed: %s", self._name, error)
+        finally:
+            self.draining = False
+        self._assignment.revoke(states)
+        self._assignment.remove([state.topic_partition for state in states])
+        self._parts.forget(partitions)
+        self.without_partitions_since = self._note_change()
+
+    def _note_change(self) -> float:
+        self.changed_at = now = monotonic()
+        self._assignment.note_poll(now)
+        return now
+
+    # --- doubt
+
+    async def confirm(self) -> None:
+        """Ends the doubt whether this process is still a member, by a commit: the broker takes it from members only."""
+        assignment = self._assignment
+        offsets = {
+            state.topic_partition: CommittedOffset(offset, state.tracker.note())
+            for state in assignment.states.values()
+            if (offset := state.tracker.resume_offset) is not None
+        }
+        try:
+            if offsets:
+                await self._client().commit(offsets, self._settings.request_timeout)
+        except CommitFailedError:
+            logger.warning("%s: the group went on without us, buffered messages are dropped", self._name)
+            assignment.revoke_all()
+            self._placement.unplaced.clear()
+        except TransportError as error:
+            logger.warning("%s: membership still in doubt: %s", self._name, error)
+            return
+        assignment.lift("doubt")
+
+    # --- what the partitions' messages will need
+
+    def _prepare(self, partitions: Iterable[TopicPartition]) -> None:
+        topics = {partition.topic for partition in partitions}
+        self.close()
+        if topics:
+            self._preparing = asyncio.create_task(self._prepare_topics(topics), name=f"{self._name}-prepare")
+
+    async def _prepare_topics(self, topics: Collection[str]) -> None:
+        while True:
+            try:
+                await self._parts.prepare(topics)
+                self.warning = None
+                return
+            except TransportError as error:
+                if self.warning != str(error):
+                    logger.warning("%s: %s", self._name, error)
+                self.warning = str(error)
+            await asyncio.sleep(PREPARE_SECONDS)
+
+    def close(self) -> None:
+        """Ends what is under way beside the rebalances."""
+        if self._preparing is not None:
+            self._preparing.cancel()

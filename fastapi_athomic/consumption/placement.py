@@ -1,0 +1,213 @@
+"""Places the partitions of a session: when they are given to it, when a position is lost, when an operator seeks.
+
+`positions` decides from where a partition is read; here that is carried out, and tried again until it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from ..exceptions import CommitFailedError, TransportError
+from ..messages import TopicPartition
+from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
+from .assignment import Assignment
+from .commits import Committer
+from .offsets import encode_note
+from .partitions import PartitionState
+from .parts import SessionParts
+from .positions import Lost, Start, report
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+"""Between two attempts to place partitions."""
+TOPICS_SECONDS = 5.0
+"""How often the broker is asked whether the topics are still there, and still the same."""
+
+
+class Placement:
+    """Gives each partition the offset at which it is read, and a new state where the log is another one.
+
+    A partition in `unplaced` is ours, but from where it is read is not known yet: it is not fetched until then.
+    """
+
+    def __init__(
+        self,
+        parts: SessionParts,
+        assignment: Assignment,
+        committer: Committer,
+        client: Callable[[], TransportConsumer],
+        wake: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._name = parts.name
+        self._settings = parts.settings
+        self._assignment = assignment
+        self._committer = committer
+        self._client = client
+        self._wake = wake  # lets the poll loop see at once that there is something to fetch
+        self.unplaced: dict[TopicPartition, Lost | None] = {}
+        self.attempt: asyncio.Task[None] | None = None  # to place what is unplaced: the last one, or the one under way
+        self._attempted_at = 0.0  # on the monotonic clock
+        self._generation = 0  # counts what was assigned and revoked
+        self._look_at_topics = asyncio.Event()
+        self.topics: Mapping[str, TopicInfo | None] | None = None  # that are followed, as the broker knows them
+        self.problem: str | None = None  # why partitions cannot be read yet
+
+    # --- when partitions come, and when they are lost
+
+    def give(self, partitions: Iterable[TopicPartition]) -> asyncio.Task[None] | None:
+        """The group has given us these, and no others. Returns the first attempt to place them, if there are any."""
+        self._generation += 1
+        self.unplaced = dict.fromkeys(sorted(partitions))
+        return self._place_beside() if self.unplaced else None
+
+    def withdraw(self) -> None:
+        """The group takes partitions back: what is under way for them is void."""
+        self._generation += 1
+        self.unplaced.clear()
+
+    def lose(self, state: PartitionState) -> None:
+        """The client says that the position of this partition leads nowhere."""
+        reached = max(state.high_offset + 1, state.unfinished or 0)
+        self.unplaced.setdefault(state.topic_partition, Lost(reached, state.stamp.topic_id))
+
+    def try_again(self, now: float) -> None:
+        """Begins another attempt if the last one has ended and it is time. Raises what broke the last one."""
+        if self.attempt is not None and not self.attempt.done():
+            return
+        if self.attempt is not None and not self.attempt.cancelled():
+            self.attempt.result()
+        if now - self._attempted_at > RETRY_SECONDS:
+            self._attempted_at = now
+            self._place_beside()
+
+    def _place_beside(self) -> asyncio.Task[None]:
+        if self.attempt is not None:
+            self.attempt.cancel()
+        self.attempt = asyncio.create_task(self._place(), name=f"{self._name}-positions")
+        return self.attempt
+
+    async def _place(self) -> None:
+        """Takes the positions of the partitions that have none, and lets them be fetched. What fails is tried again."""
+        generation, unplaced = self._generation, dict(self.unplaced)
+
+        def still_ours() -> bool:
+            return generation == self._generation and not self._assignment.closing
+
+        take = self._parts.starting_points.take
+        try:
+            starts, self.topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+        except CommitFailedError as error:
+            logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._name, error)
+            return
+        except TransportError as error:
+            self.problem = f"cannot begin to read {_listed(unplaced)}: {error}"
+            logger.warning("%s: %s; it is tried again", self._name, self.problem)
+            return
+        self.problem = None
+        for place, start in starts.items():
+            if still_ours() and place in self.unplaced:
+                await self._begin(place, start)
+        self._wake()
+
+    async def _begin(self, place: TopicPartition, start: Start) -> None:
+        old = self._assignment.states.get(place)
+        if old is None or not start.goes_on:
+            self._assignment.revoke([old] if old is not None else [])
+            fresh = self._assignment.add(place, start.committed.offset, start.stamp, start.skip)
+            self._assignment.begin(fresh)  # before the first message can come
+        try:
+            await self._client().seek(place, start.committed.offset)
+        except TransportError as error:  # it was taken from us just now, and a rebalance will tell
+            logger.info("%s: %s", self._name, error)
+            return
+        self._parts.counters.lost_to_retention += start.dropped
+        report(self._name, place, start)
+        del self.unplaced[place]
+
+    # --- topics that are deleted
+
+    def look_soon(self) -> None:
+        """Somebody has reason to think that a topic was deleted."""
+        self._look_at_topics.set()
+
+    async def watch_topics(self, joined: asyncio.Event) -> None:
+        """Looks at the topics regularly, from when the session has `joined` until it is cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(TOPICS_SECONDS):
+                    await self._look_at_topics.wait()
+            except TimeoutError:
+                pass
+            self._look_at_topics.clear()
+            if joined.is_set():
+                await self._look()
+
+    async def _look(self) -> None:
+        try:
+            self.topics = topics = await self._client().topics(self._settings.request_timeout)
+        except TransportError as error:
+            logger.debug("%s: %s", self._name, error)
+            return
+        states = self._assignment.states
+        gone = {place: state for place, state in states.items() if _is_another(topics.get(place.topic), state)}
+        for topic in {place.topic for place in gone}:
+            of_topic = [state for place, state in gone.items() if place.topic == topic]
+            logger.warning(
+                "%s: topic %s was deleted and made anew: %d messages of the old one that are in hand are dropped, "
+                "handlers that run may end, nothing of it is committed",
+                *(self._name, topic, sum(state.buffered for state in of_topic)),
+            )
+            self._assignment.revoke(of_topic)
+        self._assignment.remove(gone)
+        for place, state in gone.items():
+            self.unplaced[place] = Lost(state.unfinished or 0, state.stamp.topic_id)
+        self._parts.forget(gone)
+        self._wake()
+
+    # --- seeking
+
+    async def seek(self, place: TopicPartition, offset: int) -> None:
+        """Goes on at `offset`, and commits that; what runs may finish before, for up to `drain_timeout` seconds.
+
+        Raises `TransportError` when the partition is not assigned here, or the commit failed; all is as it was then.
+        """
+        assignment = self._assignment
+        state = assignment.states.get(place)
+        if state is None:
+            ours = ", ".join(map(str, sorted(assignment.states))) or "none"
+            raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
+        state.hold("seek")
+        try:
+            await assignment.drain([state], self._settings.drain_timeout)
+            async with self._committer.lock:
+                await self._go_to(state, offset)
+        finally:
+            state.lift("seek")
+            assignment.begin(state)
+        self._parts.forget([place])
+        self._wake()
+        logger.warning("%s: %s goes on at offset %d, as asked for", self._name, place, offset)
+
+    async def _go_to(self, state: PartitionState, offset: int) -> None:
+        place = state.topic_partition
+        committed = CommittedOffset(offset, encode_note(0, state.stamp, offset))
+        await self._client().commit({place: committed}, self._settings.request_timeout)
+        if self._assignment.states.get(place) is not state:
+            raise TransportError(f"{place} was taken from this process meanwhile")
+        self._assignment.revoke([state])
+        self.unplaced.pop(place, None)
+        await self._client().seek(place, offset)
+        self._assignment.begin(self._assignment.add(place, offset, state.stamp))
+
+
+def _is_another(topic: TopicInfo | None, state: PartitionState) -> bool:
+    known = state.stamp.topic_id
+    return topic is not None and bool(topic.id and known) and topic.id != known
+
+
+def _listed(places: Iterable[TopicPartition]) -> str:
+    return ", ".join(map(str, places))
