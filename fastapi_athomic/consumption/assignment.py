@@ -1,6 +1,4 @@
-"""The partitions that the group has given to this member: what may start on them, and for how long it may be trusted
-that they are still its own.
-"""
+"""The partitions that the group has given to this member, what may start on them, and whether they are still ours."""
 
 from __future__ import annotations
 
@@ -17,17 +15,21 @@ from .parts import SessionParts
 logger = logging.getLogger(__name__)
 
 TRUSTED_SHARE = 0.7
-"""Of the session timeout: who was away for longer may have been evicted."""
+"""Share of the session timeout: a process that stood still for longer may have been evicted from the group."""
 
 
 class Assignment:
-    """Partitions by name, each with its state. A `Guard` to the strategy, which it tells what to begin and to drop.
+    """The partitions of one session, each with its state. It is the strategy's `Guard`.
 
-    What holds all partitions (a pause, doubt about the membership) also holds those that are added later.
+    It tells the strategy with which partitions to begin, and what to drop. What holds all partitions (a pause, doubt
+    about the membership) also holds those that are added later.
+
+    The poll loop calls `note_poll` each time it comes round. If it does not for most of the session timeout, `suspect`
+    holds all partitions, until `Membership.confirm` knows more.
     """
 
     def __init__(self, parts: SessionParts, wake: Callable[[], None], *, paused: bool) -> None:
-        self.states: dict[TopicPartition, PartitionState] = {}  # changed only by methods of this class
+        self.states: dict[TopicPartition, PartitionState] = {}  # for others to read; only this class adds and removes
         self.work_done = WorkDone()  # of all partitions
         self.closing = False  # the session ends: nothing is opened any more
         self.strategy = parts.make_strategy(self)
@@ -67,20 +69,20 @@ class Assignment:
             self.strategy.reopen(state)
 
     def leave(self, states: Iterable[PartitionState]) -> None:
-        """These are on their way to another member: what has not started is dropped, what runs may finish."""
+        """These partitions go to another member: what has not started is dropped, what runs may finish."""
         for state in states:
             if not state.revoked:
                 state.leave()
             self.strategy.release(state)
 
     def revoke(self, states: Iterable[PartitionState]) -> None:
-        """Fences these: what has not started is dropped, what runs commits nothing any more."""
+        """Fences these partitions: what has not started is dropped, what runs commits nothing any more."""
         for state in states:
             state.revoke()
             self.strategy.release(state)
 
     def remove(self, places: Collection[TopicPartition]) -> None:
-        """Forgets these, which were revoked."""
+        """Forgets partitions that were revoked."""
         for place in places:
             self.states.pop(place, None)
 
@@ -90,7 +92,7 @@ class Assignment:
         self.states.clear()
 
     async def drain(self, states: Sequence[PartitionState], timeout: float) -> None:
-        """Waits until nothing of these runs, for `timeout` seconds at most: what runs then is given up."""
+        """Waits until nothing of these partitions runs, for `timeout` seconds at most. What runs then is given up."""
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*(state.drained() for state in states))
@@ -99,7 +101,10 @@ class Assignment:
         cut_off = sum(state.running for state in states)
         if cut_off:
             self._counters.abandoned += cut_off
-            logger.warning("%s: %d still running after %.1f s are given up", self._name, cut_off, timeout)
+            logger.warning(
+                "%s: %d calls of the handler have not ended after %.1f s: given up, nothing of theirs is committed",
+                *(self._name, cut_off, timeout),
+            )
 
     def close(self) -> list[PartitionState]:
         """The session ends: lets go of all partitions, as `leave` does, and returns them."""
@@ -126,22 +131,26 @@ class Assignment:
     # --- trust
 
     def note_poll(self, now: float) -> None:
-        """The process is awake: from now on it is trusted for a while. `now` is on the monotonic clock."""
+        """This process is awake, and trusted to be a member for a while. `now` is on the monotonic clock."""
         self.polled_at, self.trusted_until = now, now + self._away_limit
 
     @property
     def doubtful(self) -> bool:
-        """This process was away for too long to know whether it is still a member of the group."""
+        """This process stood still for too long to know whether it is still a member of the group."""
         return "doubt" in self._holds
 
     def suspect(self, now: float) -> bool:
-        """True when no new work may start: the process was frozen for about the length of the session timeout, and may
-        have been evicted. All partitions are held then.
+        """True when no new work may start: this process stood still for so long that it may have been evicted.
+
+        All partitions are held then. `now` is on the monotonic clock.
         """
         if "doubt" in self._holds:
             return True
         if now <= self.trusted_until:
             return False
-        logger.warning("%s: away for %.1f s, membership is in doubt", self._name, now - self.polled_at)
+        logger.warning(
+            "%s: the process stood still for %.1f s: its membership is in doubt, nothing starts until a commit tells",
+            *(self._name, now - self.polled_at),
+        )
         self.hold("doubt")
         return True

@@ -17,24 +17,23 @@ from .parts import SessionParts
 logger = logging.getLogger(__name__)
 
 SOON = 0.001
-"""Seconds: what was taken in together is done together, so a commit waits so long for more; `commit_interval` is taken
-to be no shorter."""
+"""Seconds that a commit waits for more, as messages that were fetched together are often done together. A shorter
+`commit_interval` counts as this."""
 COMMIT_PAUSE = 0.005
-"""Seconds between two commits at least: each costs about 0.3 ms of CPU."""
+"""The shortest time between two commits, in seconds: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
-"""A thread that computes for more than this share of its time has none to spare: what commits cost, handlers lack."""
+"""A thread that computes for more than this share of its time is busy: commits take time away from handlers then."""
 PAUSE_WHILE_BUSY = 3
-"""Of `commit_interval`, then."""
+"""A busy thread waits for so many times `commit_interval` between commits."""
 LOOK_SECONDS = 0.2
-"""After so long it is looked whether something is done, though nobody said so; also the pause after a commit that
-failed."""
+"""How often the committer looks whether something is done without being woken; also its pause after a failed commit."""
 
 
 class Committer:
     """Commits what is done in the partitions of one session, one commit at a time.
 
-    `run` decides when. `commit` is for partitions that go. Whoever sets a position takes `lock` for it, so that no
-    commit of the old position comes after it.
+    `run` decides when. `commit` is for partitions that leave. Who commits a position without it (a seek) holds `lock`,
+    so that no commit of the old position comes afterwards.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Committer:
         self._counters = parts.counters
         self._assignment = assignment
         self._client = client
-        self._topic_gone = topic_gone  # called when a commit says that a topic was deleted
+        self._topic_gone = topic_gone  # called when a commit was refused because its topic was deleted
         self._work_seen = asyncio.Event()  # there is, or will be, something to commit
         self.lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
@@ -61,7 +60,7 @@ class Committer:
 
     async def run(self) -> None:
         """Commits whenever it is due, until it is cancelled."""
-        sent = answered = 0.0  # when the last one was, on the monotonic clock
+        sent = answered = 0.0  # when the last commit was sent and when it was answered, on the monotonic clock
         while True:
             await self._work_seen.wait()
             await self._due(sent, answered)
@@ -69,7 +68,7 @@ class Committer:
             try:
                 await self.commit(list(self._assignment.states.values()), self._settings.request_timeout)
             except TopicNotFoundError as error:
-                logger.info("%s: a topic was deleted: %s", self._name, error)
+                logger.info("%s: commit refused, a topic was deleted: %s", self._name, error)
                 self._topic_gone()
                 await asyncio.sleep(LOOK_SECONDS)
             except CommitFailedError as error:
@@ -85,7 +84,7 @@ class Committer:
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
-        Sooner when `commit_count` messages are done, later in a busy thread. Never at once after the last one.
+        Sooner when `commit_count` messages are done, later in a busy thread; never at once after the last commit.
         """
         interval = max(self._settings.commit_interval, SOON)
         if self._load.share() > BUSY:
@@ -106,7 +105,7 @@ class Committer:
         return self._counters.done - self._done_at_commit
 
     async def commit(self, states: Iterable[PartitionState], timeout: float) -> None:
-        """Commits what is done in these partitions and was not committed yet; nothing of those that were revoked.
+        """Commits what is done and not yet committed in these partitions, and nothing of those that were revoked.
 
         Raises what `TransportConsumer.commit` does.
         """

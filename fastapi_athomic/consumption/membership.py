@@ -1,4 +1,4 @@
-"""One member of the consumer group: what it does when partitions come and go, and when it may have been evicted."""
+"""A member of the consumer group: what it does when partitions come and go, and when it may have been evicted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from .placement import Placement
 logger = logging.getLogger(__name__)
 
 PREPARE_SECONDS = 5.0
-"""Until it is looked again whether what was missing is there."""
+"""How long until it is tried again to prepare topics, if something was missing."""
 
 
 class Membership:
-    """A `RebalanceListener` to the transport."""
+    """The `RebalanceListener` that the transport tells what the group decides.
+
+    It takes what the session must do then, in this order: on a revocation nothing new starts, what runs finishes, it is
+    committed, and the partitions are fenced; on an assignment the partitions are placed before anything is fetched.
+    """
 
     def __init__(
         self,
@@ -42,21 +46,21 @@ class Membership:
         self._client = client
         self._wake = wake
         self._preparing: asyncio.Task[None] | None = None
-        self.joined = asyncio.Event()  # the group has given us our partitions, perhaps none
-        self.moving = False  # our partitions have been called back
-        self.draining = False  # partitions are being given up: what lies in them is for others
+        self.joined = asyncio.Event()  # the group has given us partitions for the first time, perhaps none
+        self.moving = False  # the group has taken our partitions, and not given us any since
+        self.draining = False  # partitions are leaving: that nothing is fetched from them is no lack of progress
         self.changed_at = monotonic()  # the last time that partitions came or went
         self.without_partitions_since: float | None = monotonic()  # None: the group has given us ours
-        self.warning: str | None = None  # something that does not stop consumption
+        self.warning: str | None = None  # why topics could not be prepared; that does not stop consumption
 
     # --- what the transport tells
 
     def on_arrival(self) -> None:
-        """Messages have come."""
+        """The client has received messages: the poll loop need not wait any longer."""
         self._wake()
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
-        """The group has given us these, and no others. Returns after the first attempt to place them."""
+        """The group has given us these partitions, and no others. Returns after the first attempt to place them."""
         self._parts.counters.rebalances += 1
         self._assignment.revoke_all()
         self._assignment.lift("doubt")
@@ -74,7 +78,7 @@ class Membership:
         logger.info("%s: assigned %s", self._name, ", ".join(map(str, sorted(partitions))) or "nothing")
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
-        """The group takes these back. Returns when what ran has finished and is committed, or its time is up."""
+        """The group takes these partitions. Returns when what ran is finished and committed, or its time is up."""
         self.moving = True
         self._placement.withdraw()
         states = [self._assignment.states[tp] for tp in partitions if tp in self._assignment.states]
@@ -100,7 +104,7 @@ class Membership:
     # --- doubt
 
     async def confirm(self) -> None:
-        """Ends the doubt whether this process is still a member, by a commit: the broker takes it from members only."""
+        """Finds out by a commit whether this process is still a member: the broker accepts it from members only."""
         assignment = self._assignment
         offsets = {
             state.topic_partition: CommittedOffset(offset, state.tracker.note())
@@ -111,11 +115,15 @@ class Membership:
             if offsets:
                 await self._client().commit(offsets, self._settings.request_timeout)
         except CommitFailedError:
-            logger.warning("%s: the group went on without us, buffered messages are dropped", self._name)
+            logger.warning(
+                "%s: was evicted from its group while the process stood still: what had been fetched is dropped, other "
+                "members have the partitions",
+                self._name,
+            )
             assignment.revoke_all()
             self._placement.unplaced.clear()
         except TransportError as error:
-            logger.warning("%s: membership still in doubt: %s", self._name, error)
+            logger.warning("%s: membership still in doubt, as the broker did not confirm it: %s", self._name, error)
             return
         assignment.lift("doubt")
 
@@ -140,6 +148,6 @@ class Membership:
             await asyncio.sleep(PREPARE_SECONDS)
 
     def close(self) -> None:
-        """Ends what is under way beside the rebalances."""
+        """Stops preparing topics."""
         if self._preparing is not None:
             self._preparing.cancel()

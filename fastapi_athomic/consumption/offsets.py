@@ -1,4 +1,9 @@
-"""Which offsets of a partition are done, and how far it may be committed."""
+"""Which offsets of a partition are done, how far it may be committed, and what is written beside a committed offset.
+
+A commit holds one offset, and up to 4 kB of metadata. The metadata is used for a note: which offsets above the
+committed one are done already (so that they are not repeated after a rebalance), and a stamp that says to which topic
+the offset belongs.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 NOTE_PREFIX = "a1:"
 NOTE_LIMIT = 4_096
-"""Bytes of commit metadata a broker takes (Kafka's `offset.metadata.max.bytes`)."""
+"""Bytes of commit metadata that a broker accepts (Kafka's `offset.metadata.max.bytes`)."""
 NOTE_SPAN = 22_000
-"""Offsets one note can always tell apart: one bit each, in base64, below `NOTE_LIMIT` even if nothing compresses."""
+"""So many offsets always fit into a note: one bit each, in base64, below `NOTE_LIMIT` even if nothing compresses."""
 MAP_SPAN = 4 * NOTE_SPAN
-"""Offsets further away are left out of notes: where so many are missing in the log, a bitmap would be endless."""
+"""Offsets further above the first are left out of the note: a log may have gaps of any size, a bitmap may not."""
 
 _STAMP = struct.Struct(">16sII8sQ")
 _NO_ID = bytes(16)
@@ -30,12 +35,12 @@ _BROKEN = (ValueError, binascii.Error, zlib.error, struct.error)
 
 
 class Stamp(NamedTuple):
-    """What a commit says of its topic."""
+    """What a commit says about its topic."""
 
-    topic_id: bytes = b""  # of the topic that the offset belongs to; empty: not known
-    partitions: int = 0  # how many the topic had when the group began; 0: it came later
-    began: int = 0  # when that was, in seconds since the epoch; 0: neither is known
-    cluster: bytes = b""  # 8 bytes that tell it from others; empty: not known
+    topic_id: bytes = b""  # of the topic that the offset belongs to; empty: unknown
+    partitions: int = 0  # how many the topic had when the group began; 0: the topic came later
+    began: int = 0  # when the group began, in seconds since the epoch; 0: this and `partitions` are unknown
+    cluster: bytes = b""  # 8 bytes that identify the Kafka cluster; empty: unknown
 
 
 UNSTAMPED = Stamp()
@@ -65,22 +70,25 @@ class OffsetTracker:
     ) -> None:
         self._pending: deque[int] = deque()  # received, from the first that is not done
         self._done: set[int] = set()  # done, but something before it is not
-        self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to make one
+        self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to build it
         self.position = committed  # None: nothing was ever committed, and nothing is done yet
         self._stamp = stamp
-        # what was noted as done before, as a bitmap: to be noted again until the position has passed it, for the next
-        # rebalance may come before it is received here
+        # What the last owner noted as done, as a bitmap. It is noted again until the position has passed it: the next
+        # rebalance may come before these offsets are received here.
         self._before_base = committed or 0
         self._before = bitmap(offset - self._before_base for offset in done_before)
         self._committed = CommittedOffset(committed, self.note()) if committed is not None else None
 
     def received(self, offsets: Iterable[int]) -> None:
+        """These were fetched, in ascending order."""
         self._pending.extend(offsets)
 
     def done(self, offset: int) -> None:
+        """See `done_all`."""
         self.done_all((offset,))
 
     def done_all(self, offsets: Iterable[int]) -> None:
+        """These, which were received before, need not be handled again."""
         pending, done = self._pending, self._done
         for offset in offsets:
             if pending and pending[0] == offset:
@@ -103,7 +111,7 @@ class OffsetTracker:
             self.position = offset + 1
 
     def advance(self, position: int) -> bool:
-        """What comes next comes from `position` on. True if that moves what may be committed."""
+        """All messages to come are at `position` or above. True if that moves what may be committed."""
         if self._pending or (self.position is not None and position <= self.position):
             return False
         self.position = position
@@ -116,16 +124,17 @@ class OffsetTracker:
 
     @property
     def span(self) -> int:
-        """How many offsets a note would have to tell apart."""
+        """The number of offsets that a note has to cover."""
         return self._pending[-1] - self._pending[0] + 1 if self._pending else 0
 
     @property
     def committed(self) -> int | None:
+        """The offset that was committed last, as far as this process knows."""
         return self._committed.offset if self._committed else None
 
     @property
     def resume_offset(self) -> int | None:
-        """What may be committed at any time without a loss, also before anything is done; None: nothing is known."""
+        """What may be committed at any time without losing a message, even before anything is done. None: unknown."""
         if self.position is not None:
             return self.position
         return self._pending[0] if self._pending else None
@@ -136,7 +145,7 @@ class OffsetTracker:
         return not self._pending and self.position == self.committed
 
     def due(self) -> CommittedOffset | None:
-        """What is to be committed now, with a note of what is done above it; None if that has not changed."""
+        """What to commit now, with its note. None if nothing has changed since the last commit."""
         offset = self.resume_offset if self._done else self.position
         if offset is None:
             return None
@@ -144,10 +153,11 @@ class OffsetTracker:
         return None if due == self._committed else due
 
     def committed_as(self, offset: CommittedOffset) -> None:
+        """The broker has accepted this commit."""
         self._committed = offset
 
     def note(self) -> str:
-        """What is done above `resume_offset`, if anything is and it fits, and the stamp."""
+        """The metadata for a commit of `resume_offset`: what is done above it, if that fits, and the stamp."""
         offset = self.resume_offset
         if offset is None:
             return ""
@@ -171,6 +181,7 @@ class OffsetTracker:
 
 
 def bitmap(places: Iterable[int]) -> int:
+    """A number whose bits at these places are 1."""
     bits = bytearray()
     for place in places:
         byte, bit = divmod(place, 8)
@@ -181,11 +192,11 @@ def bitmap(places: Iterable[int]) -> int:
 
 
 def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
-    """What is done above a position, as text: `a1:`, then base64 of the zlib-packed bitmap, bit 0 for the position.
+    """The text of a note: `a1:`, then base64 of the zlib-packed bitmap `done`, whose bit 0 stands for the position.
 
-    Behind the packed bitmap, where earlier versions do not look, the stamp: topic id, partitions and time as one binary
-    number each, then cluster and position. Without the bitmap where both would exceed `NOTE_LIMIT`; empty where there
-    is nothing to say.
+    The stamp follows the packed bitmap, where earlier versions do not look: topic id, partitions and time as one binary
+    number each, then cluster and position. The bitmap is left empty if the note would exceed `NOTE_LIMIT` with it. The
+    note is empty if there is nothing to say.
     """
     if not done and stamp == UNSTAMPED:
         return ""
@@ -198,10 +209,10 @@ def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
 
 
 def own_words(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
-    """The commit without its metadata, if that was written for another offset or in another cluster, and copied.
+    """The commit, without its metadata if that was written for another offset or in another cluster.
 
-    Tools that move the offsets of a group do so (mirrors of a cluster, copies of a group): the offset is
-    what they mean, and what was done above another one, in another log, says nothing here.
+    Tools that mirror a cluster or move the offsets of a group copy the metadata along. Only the offset counts then:
+    what was done above another offset, in another log, says nothing about this one.
     """
     try:
         _, stamp = _unpack(commit.metadata)
@@ -213,22 +224,26 @@ def own_words(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
 
 
 def decode_note(position: int, note: str) -> frozenset[int]:
-    """The offsets done above `position`.
+    """The offsets above `position` that the note calls done.
 
-    Foreign or broken notes give none, with a warning: they only cost repetition.
+    A note that is foreign or broken gives none, with a warning: those messages are handled again, nothing is lost.
     """
     if not note:
         return frozenset()
     try:
         bits, _ = _unpack(note)
     except (ValueError, binascii.Error, zlib.error) as error:
-        logger.warning("what a commit says was done above its offset cannot be read, that is handled again: %s", error)
+        logger.warning(
+            "the metadata of a committed offset cannot be read (%s): messages above that offset which were handled "
+            "before will be handled again",
+            error,
+        )
         return frozenset()
     return frozenset(position + distance for distance, bit in enumerate(reversed(bin(bits)[2:])) if bit == "1")
 
 
 def decode_stamp(note: str) -> Stamp:
-    """What the commit says of its topic; nothing if it is foreign, broken, or of an earlier version."""
+    """What the note says about its topic; `UNSTAMPED` if it is foreign, broken, or of an earlier version."""
     try:
         _, stamp = _unpack(note)
         topic_id, partitions, began, cluster, _ = _STAMP.unpack(stamp)
@@ -239,7 +254,7 @@ def decode_stamp(note: str) -> Stamp:
 
 
 def _unpack(note: str) -> tuple[int, bytes]:
-    """The bitmap, and what stands behind it."""
+    """The bitmap, and the bytes behind it. Raises one of `_BROKEN`."""
     if not note.startswith(NOTE_PREFIX):
         raise ValueError("written by something else")
     packed = base64.b64decode(note[len(NOTE_PREFIX) :], validate=True)

@@ -157,7 +157,7 @@ class PartitionState:
         self.work_done = parts.work_done
         self.stamp = stamp
         self._tracker = OffsetTracker(committed, stamp, done_before=skip)
-        self._chunks: deque[tuple[int, int, int, int]] = deque()  # of each fetch: first and last offset, their times
+        self._chunks: deque[tuple[int, int, int, int]] = deque()  # per fetch: first and last offset, and their times
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
         self.conclude: Callable[[int], None] = self.concluded.append  # a list's own method: it costs least
         self.conclude_all: Callable[[Iterable[int]], None] = self.concluded.extend

@@ -1,4 +1,4 @@
-"""What a session is built from: by the factory once, for every session of a service."""
+"""What a session is built from. The factory puts it together once, for all sessions of a service."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .strategies import ConsumptionStrategy, Guard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionParts:
-    """What a session is built from. Its components are given the same structure, and take what they need."""
+    """What a session is built from; its components get the same structure."""
 
     name: str
-    connect: Callable[[RebalanceListener, frozenset[str]], TransportConsumer]  # a member that follows also these topics
+    connect: Callable[[RebalanceListener, frozenset[str]], TransportConsumer]  # a member that follows these topics, too
     make_strategy: Callable[[Guard], ConsumptionStrategy]
-    ensure_topics: Callable[[], Awaitable[frozenset[str]]]  # makes the sources ready; what else is to be followed now
-    follow: Callable[[TransportConsumer, frozenset[str]], Awaitable[None]]  # lets it follow those that come and go
-    prepare: Callable[[Collection[str]], Awaitable[None]]  # makes ready what the topics' messages will need
-    delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: when a message is due
+    ensure_topics: Callable[[], Awaitable[frozenset[str]]]  # checks or creates the sources; returns what else to follow
+    follow: Callable[[TransportConsumer, frozenset[str]], Awaitable[None]]  # keeps it following topics that come and go
+    prepare: Callable[[Collection[str]], Awaitable[None]]  # checks or creates the DLQ and retry topics of these
+    delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: seconds until due
     forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
     starting_points: StartingPoints
     settings: AthomicSettings

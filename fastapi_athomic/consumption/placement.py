@@ -1,6 +1,7 @@
-"""Places the partitions of a session: when they are given to it, when a position is lost, when an operator seeks.
+"""Where each partition of a session is read from: when it is assigned, loses its position, or an operator seeks.
 
-`positions` decides from where a partition is read; here that is carried out, and tried again until it works.
+The module `positions` decides; this one carries it out, and tries again until it works. It also notices when a topic
+was deleted and created again: its partitions are read from their beginning then.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from .positions import Lost, Start, report
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
-"""Between two attempts to place partitions."""
+"""Pause between two attempts to place partitions."""
 TOPICS_SECONDS = 5.0
 """How often the broker is asked whether the topics are still there, and still the same."""
 
 
 class Placement:
-    """Gives each partition the offset at which it is read, and a new state where the log is another one.
+    """Seeks each partition to the offset from which it is read, and gives it a new state if its log is a new one.
 
-    A partition in `unplaced` is ours, but from where it is read is not known yet: it is not fetched until then.
+    `unplaced` holds partitions that are ours, but must not be fetched yet: where to read from is not known. The poll
+    loop reads it; `Membership` clears it when the process was evicted from the group.
     """
 
     def __init__(
@@ -49,33 +51,33 @@ class Placement:
         self._client = client
         self._wake = wake  # lets the poll loop see at once that there is something to fetch
         self.unplaced: dict[TopicPartition, Lost | None] = {}
-        self.attempt: asyncio.Task[None] | None = None  # to place what is unplaced: the last one, or the one under way
+        self.attempt: asyncio.Task[None] | None = None  # to place what is unplaced: under way, or the last one
         self._attempted_at = 0.0  # on the monotonic clock
-        self._generation = 0  # counts what was assigned and revoked
+        self._generation = 0  # counts assignments and revocations: an attempt from before one of them is void
         self._look_at_topics = asyncio.Event()
-        self.topics: Mapping[str, TopicInfo | None] | None = None  # that are followed, as the broker knows them
+        self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
         self.problem: str | None = None  # why partitions cannot be read yet
 
     # --- when partitions come, and when they are lost
 
     def give(self, partitions: Iterable[TopicPartition]) -> asyncio.Task[None] | None:
-        """The group has given us these, and no others. Returns the first attempt to place them, if there are any."""
+        """The group has given us these partitions, and no others. Returns the first attempt to place them, if any."""
         self._generation += 1
         self.unplaced = dict.fromkeys(sorted(partitions))
         return self._place_beside() if self.unplaced else None
 
     def withdraw(self) -> None:
-        """The group takes partitions back: what is under way for them is void."""
+        """The group takes partitions back: an attempt that is under way is void."""
         self._generation += 1
         self.unplaced.clear()
 
     def lose(self, state: PartitionState) -> None:
-        """The client says that the position of this partition leads nowhere."""
+        """The log no longer has the position of this partition, as the client found out."""
         reached = max(state.high_offset + 1, state.unfinished or 0)
         self.unplaced.setdefault(state.topic_partition, Lost(reached, state.stamp.topic_id))
 
     def try_again(self, now: float) -> None:
-        """Begins another attempt if the last one has ended and it is time. Raises what broke the last one."""
+        """Starts another attempt, unless one is under way or has just been made. Raises what broke the last one."""
         if self.attempt is not None and not self.attempt.done():
             return
         if self.attempt is not None and not self.attempt.cancelled():
@@ -91,7 +93,7 @@ class Placement:
         return self.attempt
 
     async def _place(self) -> None:
-        """Takes the positions of the partitions that have none, and lets them be fetched. What fails is tried again."""
+        """One attempt: finds the positions of the unplaced partitions, and lets these be fetched."""
         generation, unplaced = self._generation, dict(self.unplaced)
 
         def still_ours() -> bool:
@@ -105,7 +107,7 @@ class Placement:
             return
         except TransportError as error:
             self.problem = f"cannot begin to read {_listed(unplaced)}: {error}"
-            logger.warning("%s: %s; it is tried again", self._name, self.problem)
+            logger.warning("%s: %s; it will be tried again", self._name, self.problem)
             return
         self.problem = None
         for place, start in starts.items():
@@ -121,7 +123,7 @@ class Placement:
             self._assignment.begin(fresh)  # before the first message can come
         try:
             await self._client().seek(place, start.committed.offset)
-        except TransportError as error:  # it was taken from us just now, and a rebalance will tell
+        except TransportError as error:  # it was just taken from us: a rebalance is on its way
             logger.info("%s: %s", self._name, error)
             return
         self._parts.counters.lost_to_retention += start.dropped
@@ -131,11 +133,11 @@ class Placement:
     # --- topics that are deleted
 
     def look_soon(self) -> None:
-        """Somebody has reason to think that a topic was deleted."""
+        """Has the topics looked at now: one of them may have been deleted."""
         self._look_at_topics.set()
 
     async def watch_topics(self, joined: asyncio.Event) -> None:
-        """Looks at the topics regularly, from when the session has `joined` until it is cancelled."""
+        """Looks at the topics regularly, once the session has `joined` the group, until it is cancelled."""
         while True:
             try:
                 async with asyncio.timeout(TOPICS_SECONDS):
@@ -157,8 +159,8 @@ class Placement:
         for topic in {place.topic for place in gone}:
             of_topic = [state for place, state in gone.items() if place.topic == topic]
             logger.warning(
-                "%s: topic %s was deleted and made anew: %d messages of the old one that are in hand are dropped, "
-                "handlers that run may end, nothing of it is committed",
+                "%s: topic %s was deleted and made anew: %d messages of the old one are dropped; handlers that run "
+                "may finish, but nothing of the old topic is committed",
                 *(self._name, topic, sum(state.buffered for state in of_topic)),
             )
             self._assignment.revoke(of_topic)
@@ -173,7 +175,7 @@ class Placement:
     async def seek(self, place: TopicPartition, offset: int) -> None:
         """Goes on at `offset`, and commits that; what runs may finish before, for up to `drain_timeout` seconds.
 
-        Raises `TransportError` when the partition is not assigned here, or the commit failed; all is as it was then.
+        Raises `TransportError` if the partition is not assigned here, or the commit failed: nothing has changed then.
         """
         assignment = self._assignment
         state = assignment.states.get(place)
@@ -190,7 +192,7 @@ class Placement:
             assignment.begin(state)
         self._parts.forget([place])
         self._wake()
-        logger.warning("%s: %s goes on at offset %d, as asked for", self._name, place, offset)
+        logger.warning("%s: %s goes on at offset %d, as somebody asked for by `seek`", self._name, place, offset)
 
     async def _go_to(self, state: PartitionState, offset: int) -> None:
         place = state.topic_partition

@@ -1,13 +1,14 @@
-"""From where a partition is read, when it is given to us and when its position is lost.
+"""The offset from which a partition is read, when it is assigned and when its position is lost.
 
-What a group has committed says it. Where nothing is committed, a source topic is read from where `auto_offset_reset`
-says if the group only begins with it; else from its beginning, as what it holds came after the group had begun. That
-first position is committed before anything is fetched, so it is taken once.
+If the group has committed an offset, that is it. If not, there are two cases. A group that only begins with a topic
+reads it from where `auto_offset_reset` says. A partition that was added after the group had begun is read from its
+beginning, as all that it holds came later. The first position is committed before anything is fetched, so that it is
+decided only once.
 
-Two members that begin together see each other's first commits. These say how many partitions the topic had then (0 if
-it came later than the group), so nobody takes them for a proof that the own partitions came later. They also say which
-topic they belong to: a commit of one that was deleted meanwhile, and made anew under the same name, is not followed
-(KIP-516).
+Members that begin together see each other's first commits, which must not look like proof that their own partitions
+were added later. So a commit also says how many partitions the topic had when the group began (0 if the topic came
+later than the group). It says to which topic it belongs, too: the commit of a topic that was deleted, and created again
+under the same name, is not followed (KIP-516).
 """
 
 from __future__ import annotations
@@ -25,44 +26,44 @@ from .offsets import Stamp, bitmap, decode_note, decode_stamp, encode_note, own_
 logger = logging.getLogger(__name__)
 
 BEGIN_TOGETHER_SECONDS = 300.0
-"""Seconds: members that take their first positions within so long begin together. Counts for the topics of a pattern:
-one without a commit, in a group that is older, came later."""
+"""Seconds: members that take their first positions within this time begin together. Used for the topics of a pattern:
+a topic without a commit, in a group that is older than this, came later than the group."""
 
 Cause = Literal["committed", "begun", "recreated", "retention", "truncated"]
-"""Why it is read from there: a commit said so; there was none; the commits are those of a topic that was deleted; what
-was to be read next was dropped; the log ends before the position."""
+"""Why a partition is read from there: a commit said so; there was no commit; the commits belong to a topic that was
+deleted; retention dropped what was to be read next; the log ends before the position."""
 
 
 class Lost(NamedTuple):
-    """A position that seems to lead nowhere any more."""
+    """A position that the log no longer seems to have."""
 
     position: int
-    topic_id: bytes  # of the topic that it was a position in
+    topic_id: bytes  # of the topic that the position belongs to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """From where a partition is read."""
+    """Where a partition is read from, and why."""
 
     committed: CommittedOffset
     stamp: Stamp
     cause: Cause
-    skip: frozenset[int] = frozenset()  # done already, though above the position
-    dropped: int = 0  # offsets between the position and the first that is kept
-    to_commit: bool = False  # before anything is fetched
+    skip: frozenset[int] = frozenset()  # offsets above the position that are done already
+    dropped: int = 0  # how many offsets retention dropped before they were read
+    to_commit: bool = False  # the position has to be committed before anything is fetched
 
     @property
     def goes_on(self) -> bool:
-        """What is in hand is of the same log, and remains to be done."""
+        """The log is still the same one: messages that were fetched before remain to be handled."""
         return self.cause in ("committed", "retention")
 
 
 class StartingPoints:
-    """Takes the positions of one consumer. Lives as long as its service, and remembers the topics it has seen."""
+    """Decides the positions of one consumer. Lives as long as its service, and remembers the topics it has seen."""
 
     def __init__(self, *, reset: OffsetReset, is_own: Callable[[str], bool], pattern: bool) -> None:
         self._reset = reset
-        self._is_own = is_own  # a topic through which messages come back to this group: what is in it waits for us
+        self._is_own = is_own  # a retry or redrive topic of this group: all that is in it is for this group
         self._pattern = pattern
         self._seen: dict[str, bytes] = {}  # topics, and their ids
 
@@ -73,10 +74,10 @@ class StartingPoints:
         timeout: float,
         still_ours: Callable[[], bool],
     ) -> tuple[dict[TopicPartition, Start], Mapping[str, TopicInfo | None]]:
-        """From where each partition is read (absent: its topic is gone), and what the client says of its topics.
+        """Where each partition is read from, and the topics as `client.topics` gives them.
 
-        First positions are committed, unless `still_ours` says no by then: then nothing is given. Raises
-        `TransportError`.
+        Partitions whose topic is gone are absent. First positions are committed; if `still_ours` says no before that,
+        nothing is committed, and no partition is returned. Raises `TransportError`.
         """
         end = monotonic() + timeout
         topics = await client.topics(timeout)
@@ -95,14 +96,14 @@ class StartingPoints:
             return {}, topics
         if news := {place: start.committed for place, start in starts.items() if start.to_commit}:
             await client.commit(news, end - monotonic())
-        if len(there) == len(wanted):  # else that broker has not heard of all topics yet
+        if len(there) == len(wanted):  # else the broker that answered has not heard of all topics yet
             self._seen |= {name: info.id for name, info in topics.items() if info is not None}
         return starts, topics
 
     def _as_committed(self, found: CommittedOffset, info: TopicInfo) -> Start | None:
-        """None: the commit belongs to a topic that is no more.
+        """Where a commit says to go on. None: the commit belongs to a topic that was deleted.
 
-        One without a stamp gets it at once: what is added to the topic from now on came later.
+        A commit without a stamp is stamped at once, so that partitions added from now on are known to have come later.
         """
         commit = own_words(found, info.cluster)
         stamp = decode_stamp(commit.metadata)
@@ -143,7 +144,7 @@ class StartingPoints:
         topics: Mapping[str, TopicInfo | None],
         end: float,
     ) -> Mapping[str, list[Stamp]]:
-        """What the group's commits for the same topics say; with a pattern, for all that match."""
+        """The stamps of the group's commits, by topic: for these topics, or for all that match the pattern."""
         if self._reset == "earliest" and not self._seen.keys() & begun:
             return {}
         sources = [name for name in topics if name in begun or self._pattern]
@@ -172,9 +173,10 @@ class StartingPoints:
         )
 
     def _came_later(self, place: TopicPartition, counts: Collection[int], *, known: bool, began: int) -> bool:
-        """The group had begun before the partition was there, so all that it holds came after that.
+        """True if the partition was added after the group had begun: then all that it holds came later.
 
-        `counts`: how many partitions the topic had then, as its commits say. `known`: there are commits for the topic.
+        `counts`: how many partitions the topic had when the group began, as its commits say. `known`: the topic has
+        commits.
         """
         if self._is_own(place.topic) or (self._seen and place.topic not in self._seen):
             return True
@@ -183,7 +185,7 @@ class StartingPoints:
         return self._pattern and began < time() - BEGIN_TOGETHER_SECONDS
 
     def _began(self, others: Mapping[str, Collection[Stamp]]) -> int:
-        """Seconds since the epoch; now, if nothing says it."""
+        """When the group began, in seconds since the epoch; now, if no commit says it."""
         return min((stamp.began for stamps in others.values() for stamp in stamps if stamp.began), default=int(time()))
 
     def _lost(self, lost: Lost, info: TopicInfo, first: int, end: int) -> Start:
@@ -194,20 +196,20 @@ class StartingPoints:
         if lost.position < first:
             dropped = first - lost.position
             return Start(committed=_stamped(first, stamp), stamp=stamp, cause="retention", dropped=dropped)
-        if lost.position <= end:  # a broker that was behind has told something else
+        if lost.position <= end:  # the position is fine: a broker that lagged behind had said otherwise
             return Start(committed=_stamped(lost.position, stamp), stamp=stamp, cause="committed")
         return Start(committed=_stamped(first, stamp), stamp=stamp, cause="truncated", to_commit=True)
 
 
 def report(name: str, place: TopicPartition, start: Start) -> None:
-    """Says in the log where the consumer `name` reads on, and why, where that is not what it expected."""
+    """Logs where the consumer `name` reads on, and why, unless a commit said so."""
     offset = start.committed.offset
     if start.cause == "begun":
         logger.info("%s: nothing is committed for %s, it is read from offset %d", name, place, offset)
     elif start.cause == "retention":
         logger.warning(
             "%s: %s: retention dropped offsets %d to %d before they were read: up to %d messages are lost. Reading "
-            "goes on with the oldest that is kept. If that is not meant to happen, the topic must keep them for longer",
+            "goes on at the oldest message that is kept. To prevent this, raise the topic's retention",
             *(name, place, offset - start.dropped, offset - 1, start.dropped),
         )
     elif start.cause == "recreated":

@@ -1,4 +1,4 @@
-"""One subscription at run time: a session that is rebuilt when it breaks, its state, its status and its health."""
+"""One subscription at run time: a session that is rebuilt when it breaks, and what is to be seen of it from outside."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .session import ConsumerSession, longest_rebalance
 logger = logging.getLogger(__name__)
 
 STEADY_SECONDS = 60.0
-"""A session that lived so long was sound: the back-off starts anew."""
+"""A session that lived for longer was sound: the back-off starts again at its shortest."""
 
 
 class ServiceState(StrEnum):
@@ -53,7 +53,7 @@ SAID = {
     ServiceState.STARTING: "it connects, or waits for its partitions",
     ServiceState.BACKING_OFF: "it broke, and is rebuilt after a pause",
 }
-"""What health says of these beside their names."""
+"""What health adds to the names of these states."""
 
 TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
     ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
@@ -70,7 +70,7 @@ class ServiceParts:
     """What a service is built from."""
 
     subscription: Subscription
-    new_session: Callable[[bool], ConsumerSession]  # paused from the beginning, or not
+    new_session: Callable[[bool], ConsumerSession]  # True: paused from the beginning
     dlq_handler: DLQHandler
     orchestrator: HeadersOrchestrator
     counters: Counters
@@ -82,8 +82,11 @@ class ServiceParts:
 class ConsumerService:
     """Consumes one subscription until it is stopped.
 
-    A session that raises (the client died, a worker died, no progress) is closed and built anew after a back-off;
-    nothing else ends it. A service lives once: a second run of the app builds a new one.
+    A session that raises (the client died, a worker died, no progress) is closed, and after a back-off the next one is
+    built. A service lives once: a second run of the app builds a new one. It is a service of the lifecycle manager
+    (`start`, `stop`, `required`, `depends_on`).
+
+    Its attributes are for others to read; only the service sets them.
     """
 
     required = True
@@ -114,7 +117,7 @@ class ConsumerService:
     # --- life
 
     async def start(self) -> None:
-        """Returns when the group has given it its partitions; keeps trying while the broker is away."""
+        """Returns when the group has given it partitions, perhaps none; keeps trying while the broker is away."""
         if self._supervisor is None and not self._stop.is_set():
             self._supervisor = asyncio.create_task(self._supervise(), name=f"athomic-{self.name}")
         await self._ready.wait()
@@ -132,11 +135,13 @@ class ConsumerService:
             self._supervisor.cancel()
 
     def pause(self) -> None:
+        """Nothing new is fetched or started, in later sessions either; what runs may finish."""
         self.paused = True
         if self._session is not None:
             self._session.pause()
 
     def resume(self) -> None:
+        """Goes on after `pause`."""
         self.paused = False
         if self._session is not None:
             self._session.resume()
@@ -216,6 +221,7 @@ class ConsumerService:
 
     @property
     def ready(self) -> bool:
+        """The running session has joined its group."""
         return self.state is ServiceState.RUNNING
 
     def health(self) -> ConsumerHealth:
@@ -246,10 +252,11 @@ class ConsumerService:
         )
 
     def note_blocking(self, seconds: float) -> None:
-        """The handler kept the event loop from turning for so long, until now."""
+        """The handler has blocked the event loop for so long, until now."""
         self._blocked = (monotonic(), seconds)
 
     def status(self) -> ConsumerStatus:
+        """May be asked from another thread."""
         session, subscription = self._session, self.subscription
         oldest = session.oldest_start() if session else None
         return ConsumerStatus(
@@ -285,29 +292,30 @@ class ConsumerService:
         return list(self._session.states) if self._session is not None else []
 
     def settled(self) -> bool:
-        """All that is in the assigned partitions, as far as known, has been concluded and committed."""
+        """All messages in the assigned partitions, as far as known, are concluded and committed."""
         return self._session is not None and self.ready and self._session.settled()
 
     # --- lineage
 
     @property
     def lineage_run(self) -> JobRun | None:
+        """The run that OpenLineage is told of; None if lineage is off."""
         return self._orchestrator.lineage_run
 
     def consumed_topics(self) -> list[str]:
-        """The source topics; of a pattern those that are assigned."""
+        """The source topics; for a pattern, those of which a partition is assigned here."""
         source_of = self.dlq_handler.returns.source_of
         return sorted({*self.subscription.topics, *(source_of(state.topic) for state in self._partitions())})
 
     def written_topics(self) -> list[str]:
-        """Where the handler published to, and its DLQ if it has dead letters."""
+        """The topics that the handler published to, and its DLQ topics if it had dead letters."""
         letters = self._dlq_topics() if self.counters.dead_lettered else []
         return sorted({*self._orchestrator.published_topics, *letters})
 
     # --- positions and rates
 
     def positions(self) -> dict[TopicPartition, int | None]:
-        """The next offset to be fetched of each assigned partition, if known."""
+        """The next offset to be fetched from each assigned partition; None if not known yet."""
         session = self._session
         return {place: session.client.position(place) for place in list(session.states)} if session is not None else {}
 
@@ -348,5 +356,5 @@ def _moment(seconds: float | None) -> datetime | None:
 
 
 def _describe(error: BaseException) -> str:
-    """Our own errors in full; of others the type only: their text may hold data."""
+    """Our own errors in full; of other errors only the type, as their text may hold data."""
     return str(error) if isinstance(error, AthomicError) else type(error).__name__

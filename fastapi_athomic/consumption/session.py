@@ -1,7 +1,8 @@
-"""One membership in a consumer group, from connecting to leaving: its life, and the polling.
+"""One membership in a consumer group, from connecting to leaving: its life, and its poll loop.
 
-What else a session does is its components': `Assignment` (which partitions, and what may start on them), `Placement`
-(from where each is read), `Committer` (what is committed, and when) and `Membership` (what the group tells).
+The rest is in its four components: `Assignment` (the partitions, and what may start on them), `Placement` (where each
+is read from), `Committer` (what is committed, and when) and `Membership` (what happens when the group moves
+partitions).
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from .placement import Placement
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-"""How long a poll waits for messages; also how soon a stop or a resumed partition is noticed."""
+"""How long a poll waits for messages. A stop or a resumed partition is noticed after this time at the latest."""
 REBALANCE_MARGIN_SECONDS = 10.0
-"""Seconds that noticing a rebalance, joining and being assigned may take, beside the drain and the requests."""
+"""Seconds that it may take to notice a rebalance, to join and to be assigned, besides the drain and the requests."""
 CLOSE_RESERVE = 0.3
-"""Share of the time for closing that is kept for the last commit and for leaving the group."""
+"""Share of the time for closing that is reserved for the last commit and for leaving the group."""
 
 
 class ConsumerSession:
     """Consumes as one member of the group. Lives once: the service builds another when this one breaks.
 
-    What is to be seen of it may be asked from another thread.
+    What the section "looking" holds may be asked from another thread, `last_message_at` as well.
     """
 
     def __init__(self, parts: SessionParts, *, paused: bool) -> None:
@@ -52,7 +53,7 @@ class ConsumerSession:
         self._placement = Placement(parts, self._assignment, self._committer, client, wake)
         self._membership = Membership(parts, self._assignment, self._committer, self._placement, client, wake)
         self._positions_noted_at = 0.0  # on the monotonic clock
-        self._intake_ends = 0.0  # on the monotonic clock: fetches that find messages follow each other until then
+        self._intake_ends = 0.0  # on the monotonic clock: until then fetches follow each other at once
         self._ended = asyncio.Event()
         self._started = False
         self._progress_at = monotonic()
@@ -61,7 +62,7 @@ class ConsumerSession:
     # --- running
 
     async def run(self) -> None:
-        """Consumes until `close`. Raises `TransportError`, or what killed a worker."""
+        """Consumes until `close` is called. Raises `TransportError`, or what killed a worker."""
         self._started = True
         self._counters.timings.set_clock()
         try:
@@ -130,7 +131,7 @@ class ConsumerSession:
             await self._let_workers_in()
 
     async def _let_workers_in(self) -> None:
-        """A fetch that finds messages at once does not do that by itself."""
+        """Gives the event loop a turn: a fetch that finds messages at once does not."""
         began = monotonic()
         await asyncio.sleep(0)
         now = monotonic()
@@ -141,7 +142,7 @@ class ConsumerSession:
         return self._parts.share.intake(self._settings.max_poll_messages)
 
     async def _wait_for_call(self) -> None:
-        """While partitions are full nobody waits in the poll: one of them may get room before messages come."""
+        """Waits outside of the poll while partitions are full: one of them may get room before messages come."""
         await _within(self._call.wait(), POLL_SECONDS)
 
     def _has_room(self, state: PartitionState) -> bool:
@@ -156,8 +157,11 @@ class ConsumerSession:
         state = self._assignment.states.get(place)
         if state is None or state.revoked:
             return
-        if messages[0].offset <= state.high_offset:  # it was reset behind our back: what runs of the old one is fenced
-            logger.warning("%s: offsets of %s went back to %d", self._parts.name, place, messages[0].offset)
+        if messages[0].offset <= state.high_offset:  # what runs of the old log is fenced
+            logger.warning(
+                "%s: offsets of %s went back to %d: its position or its log was reset; reading goes on from there",
+                *(self._parts.name, place, messages[0].offset),
+            )
             self._assignment.revoke([state])
             state = self._assignment.add(place, None, state.stamp)
         new = state.receive(messages)
@@ -184,8 +188,8 @@ class ConsumerSession:
     def _note_positions(self, wanted: Iterable[TopicPartition], now: float) -> None:
         """To be called when all that was fetched has been accepted.
 
-        Where nothing of a partition is outstanding, what lies before its position is nothing that anybody will be
-        given: the ends of transactions, aborted ones, what was compacted away. That is committed, too.
+        If nothing of a partition is outstanding, the offsets before its position hold nothing that a reader is given:
+        the ends of transactions, aborted messages, what was compacted away. These offsets are committed, too.
         """
         self._positions_noted_at = now
         client, states = self._client(), self._assignment.states
@@ -215,9 +219,9 @@ class ConsumerSession:
         await self._placement.seek(place, offset)
 
     async def close(self, timeout: float) -> None:
-        """Lets what runs finish, commits, leaves.
+        """Lets what runs finish, commits, and leaves the group, all within `timeout` seconds.
 
-        All within `timeout` seconds. What is cut off is not committed. Never raises.
+        What does not finish in time is not committed. Never raises.
         """
         end = monotonic() + timeout
         states = self._assignment.close()
@@ -229,7 +233,7 @@ class ConsumerSession:
         try:
             await self._committer.commit(states, max(0.1, (end - monotonic()) / 2))
         except TransportError as error:
-            logger.warning("%s: last commit failed, some messages will repeat: %s", self._parts.name, error)
+            logger.warning("%s: the last commit failed, some messages will repeat: %s", self._parts.name, error)
         self._assignment.revoke_all()
         self._membership.close()
         if self._connected is not None:
@@ -239,12 +243,12 @@ class ConsumerSession:
 
     @property
     def joined(self) -> asyncio.Event:
-        """Set when the group has given us our partitions for the first time, perhaps none."""
+        """Set when the group has given us partitions for the first time, perhaps none."""
         return self._membership.joined
 
     @property
     def states(self) -> Mapping[TopicPartition, PartitionState]:
-        """The partitions that are read, or will be."""
+        """The partitions that are read, or will be, and how far each of them is."""
         return self._assignment.states
 
     @property
@@ -254,7 +258,7 @@ class ConsumerSession:
 
     @property
     def polled_at(self) -> float:
-        """On the monotonic clock."""
+        """When the poll loop last came round, on the monotonic clock."""
         return self._assignment.polled_at
 
     @property
@@ -264,15 +268,15 @@ class ConsumerSession:
 
     @property
     def without_partitions_since(self) -> float | None:
-        """On the monotonic clock; None while the group has given us ours."""
+        """When the group took our partitions, on the monotonic clock; None while we have what it gave us."""
         return self._membership.without_partitions_since
 
     def oldest_start(self) -> float | None:
-        """Since when the longest call of the handler runs, on the monotonic clock."""
+        """When the longest of the running calls of the handler began, on the monotonic clock; None: none runs."""
         return self._strategy.oldest_start()
 
     def settled(self) -> bool:
-        """As far as this client has heard, nothing is left to fetch, to conclude or to commit."""
+        """Nothing is left to fetch, to conclude or to commit, as far as this client has heard."""
         settled = self.joined.is_set() and not self._membership.moving and not self._placement.unplaced
         return settled and all(
             state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self.states.items()
@@ -288,7 +292,7 @@ class ConsumerSession:
 
     @property
     def client(self) -> TransportConsumer:
-        """There is one as soon as there are partitions."""
+        """Raises `TransportError` before there is one; there is one as soon as there are partitions."""
         return self._client()
 
     def _client(self) -> TransportConsumer:
@@ -298,9 +302,10 @@ class ConsumerSession:
 
 
 def longest_rebalance(settings: AthomicSettings) -> float:
-    """Seconds. All members wait for the one that drains longest, and that is no fault of theirs.
+    """How long a rebalance may take, in seconds: all members wait for the one that drains longest.
 
-    After the rebalance timeout (drain, commit, margin) the group goes on without it; then commits are read.
+    After the rebalance timeout (drain, commit, margin) the group goes on without that one; then the committed offsets
+    are read.
     """
     return settings.drain_timeout + 2 * settings.request_timeout + REBALANCE_MARGIN_SECONDS
 

@@ -1,6 +1,7 @@
-"""Whether a running consumer is healthy: from its progress, not from the existence of a task.
+"""Whether a running consumer is healthy, judged by its progress: that a task exists proves nothing.
 
-The service gathers `ConsumerFacts`; `judge` says what they mean. It asks nobody and looks at no clock.
+The service gathers `ConsumerFacts`, `judge` says what they mean. `judge` is a pure function: it asks nobody, and looks
+at no clock.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from ..settings import AthomicSettings
 from .status import ConsumerHealth, HealthStatus
 
 STALE_POLL_SECONDS = 10.0
-"""The fetch loop comes round every fraction of a second; health reports one that has not for so long."""
+"""A consumer that has not polled for so long is unhealthy: its loop comes round every fraction of a second."""
 LONG_REBALANCE_SECONDS = 10.0
-"""Health mentions a rebalance that has been under way for so long: somebody in the group drains."""
+"""A rebalance that has been under way for so long is mentioned: a member of the group still drains."""
 TIMEOUT_GRACE = 10.0
-"""Seconds that a handler may run beyond its own timeout, to clean up, until it counts as stuck."""
+"""Seconds that a handler may take to clean up after its own timeout, before it counts as stuck."""
 BLOCKING_SHOWN_SECONDS = 30.0
-"""Health reports a handler that has blocked the event loop for so long afterwards."""
+"""For how long it is mentioned that a handler has blocked the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class ConsumerFacts:
 
 
 def judge(facts: ConsumerFacts, subscription: Subscription, settings: AthomicSettings) -> ConsumerHealth:
-    """Unhealthy does not consume, through its own fault; degraded consumes, but somebody should look."""
+    """Unhealthy: it does not consume, and that is its own fault. Degraded: it consumes, but somebody should look."""
     broken, worrying = [*_broken(facts, subscription, settings)], [*_worrying(facts, subscription)]
     status = HealthStatus.UNHEALTHY if broken else HealthStatus.DEGRADED if worrying else HealthStatus.HEALTHY
     return ConsumerHealth(status=status, reasons=[*broken, *worrying])
@@ -60,7 +61,7 @@ def _broken(facts: ConsumerFacts, subscription: Subscription, settings: AthomicS
 
 
 def _stuck_after(subscription: Subscription, settings: AthomicSettings) -> float:
-    """Seconds in the handler. One that may take longer by its own timeout is not stuck."""
+    """Seconds in the handler. A handler whose own timeout is longer is not stuck."""
     timeout = subscription.timeout
     return max(settings.stuck_after, timeout + TIMEOUT_GRACE if timeout is not None else 0.0)
 
@@ -78,7 +79,7 @@ def _worrying(facts: ConsumerFacts, subscription: Subscription) -> Iterator[str]
 
 
 def _absent(topics: Mapping[str, object | None] | None, subscription: Subscription) -> Iterator[str]:
-    """Of the topics that are subscribed to: not this instance's fault."""
+    """Missing topics are not the fault of this process: they make a consumer degraded, not unhealthy."""
     if topics is None:
         return
     if (pattern := subscription.pattern) is not None:

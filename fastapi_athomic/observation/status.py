@@ -1,4 +1,4 @@
-"""What the routes say about consumers; the shapes in OpenAPI."""
+"""What the routes say about consumers: these models are the shapes in OpenAPI."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SEVERITY = list(HealthStatus)
 
 
 def worst(statuses: list[HealthStatus]) -> HealthStatus:
+    """Healthy if there are none."""
     return max(statuses, key=SEVERITY.index, default=HealthStatus.HEALTHY)
 
 
@@ -32,7 +33,7 @@ class ConsumerHealth(BaseModel):
 class HealthReport(BaseModel):
     status: HealthStatus
     consumers: dict[str, ConsumerHealth]
-    reasons: list[str] = []  # what concerns all consumers: the broker is away, a service could not start
+    reasons: list[str] = []  # what concerns all consumers: the broker cannot be reached, a service could not start
 
 
 class PartitionStatus(BaseModel):
@@ -40,10 +41,10 @@ class PartitionStatus(BaseModel):
     partition: int
     position: int | None  # the next offset to be fetched
     committed: int | None
-    end_offset: int | None  # the last stable offset: what is in open transactions does not count
-    lag: int | None  # messages from the lowest that is not concluded to the end
-    lag_seconds: float | None  # age of that one, by its timestamp; None: it has not been fetched yet; 0: there is none
-    in_flight: int  # received, not concluded
+    end_offset: int | None  # the last stable offset: messages of open transactions do not count
+    lag: int | None  # messages from the lowest that is not concluded up to the end
+    lag_seconds: float | None  # age of the lowest, by its timestamp; None: it was not fetched yet; 0: there is none
+    in_flight: int  # received, but not concluded
     paused: bool
 
 
@@ -76,13 +77,13 @@ class Rates(BaseModel):
 
 
 class OrderedStatus(BaseModel):
-    """Of an ordered consumer: what waits in its group, as it last heard from the state store."""
+    """What waits in the group of an ordered consumer, as the state store said last."""
 
-    aggregates_waiting: int  # that have messages in their waiting room
+    aggregates_waiting: int  # aggregates with messages in their waiting room
     parked: int  # messages in all waiting rooms
-    blocked: int  # aggregates whose next message failed, of this process
-    full: int  # aggregates whose messages found no room, of this process
-    oldest_gap_seconds: float  # for so long a number has been missing
+    blocked: int  # aggregates of this process whose next message failed
+    full: int  # aggregates of this process whose messages found no room
+    oldest_gap_seconds: float  # how long a number has been missing
 
 
 class ConsumerStatus(BaseModel):
@@ -102,7 +103,7 @@ class ConsumerStatus(BaseModel):
     rates: Rates
     oldest_in_flight_seconds: float | None
     last_message_at: datetime | None
-    last_error: str | None  # its type; texts of handlers' errors may hold data
+    last_error: str | None  # only its type: the text of a handler's error may hold data
     restarts: int
     dlq_topics: list[str]
     ordered: OrderedStatus | None = None
