@@ -94,18 +94,19 @@ class PartitionState:
 
     Whoever gets the partition next gets a new state; what still finishes on this one is fenced, it commits nothing.
 
-    For strategies, which run once per message or more. These are plain attributes because a call would cost too much:
+    For strategies. They touch these once per message or more, so these are plain attributes: a call would cost more
+    than the work it stands for.
 
     - Read `open` (new work may start), `revoked` (results are void), `delay`, `topic_partition`, and `work_done`,
       `concluded` and `settle_at`, which say together when `settle` is due.
-    - Add to `running` when a handler starts; call `finished_running` when it ends, which also wakes `drained`.
+    - Add to `running` directly when a handler starts; call `finished_running` when it ends, which also wakes `drained`.
     - Call `conclude` or `conclude_all` for offsets that are handled, dead-lettered or skipped by a rule, and `settle`
       after each slice of work.
 
     For the session, which alone changes the stage (see `TRANSITIONS`):
 
-    - `hold` and `lift` for what may pass, `leave` when the group takes the partition, `revoke` when it has;
-      `drained` waits for what runs.
+    - `hold` and `lift` for a while, `leave` when the group takes the partition, `revoke` when it has taken it;
+      `drained` waits until nothing runs.
     - `receive` takes in what was fetched; `tracker`, `buffered`, `unfinished`, `high_offset`, `low_mark`, `stamp`
       and the other properties say how far it is.
     """
@@ -200,7 +201,7 @@ class PartitionState:
 
     @property
     def paused(self) -> bool:
-        """By an operator."""
+        """An operator paused it."""
         return "paused" in self._holds
 
     # --- messages
@@ -266,19 +267,20 @@ class PartitionState:
 
     @property
     def committed(self) -> int | None:
-        """May be asked from another thread."""
+        """The offset that was committed last. May be asked from another thread."""
         return self._tracker.committed
 
     @property
     def unfinished(self) -> int | None:
-        """The lowest offset that is not concluded: what a commit would say now. May be asked from another thread."""
+        """The lowest offset that is not concluded: what would be committed now. May be asked from another thread."""
         return self._tracker.position
 
     @property
     def oldest_timestamp(self) -> float | None:
-        """Of the oldest message in hand that is not concluded, in milliseconds since the epoch; None: there is none.
+        """The timestamp of the oldest message that is fetched and not concluded, in milliseconds since the epoch.
 
-        Within the messages that were fetched together it is estimated. May be asked from another thread.
+        None if there is none. Estimated from the first and the last of the messages that were fetched together. May be
+        asked from another thread.
         """
         unfinished = self.unfinished
         for first, last, begins, ends in list(self._chunks):
