@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 
 from ..messages import TopicPartition
-from .offsets import Stamp
+from .notes import Stamp
 from .partitions import Hold, PartitionParts, PartitionState, WorkDone
 from .parts import SessionParts
 

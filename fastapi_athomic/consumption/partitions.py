@@ -13,7 +13,8 @@ from typing import Literal
 
 from ..exceptions import AthomicError
 from ..messages import RawMessage, TopicPartition
-from .offsets import UNSTAMPED, OffsetTracker, Stamp
+from .notes import UNSTAMPED, Stamp
+from .offsets import OffsetTracker
 
 _offset = itemgetter(RawMessage._fields.index("offset"))
 _value = itemgetter(RawMessage._fields.index("value"))

@@ -15,7 +15,7 @@ from ..messages import TopicPartition
 from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
-from .offsets import encode_note
+from .notes import encode_note
 from .partitions import PartitionState
 from .parts import SessionParts
 from .positions import Lost, Start, report

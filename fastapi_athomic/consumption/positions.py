@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from ..messages import TopicPartition
 from ..transports.base import CommittedOffset, OffsetReset, TopicInfo, TransportConsumer
-from .offsets import Stamp, bitmap, decode_note, decode_stamp, encode_note, own_words
+from .notes import Stamp, bitmap, decode_note, decode_stamp, encode_note, own_words
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from ..transports.base import TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
 from .membership import Membership
-from .offsets import NOTE_SPAN
+from .notes import NOTE_SPAN
 from .partitions import PartitionState
 from .parts import SessionParts
 from .placement import Placement

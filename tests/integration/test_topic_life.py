@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewPartitions
 
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, subscribe_to
-from fastapi_athomic.consumption.offsets import Stamp, encode_note
+from fastapi_athomic.consumption.notes import Stamp, encode_note
 from fastapi_athomic.observation.status import HealthReport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written

@@ -1,12 +1,10 @@
-import base64
 import random
-import zlib
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_athomic.consumption.offsets import NOTE_LIMIT, NOTE_SPAN, OffsetTracker, decode_note, encode_note
+from fastapi_athomic.consumption.notes import decode_note
+from fastapi_athomic.consumption.offsets import OffsetTracker
 from fastapi_athomic.transports.base import CommittedOffset
 
 
@@ -112,24 +110,6 @@ def test_p04_what_is_done_stays_noted_through_rebalances_however_little_each_own
         committed = tracker.due() or committed
 
 
-@given(st.integers(0, 2**62), st.sets(st.integers(0, 3_000), min_size=1))
-def test_a_note_tells_what_was_written(position: int, above: set[int]) -> None:
-    note = encode_note(sum(1 << distance for distance in above))
-    assert decode_note(position, note) == {position + distance for distance in above}
-
-
-def test_any_pattern_within_the_span_fits_into_a_note() -> None:
-    bits = random.Random(7).getrandbits(NOTE_SPAN) | 1 << NOTE_SPAN - 1
-    note = encode_note(bits)
-    assert 0 < len(note) <= NOTE_LIMIT
-    assert decode_note(0, note) == {offset for offset in range(NOTE_SPAN) if bits >> offset & 1}
-
-
-def test_what_does_not_fit_is_left_out() -> None:
-    assert encode_note(random.Random(7).getrandbits(10 * NOTE_SPAN)) == ""
-    assert encode_note(0) == ""
-
-
 def test_where_the_log_has_a_huge_hole_there_is_no_note() -> None:
     """A compacted topic. What is done behind the hole comes again after a crash, but no bitmap spans the hole."""
     tracker = OffsetTracker(committed=None)
@@ -142,17 +122,3 @@ def test_where_the_log_has_a_huge_hole_there_is_no_note() -> None:
     tracker.done(10**15 + 1)
     tracker.done(10**12 + 1)
     assert tracker.due() == CommittedOffset(10**12 + 2), "the note would begin far before what is done"
-
-
-BOMB = "a1:" + base64.b64encode(zlib.compress(b"\xff" * 10_000_000)).decode()
-
-
-@pytest.mark.parametrize("note", ["hello", "a1:", "a1:!!!", "a1:AAAA", "a2:eJwDAAAAAAE=", BOMB, "a1:" + "é"])
-def test_foreign_and_broken_notes_give_nothing_and_a_warning(note: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert decode_note(10, note) == frozenset()
-    assert "will be handled again" in caplog.text
-
-
-def test_no_note_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
-    assert decode_note(10, "") == frozenset()
-    assert not caplog.text

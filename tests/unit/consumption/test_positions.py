@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, TransportError, subscribe_to
-from fastapi_athomic.consumption.offsets import NOTE_LIMIT, NOTE_SPAN, Stamp, decode_note, decode_stamp, encode_note
+from fastapi_athomic.consumption.notes import NOTE_LIMIT, NOTE_SPAN, Stamp, decode_note, decode_stamp, encode_note
 from fastapi_athomic.consumption.positions import BEGIN_TOGETHER_SECONDS, Lost, Start, StartingPoints
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
