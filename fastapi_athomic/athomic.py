@@ -46,9 +46,9 @@ from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
+from .propagation.app_tracing import instrument_app, resolve_tracer_provider
 from .propagation.lineage import dataset_namespace
 from .propagation.middleware import AthomicMiddleware, Identify
-from .propagation.telemetry import instrument_app, resolve_tracer_provider
 from .publisher import GivenHeaders, Key, Publisher
 from .settings import AthomicSettings, read_settings, tell_unknown_variables
 from .stores.base import StateStore

@@ -39,7 +39,8 @@ from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.gauges import SequenceGauge
 from .payload.pipeline import PayloadPipeline
-from .propagation.headers import ContextAdapter, HeadersOrchestrator
+from .propagation.context import ContextAdapter
+from .propagation.headers import HeadersOrchestrator
 from .propagation.lineage import LineageAdapter, dataset_namespace
 from .propagation.telemetry import MessagingTelemetryAdapter
 from .sequencing.strategy import OrderedParts, OrderedStrategy

@@ -250,6 +250,26 @@ def common_context(contexts: Iterable[ExecutionContext]) -> ExecutionContext:
     return first if len(names) == len(FIELDS) else ExecutionContext(**{name: getattr(first, name) for name in names})
 
 
+class ContextAdapter:
+    """The execution context of messages.
+
+    What comes over the broker is believed: its access control decides who writes to a topic.
+    """
+
+    def __init__(self, max_value_length: int = MAX_VALUE_LENGTH) -> None:
+        self._max_value_length = max_value_length
+
+    def read(self, messages: Messages) -> ExecutionContext:
+        """The context of a message; of a batch what all its messages agree on. Never raises."""
+        if isinstance(messages, RawMessage):
+            return context_from_headers(messages.headers, self._max_value_length)
+        different = {message.headers for message in messages}
+        return common_context(context_from_headers(headers, self._max_value_length) for headers in different)
+
+    def outgoing(self) -> Headers:
+        return headers_from_context(get_context())
+
+
 def _usable_text(raw: bytes | None, max_length: int) -> str | None:
     if not raw or len(raw) > max_length:
         return None

@@ -22,19 +22,16 @@ from ..complaints import Complaints
 from ..messages import Headers, PublishedMessage, RawMessage
 from .context import (
     EMPTY,
-    MAX_VALUE_LENGTH,
+    ContextAdapter,
     ExecutionContext,
     Messages,
     apply_context,
-    common_context,
-    context_from_headers,
     current_messages,
-    get_context,
-    headers_from_context,
     undo_context,
 )
 from .lineage import PARENT, ROOT, RUN, JobRun, Lineage, LineageAdapter
-from .telemetry import NO_CONTEXT, TRACE_HEADERS, MessagingTelemetryAdapter, UnreadContext
+from .telemetry import MessagingTelemetryAdapter
+from .trace_headers import NO_CONTEXT, TRACE_HEADERS, UnreadContext
 
 logger = logging.getLogger(__name__)
 
@@ -67,26 +64,6 @@ class Open(Protocol):
     def __call__(self, message: RawMessage, /, attempt: int = 1, links: Sequence[Link] = ()) -> Scope: ...
 
 
-class ContextAdapter:
-    """The execution context of messages.
-
-    What comes over the broker is believed: its access control decides who writes to a topic.
-    """
-
-    def __init__(self, max_value_length: int = MAX_VALUE_LENGTH) -> None:
-        self._max_value_length = max_value_length
-
-    def read(self, messages: Messages) -> ExecutionContext:
-        """The context of a message; of a batch what all its messages agree on. Never raises."""
-        if isinstance(messages, RawMessage):
-            return context_from_headers(messages.headers, self._max_value_length)
-        different = {message.headers for message in messages}
-        return common_context(context_from_headers(headers, self._max_value_length) for headers in different)
-
-    def outgoing(self) -> Headers:
-        return headers_from_context(get_context())
-
-
 class PublishScope:
     """A publish under way. `headers` are those to send."""
 
@@ -112,6 +89,7 @@ class HeadersOrchestrator:
         handler_id: str = "",
     ) -> None:
         self._telemetry = telemetry
+        self._trace_headers = telemetry.trace_headers
         self._tracing = telemetry.enabled
         self.open: Open = self._open_span if telemetry.enabled else self.open_reading
         self._lineage = lineage
@@ -196,7 +174,7 @@ class HeadersOrchestrator:
         for belonging_together in (TRACE_HEADERS, LINEAGE_HEADERS):  # never one part from the caller and one from here
             if not taken.isdisjoint(belonging_together):
                 taken |= belonging_together
-        added = self._outgoing(self._telemetry, partial(self._telemetry.outgoing, span))
+        added = self._outgoing(self._telemetry, partial(self._trace_headers.outgoing, span))
         added += self._outgoing(self._context, self._context.outgoing)
         if self._lineage is not None:
             added += self._outgoing(self._lineage, self._lineage.outgoing)
@@ -224,7 +202,7 @@ class HeadersOrchestrator:
     def read_trace(self, message: RawMessage) -> Context:
         nothing = attach(NO_CONTEXT)  # a propagator may look at what is current, which is what is being read
         try:
-            return self._telemetry.remote_context(message.headers)
+            return self._trace_headers.remote_context(message.headers)
         except Exception as error:
             self._complain(self._telemetry, error)
             return NO_CONTEXT

@@ -17,7 +17,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from fastapi_athomic import ExecutionContext, get_context, get_lineage, set_context
 from fastapi_athomic.messages import Headers, RawMessage
-from fastapi_athomic.propagation.headers import ContextAdapter, HeadersOrchestrator
+from fastapi_athomic.propagation.context import ContextAdapter
+from fastapi_athomic.propagation.headers import HeadersOrchestrator
 from fastapi_athomic.propagation.lineage import PARENT, ROOT, RUN, JobRun, LineageAdapter, dataset_namespace
 from fastapi_athomic.propagation.telemetry import MessagingTelemetryAdapter
 

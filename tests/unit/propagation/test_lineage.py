@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fastapi_athomic import get_lineage
 from fastapi_athomic.messages import Headers, RawMessage
-from fastapi_athomic.propagation.headers import ContextAdapter, HeadersOrchestrator
+from fastapi_athomic.propagation.context import ContextAdapter
+from fastapi_athomic.propagation.headers import HeadersOrchestrator
 from fastapi_athomic.propagation.lineage import (
     PARENT,
     ROOT,

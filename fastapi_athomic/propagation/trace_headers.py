@@ -1,0 +1,222 @@
+"""The trace headers of messages: read by the app's own propagator, or when somebody asks for them, and written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ..messages import Headers, RawMessage
+
+TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
+NO_CONTEXT = Context()
+SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT)))  # set_span_in_context copies, slower
+
+_W3C = TraceContextTextMapPropagator()
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
+_FLAGS = tuple(map(TraceFlags, range(256)))
+
+
+class TraceHeaders:
+    """Reads and writes the headers of a propagator. None: the global one."""
+
+    def __init__(self, propagator: TextMapPropagator | None = None) -> None:
+        self._propagator = propagator or propagate.get_global_textmap()
+        self._fields = frozenset(self._propagator.fields)
+        self._is_w3c = _is_w3c(self._propagator)
+
+    def remote_context(self, headers: Headers) -> Context:
+        """What the producer's headers say, without a span of our own.
+
+        At a third of the propagators' price in the usual case: one well-formed `traceparent` and no other header for
+        them, and they are W3C's.
+        """
+        if not self._is_w3c:
+            return self._extract(headers)
+        parent: bytes | None = None
+        for name, raw in headers:
+            if name in self._fields:
+                if parent is not None or name != "traceparent" or raw is None:
+                    return self._extract(headers)
+                parent = raw
+        if parent is None:
+            return NO_CONTEXT
+        found = _TRACEPARENT(parent)
+        if found is None:
+            return self._extract(headers)
+        trace_id, span_id, flags = found.groups()
+        span = SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[int(flags, 16)])
+        return Context({SPAN_KEY: NonRecordingSpan(span)}) if span.is_valid else NO_CONTEXT
+
+    def outgoing(self, span: Span | None) -> Headers:
+        """The headers that make what is published the child of `span`, or of the current span."""
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, None if span is None else trace.set_span_in_context(span))
+        return tuple((name, value.encode()) for name, value in carrier.items())
+
+    def span_context(self, headers: Headers) -> SpanContext:
+        """The producer's span; the invalid one where the headers make no sense."""
+        try:
+            return trace.get_current_span(self._extract(headers)).get_span_context()
+        except Exception:  # a propagator of the user's; this runs inside the handler, which must not fail for it
+            return trace.INVALID_SPAN_CONTEXT
+
+    def _extract(self, headers: Headers) -> Context:
+        carrier = _carrier(headers, self._fields)
+        return self._propagator.extract(carrier, NO_CONTEXT) if carrier else NO_CONTEXT
+
+
+def read_w3c(headers: Headers) -> Context:
+    """What the headers of W3C's trace context say, whichever propagator the app has."""
+    return _W3C.extract(_carrier(headers, TRACE_HEADERS), NO_CONTEXT)
+
+
+class TraceReader(Protocol):
+    """Reads what the headers of a message say of its trace, when somebody asks. Never raises."""
+
+    def read_trace(self, message: RawMessage) -> Context: ...
+
+
+class UnreadContext(Context):
+    """The remote context of a message, which is read when something is first looked up in it.
+
+    It is made for every message, and hardly any handler asks. `unread` is to be set at once: the reader, the message,
+    and whatever else the maker has in that tuple.
+    """
+
+    __slots__ = ("unread",)
+    unread: tuple[TraceReader, RawMessage, Any] | None
+
+    def _read(self) -> UnreadContext:
+        unread = self.unread
+        if unread is not None:
+            reader, message, _ = unread
+            dict.update(self, reader.read_trace(message))
+            self.unread = None
+        return self
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return dict.get(self._read(), key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        return dict.__getitem__(self._read(), key)
+
+    def __contains__(self, key: object) -> bool:
+        return dict.__contains__(self._read(), key)
+
+    def __iter__(self) -> Iterator[str]:  # also tells dict(context) and {**context} not to look for themselves
+        return dict.__iter__(self._read())
+
+    def __len__(self) -> int:
+        return dict.__len__(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return dict.__eq__(self._read(), other)
+
+    def __ne__(self, other: object) -> bool:
+        return dict.__ne__(self._read(), other)
+
+    def __or__(self, other: Any) -> Any:
+        return dict.__or__(self._read(), other)
+
+    def __repr__(self) -> str:
+        return dict.__repr__(self._read())
+
+    def keys(self) -> Any:
+        return dict.keys(self._read())
+
+    def values(self) -> Any:
+        return dict.values(self._read())
+
+    def items(self) -> Any:
+        return dict.items(self._read())
+
+    def copy(self) -> dict[str, Any]:
+        return dict.copy(self._read())
+
+
+def _is_w3c(propagator: TextMapPropagator) -> bool:
+    """The global default, or part of it: W3C trace context and baggage, neither of them somebody's own version."""
+    members = propagator._propagators if type(propagator) is CompositePropagator else [propagator]
+    kinds = [type(member) for member in members]
+    return kinds.count(TraceContextTextMapPropagator) == 1 and set(kinds) <= {
+        TraceContextTextMapPropagator,
+        W3CBaggagePropagator,
+    }
+
+
+# --- what a propagator gets to see
+
+
+_STATE_KEY = r"[a-z][_0-9a-z\-*/]{0,255}|[a-z0-9][_0-9a-z\-*/]{0,240}@[a-z][_0-9a-z\-*/]{0,13}"
+_STATE_MEMBER = re.compile(rf"(?:{_STATE_KEY})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{{0,255}}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_BAGGAGE_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
+_BAGGAGE_MEMBER = re.compile(rf"{_TOKEN}={_BAGGAGE_VALUE}(?:;{_TOKEN}(?:={_BAGGAGE_VALUE})?)*")
+# The limits of W3C Trace Context 3.3.1.5 (a vendor must pass on 512 characters, 32 members) and W3C Baggage 3.3.2.
+_MAX_TRACEPARENT, _MAX_STATE, _MAX_STATE_MEMBERS = 128, 512, 32
+_MAX_BAGGAGE, _MAX_BAGGAGE_MEMBERS = 8_192, 64
+_SPACE = " \t"
+
+
+def _traceparent(text: str) -> str | None:
+    return text if len(text) <= _MAX_TRACEPARENT else None
+
+
+def _tracestate(text: str) -> str | None:
+    members = [member for part in text.split(",") if (member := part.strip(_SPACE))]
+    usable = (
+        len(text) <= _MAX_STATE and len(members) <= _MAX_STATE_MEMBERS and all(map(_STATE_MEMBER.fullmatch, members))
+    )
+    return ",".join(members) if usable else None
+
+
+def _baggage(text: str) -> str | None:
+    if len(text) > _MAX_BAGGAGE:
+        return None
+    members = map(_without_spaces, text.split(",", _MAX_BAGGAGE_MEMBERS)[:_MAX_BAGGAGE_MEMBERS])
+    return ",".join(member for member in members if _BAGGAGE_MEMBER.fullmatch(member))
+
+
+def _without_spaces(member: str) -> str:
+    """Without the optional white space around `;` and `=`. Linear in time: a pattern for it is quadratic."""
+    properties = (part.partition("=") for part in member.split(";"))
+    return ";".join(f"{name.strip(_SPACE)}{equals}{value.strip(_SPACE)}" for name, equals, value in properties)
+
+
+_CHECKS: Mapping[str, Callable[[str], str | None]] = {
+    "traceparent": _traceparent,
+    "tracestate": _tracestate,
+    "baggage": _baggage,
+}
+
+
+def _checked(name: str, raw: bytes) -> str | None:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    check = _CHECKS.get(name)
+    return text if check is None else check(text)
+
+
+def _carrier(headers: Headers, wanted: frozenset[str]) -> dict[str, list[str]]:
+    """The wanted headers for the propagators; of several with one name the last usable one, as readers in Java take it.
+
+    What is malformed is left out before a propagator sees it: OpenTelemetry's own would log its text, once per message.
+    """
+    carrier: dict[str, list[str]] = {}
+    for name, raw in headers:
+        if name in wanted and raw:
+            text = _checked(name, raw)
+            if text:
+                carrier[name] = [text]
+    return carrier
