@@ -14,7 +14,7 @@ from fastapi_athomic import AthomicSettings, KafkaSettings
 from fastapi_athomic.messages import Headers, OutgoingMessage, RawMessage
 from fastapi_athomic.messages import TopicPartition as Place
 from fastapi_athomic.settings import MemorySettings
-from fastapi_athomic.transports.memory.broker import partition_for
+from fastapi_athomic.transports.memory.partitioner import partition_for
 from fastapi_athomic.transports.memory.transport import broker_named
 
 SECONDS = 30.0

@@ -13,7 +13,7 @@ import pytest
 from fastapi_athomic import AthomicSettings, subscribe_to
 from fastapi_athomic.consumption.commits import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
 from fastapi_athomic.loop.load import ThreadLoad
-from fastapi_athomic.transports.memory.transport import MemoryConsumer
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 from tests.support.clock import SESSION, set_clock
 

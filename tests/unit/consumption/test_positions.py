@@ -18,7 +18,8 @@ from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.memory.broker import MemoryBroker
-from fastapi_athomic.transports.memory.transport import MemoryConsumer, MemoryTransport
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
+from fastapi_athomic.transports.memory.transport import MemoryTransport
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
 # --- what is taken

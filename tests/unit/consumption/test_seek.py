@@ -12,7 +12,8 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, CommitFailedError, RetryPolicy, TransportError, subscribe_to
 from fastapi_athomic.messages import TopicPartition
-from fastapi_athomic.transports.memory.transport import MemoryConsumer, broker_named
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
+from fastapi_athomic.transports.memory.transport import broker_named
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
 DOCS = Path(__file__).parents[3] / "docs" / "damaged-batches.md"

@@ -27,7 +27,7 @@ from fastapi_athomic.loop.fairness import (
 from fastapi_athomic.loop.lag import LoopLag
 from fastapi_athomic.loop.requests import QUIET_SECONDS, RequestGauge
 from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS
-from fastapi_athomic.transports.memory.transport import MemoryConsumer
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Record, running
 from tests.support.clock import set_clock
 from tests.unit.loop.test_turns import something_waits

@@ -22,8 +22,9 @@ from fastapi_athomic import (
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
-from fastapi_athomic.transports.memory.broker import murmur2
-from fastapi_athomic.transports.memory.transport import MemoryConsumer, MemoryTransport
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
+from fastapi_athomic.transports.memory.partitioner import murmur2
+from fastapi_athomic.transports.memory.transport import MemoryTransport
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
@@ -164,7 +165,7 @@ async def test_a_member_that_leaves_hands_its_partitions_over(transport: MemoryT
 async def test_a_member_that_holds_up_a_rebalance_is_evicted_and_commits_nothing(
     transport: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastapi_athomic.transports.memory.transport.REBALANCE_RESERVE", 0.05)
+    monkeypatch.setattr("fastapi_athomic.transports.memory.consumer.REBALANCE_RESERVE", 0.05)
     first = await join(transport, one := Listener(), drain_timeout=0.05)
     await one.assigned.get()
     one.may_give_up.clear()
