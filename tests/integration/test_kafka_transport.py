@@ -27,7 +27,7 @@ from fastapi_athomic import (
 from fastapi_athomic.messages import OutgoingMessage, PublishedMessage, TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
-from fastapi_athomic.transports.kafka.prefetch import PARTIAL_WAIT_MS
+from fastapi_athomic.transports.kafka.fetcher import PARTIAL_WAIT_MS
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.support.apps import Record, eventually, new_app, running

@@ -319,7 +319,7 @@ async def test_a_producer_whose_client_has_died_gets_another(
 ) -> None:
     await create(apache_kafka, topic)
     message = OutgoingMessage(topic, b"k", b"v")
-    (client,) = transport.producer._clients.values()
+    (client,) = transport.producer._clients._open.values()
 
     async def bug(*_: object) -> None:
         raise ValueError

@@ -12,7 +12,7 @@ from aiokafka.client import ConnectionGroup
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, RetryPolicy, subscribe_to
 from fastapi_athomic.transports.kafka import connection as kafka_connection
-from fastapi_athomic.transports.kafka import consumer as kafka_consumer
+from fastapi_athomic.transports.kafka import group_member as kafka_member
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
@@ -39,7 +39,7 @@ class Shop:
         transport: Any = self.athomic._transport
         service = self.athomic.manager().consumers["h"]  # type: ignore[union-attr]
         consumer: Any = service._session.client  # type: ignore[union-attr]
-        (producer,) = transport._producer._clients.values()
+        (producer,) = transport._producer._clients._open.values()
         return {"producer": producer.client, "consumer": consumer._member._client, "admin": transport._admin}
 
     async def use(self, first: int) -> None:
@@ -80,7 +80,7 @@ async def test_p18_what_clients_know_of_the_cluster_is_asked_for_again(
     apache_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_connection, "METADATA_SECONDS", 0.1)
-    monkeypatch.setattr(kafka_consumer, "METADATA_MAX_AGE", 0.1)
+    monkeypatch.setattr(kafka_member, "METADATA_MAX_AGE", 0.1)
     shop = Shop(apache_kafka)
     async with running(shop.athomic):
         await shop.use(0)

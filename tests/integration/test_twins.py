@@ -11,7 +11,7 @@ import pytest
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, subscribe_to
-from fastapi_athomic.transports.kafka.membership import StaticMembership
+from fastapi_athomic.transports.kafka.static_membership import StaticMembership
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.support.apps import Record, eventually, new_app, owned, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker

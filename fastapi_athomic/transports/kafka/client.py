@@ -45,6 +45,12 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     _rebootstrapped_at = _asked_at = float("-inf")  # on the monotonic clock
     _asked_for: frozenset[str] = frozenset()
 
+    @classmethod
+    def take_over(cls, client: AIOKafkaClient) -> KafkaClient:
+        """Makes one of these of the client that aiokafka's producer or consumer has made, before it connects."""
+        client.__class__ = cls
+        return client  # type: ignore[no-any-return]
+
     async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
         response = await super().send(node_id, request, **options)
         if self.on_fetched is not None and isinstance(request, FetchRequest):

@@ -11,46 +11,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, islice
 from time import monotonic
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
-from aiokafka.errors import (
-    NoError,
-    NoOffsetForPartitionError,
-    NotLeaderForPartitionError,
-    OffsetOutOfRangeError,
-    RecordTooLargeError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    UnsupportedCodecError,
-    for_code,
-)
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.errors import UnsupportedCodecError
 
 from ...messages import RawMessage
 
-PARTIAL_WAIT_MS = 20
-"""How long the broker may keep a request that leaves out partitions which are being consumed, at least."""
 IDLE_SECONDS = 1.0
 """Nothing was taken for so long: nobody consumes it."""
-WAITED_FOR = 0.5
-"""Of the time until the first of them will have to be asked for again."""
-
-EMPTY_ANSWERS = 10
-"""In a row, before a partition is held for them: some seconds, as the broker waits for something to come."""
-POSITION_ERRORS = (OffsetOutOfRangeError, NoOffsetForPartitionError)
-"""Another position is needed, then the partition can be read."""
-SEEN_TO = frozenset(
-    kind.errno
-    for kind in (
-        NoError,
-        NotLeaderForPartitionError,
-        UnknownTopicOrPartitionError,
-        OffsetOutOfRangeError,
-        TopicAuthorizationFailedError,
-    )
-)
-"""Codes in the answer to a fetch that aiokafka does something about."""
 
 _new = tuple.__new__
 
@@ -65,10 +35,6 @@ class WrongChecksumError(DamagedError):
 
 class WrongOffsetsError(DamagedError):
     """a batch has offsets that it cannot have"""
-
-
-class NothingThereError(DamagedError):
-    """the broker gives nothing, though the partition does not end here"""
 
 
 class Unreadable(NamedTuple):
@@ -254,109 +220,3 @@ class Prefetched(OrderedDict[KafkaPartition, Any]):
             records.hand_over(result, self._on_unreadable)
         super().__setitem__(partition, result)
         self._on_arrival()
-
-
-class Batches:
-    """Stands for aiokafka's `MemoryRecords`, with batches that were read in another way."""
-
-    def __init__(self, *batches: Any) -> None:
-        self._batches = deque(batches)
-
-    def has_next(self) -> bool:
-        return bool(self._batches)
-
-    def next_batch(self) -> Any:
-        return self._batches.popleft()
-
-
-class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
-    """Does not let partitions with a backlog wait for empty ones.
-
-    There is one request per node on its way, and it leaves out what is buffered already. Where the others are empty
-    (a retry topic, say) the broker keeps it for `fetch_max_wait`; a partition whose buffer runs dry meanwhile would
-    have to wait for that.
-
-    What the broker says of one partition is no error of the consumer: the partition is held.
-    """
-
-    _empty: dict[KafkaPartition, int]  # answers in a row that held nothing, though there should be something
-
-    def put(self, partition: KafkaPartition, *batches: Any) -> RawRecords | None:
-        """Fills the buffer of a partition from its position on. None: it is not ours."""
-        subscription = self._subscriptions.subscription
-        assignment = subscription.assignment if subscription is not None else None
-        state = assignment.state_value(partition) if assignment is not None and assignment.active else None
-        if state is None or not state.has_valid_position:
-            return None
-        found = (Batches(*batches), None, state.position, None, None, True, self._isolation_level)
-        records = PartitionRecords(partition, *found)
-        self._records[partition] = FetchResult(partition, partition_records=records, assignment=assignment, backoff=0)
-        for waiter in self._fetch_waiters:
-            self._notify(waiter)
-        return cast(RawRecords, records)
-
-    def hold(self, partition: KafkaPartition, error: Exception) -> None:
-        """Nothing is fetched from the partition before `refetch`, or another position."""
-        if partition not in self._records and (records := self.put(partition)) is not None:
-            records.hold(error)
-
-    def refetch(self, partition: KafkaPartition) -> None:
-        self._records.pop(partition, None)
-        self._notify(self._wait_consume_future)
-
-    def look_at(self, response: Any) -> None:
-        """At the answer to a fetch: for what aiokafka does nothing about but ask again, at once and without end."""
-        found = [
-            (KafkaPartition(topic, partition), code, data)
-            for topic, partitions in response.topics
-            for partition, code, *data in partitions
-        ]
-        nothing = not any(data[-1] for _, _, data in found)
-        for partition, code, data in found:
-            if code and code not in SEEN_TO:
-                self.hold(partition, for_code(code)())
-            if nothing and not code and self._has_more(partition, min(data[0], data[1])):
-                self._note_empty(partition)
-            else:
-                self._empty.pop(partition, None)
-
-    def _has_more(self, partition: KafkaPartition, end: int) -> bool:
-        assignment = self._subscriptions.subscription.assignment
-        state = assignment.state_value(partition) if assignment is not None else None
-        return state is not None and state.has_valid_position and state.position < end
-
-    def _note_empty(self, partition: KafkaPartition) -> None:
-        """Where the length of a batch on disk is wrong, the broker finds no end of it and says nothing."""
-        self._empty[partition] = times = self._empty.get(partition, 0) + 1
-        if times >= EMPTY_ANSWERS:
-            del self._empty[partition]
-            self.hold(partition, NothingThereError())
-
-    def _set_error(self, partition: KafkaPartition, error: Exception) -> None:
-        if isinstance(error, POSITION_ERRORS):
-            super()._set_error(partition, error)
-            return
-        self.hold(partition, error)
-        if isinstance(error, RecordTooLargeError):  # aiokafka goes one further now, as if a message were skipped
-            state = self._subscriptions.subscription.assignment.state_value(partition)
-            state.consumed_to(state.position - 1)
-
-    def _get_actions_per_node(self, assignment: Any) -> tuple[list[tuple[int, Any]], Any, Any, Any, Any]:
-        requests, *others = super()._get_actions_per_node(assignment)
-        for node, request in requests if self._records else ():
-            wait = max(PARTIAL_WAIT_MS, self._seconds_left(node) * 1000 * WAITED_FOR)
-            request._max_wait_ms = round(min(wait, request._max_wait_ms))
-        return (requests, *others)
-
-    def _seconds_left(self, node: int) -> float:
-        """Until the first of the buffers runs dry that are filled from `node`.
-
-        aiokafka asks for more only when they are some time old, so their pace is known.
-        """
-        now = monotonic()
-        left = [
-            result._partition_records.seconds_left(now)
-            for partition, result in self._records.items()
-            if isinstance(result, FetchResult) and self._select_read_replica(partition) == node
-        ]
-        return min(left, default=float("inf"))

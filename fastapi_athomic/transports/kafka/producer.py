@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from inspect import unwrap
 from time import monotonic
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     BrokerResponseError,
     InvalidTopicError,
@@ -30,32 +27,16 @@ from ...exceptions import (
 )
 from ...messages import OutgoingMessage, PublishedMessage
 from ...settings import AthomicSettings
-from .client import KafkaClient
-from .connection import AUTHORIZATION_ERRORS, close_client, open_client, retrieve, translate, within
+from .boundary import AUTHORIZATION_ERRORS, retrieve, translate, within
+from .producer_clients import Client, ProducerClients
 from .single import SingleWriter
 
-logger = logging.getLogger(__name__)
-
-MAX_BATCH_BYTES = 131_072
-"""Bytes of messages of one partition that go in one batch. What the broker refuses, it refuses with its whole batch."""
-SHARED = ""
-"""The client of all topics that have one in common."""
 METADATA_PAUSE = 0.05
 """Seconds until the brokers are asked again for a topic that was just created."""
 NO_REFUSALS = (*AUTHORIZATION_ERRORS, InvalidTopicError)
 """What a broker says to whole topics, whatever is sent to them."""
 
 Result = PublishedMessage | Exception
-
-
-class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
-    """aiokafka's producer as it is without automatic instrumentation, which wraps the methods of its class.
-
-    Around a publish there is a span already, and its headers are in the message: theirs would be second ones. The
-    clients that an app makes itself stay instrumented.
-    """
-
-    send = unwrap(AIOKafkaProducer.send)
 
 
 class KafkaProducer:
@@ -68,30 +49,18 @@ class KafkaProducer:
 
     def __init__(self, settings: AthomicSettings, connection: Mapping[str, Any]) -> None:
         self._settings = settings
-        self._connection = connection
-        self._clients: dict[str, AIOKafkaProducer] = {}
-        self._own_client: set[str] = set()  # topics that do not use the shared one
+        self._clients = ProducerClients(settings, connection)
         self._created: set[str] = set()  # topics that exist for sure, though brokers may not have heard of them yet
-        self._opening = asyncio.Lock()
         self._single = SingleWriter(settings.kafka.request_timeout)
-        self._closed = True
 
     async def start(self, timeout: float) -> None:
         """Raises `TransportError`."""
-        self._opening = asyncio.Lock()
         self._single = SingleWriter(self._settings.kafka.request_timeout)
-        self._closed = False
-        try:
-            await self._client(SHARED, timeout)
-        except TransportError:
-            self._closed = True
-            raise
+        await self._clients.start(timeout)
 
     async def stop(self, timeout: float) -> None:
         """Flushes and closes within `timeout` seconds."""
-        self._closed = True
-        clients, self._clients = list(self._clients.values()), {}
-        await asyncio.gather(*(close_client(client, timeout) for client in clients))
+        await self._clients.stop(timeout)
 
     def note_created(self, topics: Iterable[str]) -> None:
         """These topics exist: wait for them."""
@@ -102,7 +71,7 @@ class KafkaProducer:
         results: list[Result | None] = [None] * len(messages)
         refused = await self._send(list(range(len(messages))), messages, results, end)
         for index in refused:
-            if monotonic() < end and not self._closed:
+            if monotonic() < end and not self._clients.closed:
                 results[index] = await self._send_single(messages[index], end, self._settings.kafka.compression_type)
         return [result or TransportError("not sent") for result in results]
 
@@ -116,7 +85,7 @@ class KafkaProducer:
     ) -> list[int]:
         """Sends these messages and fills in what became of them. Gives those that were refused with their batch."""
         futures: dict[int, asyncio.Future[Any]] = {}
-        used: dict[int, tuple[str, AIOKafkaProducer]] = {}
+        used: dict[int, Client] = {}
         known: set[tuple[str, int | None]] = set()
         missing: dict[tuple[str, int | None], TransportError] = {}  # asked for once, however many messages go there
         for index in indexes:
@@ -126,29 +95,28 @@ class KafkaProducer:
                 results[index] = missing[place]
                 continue
             try:
-                name = message.topic if message.topic in self._own_client else SHARED
-                client = self._clients.get(name) or await self._client(name, end - monotonic())
+                client = self._clients.opened(message.topic) or await self._clients.of(message.topic, end - monotonic())
                 if place not in known:
                     await self._wait_for_topic(client, *place, end)
                     known.add(place)
-                used[index] = (name, client)
+                used[index] = client
                 futures[index] = await self._enqueue(client, message, end)
             except TransportError as error:
                 results[index] = error
                 if place not in known:
                     missing[place] = error
-                await self._replace_dead(message.topic)
+                await self._clients.replace_dead(message.topic)
         if futures:
             await asyncio.wait(set(futures.values()), timeout=max(0.0, end - monotonic()))
         refused = []
         for index, future in futures.items():
             if _is_refused(future):
                 refused.append(index)
-                await self._replace(*used[index], messages[index].topic)
-            results[index] = self._outcome(used[index][1], future, messages[index])
+                await self._clients.replace(used[index], messages[index].topic)
+            results[index] = self._outcome(used[index], future, messages[index])
         return refused
 
-    async def _enqueue(self, client: AIOKafkaProducer, message: OutgoingMessage, end: float) -> asyncio.Future[Any]:
+    async def _enqueue(self, client: Client, message: OutgoingMessage, end: float) -> asyncio.Future[Any]:
         _check_partition(client, message)
         doing = f"sending to {message.topic}"
         if not _is_usual(message):
@@ -176,38 +144,35 @@ class KafkaProducer:
         return future
 
     async def _send_single(self, message: OutgoingMessage, end: float, compression: str) -> Result:
-        name = message.topic if message.topic in self._own_client else SHARED
         try:
-            client = await self._client(name, end - monotonic())
+            client = await self._clients.of(message.topic, end - monotonic())
             await self._wait_for_topic(client, message.topic, message.partition, end)
             writing = self._write_single(client, message, compression)
             return await within(writing, end - monotonic(), f"sending to {message.topic}")
         except TransportError as error:
             return error
 
-    async def _write_single(
-        self, client: AIOKafkaProducer, message: OutgoingMessage, compression: str
-    ) -> PublishedMessage:
+    async def _write_single(self, client: Client, message: OutgoingMessage, compression: str) -> PublishedMessage:
         partition = _partition(client, message)
         offset = await self._single.write(client.client, message, partition, compression)
         return PublishedMessage(message.topic, partition, offset)
 
-    def _outcome(self, client: AIOKafkaProducer, future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
+    def _outcome(self, client: Client, future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
         if future.done():
             return _result(future, message)
         doing = f"sending to {message.topic}"
-        if client not in self._clients.values():  # nobody will ever hear of it
+        if not self._clients.has(client):  # nobody will ever hear of it
             return TransportClosedError(f"{doing}: the client was closed before the message was acknowledged")
         wait = partial(self._wait, client, future, message)
         return NotAcknowledgedError(f"{doing}: not acknowledged in time; it may be written later", wait)
 
     async def _wait(
-        self, client: AIOKafkaProducer, future: asyncio.Future[Any], message: OutgoingMessage, seconds: float
+        self, client: Client, future: asyncio.Future[Any], message: OutgoingMessage, seconds: float
     ) -> Result:
         await asyncio.wait({future}, timeout=seconds)
         return self._outcome(client, future, message)
 
-    async def _wait_for_topic(self, client: AIOKafkaProducer, topic: str, partition: int | None, end: float) -> None:
+    async def _wait_for_topic(self, client: Client, topic: str, partition: int | None, end: float) -> None:
         """Returns when the client knows the topic. Raises `TopicNotFoundError`.
 
         A partition that it does not know may have been added since it asked: it asks again, once.
@@ -227,52 +192,9 @@ class KafkaProducer:
                 raise TopicNotFoundError(f"topic {topic} does not exist")
             await asyncio.sleep(METADATA_PAUSE)
 
-    # --- clients
-
-    async def _client(self, name: str, timeout: float) -> AIOKafkaProducer:
-        async with self._opening:
-            if self._closed:
-                raise TransportClosedError("the producer is closed")
-            client = self._clients.get(name)
-            if client is None:
-                client = Client(**self._options())
-                client.client.__class__ = KafkaClient
-                await open_client(client, max(0.0, timeout), "connecting the producer")
-                self._clients[name] = client
-            return client
-
-    async def _replace(self, name: str, client: AIOKafkaProducer, topic: str) -> None:
-        """The client has had a batch refused: it is no good any more."""
-        self._own_client.add(topic)
-        if self._clients.get(name) is client:
-            logger.warning("a batch to %s was refused, its client is replaced", topic)
-            del self._clients[name]
-            await close_client(client, self._settings.request_timeout)
-
-    async def _replace_dead(self, topic: str) -> None:
-        """aiokafka's client says no to everything once its sender has died of an error of its own."""
-        name = topic if topic in self._own_client else SHARED
-        client = self._clients.get(name)
-        if client is not None and client._sender.sender_task.done():
-            logger.error("the producer's client has died, it is replaced")
-            del self._clients[name]
-            await close_client(client, self._settings.request_timeout)
-
-    def _options(self) -> dict[str, Any]:
-        kafka = self._settings.kafka
-        return {
-            **self._connection,
-            "acks": "all",
-            "enable_idempotence": True,
-            "compression_type": None if kafka.compression_type == "none" else kafka.compression_type,
-            "linger_ms": round(kafka.linger * 1000),
-            "max_batch_size": min(MAX_BATCH_BYTES, kafka.max_request_size),
-            "max_request_size": kafka.max_request_size,
-        }
-
     # --- what aiokafka's producer does not take
 
-    async def _send_unusual(self, client: AIOKafkaProducer, message: OutgoingMessage) -> PublishedMessage:
+    async def _send_unusual(self, client: Client, message: OutgoingMessage) -> PublishedMessage:
         """A message with neither key nor value, or with a header name that is not UTF-8."""
         limit = self._settings.kafka.max_request_size
         if _size(message) > limit:
@@ -300,13 +222,13 @@ def _is_refused(future: asyncio.Future[Any]) -> bool:
     return refusal and not isinstance(error, NO_REFUSALS)
 
 
-def _check_partition(client: AIOKafkaProducer, message: OutgoingMessage) -> None:
+def _check_partition(client: Client, message: OutgoingMessage) -> None:
     partitions = client.client.cluster.partitions_for_topic(message.topic) or ()
     if message.partition is not None and message.partition not in partitions:
         raise TransportError(f"topic {message.topic} has no partition {message.partition}")
 
 
-def _partition(client: AIOKafkaProducer, message: OutgoingMessage) -> int:
+def _partition(client: Client, message: OutgoingMessage) -> int:
     _check_partition(client, message)
     if message.partition is not None:
         return message.partition

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
 from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
@@ -126,3 +127,25 @@ def _info(topic: dict[str, Any] | None, cluster: bytes) -> TopicInfo | None:
         return None
     topic_id = topic.get("topic_id", NO_ID)
     return TopicInfo(b"" if topic_id == NO_ID else topic_id, len(topic["partitions"]), cluster)
+
+
+class CreateTopicsResponse_v4(CreateTopicsResponse_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    API_VERSION = 4
+
+
+class CreateTopicsRequest_v4(CreateTopicsRequest_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
+    """The first version in which -1 stands for the broker's own number of partitions and replicas (KIP-464).
+
+    Kafka 2.4.
+    """
+
+    API_VERSION = 4
+    RESPONSE_TYPE = CreateTopicsResponse_v4
+
+
+class CreateTopics(CreateTopicsRequest):  # type: ignore[misc]  # aiokafka is not typed
+    """The request in version 4, which aiokafka 0.14 does not know."""
+
+    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
+        _, newest = versions.get(self.API_KEY, (0, 0))
+        return self.build(CreateTopicsRequest_v4) if newest >= 4 else super().prepare(versions)

@@ -8,45 +8,25 @@ from time import monotonic
 from typing import Any
 
 from aiokafka.errors import IncompatibleBrokerVersion, NoError, NotControllerError, TopicAlreadyExistsError, for_code
-from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
 from aiokafka.protocol.metadata import MetadataRequest
 
 from ...exceptions import TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
 from ...settings import AthomicSettings
 from ..base import ConsumerConfig, RebalanceListener
+from .boundary import within
 from .client import KafkaClient
-from .connection import close_client, connection_options, milliseconds, open_client, within
+from .closing import close_client, open_client
+from .connection import connection_options, milliseconds
 from .consumer import KafkaConsumer
 from .producer import KafkaProducer
 from .reader import KafkaReader
+from .topics import CreateTopics
 
 KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
 """How long, and in which steps, the brokers are given to hear of a new topic."""
 CONTROLLER_PAUSE = 0.1
 """Seconds until a request is tried again whose controller has moved."""
-
-
-class CreateTopicsResponse_v4(CreateTopicsResponse_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
-    API_VERSION = 4
-
-
-class CreateTopicsRequest_v4(CreateTopicsRequest_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
-    """The first version in which -1 stands for the broker's own number of partitions and replicas (KIP-464).
-
-    Kafka 2.4.
-    """
-
-    API_VERSION = 4
-    RESPONSE_TYPE = CreateTopicsResponse_v4
-
-
-class _CreateTopics(CreateTopicsRequest):  # type: ignore[misc]  # aiokafka is not typed
-    """The request in version 4, which aiokafka 0.14 does not know."""
-
-    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
-        _, newest = versions.get(self.API_KEY, (0, 0))
-        return self.build(CreateTopicsRequest_v4) if newest >= 4 else super().prepare(versions)
 
 
 class KafkaTransport:
@@ -121,7 +101,7 @@ class KafkaTransport:
         doing = f"creating topic {', '.join(topics)}"
         replicas = self._settings.kafka.replication_factor
         wanted: Sequence[Any] = [(name, count, replicas, [], []) for name, count in topics.items()]
-        request = _CreateTopics(wanted, milliseconds(timeout), validate_only=False)
+        request = CreateTopics(wanted, milliseconds(timeout), validate_only=False)
         try:
             response = await within(self._ask_controller(request), timeout, doing)
         except TransportError as error:

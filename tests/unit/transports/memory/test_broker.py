@@ -7,9 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from aiokafka.partitioner import murmur2 as reference_murmur2
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fastapi_athomic import (
     AthomicSettings,
@@ -23,7 +20,6 @@ from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
-from fastapi_athomic.transports.memory.partitioner import murmur2
 from fastapi_athomic.transports.memory.transport import MemoryTransport
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -82,11 +78,6 @@ async def put(transport: MemoryTransport, count: int, partition: int = 0, topic:
     messages = [OutgoingMessage(topic, None, b"%d" % number, partition=partition) for number in range(count)]
     for result in await transport.producer.send(messages, 1):
         assert not isinstance(result, Exception), result
-
-
-@given(st.binary(max_size=64))
-def test_keys_are_hashed_as_kafka_does(key: bytes) -> None:
-    assert murmur2(key) & 0x7FFFFFFF == reference_murmur2(key) & 0x7FFFFFFF
 
 
 async def test_a_fetch_waits_for_messages_and_wakes_at_once(transport: MemoryTransport) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi_athomic import AthomicSettings, KafkaSettings
 from fastapi_athomic.transports.base import ConsumerConfig
-from fastapi_athomic.transports.kafka.membership import group_instance_id
+from fastapi_athomic.transports.kafka.static_membership import group_instance_id
 
 SETTINGS = AthomicSettings(broker_url="kafka://host:9092", kafka=KafkaSettings(group_instance_id="{hostname}-{pid}"))
 

@@ -46,9 +46,18 @@ class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is n
     session timed out, say) asks to join as the member it was: the answer tells whether somebody else is that now.
     """
 
-    on_twin: Callable[[str], None]
+    _on_twin: Callable[[str], None]
     _group_instance_id: str | None
     _former_member_id = ""
+
+    @classmethod
+    def take_over(cls, coordinator: GroupCoordinator, on_twin: Callable[[str], None]) -> None:
+        """Makes one of these of the coordinator that aiokafka's consumer has made, before it joins the group.
+
+        `on_twin` is called with the id when another process uses it too.
+        """
+        coordinator.__class__ = cls
+        coordinator._on_twin = on_twin
 
     def reset_generation(self) -> None:
         if self._group_instance_id is not None and self.generation > 0:
@@ -69,7 +78,7 @@ class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is n
 
     def _give_way(self, instance_id: str) -> None:
         logger.error("group %s: %s", self.group_id, twin_of(instance_id))
-        self.on_twin(instance_id)
+        self._on_twin(instance_id)
         self._group_instance_id = None
         self._former_member_id = ""
         self.reset_generation()

@@ -1,0 +1,218 @@
+"""aiokafka's consumer as a group member: with positions said by us, and with what its public interface lacks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import unwrap
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import CommitFailedError, KafkaError, UnknownTopicOrPartitionError, for_code
+from aiokafka.protocol.fetch import FetchRequest
+
+from ...messages import TopicPartition
+from ...settings import AthomicSettings
+from ..base import CommittedOffset, ConsumerConfig, TopicInfo
+from .client import KafkaClient
+from .connection import RETRY_SECONDS, milliseconds
+from .fetcher import EagerFetcher
+from .prefetch import OnUnreadable, Prefetched, WrongOffsetsError
+from .records import decode_batch
+from .static_membership import StaticMembership
+from .topics import ask_for_topics
+
+REBALANCE_MARGIN = 5.0
+"""Seconds the group waits for a member longer than its drain and its last commit may take."""
+METADATA_MAX_AGE = 30.0
+"""Seconds until new partitions of a topic are noticed."""
+METADATA_MAX_AGE_FOR_PATTERN = 5.0
+"""The same for new topics that match a pattern."""
+HIGHWATER_IN_FETCH, ABORTED_IN_FETCH_4, ABORTED_IN_FETCH_11 = 0, -2, -3
+"""Where the answer to a fetch names the end and the aborted transactions, by version of the request."""
+
+
+def consumer_options(
+    settings: AthomicSettings, config: ConsumerConfig, connection: Mapping[str, Any], instance_id: str | None
+) -> dict[str, Any]:
+    """The arguments of `AIOKafkaConsumer`."""
+    kafka = settings.kafka
+    rebalance_timeout = config.drain_timeout + settings.request_timeout + REBALANCE_MARGIN
+    return {
+        **connection,
+        "client_id": config.client_id,
+        "group_id": config.group_id,
+        "group_instance_id": instance_id,
+        "auto_offset_reset": "none",  # positions are said by `seek`
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        # the broker answers a JoinGroup request only when the other members have drained
+        "request_timeout_ms": milliseconds(max(kafka.request_timeout, rebalance_timeout + REBALANCE_MARGIN)),
+        "rebalance_timeout_ms": milliseconds(rebalance_timeout),
+        "session_timeout_ms": milliseconds(kafka.session_timeout),
+        "heartbeat_interval_ms": milliseconds(kafka.heartbeat_interval),
+        "max_poll_interval_ms": milliseconds(kafka.max_poll_interval),
+        "fetch_max_wait_ms": milliseconds(kafka.fetch_max_wait),
+        "fetch_max_bytes": kafka.fetch_max_bytes,
+        "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
+        "max_poll_records": config.max_poll_messages,
+        "metadata_max_age_ms": milliseconds(METADATA_MAX_AGE_FOR_PATTERN if config.pattern else METADATA_MAX_AGE),
+        # each topic is spread over all members, also small ones (retry and redrive topics stand beside each source)
+        "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
+    }
+
+
+class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka is not typed
+    """Keeps the idle clock right when a `getmany` raises or is cancelled.
+
+    Aiokafka's own would stand still from then on.
+    """
+
+    @contextmanager
+    def fetch_context(self) -> Iterator[None]:
+        self._fetch_count += 1
+        try:
+            yield
+        finally:
+            self._fetch_count -= 1
+            self._last_fetch_ended = monotonic()
+
+    def assign_from_subscribed(self, assignment: Any) -> None:
+        """aiokafka would look up the positions at once, and fetch from there before we have said anything."""
+        super().assign_from_subscribed(assignment)
+        for partition in assignment:
+            state = self._assigned_state(partition)
+            state.seek(0)
+            state.pause()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberHooks:
+    """What a group member tells of."""
+
+    on_arrival: Callable[[], None]
+    on_twin: Callable[[str], None]
+    on_unreadable: OnUnreadable
+
+
+class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's consumer with what its public interface lacks.
+
+    All use of its private parts is here; written for 0.14. What automatic instrumentation wraps around `getmany` is
+    left out: it makes spans of each poll, and of each message of it (see `kafka_producer.Client`).
+    """
+
+    getmany = unwrap(AIOKafkaConsumer.getmany)
+
+    def __init__(self, hooks: MemberHooks, **options: Any) -> None:
+        super().__init__(**options)
+        KafkaClient.take_over(self._client)
+        self._hooks = hooks
+        self._client.makes_topics = False  # what operators have deleted would come back as we ask for it
+        self._subscription = _SubscriptionState(loop=self._loop)
+
+    async def start(self) -> None:
+        await super().start()
+        # nothing is subscribed to yet, so nothing has been fetched
+        buffer = Prefetched(self._hooks.on_arrival, self._hooks.on_unreadable)
+        self._client.on_fetched = EagerFetcher.take_over(self._fetcher, buffer).look_at
+        StaticMembership.take_over(self._coordinator, self._hooks.on_twin)
+
+    def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
+        """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
+        self._subscription.subscribe_pattern(SimpleNamespace(match=matches), listener)
+        self._client.set_topics([])
+
+    async def look_for_topics(self) -> None:
+        """Returns when the brokers have told which topics there are."""
+        await self._client.force_metadata_update()
+
+    async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Commits, also when aiokafka has already replaced the assignment (a pattern matches a new topic) and revokes
+        it only now.
+
+        aiokafka's own would send it again as what it is by then, a member of the next generation to whom the
+        partitions need not belong; and where a topic was deleted, without end.
+        """
+        coordinator = self._coordinator
+        generation = coordinator.generation
+        while True:
+            await coordinator.ensure_coordinator_known()
+            if generation < 0 or coordinator.generation != generation:
+                raise CommitFailedError
+            try:
+                async with coordinator._commit_lock:
+                    await asyncio.shield(coordinator._do_commit_offsets(None, offsets))
+                return
+            except UnknownTopicOrPartitionError:
+                raise
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
+        """Offsets with metadata; `committed` drops the metadata and asks for one partition at a time."""
+        return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
+
+    def state_of(self, partition: TopicPartition) -> Any:
+        """aiokafka's state of an assigned partition, or None."""
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        return assignment.state_value(partition) if assignment is not None else None
+
+    def known_position(self, partition: TopicPartition) -> int | None:
+        """`position` without waiting; None until it was said where it is."""
+        state = self.state_of(partition)
+        return state.position if state is not None and state.has_valid_position and not state.paused else None
+
+    def hold(self, partition: KafkaPartition) -> None:
+        """Nothing is fetched from it until `release`."""
+        if (state := self.state_of(partition)) is not None:
+            state.pause()
+
+    def release(self, partition: KafkaPartition) -> None:
+        if (state := self.state_of(partition)) is not None:
+            state.resume()
+
+    async def bounds(self, partitions: Collection[KafkaPartition]) -> dict[KafkaPartition, tuple[int, int]]:
+        """The first offset and the last stable one of each."""
+        first = await self._fetcher.beginning_offsets(partitions, None)
+        end = await self._fetcher.end_offsets(partitions, None)
+        return {partition: (first[partition], end[partition]) for partition in partitions}
+
+    async def topics(self) -> dict[str, TopicInfo | None]:
+        """What it is subscribed to. Where that is not what it has heard of it, it listens again at once."""
+        found = await ask_for_topics(self._client, sorted(self._subscription.topics))
+        for name, info in found.items():
+            known = self._client.cluster.partitions_for_topic(name) or ()
+            if len(known) != (info.partitions if info is not None else 0):
+                self._client.force_metadata_update()
+        return found
+
+    async def read_otherwise(self, partition: KafkaPartition, offset: int, limit: int) -> None:
+        """Fills the buffer with the batch at `offset`, read by our own parser. Raises whatever is wrong with it."""
+        leader = self._client.cluster.leader_for_partition(partition)
+        wanted = [(partition.topic, [(partition.partition, offset, limit)])]
+        response = await self._client.send(leader, FetchRequest(0, 1, limit, READ_COMMITTED, wanted))
+        ((_, ((_, code, *found),)),) = response.topics
+        if code:
+            raise for_code(code)()
+        aborted = found[ABORTED_IN_FETCH_11 if response.API_VERSION >= 11 else ABORTED_IN_FETCH_4] or ()
+        batch = decode_batch(bytes(found[-1]), TopicPartition(*partition), offset, aborted)
+        if not offset < batch.next_offset <= found[HIGHWATER_IN_FETCH]:
+            raise WrongOffsetsError
+        if self.known_position(partition) == offset:
+            self._fetcher.put(partition, batch)
+
+    def refetch(self, partition: KafkaPartition) -> None:
+        """What is buffered of the partition is dropped."""
+        self._fetcher.refetch(partition)

@@ -1,0 +1,125 @@
+"""The clients of a producer: one for all topics, and one for each topic that has had a batch refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from inspect import unwrap
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+from ...exceptions import TransportClosedError, TransportError
+from ...settings import AthomicSettings
+from .client import KafkaClient
+from .closing import close_client, open_client
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 131_072
+"""Bytes of messages of one partition that go in one batch. What the broker refuses, it refuses with its whole batch."""
+SHARED = ""
+"""The client of all topics that have one in common."""
+
+
+class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's producer as it is without automatic instrumentation, which wraps the methods of its class.
+
+    Around a publish there is a span already, and its headers are in the message: theirs would be second ones. The
+    clients that an app makes itself stay instrumented.
+    """
+
+    send = unwrap(AIOKafkaProducer.send)
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(**options)
+        KafkaClient.take_over(self.client)
+        self.name = name
+
+    @property
+    def has_died(self) -> bool:
+        """aiokafka's client says no to everything once its sender has died of an error of its own."""
+        return bool(self._sender.sender_task.done())
+
+
+class ProducerClients:
+    """Opens, replaces and closes clients. Not one is opened before `start`, nor after `stop`."""
+
+    def __init__(self, settings: AthomicSettings, connection: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._open: dict[str, Client] = {}
+        self._own_client: set[str] = set()  # topics that do not use the shared one
+        self._opening = asyncio.Lock()
+        self.closed = True
+
+    async def start(self, timeout: float) -> None:
+        """Raises `TransportError`."""
+        self._opening = asyncio.Lock()
+        self.closed = False
+        try:
+            await self._named(SHARED, timeout)
+        except TransportError:
+            self.closed = True
+            raise
+
+    async def stop(self, timeout: float) -> None:
+        """Flushes and closes within `timeout` seconds."""
+        self.closed = True
+        clients, self._open = list(self._open.values()), {}
+        await asyncio.gather(*(close_client(client, timeout) for client in clients))
+
+    def opened(self, topic: str) -> Client | None:
+        """The client for a topic, if it is open."""
+        return self._open.get(self._name(topic))
+
+    async def of(self, topic: str, timeout: float) -> Client:
+        """The client for a topic, opened if need be. Raises `TransportError`."""
+        return await self._named(self._name(topic), timeout)
+
+    def has(self, client: Client) -> bool:
+        """Whether it is in use: nobody hears of what is sent by one that was closed."""
+        return client in self._open.values()
+
+    async def replace(self, client: Client, topic: str) -> None:
+        """The client has had a batch refused: it is no good any more."""
+        self._own_client.add(topic)
+        if self._open.get(client.name) is client:
+            logger.warning("a batch to %s was refused, its client is replaced", topic)
+            del self._open[client.name]
+            await close_client(client, self._settings.request_timeout)
+
+    async def replace_dead(self, topic: str) -> None:
+        """Closes the topic's client if it has died."""
+        client = self.opened(topic)
+        if client is not None and client.has_died:
+            logger.error("the producer's client has died, it is replaced")
+            del self._open[client.name]
+            await close_client(client, self._settings.request_timeout)
+
+    def _name(self, topic: str) -> str:
+        return topic if topic in self._own_client else SHARED
+
+    async def _named(self, name: str, timeout: float) -> Client:
+        async with self._opening:
+            if self.closed:
+                raise TransportClosedError("the producer is closed")
+            client = self._open.get(name)
+            if client is None:
+                client = Client(name, **self._options())
+                await open_client(client, max(0.0, timeout), "connecting the producer")
+                self._open[name] = client
+            return client
+
+    def _options(self) -> dict[str, Any]:
+        kafka = self._settings.kafka
+        return {
+            **self._connection,
+            "acks": "all",
+            "enable_idempotence": True,
+            "compression_type": None if kafka.compression_type == "none" else kafka.compression_type,
+            "linger_ms": round(kafka.linger * 1000),
+            "max_batch_size": min(MAX_BATCH_BYTES, kafka.max_request_size),
+            "max_request_size": kafka.max_request_size,
+        }
