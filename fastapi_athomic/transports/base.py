@@ -1,8 +1,17 @@
-"""The protocol every transport keeps.
+"""The protocols that every transport implements.
 
-A transport stands for one broker as one app sees it. Its consumers and its producer know `RawMessage`, never the
-types of a client library; errors of the client are mapped to `TransportError` and its subclasses here, at the
-boundary. No call blocks for longer than the deadline it states, also when the broker is dead.
+A transport stands for one broker, as one app sees it. It offers a producer, consumers, and a few questions to the
+broker. For all of its methods:
+
+- They take and return the types of this module and of `messages`, never those of a client library.
+- Errors of the client library are raised as `TransportError`, or the most specific subclass of it.
+- A `timeout` is in seconds, and no call takes longer, even if the broker is dead. Calls without one take at most
+  `settings.request_timeout`.
+- They are called on one event loop: a consumer's on the loop that started it, the transport's and the producer's on
+  the loop that called `Transport.start`.
+
+What is not async answers at once, from memory. Health reports call it from another thread: `position`, `end_offset`,
+`held` and `troubles`.
 """
 
 from __future__ import annotations
@@ -14,6 +23,8 @@ from typing import Literal, NamedTuple, Protocol
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 
 OffsetReset = Literal["earliest", "latest"]
+BEGINNING, END = -2, -1
+"""What `TransportConsumer.seek` takes in place of an offset. The numbers are those of Kafka's ListOffsets request."""
 
 
 class CommittedOffset(NamedTuple):
@@ -24,63 +35,81 @@ class CommittedOffset(NamedTuple):
 
 
 class TopicPattern(Protocol):
-    """Tells by its whole name whether a topic is followed; a `re.Pattern` is one."""
+    """Decides by a topic's whole name whether a consumer follows it. A `re.Pattern` is one."""
 
     @property
     def pattern(self) -> str:
-        """For people, and to tell one from another."""
+        """A text that identifies the pattern, to people and in comparisons."""
         ...
 
-    def fullmatch(self, topic: str, /) -> object: ...
+    def fullmatch(self, topic: str, /) -> object:
+        """Something true if the topic is followed."""
+        ...
 
 
 class TopicInfo(NamedTuple):
     """A topic as the broker knows it now."""
 
-    id: bytes  # 16 bytes, others after it was deleted and made anew (KIP-516); empty where the broker tells none
+    id: bytes  # 16 bytes; a topic that is deleted and created again gets a new one (KIP-516); empty if unknown
     partitions: int
-    cluster: bytes = b""  # 8 bytes that tell its cluster from others; empty where the broker does not say
+    cluster: bytes = b""  # 8 bytes that identify the cluster; empty if unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerConfig:
-    """What a transport needs to know of one consumer."""
+    """What a transport needs to know about one consumer."""
 
     group_id: str
     client_id: str
-    topics: tuple[str, ...] = ()  # either names ...
-    pattern: TopicPattern | None = None  # ... or what tells them by their names
-    followed: tuple[str, ...] = ()  # what is followed at first beside names, see `TransportConsumer.follow`
-    drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout covers it
+    topics: tuple[str, ...] = ()  # subscribe to these names ...
+    pattern: TopicPattern | None = None  # ... or to every topic that matches
+    followed: tuple[str, ...] = ()  # topics to follow besides `topics` from the start, see `TransportConsumer.follow`
+    drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout must be longer
     group_instance_id: str | None = None  # static membership (KIP-345)
-    handler_id: str = ""  # whose consumer it is; the members of one app are told apart by it
+    handler_id: str = ""  # the handler it consumes for; makes static member ids of one app differ
     max_poll_messages: int = 125  # at most this many messages from one `fetch`
 
 
 class RebalanceListener(Protocol):
-    """Told about partitions as the group moves them. Called on the consumer's event loop, one call at a time."""
+    """Hears from a consumer about its partitions.
+
+    The consumer calls it on its own event loop. `on_assigned` and `on_revoked` never overlap; if one raises, the
+    consumer logs that and goes on with the rebalance.
+    """
 
     def on_arrival(self) -> None:
-        """A `fetch` that found nothing may find messages now. Never raises."""
+        """A `fetch` that found nothing may find messages now. May be called too often. Must not raise."""
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
-        """These are ours now, all of them.
+        """The group has assigned these partitions, and no others, to this consumer.
 
-        Nothing is fetched before this returns, nor from a partition for which `seek` has not said from where.
+        It calls `seek` for each partition it wants to read. `fetch` returns nothing before this returns, and nothing
+        from a partition that has had no `seek` since.
         """
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
-        """These are about to be given up; `commit` still works. Not called by `TransportConsumer.stop`."""
+        """The group is about to take these partitions away.
+
+        The group waits until this returns, for `drain_timeout` and some reserve; `commit` still works meanwhile.
+        Not called by `TransportConsumer.stop`.
+        """
 
 
 class TransportConsumer(Protocol):
-    """One member of one consumer group. Offsets are committed only when told."""
+    """One member of one consumer group. It commits offsets only when told to.
+
+    It is started once. Before `start` and after `stop` its `fetch`, `commit`, `follow` and `topics` raise
+    `TransportClosedError`.
+    """
 
     async def start(self) -> None:
-        """Connect and subscribe. Raises `TransportError`; nothing is left open then."""
+        """Connect and subscribe; the assignment comes later, by `on_assigned`.
+
+        Raises `TransportError`, and leaves nothing open then.
+        """
 
     async def stop(self, timeout: float) -> None:
-        """Leave the group and close, within `timeout` seconds. Never raises, may be called twice.
+        """Leave the group and close. Never raises; may be called twice.
 
         Does not call `on_revoked`: drain and commit first.
         """
@@ -88,44 +117,55 @@ class TransportConsumer(Protocol):
     async def fetch(
         self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
-        """Messages of the given assigned partitions in offset order, waiting up to `timeout` seconds for the first.
+        """The next messages of the given partitions, at most `max_messages` in all, in offset order in each partition.
 
-        Counts as progress for the group membership, also with no partitions (then it gives nothing, at once). What is
-        prefetched for other partitions is kept. Raises `TransportError`.
+        Waits up to `timeout` seconds for the first message. With no partitions it returns nothing, at once. Each
+        call counts as progress for the group membership. Advances the positions of the partitions it returns
+        messages for, and keeps what was prefetched for the others. A partition with a long backlog must not starve
+        the others. Returns nothing from partitions that are not assigned, are misplaced, or are held. Raises
+        `TransportError`.
         """
         ...
 
     def misplaced(self) -> frozenset[TopicPartition]:
-        """Partitions whose position is not in the log: it was dropped, or the log ends before it.
+        """Assigned partitions whose position is not in the log: it was deleted, or lies beyond the end.
 
-        Nothing is fetched from them until the next `seek`.
+        `fetch` returns nothing from them until the next `seek`.
         """
         ...
 
     async def topics(self, timeout: float) -> Mapping[str, TopicInfo | None]:
-        """The topics that this member follows as the broker knows them now; None for one that does not exist.
+        """The topics that this member follows, as the broker knows them now; None for one that does not exist.
 
-        Of a pattern: those that match, as last heard. Raises `TransportError`.
+        With a pattern: the topics that match, as last heard. Raises `TransportError`.
         """
         ...
 
     async def bounds(
         self, partitions: Collection[TopicPartition], timeout: float
     ) -> Mapping[TopicPartition, tuple[int, int]]:
-        """The first offset that is kept and the end (see `end_offset`) of each. Raises `TransportError`."""
+        """The first offset that is still in the log, and the end (see `end_offset`), of each partition.
+
+        Asks the broker. Raises `TransportError`.
+        """
         ...
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
-        """Commit.
+        """Commit these offsets for the group.
 
-        Raises `CommitFailedError` when the group went on without us, `TopicNotFoundError` when one of the topics was
-        deleted (what concerns the others is committed), `TransportError` else.
+        Raises:
+            CommitFailedError: the group went on without this member; others may own the partitions by now.
+            TopicNotFoundError: one of the topics was deleted. The offsets of the others were committed.
+            TransportError: anything else. The offsets may have been committed.
         """
 
     async def committed(
         self, partitions: Collection[TopicPartition], timeout: float
     ) -> Mapping[TopicPartition, CommittedOffset]:
-        """What the group has committed; partitions without a commit are absent. Raises `TransportError`."""
+        """What the group has committed for these partitions; absent are those without a commit.
+
+        Raises `TransportError`.
+        """
         ...
 
     def assignment(self) -> frozenset[TopicPartition]:
@@ -133,98 +173,116 @@ class TransportConsumer(Protocol):
         ...
 
     def position(self, partition: TopicPartition) -> int | None:
-        """The offset from which `fetch` goes on: past all it gave, and past what no reader is given (the ends of
-        transactions, aborted ones, what was compacted away). None until `seek` has said where it is.
+        """The offset at which `fetch` goes on. None until `seek` has set it.
+
+        It lies behind every message that `fetch` has returned, and behind what no reader gets to see: the ends of
+        transactions, aborted ones, and what was compacted away.
         """
         ...
 
     def end_offset(self, partition: TopicPartition) -> int | None:
-        """The end of what may be read, as last heard, if known. Asks nobody.
+        """The end of what may be read, as last heard; None if unknown.
 
-        That is the last stable offset: the first message of the oldest open transaction (KIP-98), else the offset of
-        the next message to come.
+        That is the last stable offset: the first message of the oldest open transaction (KIP-98), else the offset
+        that the next message will get.
         """
         ...
 
     def held(self) -> Mapping[TopicPartition, str]:
-        """Assigned partitions whose next message cannot be read, and why; the others go on. Asks nobody."""
+        """Assigned partitions whose next message cannot be read, and why. The consumer goes on with the others."""
         ...
 
     def troubles(self) -> Sequence[str]:
-        """What somebody should look at though consumption goes on, a sentence each. Asks nobody."""
+        """What an operator should look at although consumption goes on, a sentence each."""
         ...
 
     async def follow(self, topics: Collection[str]) -> None:
-        """Besides what was subscribed to, follow these topics from now on, and no others. They exist.
+        """From now on follow these topics besides `ConsumerConfig.topics`, and no others. They must exist.
 
-        A change moves the group's partitions. Subscribed by a pattern, the member looks for new topics at once instead.
-        Raises `TransportError`.
+        A change causes a rebalance. A member with a pattern looks for new topics at once instead. Raises
+        `TransportError`.
         """
         ...
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Fetch from `offset` next; -2 is the beginning, -1 the end. What was prefetched is dropped."""
+        """Fetch from `offset` next; `BEGINNING` and `END` stand for the first offset and the end.
+
+        Drops what was prefetched of the partition. Raises `TransportError`, also for a partition that is not assigned.
+        """
 
 
 class TransportProducer(Protocol):
-    """Sends messages, acknowledged by all in-sync replicas, without duplicates or reordering by its own retries."""
+    """Sends messages. The broker acknowledges each when all in-sync replicas have it.
+
+    The producer's own retries write no message twice and change no order.
+    """
 
     async def send(self, messages: Sequence[OutgoingMessage], timeout: float) -> list[PublishedMessage | Exception]:
-        """Send and wait for the acknowledgements, at most `timeout` seconds; one result per message, in order.
+        """Send, and wait for the acknowledgements. Returns one result per message, in the same order.
 
-        The messages of one call are sent in order and in few requests; one that is refused does not touch its
-        neighbours. Never raises for a single message; after `stop` every result is a `TransportClosedError`. Of a
-        `NotAcknowledgedError` the message is still under way: wait on it, or it may be written twice.
+        The messages of one call are sent in order and in few requests; one that the broker refuses does not affect
+        the others. Never raises for a single message: the result is the error. After `Transport.stop` every result
+        is a `TransportClosedError`. A `NotAcknowledgedError` means that the message is still on its way: whoever
+        sends it again instead of waiting on the error may have it written twice.
         """
         ...
 
     async def send_alone(self, message: OutgoingMessage, timeout: float) -> PublishedMessage | Exception:
-        """The same for one message that `send` found too large: in a batch of its own, compressed.
+        """Send one message that `send` found too large, compressed and in a batch of its own.
 
-        The broker's limit counts the compressed batch; the client's own limit (`kafka.max_request_size`) is not asked.
+        The broker applies its limit to the compressed batch. The client's own limit (`kafka.max_request_size`) is
+        ignored.
         """
         ...
 
 
 class Transport(Protocol):
-    """A broker as one app sees it."""
+    """A broker, as one app sees it. May be started again after `stop`, also on another event loop."""
 
-    scheme: str  # "memory", "kafka"
-    address: str  # host:port[,host:port] without credentials; the OpenLineage namespace is made of it
+    scheme: str  # of the broker's URL: "memory", "kafka"
+    address: str  # host:port[,host:port] without credentials; the OpenLineage namespace is derived from it
 
     async def start(self, timeout: float) -> None:
-        """Make producer and admin client ready. Raises `TransportError` when the broker cannot be reached in time."""
+        """Connect, and make everything but consumers ready. Raises `TransportError` if the broker does not answer."""
 
     async def stop(self, timeout: float) -> None:
-        """Flush and close everything, within `timeout` seconds.
-
-        Never raises, may be called twice; `start` may follow.
-        """
+        """Flush and close everything. Never raises; may be called twice."""
 
     async def ping(self, timeout: float) -> None:
         """Ask the broker for a sign of life. Raises `TransportError`."""
 
     async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
-        """The first offset that is kept and the end of each partition, without what is in open transactions.
+        """The first offset that is still in the log, and the last stable offset, of each partition of a topic.
 
-        Raises `TransportError`.
+        Raises `TransportError`; `TopicNotFoundError` if there is no such topic.
         """
         ...
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:
-        """Some messages from `offset` on, none at the end. No group's offsets are touched. Raises `TransportError`."""
+        """Some messages from `offset` on, without a group; none at the end.
+
+        If messages from `offset` on were deleted, it starts at the first one that is left. Raises `TransportError`.
+        """
         ...
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> TransportConsumer:
-        """A new group member, not yet started."""
+        """A new group member, not yet started. Whoever asks for it starts and stops it."""
         ...
 
     @property
-    def producer(self) -> TransportProducer: ...
+    def producer(self) -> TransportProducer:
+        """The one producer; usable between `start` and `stop`."""
+        ...
 
     async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
-        """The number of partitions of each topic that exists; absent are those that do not. None: of all topics."""
+        """The number of partitions of each of these topics, without those that do not exist. None: of all topics.
+
+        Creates no topic. Raises `TransportError`.
+        """
         ...
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
-        """Create topics with so many partitions each; existing ones are left as they are. Raises `TransportError`."""
+        """Create topics with so many partitions each (-1: the broker's default), and wait until the broker knows them.
+
+        Leaves existing topics as they are. Raises `TransportError`.
+        """

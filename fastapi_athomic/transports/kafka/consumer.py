@@ -14,7 +14,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeEr
 from ...exceptions import TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
 from ...settings import AthomicSettings
-from ..base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
+from ..base import BEGINNING, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
 from .boundary import translate, within
 from .closing import close_client, open_client
 from .group_member import GroupMember, MemberHooks, consumer_options
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 FETCH_GRACE = 0.05
 """aiokafka's `getmany` keeps its own timeout, except while a rebalance runs: then it waits for its end."""
 
-BEGINNING = -2
 NOBODY = KafkaPartition("", -1)
 """Asked for when no partition is wanted: without arguments `getmany` takes from all of them."""
 

@@ -21,9 +21,9 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from ...exceptions import TopicNotFoundError
 from ...messages import RawMessage, TopicPartition
+from ..base import BEGINNING, END
 from .records import decode_records, end_of
 
-BEGINNING, END = -2, -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 ANY_REPLICA = -1
 NOBODY = -1

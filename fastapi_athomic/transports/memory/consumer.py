@@ -9,7 +9,7 @@ from time import monotonic
 
 from ...exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
-from ..base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
+from ..base import BEGINNING, END, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
 from .broker import MemoryBroker
 from .groups import Member
 
@@ -209,6 +209,6 @@ class MemoryConsumer:
         log = self._broker.log(partition)
         if log is None or partition not in self._owned:
             raise TransportError(f"{partition} is not assigned to this consumer")
-        self._positions[partition] = log.first if offset == -2 else log.end if offset == -1 else offset
+        self._positions[partition] = log.first if offset == BEGINNING else log.end if offset == END else offset
         self._arrived.set()
         self._listener.on_arrival()
