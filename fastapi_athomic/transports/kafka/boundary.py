@@ -1,4 +1,4 @@
-"""Calls of aiokafka: within a deadline, and what they raise as one of our errors."""
+"""The boundary to aiokafka: every call has a deadline, and every error becomes one of ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...exceptions import (
 T = TypeVar("T")
 
 MAX_DETAIL = 300
-"""Characters of a foreign error's text that are passed on."""
+"""Characters of an error's text from aiokafka that are passed on."""
 
 _COMMIT_ERRORS = (
     errors.CommitFailedError,
@@ -28,7 +28,7 @@ _COMMIT_ERRORS = (
     errors.UnknownMemberIdError,
 )
 _TOO_LARGE_ERRORS = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
-_WRONG_TIME = "its time is refused: compare this machine's clock with the topic's message.timestamp settings"
+_WRONG_TIME = "the timestamp is refused: compare this machine's clock with the topic's message.timestamp settings"
 _CLOSED_ERRORS = (errors.ProducerClosed, errors.ConsumerStoppedError)
 AUTHORIZATION_ERRORS = (
     errors.TopicAuthorizationFailedError,
@@ -38,7 +38,7 @@ AUTHORIZATION_ERRORS = (
 
 
 def translate(error: BaseException, doing: str) -> TransportError:
-    """A foreign error as the most specific one of ours; `doing` says what was tried, and with what."""
+    """An error of aiokafka as the most specific one of ours. `doing` begins its text: what was tried, on what."""
     if isinstance(error, TransportError):
         return error
     if isinstance(error, _COMMIT_ERRORS):
@@ -57,18 +57,18 @@ def translate(error: BaseException, doing: str) -> TransportError:
 
 
 def _detail(error: BaseException) -> str:
-    """aiokafka's texts speak of hosts, topics and codes. Those of other errors may quote what was in a message."""
+    """The text only of aiokafka's errors: they name hosts, topics and codes. Other errors may quote a message."""
     return str(error)[:MAX_DETAIL] if isinstance(error, errors.KafkaError) else type(error).__name__
 
 
 async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
-    """The result of `work`, done in a task of its own.
+    """The result of `work`, if it is there within `seconds`. `work` runs in a task of its own.
 
-    The task keeps apart what aiokafka likes to mix: a `CancelledError` of its inner tasks is an error like others
-    here, while a cancellation of the caller goes through.
+    So two cancellations stay apart: aiokafka sometimes lets a `CancelledError` of its own tasks out, which is an error
+    like others here; a cancellation of the caller passes through.
 
     Raises:
-        TransportError: it failed, or took longer than `seconds`.
+        TransportError: `work` failed, or took too long. It is cancelled then.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -79,7 +79,7 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
     if not task.done():
         raise TransportError(f"{doing}: no answer within {seconds:.3g} s")
     if task.cancelled():
-        raise TransportError(f"{doing}: broken off")
+        raise TransportError(f"{doing}: cancelled by the Kafka client")
     error = task.exception()
     if error is not None:
         raise translate(error, doing) from error
@@ -87,12 +87,12 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
 
 
 def abandon(task: asyncio.Task[Any]) -> None:
-    """Cancels a task nobody waits for any more; what becomes of it is of no interest."""
+    """Cancels a task that nobody waits for any more, and ignores how it ends."""
     task.cancel()
     task.add_done_callback(retrieve)
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:
-    """Looks at the exception, so that asyncio does not complain that nobody did."""
+    """Retrieves the exception, so that asyncio does not log that nobody did. A callback for a finished future."""
     if not future.cancelled():
         future.exception()

@@ -1,6 +1,6 @@
-"""aiokafka's client, which all others of its parts send through, with what it lacks.
+"""aiokafka's client, through which its producer and its consumer send all requests, with what it lacks.
 
-All use of its private parts is here; written for 0.14.
+The private parts of aiokafka that are used here are listed in the folder's `__init__`.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_SECONDS = 10.0
-"""Seconds in which a broker has to connect and say where the others are; Java's limit for connecting, too (KIP-601)."""
+"""Seconds in which a broker has to connect and answer a metadata request. Java's limit for connecting (KIP-601)."""
 REBOOTSTRAP_PAUSE = 1.0
-"""Seconds between two looks at the bootstrap servers, while nobody answers."""
+"""Seconds between two rounds of asking the bootstrap servers, while no known broker answers."""
 ASK_PAUSE = 0.2
-"""Seconds between two questions for the same topics at least. What waits for a topic that was deleted, or for a leader,
-asks again as soon as it is answered: thousands of times a second, each with a line in the log."""
+"""Least seconds between two metadata requests for the same topics. While aiokafka waits for a leader, or for a topic
+that was deleted, it asks again as soon as it is answered: thousands of times a second, each with a line in the log."""
 FIND_SECONDS, FIND_PAUSE = 2 * REBOOTSTRAP_PAUSE, 0.1
-"""How long, and in which steps, a request is tried again whose broker has to be found first."""
+"""Seconds for which a request is tried again if its broker has to be found first, and the seconds in between."""
 
 
 class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not typed
-    """Finds brokers again that have come back under other addresses (KIP-899).
+    """Finds brokers that have come back under other addresses (KIP-899).
 
-    aiokafka asks only the brokers that it knows. When none of them answers, the bootstrap servers are asked again, by
-    their names.
+    aiokafka asks only the brokers it knows. When none of them answers, this asks the bootstrap servers again, and looks
+    their names up again.
+
+    `on_fetched` and `makes_topics` are set by whoever makes or takes over a client, before it connects.
     """
 
-    on_fetched: Callable[[Any], None] | None = None  # told each answer to a fetch
-    makes_topics = True  # brokers make what they are asked for, if they may: with a number of partitions of theirs
+    on_fetched: Callable[[Any], None] | None = None  # called with each response to a fetch request
+    makes_topics = True  # a metadata request for a missing topic may create it, with the broker's default partitions
     _rebootstrapped_at = _asked_at = float("-inf")  # on the monotonic clock
     _asked_for: frozenset[str] = frozenset()
 
     @classmethod
     def take_over(cls, client: AIOKafkaClient) -> KafkaClient:
-        """Makes one of these of the client that aiokafka's producer or consumer has made, before it connects."""
+        """Turns the client that aiokafka's producer or consumer has created into one of these, before it connects."""
         client.__class__ = cls
         return client  # type: ignore[no-any-return]
 
@@ -58,7 +60,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         return response
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
-        """Never raises: the one task that does this would be gone for good."""
+        """Never raises: that would end aiokafka's only task that updates metadata, for good."""
         if cluster_metadata is self.cluster:
             await self._take_time(frozenset(topics))
         try:
@@ -66,7 +68,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
                 return True
             return await self._ask_bootstrap(cluster_metadata, topics)
         except Exception:
-            logger.exception("the metadata of the cluster could not be read, it will be tried again")
+            logger.exception("the metadata of the cluster could not be read, trying again")
             return False
 
     async def _take_time(self, topics: frozenset[str]) -> None:
@@ -87,14 +89,14 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         return False
 
     async def _ask_node(self, node: int, cluster_metadata: Any, topics: Any) -> bool:
-        """As aiokafka's `_metadata_update`, which always lets brokers make topics."""
+        """Like one step of aiokafka's `_metadata_update`, which always allows brokers to create topics."""
         connection = await self._get_conn(node)
         if connection is None:
             return False
         try:
             metadata = await connection.send(self._question(topics))
         except (KafkaError, TimeoutError) as error:
-            logger.warning("node %s does not say where the others are: %r", node, error)
+            logger.warning("broker %s did not answer a metadata request: %r", node, error)
             return False
         if metadata.brokers:
             cluster_metadata.update_metadata(metadata)
@@ -141,7 +143,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
             connection.close()
 
     def _close_moved(self) -> None:
-        """Connections to where a broker is no more, though nobody has said so: an address that just went silent."""
+        """Closes connections to addresses where a broker is no longer. A silent address never closes them itself."""
         for (node, group), connection in list(self._conns.items()):
             broker = self.cluster.broker_metadata(node)
             if broker is None or not _leads_to(connection, broker):
@@ -149,7 +151,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
                 connection.close(reason=CloseReason.OUT_OF_SYNC)
 
     async def find_and(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What fails as a broker is not where it was, or leads no more, is done again when it has been found."""
+        """Does `work`, and does it again if it failed because a broker has moved or leads a partition no more."""
         end = monotonic() + FIND_SECONDS
         while True:
             try:

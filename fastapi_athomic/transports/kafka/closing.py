@@ -1,4 +1,4 @@
-"""Starting a client of aiokafka, and being rid of one that hangs."""
+"""Opening and closing clients of aiokafka, also one that hangs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aiokafka.conn import AIOKafkaConnection
 from .boundary import abandon, within
 
 TEARDOWN_SECONDS = 0.3
-"""Kept of the time for closing, to take apart a client that does not stop."""
+"""Seconds of the time for closing that are kept to take apart a client that does not stop."""
 TEARDOWN_ROUNDS = 3
-"""aiokafka's tasks wait for each other when they are cancelled; so often they are asked again."""
+"""How often the tasks of a client are cancelled: some wait for others when they are cancelled the first time."""
 
 
 async def open_client(client: Any, seconds: float, doing: str) -> None:
-    """Starts a client of aiokafka; where that fails nothing is left open. Raises `TransportError`."""
+    """Starts a client of aiokafka. Raises `TransportError`, and leaves nothing open then."""
     start = client.bootstrap if isinstance(client, AIOKafkaClient) else client.start
     try:
         await within(start(), seconds, doing)
@@ -30,11 +30,11 @@ async def open_client(client: Any, seconds: float, doing: str) -> None:
 
 
 async def close_client(client: Any, seconds: float) -> None:
-    """Stops a client of aiokafka within about `seconds`; never raises.
+    """Stops a client of aiokafka within about `seconds`. Never raises.
 
-    With the broker dead `stop` hangs, or raises a `CancelledError` in the middle and leaves connections and tasks
-    behind. Then its tasks are cancelled and its connections closed from outside, so that nothing of it warns or
-    reconnects later.
+    If the broker is dead, aiokafka's `stop` hangs, or raises a `CancelledError` half-way and leaves connections and
+    tasks behind. Then this cancels its tasks and closes its connections, so that none of them logs a warning or
+    connects again later.
     """
     stop: Callable[[], Coroutine[Any, Any, None]] = client.close if isinstance(client, AIOKafkaClient) else client.stop
     stopping = asyncio.ensure_future(stop())
@@ -55,7 +55,7 @@ async def _take_apart(client: Any) -> None:
         tasks, connections = _belongings(client)
         for task in tasks:
             abandon(task)
-        for connection in connections:  # only after the tasks: their requests are cancelled now, and need not fail
+        for connection in connections:  # after the tasks: their requests are cancelled by now, so none of them fails
             connection.close()
         if not tasks:
             return
@@ -63,9 +63,9 @@ async def _take_apart(client: Any) -> None:
 
 
 def _belongings(client: Any) -> tuple[set[asyncio.Task[Any]], set[AIOKafkaConnection]]:
-    """The tasks that run methods of the client's own objects, and the connections in its hands or theirs.
+    """The tasks that run methods of the client's objects, and the connections that the client or these tasks hold.
 
-    Found by looking, since aiokafka keeps some of both only in local variables.
+    aiokafka keeps some of both only in local variables, so this searches the frames of all tasks.
     """
     objects = _objects_of(client)
     tasks = set()
@@ -87,7 +87,7 @@ def _frames(waiting: Any) -> Iterator[FrameType]:
 
 
 def _objects_of(client: Any) -> dict[int, Any]:
-    """Everything of aiokafka that can be reached from the client, by id."""
+    """All objects of aiokafka's classes that can be reached from the client, by id."""
     objects: dict[int, Any] = {}
     pending: list[Any] = [client]
     while pending:

@@ -1,4 +1,4 @@
-"""How every client of aiokafka connects, by the settings."""
+"""How every client of aiokafka connects: the settings, as its arguments."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from ...settings import AthomicSettings, KafkaSettings
 from .tls import RenewedContext
 
 RETRY_SECONDS = 0.25
-"""Between two attempts to reach a broker; each one that fails is an error in aiokafka's log."""
+"""Seconds between two attempts to reach a broker. Each failed attempt is an error in aiokafka's log."""
 IDLE_SECONDS = 180.0
-"""A connection without traffic for so long is closed, and opened anew when it is needed. Sooner than load balancers and
-firewalls forget it without a word, the usual ones after 4 to 6 minutes: a request would wait for its answer then."""
+"""A connection without traffic for so long is closed, and opened again when it is needed. Load balancers and firewalls
+drop idle connections silently, usually after 4 to 6 minutes; a request on such a connection would wait in vain."""
 METADATA_SECONDS = 300.0
-"""What producer and admin client know of topics and leaders is asked for anew after so long, if nothing failed."""
+"""Seconds after which producer and admin client ask again for topics and leaders, if nothing fails before."""
 
 
 def milliseconds(seconds: float) -> int:
+    """At least 1, as aiokafka and brokers take it."""
     return max(1, round(seconds * 1000))
 
 
 def connection_options(settings: AthomicSettings) -> dict[str, Any]:
-    """The arguments every client of aiokafka takes. Holds the credentials: never print it.
+    """The arguments that every client of aiokafka takes. They hold the credentials: never print them.
 
     Raises:
-        ConfigurationError: a certificate cannot be read, or a library the settings ask for is missing.
+        ConfigurationError: a certificate cannot be read, or a library that the settings need is missing.
     """
     kafka = settings.kafka
     options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""One member of a consumer group on Apache Kafka."""
+"""The consumer of `kafka://`: rebalances, fair fetching, offsets."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ from .unreadable import UnreadablePartitions
 logger = logging.getLogger(__name__)
 
 FETCH_GRACE = 0.05
-"""aiokafka's `getmany` keeps its own timeout, except while a rebalance runs: then it waits for its end."""
+"""Seconds after which a `getmany` is cancelled that exceeds its own timeout. It does while a rebalance runs."""
 
 NOBODY = KafkaPartition("", -1)
-"""Asked for when no partition is wanted: without arguments `getmany` takes from all of them."""
+"""Stands for no partition: without arguments `getmany` takes from all of them."""
 
 Records = Mapping[KafkaPartition, list[RawMessage]]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """Passes aiokafka's rebalance callbacks on to `KafkaConsumer.revoked` and `assigned`."""
+
     def __init__(self, consumer: KafkaConsumer) -> None:
         self._consumer = consumer
 
@@ -46,7 +48,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is
 class KafkaConsumer:
     """One group member, see `TransportConsumer`.
 
-    Rebalances are eager: all partitions are revoked, then the new ones assigned.
+    Rebalances are eager: all partitions are revoked, then the new ones are assigned.
+
+    `twins` are the static member ids that other processes use too. All consumers of an app share the set: this one
+    adds its own id when it finds out, and joins without it from then on.
     """
 
     def __init__(
@@ -61,14 +66,14 @@ class KafkaConsumer:
         self._listener = listener
         self._settings = settings
         self._connection = connection
-        self._twins = twins  # ids of static members that other processes have, too; shared by an app's consumers
+        self._twins = twins
         self._instance_id = group_instance_id(settings, config)
         self._member: GroupMember | None = None
         self._owned: frozenset[TopicPartition] = frozenset()
-        self._placed: dict[TopicPartition, KafkaPartition] = {}  # owned, and `seek` has said from where
+        self._placed: dict[TopicPartition, KafkaPartition] = {}  # those of the owned that had a `seek`
         self._misplaced: set[TopicPartition] = set()
         self._may_fetch = False  # `on_assigned` has returned
-        self._served: set[KafkaPartition] = set()  # had a full `fetch` since the others had their turn
+        self._served: set[KafkaPartition] = set()  # filled the last `fetch`; the others are next
         self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
 
     async def start(self) -> None:
@@ -81,7 +86,7 @@ class KafkaConsumer:
         )
         member = GroupMember(hooks, **options)
         await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
-        # only now: a consumer that knows its topics waits in `start` until the whole group has rebalanced
+        # only now: a consumer that has topics waits in `start` until the whole group has rebalanced
         if self._config.pattern is not None:
             member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))
         else:
@@ -108,7 +113,7 @@ class KafkaConsumer:
     # --- rebalances
 
     async def revoked(self) -> None:
-        """aiokafka begins a rebalance: the group waits for us until this returns."""
+        """aiokafka calls this when a rebalance begins. The group waits until it returns."""
         self._may_fetch = False
         self._served.clear()
         if self._owned:
@@ -117,7 +122,7 @@ class KafkaConsumer:
         self._owned = frozenset()
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
-        """aiokafka has got a new assignment."""
+        """aiokafka calls this when it has a new assignment."""
         self._let_go()
         self._owned = partitions
         await self._tell(self._listener.on_assigned, partitions)
@@ -151,7 +156,7 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(patience + FETCH_GRACE):
                 found = await self._take(member, wanted or [NOBODY], patience, max_messages)
-        except TimeoutError:  # a rebalance; `getmany` holds no messages while it waits, so none is lost
+        except TimeoutError:  # a rebalance runs; `getmany` holds no messages while it waits, so none are lost
             return {}
         except ConsumerStoppedError:
             raise TransportClosedError(f"{self._name} is closed") from None
@@ -165,9 +170,9 @@ class KafkaConsumer:
         return {TopicPartition(*partition): messages for partition, messages in found.items()}
 
     async def _take(self, member: GroupMember, wanted: list[KafkaPartition], patience: float, limit: int) -> Records:
-        """`getmany`, fair.
+        """A fair `getmany`: partitions that filled the last one come after the others.
 
-        It empties one partition after the other, so one with a long backlog would keep the others waiting.
+        aiokafka empties one partition after the other, so that one with a long backlog would starve the rest.
         """
         if self._served:
             others = [partition for partition in wanted if partition not in self._served]
@@ -259,7 +264,7 @@ class KafkaConsumer:
         state = self._member.state_of(partition) if self._member is not None else None
         if state is None:
             return None
-        end: int | None = state.highwater if state.lso is None or state.lso < 0 else state.lso  # old brokers tell none
+        end: int | None = state.highwater if state.lso is None or state.lso < 0 else state.lso  # unknown to old brokers
         return end
 
     def troubles(self) -> Sequence[str]:

@@ -1,4 +1,7 @@
-"""aiokafka's fetcher, which does not let partitions with a backlog wait for empty ones, nor one fault stop them all."""
+"""aiokafka's fetcher: partitions with a backlog do not wait for empty ones, and a fault holds one partition only.
+
+The private parts of aiokafka that are used here are listed in the folder's `__init__`.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ from aiokafka.errors import (
 from .prefetch import DamagedError, Prefetched, RawRecords
 
 PARTIAL_WAIT_MS = 20
-"""How long the broker may keep a request that leaves out partitions which are being consumed, at least."""
+"""Least milliseconds that the broker may wait for data, in a request that leaves out partitions being consumed."""
 WAITED_FOR = 0.5
-"""Of the time until the first of them will have to be asked for again."""
+"""Share of the time until the first of their buffers runs dry that the broker may wait."""
 
 EMPTY_ANSWERS = 10
-"""In a row, before a partition is held for them: some seconds, as the broker waits for something to come."""
+"""Empty answers in a row before a partition is held for them. They take some seconds: the broker waits for data."""
 POSITION_ERRORS = (OffsetOutOfRangeError, NoOffsetForPartitionError)
-"""Another position is needed, then the partition can be read."""
+"""The partition can be read from another position."""
 SEEN_TO = frozenset(
     kind.errno
     for kind in (
@@ -40,7 +43,7 @@ SEEN_TO = frozenset(
         TopicAuthorizationFailedError,
     )
 )
-"""Codes in the answer to a fetch that aiokafka does something about."""
+"""Error codes in a fetch response that aiokafka handles itself."""
 
 
 class NothingThereError(DamagedError):
@@ -48,7 +51,7 @@ class NothingThereError(DamagedError):
 
 
 class Batches:
-    """Stands for aiokafka's `MemoryRecords`, with batches that were read in another way."""
+    """Stands in for aiokafka's `MemoryRecords`, with batches that were not parsed by aiokafka."""
 
     def __init__(self, *batches: Any) -> None:
         self._batches = deque(batches)
@@ -63,25 +66,25 @@ class Batches:
 class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
     """Does not let partitions with a backlog wait for empty ones.
 
-    There is one request per node on its way, and it leaves out what is buffered already. Where the others are empty
-    (a retry topic, say) the broker keeps it for `fetch_max_wait`; a partition whose buffer runs dry meanwhile would
-    have to wait for that.
+    aiokafka has one fetch request per broker under way, and leaves out partitions that are buffered already. If the
+    rest are empty (a retry topic, say), the broker holds the request for `fetch_max_wait`, and a partition whose
+    buffer runs dry meanwhile would have to wait. This one shortens that wait.
 
-    What the broker says of one partition is no error of the consumer: the partition is held.
+    An error that the broker reports for one partition does not stop the consumer: the partition is held.
     """
 
-    _empty: dict[KafkaPartition, int]  # answers in a row that held nothing, though there should be something
+    _empty: dict[KafkaPartition, int]  # empty answers in a row, though the log goes on
 
     @classmethod
     def take_over(cls, fetcher: Fetcher, buffer: Prefetched) -> EagerFetcher:
-        """Makes one of these of the fetcher that aiokafka's consumer has made, before it has fetched anything."""
+        """Turns the fetcher that aiokafka's consumer has created into one of these, before it fetches anything."""
         fetcher.__class__ = cls
         fetcher._records = buffer
         fetcher._empty = {}
         return cast(EagerFetcher, fetcher)
 
     def put(self, partition: KafkaPartition, *batches: Any) -> RawRecords | None:
-        """Fills the buffer of a partition from its position on. None: it is not ours."""
+        """Puts batches into the buffer of a partition, from its position on. None if it is not assigned."""
         subscription = self._subscriptions.subscription
         assignment = subscription.assignment if subscription is not None else None
         state = assignment.state_value(partition) if assignment is not None and assignment.active else None
@@ -95,16 +98,17 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         return cast(RawRecords, records)
 
     def hold(self, partition: KafkaPartition, error: Exception) -> None:
-        """Nothing is fetched from the partition before `refetch`, or another position."""
+        """Fetches nothing from the partition until `refetch` or a new position. The error is reported as the cause."""
         if partition not in self._records and (records := self.put(partition)) is not None:
             records.hold(error)
 
     def refetch(self, partition: KafkaPartition) -> None:
+        """Drops what is buffered of the partition and fetches it again."""
         self._records.pop(partition, None)
         self._notify(self._wait_consume_future)
 
     def look_at(self, response: Any) -> None:
-        """At the answer to a fetch: for what aiokafka does nothing about but ask again, at once and without end."""
+        """Looks at a fetch response for what aiokafka would ask for again, at once and without end; holds those."""
         found = [
             (KafkaPartition(topic, partition), code, data)
             for topic, partitions in response.topics
@@ -125,7 +129,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         return state is not None and state.has_valid_position and state.position < end
 
     def _note_empty(self, partition: KafkaPartition) -> None:
-        """Where the length of a batch on disk is wrong, the broker finds no end of it and says nothing."""
+        """If the length of a batch on disk is wrong, the broker finds no whole batch and returns nothing."""
         self._empty[partition] = times = self._empty.get(partition, 0) + 1
         if times >= EMPTY_ANSWERS:
             del self._empty[partition]
@@ -136,7 +140,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
             super()._set_error(partition, error)
             return
         self.hold(partition, error)
-        if isinstance(error, RecordTooLargeError):  # aiokafka goes one further now, as if a message were skipped
+        if isinstance(error, RecordTooLargeError):  # aiokafka adds one to the position next, to skip the message
             state = self._subscriptions.subscription.assignment.state_value(partition)
             state.consumed_to(state.position - 1)
 
@@ -148,9 +152,9 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         return (requests, *others)
 
     def _seconds_left(self, node: int) -> float:
-        """Until the first of the buffers runs dry that are filled from `node`.
+        """Seconds until the first of the buffers that are filled from `node` runs dry.
 
-        aiokafka asks for more only when they are some time old, so their pace is known.
+        aiokafka sends the next request only when they are some time old, so their pace is known.
         """
         now = monotonic()
         left = [

@@ -1,4 +1,8 @@
-"""aiokafka's consumer as a group member: with positions said by us, and with what its public interface lacks."""
+"""aiokafka's consumer as one member of a group, with what its public interface lacks.
+
+It reads from where `seek` says, commits only as the member it is, and reads a batch by our own parser where aiokafka's
+fails. The private parts of aiokafka that are used here are listed in the folder's `__init__`.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +35,16 @@ from .static_membership import StaticMembership
 from .topics import ask_for_topics
 
 REBALANCE_MARGIN = 5.0
-"""Seconds the group waits for a member longer than its drain and its last commit may take."""
+"""Seconds that the group's rebalance timeout is longer than a member's drain and its last commit may take."""
 METADATA_MAX_AGE = 30.0
-"""Seconds until new partitions of a topic are noticed."""
+"""Seconds between two metadata requests of a consumer: it notices new partitions of a topic that late."""
 METADATA_MAX_AGE_FOR_PATTERN = 5.0
-"""The same for new topics that match a pattern."""
+"""The same for a consumer with a pattern, and for new topics that match it."""
 HIGHWATER_IN_FETCH, ABORTED_IN_FETCH_4, ABORTED_IN_FETCH_11 = 0, -2, -3
-"""Where the answer to a fetch names the end and the aborted transactions, by version of the request."""
+"""Indexes, in a partition's part of a fetch response, of the high watermark and of the aborted transactions.
+
+The last two depend on the version of the request: below 11, and from 11 on.
+"""
 
 
 def consumer_options(
@@ -51,7 +58,7 @@ def consumer_options(
         "client_id": config.client_id,
         "group_id": config.group_id,
         "group_instance_id": instance_id,
-        "auto_offset_reset": "none",  # positions are said by `seek`
+        "auto_offset_reset": "none",  # `seek` sets the positions
         "enable_auto_commit": False,
         "isolation_level": "read_committed",
         # the broker answers a JoinGroup request only when the other members have drained
@@ -65,15 +72,15 @@ def consumer_options(
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
         "max_poll_records": config.max_poll_messages,
         "metadata_max_age_ms": milliseconds(METADATA_MAX_AGE_FOR_PATTERN if config.pattern else METADATA_MAX_AGE),
-        # each topic is spread over all members, also small ones (retry and redrive topics stand beside each source)
+        # spreads each topic over all members: each source has retry and redrive topics beside it, often small ones
         "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
     }
 
 
 class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka is not typed
-    """Keeps the idle clock right when a `getmany` raises or is cancelled.
+    """Keeps the clock for `max_poll_interval` right when a `getmany` raises or is cancelled.
 
-    Aiokafka's own would stand still from then on.
+    aiokafka's own clock would stand still from then on.
     """
 
     @contextmanager
@@ -86,7 +93,7 @@ class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka i
             self._last_fetch_ended = monotonic()
 
     def assign_from_subscribed(self, assignment: Any) -> None:
-        """aiokafka would look up the positions at once, and fetch from there before we have said anything."""
+        """Pauses new partitions until `seek`: aiokafka would look up their positions at once and fetch from there."""
         super().assign_from_subscribed(assignment)
         for partition in assignment:
             state = self._assigned_state(partition)
@@ -96,18 +103,18 @@ class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberHooks:
-    """What a group member tells of."""
+    """What a group member calls, on its event loop."""
 
-    on_arrival: Callable[[], None]
-    on_twin: Callable[[str], None]
-    on_unreadable: OnUnreadable
+    on_arrival: Callable[[], None]  # messages, or an error, have been fetched
+    on_twin: Callable[[str], None]  # another process uses this `group_instance_id` too
+    on_unreadable: OnUnreadable  # the next record of a partition cannot be read
 
 
 class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not typed
     """aiokafka's consumer with what its public interface lacks.
 
-    All use of its private parts is here; written for 0.14. What automatic instrumentation wraps around `getmany` is
-    left out: it makes spans of each poll, and of each message of it (see `kafka_producer.Client`).
+    Automatic instrumentation wraps the class's `getmany` and makes a span of each poll, and of each message in it.
+    This class calls the original (see `producer_clients.Client`).
     """
 
     getmany = unwrap(AIOKafkaConsumer.getmany)
@@ -116,7 +123,7 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         super().__init__(**options)
         KafkaClient.take_over(self._client)
         self._hooks = hooks
-        self._client.makes_topics = False  # what operators have deleted would come back as we ask for it
+        self._client.makes_topics = False  # asking for a topic that an operator has deleted would create it again
         self._subscription = _SubscriptionState(loop=self._loop)
 
     async def start(self) -> None:
@@ -127,20 +134,20 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         StaticMembership.take_over(self._coordinator, self._hooks.on_twin)
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
-        """Subscribes to the topics for whose whole name `matches` is true; `subscribe` would match beginnings."""
+        """Subscribes to topics whose whole name `matches`. aiokafka's `subscribe` matches the beginning of names."""
         self._subscription.subscribe_pattern(SimpleNamespace(match=matches), listener)
         self._client.set_topics([])
 
     async def look_for_topics(self) -> None:
-        """Returns when the brokers have told which topics there are."""
+        """Returns when a broker has said which topics there are."""
         await self._client.force_metadata_update()
 
     async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Commits, also when aiokafka has already replaced the assignment (a pattern matches a new topic) and revokes
-        it only now.
+        """Commits as a member of the current generation, or raises `CommitFailedError`.
 
-        aiokafka's own would send it again as what it is by then, a member of the next generation to whom the
-        partitions need not belong; and where a topic was deleted, without end.
+        Works also while aiokafka has replaced the assignment but not revoked the old one yet, as it does when a
+        pattern matches a new topic. aiokafka's own `commit` retries as a member of whatever generation it is in by
+        then, to which the partitions need not belong, and retries without end if a topic was deleted.
         """
         coordinator = self._coordinator
         generation = coordinator.generation
@@ -160,37 +167,38 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
             await asyncio.sleep(RETRY_SECONDS)
 
     async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
-        """Offsets with metadata; `committed` drops the metadata and asks for one partition at a time."""
+        """The offsets with their metadata. aiokafka's `committed` drops it, and asks for one partition at a time."""
         return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
 
     def state_of(self, partition: TopicPartition) -> Any:
-        """aiokafka's state of an assigned partition, or None."""
+        """aiokafka's state of a partition; None if it is not assigned."""
         subscription = self._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
         return assignment.state_value(partition) if assignment is not None else None
 
     def known_position(self, partition: TopicPartition) -> int | None:
-        """`position` without waiting; None until it was said where it is."""
+        """`position` without waiting; None before `seek`, and while the partition is on hold."""
         state = self.state_of(partition)
         return state.position if state is not None and state.has_valid_position and not state.paused else None
 
     def hold(self, partition: KafkaPartition) -> None:
-        """Nothing is fetched from it until `release`."""
+        """Fetches nothing from the partition until `release`."""
         if (state := self.state_of(partition)) is not None:
             state.pause()
 
     def release(self, partition: KafkaPartition) -> None:
+        """Fetches from the partition again, after `hold` or after it was assigned."""
         if (state := self.state_of(partition)) is not None:
             state.resume()
 
     async def bounds(self, partitions: Collection[KafkaPartition]) -> dict[KafkaPartition, tuple[int, int]]:
-        """The first offset and the last stable one of each."""
+        """The first offset and the last stable offset of each."""
         first = await self._fetcher.beginning_offsets(partitions, None)
         end = await self._fetcher.end_offsets(partitions, None)
         return {partition: (first[partition], end[partition]) for partition in partitions}
 
     async def topics(self) -> dict[str, TopicInfo | None]:
-        """What it is subscribed to. Where that is not what it has heard of it, it listens again at once."""
+        """The topics it is subscribed to, as a broker knows them now. If they have changed, updates the metadata."""
         found = await ask_for_topics(self._client, sorted(self._subscription.topics))
         for name, info in found.items():
             known = self._client.cluster.partitions_for_topic(name) or ()
@@ -199,7 +207,7 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         return found
 
     async def read_otherwise(self, partition: KafkaPartition, offset: int, limit: int) -> None:
-        """Fills the buffer with the batch at `offset`, read by our own parser. Raises whatever is wrong with it."""
+        """Puts the batch at `offset` into the buffer, read by our own parser. Raises whatever is wrong with it."""
         leader = self._client.cluster.leader_for_partition(partition)
         wanted = [(partition.topic, [(partition.partition, offset, limit)])]
         response = await self._client.send(leader, FetchRequest(0, 1, limit, READ_COMMITTED, wanted))
@@ -214,5 +222,5 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
             self._fetcher.put(partition, batch)
 
     def refetch(self, partition: KafkaPartition) -> None:
-        """What is buffered of the partition is dropped."""
+        """Drops what is buffered of the partition and fetches it again."""
         self._fetcher.refetch(partition)

@@ -1,8 +1,8 @@
-"""aiokafka's prefetched records, handed out as `RawMessage`s without a detour.
+"""The records that aiokafka has prefetched, unpacked straight into `RawMessage`s.
 
-aiokafka makes a `ConsumerRecord` of each record, a frozen dataclass with sizes and checksums nobody asked for; with the
-copy into a `RawMessage` that is a third of all it costs to receive a message. All use of the private parts of its
-fetcher is here; written for 0.14.
+aiokafka makes a `ConsumerRecord` of each record, a frozen dataclass with sizes and checksums that nobody needs. With
+the copy into a `RawMessage` this is a third of the cost of receiving a message. The private parts of aiokafka that are
+used here are listed in the folder's `__init__`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from aiokafka.errors import UnsupportedCodecError
 from ...messages import RawMessage
 
 IDLE_SECONDS = 1.0
-"""Nothing was taken for so long: nobody consumes it."""
+"""A buffer from which nothing was taken for so long is not being consumed."""
 
 _new = tuple.__new__
 
 
 class DamagedError(Exception):
-    """Not what was written."""
+    """What was read is not what was written. The docstring of a subclass is its text in the health report."""
 
 
 class WrongChecksumError(DamagedError):
@@ -38,49 +38,52 @@ class WrongOffsetsError(DamagedError):
 
 
 class Unreadable(NamedTuple):
-    """A place that cannot be read."""
+    """A place in a partition that cannot be read."""
 
     offset: int
     cause: str
-    beyond: int | None  # where the next batch begins, as far as that can be told
-    damaged: bool = False  # what is there is not what was written
+    beyond: int | None  # the offset at which the next batch begins, if known
+    damaged: bool = False  # what was read is not what was written
 
 
 OnUnreadable = Callable[[KafkaPartition, Unreadable], None]
 
 
 class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typed
-    """The records of one partition, unpacked when they are taken: as many together as are wanted.
+    """The buffered records of one partition, unpacked when they are taken, as many at once as are wanted.
 
-    aiokafka's generator, which unpacks one at a time, is left unused.
+    Replaces aiokafka's generator, which unpacks one record at a time.
     """
 
     _assignment: Any
     _batches: deque[Any]  # still to come
-    _damage: Exception | None = None  # of what follows them
-    _batch: Iterator[Any] | None = None  # what is left of the one that is being unpacked
-    _batch_ends = 0  # the offset after it
-    _more = True
-    _held = False  # the next record cannot be read: nothing is given out, and nothing fetched
-    _last: Any = None  # the batch that was begun last
+    _damage: Exception | None = None  # why what follows `_batches` cannot be split into batches
+    _batch: Iterator[Any] | None = None  # the rest of the one that is being unpacked
+    _batch_ends = 0  # the offset behind it
+    _more = True  # False: the fetcher may drop this and ask the broker again
+    _held = False  # the next record cannot be read: gives out nothing, and keeps the fetcher from fetching
+    _last: Any = None  # the batch whose unpacking began last
     next_fetch_offset: int
     _first: int
     _ends: int
-    _end: float  # of the partition
+    _end: float  # the partition's high watermark
     _taken_at: float  # on the monotonic clock
     _on_unreadable: OnUnreadable
 
     def hand_over(self, result: FetchResult, on_unreadable: OnUnreadable) -> None:
-        """Stands in for `result`, whose class has to stay: the fetcher asks for that very one."""
+        """Takes the place of `result`'s own methods. Called by `Prefetched`, once, right after the class was changed.
+
+        The class of `result` has to stay: the fetcher asks for exactly that one.
+        """
         self._assignment = result._assignment
         self._on_unreadable = on_unreadable
-        self._records_iterator = None  # the generator, which refers to us
+        self._records_iterator = None  # aiokafka's generator, which refers to us: a cycle
         result.getall, result.has_more = self.take, self.has_more
         self._batches = deque()
         try:
             while self._records.has_next():
                 self._batches.append(self._records.next_batch())
-        except Exception as error:  # raised when its turn comes
+        except Exception as error:  # raised when the batches before it have been taken
             self._damage = error
         highwater = self._assignment.state_value(self._tp).highwater
         self._end = highwater if highwater is not None else float("inf")
@@ -89,7 +92,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         self._ends = self._batches[-1].next_offset if self._batches else self._first
 
     def seconds_left(self, now: float) -> float:
-        """Until all is taken, if it goes on as it did since the broker sent it. Never, if nobody takes anything."""
+        """Seconds until all is taken, at the pace since it arrived. Infinity if nobody takes anything."""
         position = self.next_fetch_offset
         taken = position - self._first
         if self._held or not taken or now - self._taken_at > IDLE_SECONDS:
@@ -97,14 +100,16 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         return (self._ends - position) * (now - self._arrived_at) / taken
 
     def has_more(self) -> bool:
+        """Stands in for `FetchResult.has_more`. False: the fetcher drops this and asks the broker for more."""
         return self._more
 
     def take(self, limit: int) -> list[RawMessage]:
-        """The next messages, `limit` at most.
+        """The next messages, `limit` at most. Stands in for `FetchResult.getall`.
 
-        None if the position was changed meanwhile, or the partition is paused or not ours any more; then the fetcher
-        asks the broker again. None either from a record on that cannot be read: until somebody does something about it,
-        who is told, nothing of the partition is asked for. Never raises: what was taken of others would be lost.
+        Empty if the position has changed, or the partition is paused or no longer ours; the fetcher asks the broker
+        again then. Also empty from the first record on that cannot be read: `on_unreadable` is called, and nothing of
+        the partition is fetched until `EagerFetcher.refetch` or a new position. Never raises: the messages that this
+        `getmany` took from other partitions would be lost.
         """
         taken: list[RawMessage] = []
         state = self._assignment.state_value(self._tp) if self._assignment.active else None
@@ -117,7 +122,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             self._take(taken, limit)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # of aiokafka's parser, or of a decompressor in Rust that panics
+        except BaseException as error:  # from aiokafka's parser, or from a decompressor in Rust that panics
             self.hold(error)
         self._taken_at = monotonic()
         state.consumed_to(self.next_fetch_offset)
@@ -133,6 +138,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         self._more = not room
 
     def hold(self, error: BaseException) -> None:
+        """Stops at the current position, and reports why."""
         self._held, beyond = True, self._beyond()
         self._batch = self._last = None
         self._batches.clear()
@@ -141,9 +147,9 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         )
 
     def _beyond(self) -> int | None:
-        """Where the batch after the one that was begun last begins: said by that one if it came, too.
+        """The offset at which the batch after `_last` begins, if known.
 
-        The header of a damaged one may be damaged as well.
+        Taken from that batch if it has arrived: the header of the damaged one may be damaged too.
         """
         following = getattr(self._batches[0], "base_offset", None) if self._batches else None
         if following is None and self._last is not None:
@@ -161,21 +167,21 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         ]
 
     def _next_batch(self) -> Iterator[Any] | None:
-        """The next one with records for the application, from the offset that was asked for: a batch may begin before.
+        """The next batch with records for the application, from the wanted offset on: a batch may begin before it.
 
-        The ends of transactions (control batches) and what was aborted are left out (KIP-98).
+        Skips control batches, which end transactions, and aborted batches (KIP-98).
         """
         while self._batches:
             batch = self._last = self._batches.popleft()
             if self._check_crcs and not batch.validate_crc():
                 raise WrongChecksumError
-            # the checksum does not cover where a batch begins (old formats, which have no producer, say too little)
+            # the checksum does not cover the base offset (the old formats, without producer ids, cannot be checked)
             if batch.producer_id is not None and not self.next_fetch_offset < batch.next_offset <= self._end:
                 raise WrongOffsetsError
             if self._is_aborted(batch) or batch.is_control_batch:
                 self.next_fetch_offset = batch.next_offset
                 continue
-            # also where its last records were compacted away, and never back
+            # behind the whole batch, also if its last records were compacted away; and never back
             self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
             return dropwhile(self._is_before, batch)
         if self._damage is not None:
@@ -197,7 +203,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
 
 
 def _cause(error: BaseException) -> str:
-    """Without texts that may quote what is in a record."""
+    """The cause for people, without texts that may quote a record."""
     if isinstance(error, DamagedError):
         return str(error.__doc__)
     if isinstance(error, UnsupportedCodecError):
@@ -206,7 +212,7 @@ def _cause(error: BaseException) -> str:
 
 
 class Prefetched(OrderedDict[KafkaPartition, Any]):
-    """The buffer of a fetcher: what is put into it comes out as `RawMessage`s, and `on_arrival` is called."""
+    """The buffer of a fetcher. What is put into it comes out as `RawMessage`s; `on_arrival` is called each time."""
 
     def __init__(self, on_arrival: Callable[[], None], on_unreadable: OnUnreadable) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Publishing to Apache Kafka: acknowledged by all in-sync replicas, idempotent."""
+"""The producer of `kafka://`: idempotent, acknowledged by all in-sync replicas."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from .producer_clients import Client, ProducerClients
 from .single import SingleWriter
 
 METADATA_PAUSE = 0.05
-"""Seconds until the brokers are asked again for a topic that was just created."""
+"""Seconds between two metadata requests for a topic that was just created."""
 NO_REFUSALS = (*AUTHORIZATION_ERRORS, InvalidTopicError)
-"""What a broker says to whole topics, whatever is sent to them."""
+"""Errors that concern the whole topic, whatever is sent to it: the client is still good."""
 
 Result = PublishedMessage | Exception
 
@@ -42,15 +42,15 @@ Result = PublishedMessage | Exception
 class KafkaProducer:
     """See `TransportProducer`.
 
-    When the broker refuses a batch (it is too large, or a key is missing in a compacted topic), its messages are sent
-    again one by one, by `SingleWriter`: only the one to blame fails. aiokafka's client is replaced, and the topic gets
-    one of its own, so that others do not share its fate again.
+    If the broker refuses a batch (it is too large, or a key is missing in a compacted topic), `SingleWriter` sends its
+    messages again one by one, so that only the one to blame fails. aiokafka's client is useless then: it is replaced,
+    and the topic gets a client of its own, so that other topics do not suffer the next time.
     """
 
     def __init__(self, settings: AthomicSettings, connection: Mapping[str, Any]) -> None:
         self._settings = settings
         self._clients = ProducerClients(settings, connection)
-        self._created: set[str] = set()  # topics that exist for sure, though brokers may not have heard of them yet
+        self._created: set[str] = set()  # topics that exist, though some brokers may not know them yet
         self._single = SingleWriter(settings.kafka.request_timeout)
 
     async def start(self, timeout: float) -> None:
@@ -63,7 +63,7 @@ class KafkaProducer:
         await self._clients.stop(timeout)
 
     def note_created(self, topics: Iterable[str]) -> None:
-        """These topics exist: wait for them."""
+        """These topics were just created: `send` waits until the brokers know them."""
         self._created.update(topics)
 
     async def send(self, messages: Sequence[OutgoingMessage], timeout: float) -> list[Result]:
@@ -76,18 +76,18 @@ class KafkaProducer:
         return [result or TransportError("not sent") for result in results]
 
     async def send_alone(self, message: OutgoingMessage, timeout: float) -> Result:
-        return await self._send_single(message, monotonic() + timeout, "gzip")  # of all codecs that Python has itself
+        return await self._send_single(message, monotonic() + timeout, "gzip")  # the one codec that Python always has
 
     # --- one attempt
 
     async def _send(
         self, indexes: Collection[int], messages: Sequence[OutgoingMessage], results: list[Result | None], end: float
     ) -> list[int]:
-        """Sends these messages and fills in what became of them. Gives those that were refused with their batch."""
+        """Sends these messages and fills in their results. Returns the indexes of those whose batch was refused."""
         futures: dict[int, asyncio.Future[Any]] = {}
         used: dict[int, Client] = {}
         known: set[tuple[str, int | None]] = set()
-        missing: dict[tuple[str, int | None], TransportError] = {}  # asked for once, however many messages go there
+        missing: dict[tuple[str, int | None], TransportError] = {}  # looked up once, however many messages go there
         for index in indexes:
             message = messages[index]
             place = message.topic, message.partition
@@ -131,13 +131,13 @@ class KafkaProducer:
                     message.timestamp,
                     list(message.headers),
                 )
-        except MessageSizeTooLargeError:  # by the client itself: nothing was sent
+        except MessageSizeTooLargeError:  # raised by the client, before it sent anything
             limit = self._settings.kafka.max_request_size
             raise MessageTooLargeError(
                 f"{doing}: the message is larger than kafka.max_request_size ({limit})"
             ) from None
         except TimeoutError:
-            raise TransportError(f"{doing}: no room to send within the time allowed") from None
+            raise TransportError(f"{doing}: the send buffer was full for the time allowed") from None
         except KafkaError as error:
             raise translate(error, doing) from error
         future.add_done_callback(retrieve)
@@ -161,7 +161,7 @@ class KafkaProducer:
         if future.done():
             return _result(future, message)
         doing = f"sending to {message.topic}"
-        if not self._clients.has(client):  # nobody will ever hear of it
+        if not self._clients.has(client):  # its acknowledgement will never come
             return TransportClosedError(f"{doing}: the client was closed before the message was acknowledged")
         wait = partial(self._wait, client, future, message)
         return NotAcknowledgedError(f"{doing}: not acknowledged in time; it may be written later", wait)
@@ -175,7 +175,7 @@ class KafkaProducer:
     async def _wait_for_topic(self, client: Client, topic: str, partition: int | None, end: float) -> None:
         """Returns when the client knows the topic. Raises `TopicNotFoundError`.
 
-        A partition that it does not know may have been added since it asked: it asks again, once.
+        A partition that the client does not know may have been added lately: it asks for metadata again, once.
         """
         cluster = client.client.cluster
         known = cluster.partitions_for_topic(topic)
@@ -192,7 +192,7 @@ class KafkaProducer:
                 raise TopicNotFoundError(f"topic {topic} does not exist")
             await asyncio.sleep(METADATA_PAUSE)
 
-    # --- what aiokafka's producer does not take
+    # --- messages that aiokafka's producer does not take
 
     async def _send_unusual(self, client: Client, message: OutgoingMessage) -> PublishedMessage:
         """A message with neither key nor value, or with a header name that is not UTF-8."""
@@ -214,7 +214,7 @@ def _result(future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
 
 
 def _is_refused(future: asyncio.Future[Any]) -> bool:
-    """aiokafka's idempotent producer fails for ever on the partition then. Nothing was written."""
+    """Whether the broker refused the batch. It wrote nothing then, and this client fails on the partition for ever."""
     if not future.done() or future.cancelled():
         return False
     error = future.exception()
@@ -239,7 +239,7 @@ def _partition(client: Client, message: OutgoingMessage) -> int:
 
 
 def _size(message: OutgoingMessage) -> int:
-    """Without what Kafka adds, which is little."""
+    """Bytes, without the little that Kafka adds."""
     headers = sum(len(name) + len(value or b"") for name, value in message.headers)
     return len(message.key or b"") + len(message.value or b"") + headers
 
@@ -249,5 +249,5 @@ def _is_usual(message: OutgoingMessage) -> bool:
 
 
 def _is_utf8(name: str) -> bool:
-    """Names that came as other bytes hold surrogates, see `kafka_records`."""
+    """Header names that were received as other bytes contain surrogates, see `records`."""
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)

@@ -1,4 +1,4 @@
-"""The clients of a producer: one for all topics, and one for each topic that has had a batch refused."""
+"""aiokafka's producers behind our producer: one that topics share, and one per topic that had a batch refused."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .closing import close_client, open_client
 logger = logging.getLogger(__name__)
 
 MAX_BATCH_BYTES = 131_072
-"""Bytes of messages of one partition that go in one batch. What the broker refuses, it refuses with its whole batch."""
+"""Most bytes of one partition's messages in one batch. The broker accepts or refuses a batch as a whole."""
 SHARED = ""
-"""The client of all topics that have one in common."""
+"""The name of the client that topics share."""
 
 
 class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
-    """aiokafka's producer as it is without automatic instrumentation, which wraps the methods of its class.
+    """aiokafka's producer without automatic instrumentation, which wraps the class's `send`.
 
-    Around a publish there is a span already, and its headers are in the message: theirs would be second ones. The
-    clients that an app makes itself stay instrumented.
+    We have made a span for the publish already, and its headers are in the message; the instrumentation would add its
+    own to both. Clients that an app creates itself stay instrumented.
     """
 
     send = unwrap(AIOKafkaProducer.send)
@@ -39,18 +39,18 @@ class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
 
     @property
     def has_died(self) -> bool:
-        """aiokafka's client says no to everything once its sender has died of an error of its own."""
+        """Whether its sender task has ended with an error. It refuses every message from then on."""
         return bool(self._sender.sender_task.done())
 
 
 class ProducerClients:
-    """Opens, replaces and closes clients. Not one is opened before `start`, nor after `stop`."""
+    """Opens, replaces and closes clients, between `start` and `stop`."""
 
     def __init__(self, settings: AthomicSettings, connection: Mapping[str, Any]) -> None:
         self._settings = settings
         self._connection = connection
         self._open: dict[str, Client] = {}
-        self._own_client: set[str] = set()  # topics that do not use the shared one
+        self._own_client: set[str] = set()  # topics that do not use the shared client
         self._opening = asyncio.Lock()
         self.closed = True
 
@@ -75,18 +75,18 @@ class ProducerClients:
         return self._open.get(self._name(topic))
 
     async def of(self, topic: str, timeout: float) -> Client:
-        """The client for a topic, opened if need be. Raises `TransportError`."""
+        """The client for a topic; opens it if necessary. Raises `TransportError`."""
         return await self._named(self._name(topic), timeout)
 
     def has(self, client: Client) -> bool:
-        """Whether it is in use: nobody hears of what is sent by one that was closed."""
+        """Whether the client is in use. What was sent by one that was closed is never acknowledged."""
         return client in self._open.values()
 
     async def replace(self, client: Client, topic: str) -> None:
-        """The client has had a batch refused: it is no good any more."""
+        """Closes a client whose batch to `topic` was refused, and gives the topic one of its own."""
         self._own_client.add(topic)
         if self._open.get(client.name) is client:
-            logger.warning("a batch to %s was refused, its client is replaced", topic)
+            logger.warning("the broker refused a batch to %s; opening a new producer client for this topic", topic)
             del self._open[client.name]
             await close_client(client, self._settings.request_timeout)
 
@@ -94,7 +94,7 @@ class ProducerClients:
         """Closes the topic's client if it has died."""
         client = self.opened(topic)
         if client is not None and client.has_died:
-            logger.error("the producer's client has died, it is replaced")
+            logger.error("the producer's client has died, opening a new one")
             del self._open[client.name]
             await close_client(client, self._settings.request_timeout)
 

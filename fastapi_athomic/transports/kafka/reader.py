@@ -1,4 +1,4 @@
-"""Reading topics of Apache Kafka without a group: nobody's offsets are touched."""
+"""Reading topics of Apache Kafka without a group."""
 
 from __future__ import annotations
 
@@ -28,47 +28,45 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 ANY_REPLICA = -1
 NOBODY = -1
 LEADER_PAUSE = 0.1
-"""Seconds until the brokers are asked again for a leader that is not known."""
+"""Seconds until a request is tried again whose partition has no leader that we know."""
 
 T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """To one fetch request."""
+    """The response to one fetch request."""
 
-    end: int  # of the partition
-    throttled: float  # seconds for which the broker wants to be left alone
+    end: int  # the partition's high watermark
+    throttled: float  # seconds for which the broker asks us to wait
     batches: bytes
 
 
 class KafkaReader:
-    """Asks the leaders of partitions for what they hold. Callers set the deadlines.
+    """Asks the leaders of partitions for messages and offsets. Callers set the deadlines.
 
-    Topics are deleted and made anew, with more or fewer partitions: who leads what is asked each time. The client is
-    not told of the topics: it would ask for them ever after, and brokers may make what a client asks for.
+    Topics are deleted and created again, with more or fewer partitions, so it asks for the leaders each time. It does
+    not add the topics to the client, which would ask for them ever after; brokers may create what a client asks for.
     """
 
     def __init__(self, client: AIOKafkaClient, max_bytes: int) -> None:
         self._client = client
-        self._max_bytes = max_bytes  # of one answer; a single larger batch comes whole (KIP-74)
+        self._max_bytes = max_bytes  # of one response; a single larger batch comes whole (KIP-74)
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
-        """The first offset and the last stable one of each partition: who waits for more, while a transaction is open,
-        waits for that.
-        """
+        """The first offset and the last stable offset of each partition."""
         return await self._persistently(lambda: self._bounds(topic))
 
     async def read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
-        """Messages from `offset` on, as many as one answer holds; none at the end, and nowhere else.
+        """Messages from `offset` on, as many as one response holds. Empty only at the end.
 
-        An answer may be empty for other reasons: it holds control records only, all of it was compacted away, or the
-        broker throttles us. What was deleted is passed over.
+        A response may be empty for other reasons (only control records, all compacted away, throttling): then it asks
+        again. It starts at the first message that is left if those at `offset` were deleted.
         """
         while True:
             answer = await self._persistently(partial(self._fetch, partition, offset))
             if answer is None:
                 first, _ = (await self.bounds(partition.topic)).get(partition.partition, (0, 0))
-                if first <= offset:  # it lies behind the end: the topic was made anew
+                if first <= offset:  # `offset` lies behind the end: the topic was created again
                     return []
                 offset = first
             elif messages := decode_records(answer.batches, partition, offset):
@@ -81,7 +79,7 @@ class KafkaReader:
                 return []
 
     async def _persistently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Tries again where a leader has moved, or a new topic is not known everywhere."""
+        """Tries again if a leader has moved, or some brokers do not know a new topic yet."""
         while True:
             try:
                 return await ask()
@@ -97,7 +95,7 @@ class KafkaReader:
         return {partition: (first[partition], end[partition]) for partition in sorted(leaders)}
 
     async def _fetch(self, partition: TopicPartition, offset: int) -> Answer | None:
-        """None: the partition does not reach from before `offset` to behind it."""
+        """None if `offset` is not in the log, nor its end."""
         leader = (await self._leaders(partition.topic)).get(partition.partition)
         if leader is None:
             raise TopicNotFoundError(f"{partition} does not exist")

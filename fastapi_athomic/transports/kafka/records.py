@@ -1,8 +1,8 @@
 """Records that aiokafka cannot read or write: those with header names that are not UTF-8.
 
-Kafka's protocol calls a header name a string, brokers do not check it, and clients other than Java's write any bytes.
-aiokafka fails on such a record for ever, and the partition would stand still. Here the name is decoded with
-`surrogateescape`, so that its bytes survive, and is encoded back the same way.
+For Kafka's protocol a header name is a string, but brokers do not check it, and clients other than Java's write any
+bytes. aiokafka fails on such a record for ever, and the partition would stand still. Here the name is decoded with
+`surrogateescape`, which keeps its bytes, and encoded the same way.
 
 Record batch format (magic 2): https://kafka.apache.org/documentation/#recordbatch
 """
@@ -22,7 +22,7 @@ from ...messages import Headers, OutgoingMessage, RawMessage, TopicPartition
 
 _BATCH = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_END = 12  # base offset and length come first; the length counts what follows
-_CRC_END = 21  # the checksum covers all from here
+_CRC_END = 21  # the checksum covers everything from here on
 _MAGIC = 2
 _CODEC_MASK, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -31,12 +31,12 @@ _DECODERS = {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """A batch whose records have been read; has what `kafka_prefetch` asks of aiokafka's."""
+    """A batch whose records have been read. Has the attributes of aiokafka's batches that `prefetch` uses."""
 
     messages: list[RawMessage]
     next_offset: int
-    is_control_batch: bool  # nothing for the application is in it
-    producer_id: None = None  # whether it was aborted has been seen to
+    is_control_batch: bool  # it has no records for the application
+    producer_id: None = None  # so that `prefetch` does not check again whether it was aborted
 
     def __iter__(self) -> Iterator[RawMessage]:
         return iter(self.messages)
@@ -48,10 +48,10 @@ class DecodedBatch:
 def decode_batch(
     data: bytes, topic_partition: TopicPartition, offset: int, aborted: Collection[tuple[int, int]] = ()
 ) -> DecodedBatch:
-    """The first batch of a fetch from `offset`, up to a record in it that makes no sense.
+    """The first batch of a fetch from `offset`, up to the first record that cannot be read.
 
-    Raises whatever a batch comes up with of which nothing can be read. `aborted`: transactions, as the broker names
-    them in its answer: producer id and first offset.
+    If that is the first one, raises whatever is wrong with it. `aborted` are the aborted transactions that the
+    response names: producer id and first offset of each.
     """
     batch = next(_split(memoryview(data)), None)
     if batch is None:
@@ -61,7 +61,7 @@ def decode_batch(
     messages: list[RawMessage] = []
     try:
         messages.extend(message for message in batch.records(topic_partition) if message.offset >= offset)
-    except Exception:  # the messages before it have been taken in
+    except Exception:  # `messages` has those before it
         if not messages:
             raise
         return DecodedBatch(messages, messages[-1].offset + 1, is_control_batch=False)
@@ -69,15 +69,15 @@ def decode_batch(
 
 
 def decode_records(batches: bytes, topic_partition: TopicPartition, offset: int) -> list[RawMessage]:
-    """All records at or after `offset`. Raises whatever a damaged batch, or a decompressor on one, comes up with."""
+    """All records at or after `offset`. Raises whatever a damaged batch, or its decompressor, raises."""
     found = (batch.records(topic_partition) for batch in _split(memoryview(batches)) if not batch.is_control)
     return [message for records in found for message in records if message.offset >= offset]
 
 
 def end_of(batches: bytes, offset: int) -> int:
-    """The offset behind the whole batches, whatever is in them: control records and what compaction took away count.
+    """The offset behind the last complete batch, control records and compacted ones included.
 
-    `offset` itself, where there is no whole batch.
+    `offset` itself if there is no complete batch.
     """
     for batch in _split(memoryview(batches)):
         offset = max(offset, batch.next_offset)
@@ -85,7 +85,7 @@ def end_of(batches: bytes, offset: int) -> int:
 
 
 def _split(data: memoryview) -> Iterator[_Batch]:
-    """The broker cuts off what exceeds the limit of the request."""
+    """The complete batches: the broker cuts off the last one at the request's limit."""
     while len(data) >= _BATCH.size:
         length = _LENGTH_END + int.from_bytes(data[_LENGTH_END - 4 : _LENGTH_END])
         if len(data) < length:
@@ -95,7 +95,7 @@ def _split(data: memoryview) -> Iterator[_Batch]:
 
 
 class _Batch:
-    """Raises `ValueError` where the checksum is not right."""
+    """One batch. Raises `ValueError` if the checksum is wrong."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -126,7 +126,7 @@ class _Batch:
 
 
 class _Reader:
-    """Reads the fields of one record after the other."""
+    """Reads records field by field, one record after the other."""
 
     def __init__(self, data: bytes) -> None:
         self._data = bytearray(data)
@@ -159,22 +159,22 @@ class _Reader:
 
 
 class _Name(str):
-    """A header name that gives back the bytes it was decoded from."""
+    """A header name that encodes to the bytes it was decoded from."""
 
     def encode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> bytes:
         return super().encode("utf-8", "surrogateescape")
 
 
 class Sequence(NamedTuple):
-    """By what the broker knows a batch that it has already (KIP-98)."""
+    """What identifies a batch, so that the broker writes it once (KIP-98)."""
 
     producer_id: int
     producer_epoch: int
-    number: int  # counts the records of this producer in the partition
+    number: int  # of records that this producer has written to the partition before
 
 
 def encode_record(message: OutgoingMessage, sequence: Sequence, compression: str) -> bytes:
-    """A batch of this one record, ready for a produce request. Compressed only where that makes it smaller."""
+    """A batch with this one record, for a produce request. Compressed only if that makes it smaller."""
     builder = _DefaultRecordBatchBuilderPy(
         magic=_MAGIC,
         compression_type=CODECS[compression],
@@ -182,7 +182,7 @@ def encode_record(message: OutgoingMessage, sequence: Sequence, compression: str
         producer_id=sequence.producer_id,
         producer_epoch=sequence.producer_epoch,
         base_sequence=sequence.number,
-        batch_size=0,  # of no interest: the first record always fits
+        batch_size=0,  # not used: the first record always fits
     )
     headers = [(_Name(name), value) for name, value in message.headers]
     builder.append(0, message.timestamp, message.key, message.value, headers)

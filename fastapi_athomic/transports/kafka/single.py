@@ -1,8 +1,8 @@
-"""Messages that go to Apache Kafka one by one, each in a batch and a request of its own.
+"""Writing messages to Apache Kafka one by one, each in a batch and a request of its own.
 
-aiokafka's producer cannot take every message, tells unknown refusals apart only by their number, and is no good any
-more on a partition where one was refused. What is written here is idempotent all the same (KIP-98), under a producer
-id that is nobody else's.
+For messages that aiokafka's producer does not take, and for those whose batch was refused: after that aiokafka's
+producer fails on the partition for ever, and it does not know why every batch was refused. What is written here is
+idempotent too (KIP-98), under a producer id of its own.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ from .records import Sequence, encode_record
 ALL_REPLICAS = -1
 NO_TRANSACTION, NO_TRANSACTION_TIMEOUT = None, 2**31 - 1
 RETRY_PAUSE = 0.1
-"""Seconds until a request is tried again that found no leader, or too few replicas."""
+"""Seconds until a request is tried again that found no leader, or too few in-sync replicas."""
 MAX_BATCH_BYTES = 100 * 2**20
-"""A broker hangs up on larger requests (`socket.request.max.bytes`)."""
+"""A broker closes the connection on larger requests (`socket.request.max.bytes`)."""
 SEQUENCE_NUMBERS = 2**31
 
 # https://kafka.apache.org/protocol#protocol_error_codes
 DUPLICATE_SEQUENCE_NUMBER, INVALID_RECORD = 46, 87
 STRANGER = frozenset((45, 47, 49, 59))
-"""Out of order sequence number, invalid epoch, invalid or unknown producer id: the broker knows us no more."""
+"""Out of order sequence number, invalid epoch, invalid or unknown producer id: we need a new producer id."""
 
 
 class Identity:
-    """A producer id, and how many records it has written to each partition."""
+    """A producer id, and the number of records it has written to each partition."""
 
     def __init__(self, producer_id: int, epoch: int) -> None:
         self._producer = producer_id, epoch
         self._written: dict[TopicPartition, int] = {}
 
     def next(self, place: TopicPartition) -> Sequence:
+        """What identifies the next record to this partition."""
         return Sequence(*self._producer, self._written.get(place, 0))
 
     def note_written(self, place: TopicPartition) -> None:
+        """The broker has acknowledged that record."""
         self._written[place] = (self._written.get(place, 0) + 1) % SEQUENCE_NUMBERS
 
 
@@ -57,7 +59,7 @@ class SingleWriter:
         self._turns: dict[TopicPartition, asyncio.Lock] = {}
 
     async def write(self, client: AIOKafkaClient, message: OutgoingMessage, partition: int, compression: str) -> int:
-        """The offset.
+        """Writes the message and returns its offset. Tries again for as long as the caller lets it.
 
         Raises:
             MessageRefusedError: the topic is compacted, and the message has no key.
@@ -83,7 +85,7 @@ class SingleWriter:
             return offset
 
     async def _answer(self, client: AIOKafkaClient, place: TopicPartition, batch: bytes) -> tuple[int, int]:
-        """The broker's verdict (a protocol error code, 0 for success) and the offset. Waits while waiting may help."""
+        """The broker's error code (0: success) and the offset. Tries again while the error is retriable."""
         topics = [(place.topic, [(place.partition, batch)])]
         request = ProduceRequest(NO_TRANSACTION, ALL_REPLICAS, self._request_timeout, topics)
         while True:
@@ -119,6 +121,6 @@ class SingleWriter:
 
 def _check(code: int, place: TopicPartition) -> None:
     if code == INVALID_RECORD:
-        raise MessageRefusedError(f"{place} takes no message like this: a compacted topic wants a key")
+        raise MessageRefusedError(f"{place} refuses the message: in a compacted topic every message needs a key")
     if code not in (0, DUPLICATE_SEQUENCE_NUMBER):
         raise for_code(code)()

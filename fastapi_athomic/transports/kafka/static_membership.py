@@ -1,8 +1,8 @@
-"""Static membership (KIP-345): who is who in a group, and what happens when two are the same.
+"""Static membership (KIP-345): the ids of an app's members, and what happens if two processes use the same one.
 
-A broker lets the member go on that joined last with a `group_instance_id`, and tells the other one that it is fenced.
-aiokafka 0.14 does not know that answer: it joins anew with the same id and so fences the first one, without end.
-All use of the private parts of its coordinator is here.
+The broker keeps the member that joined last with a `group_instance_id`, and fences the other one. aiokafka 0.14 does
+not know that error: it joins again with the same id and fences the first one, and so on without end. The private parts
+of aiokafka that are used here are listed in the folder's `__init__`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..base import ConsumerConfig
 logger = logging.getLogger(__name__)
 
 FENCED_INSTANCE_ID = 82
-"""Kafka's error code: another member has joined with the same `group_instance_id` since."""
+"""Kafka's error code: another member has joined with the same `group_instance_id`."""
 
 
 def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str | None:
-    """The static member id.
+    """The static member id; None without static membership.
 
-    The one of the config as it is, or the template of the settings with a suffix that tells the app's handlers apart.
+    The one of the config as it is, else the template of the settings plus a suffix that differs for each handler.
     """
     template = settings.kafka.group_instance_id
     if config.group_instance_id is not None or template is None:
@@ -40,10 +40,11 @@ def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str 
 
 
 class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is not typed
-    """Gives way to the member that joined later with the same id: goes on in the group without one.
+    """Gives way to the member that joined later with the same id: stays in the group without an id.
 
-    So there is an end to it, both work, and only what was in hand is handled twice. Whoever lost its membership (its
-    session timed out, say) asks to join as the member it was: the answer tells whether somebody else is that now.
+    So the fencing ends, both members work, and only what was in flight is handled twice. A member that lost its
+    membership (its session timed out, say) asks to join under its former member id: the response says whether another
+    member has the id now.
     """
 
     _on_twin: Callable[[str], None]
@@ -52,7 +53,7 @@ class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is n
 
     @classmethod
     def take_over(cls, coordinator: GroupCoordinator, on_twin: Callable[[str], None]) -> None:
-        """Makes one of these of the coordinator that aiokafka's consumer has made, before it joins the group.
+        """Turns the coordinator that aiokafka's consumer has created into one of these, before it joins the group.
 
         `on_twin` is called with the id when another process uses it too.
         """
@@ -85,7 +86,7 @@ class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is n
 
 
 def twin_of(instance_id: str) -> str:
-    """What is wrong, and what to do."""
+    """What is wrong, and what to do, for people."""
     return (
         f"another process uses the group_instance_id {instance_id} too; this one goes on without it. "
         "Give each process its own ATHOMIC_KAFKA__GROUP_INSTANCE_ID (the name of the pod or of the worker, say)"

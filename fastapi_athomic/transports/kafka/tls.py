@@ -1,4 +1,4 @@
-"""TLS to the brokers: certificates are read again when they have been renewed on disk."""
+"""TLS to the brokers. Certificates are loaded again when they have been renewed on disk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _Stamp = tuple[int, int, int] | None
 
 
 class RenewedContext(ssl.SSLContext):
-    """Stands for the context that the settings' files give at the moment.
+    """An SSL context that always has the current certificates of the settings' files.
 
-    Looked at before each new connection; those that are open stay as they are. Files that do not fit together (one is
-    written, the other is not yet) leave all as it was, with a warning.
+    It checks the files before each new connection; open connections keep theirs. If the files do not fit together (one
+    was written, the other not yet), it keeps the old certificates and logs a warning.
 
     Raises:
         ConfigurationError: a file cannot be read at the start.
@@ -36,28 +36,28 @@ class RenewedContext(ssl.SSLContext):
         self._current = _load(kafka)
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        """What asyncio calls for each connection."""
+        """asyncio calls this for each new connection."""
         self._renew()
         return self._current.wrap_bio(*arguments, **options)
 
     def _renew(self) -> None:
-        stamps = self._stamps()  # before they are read: what changes meanwhile is seen the next time
+        stamps = self._stamps()  # before the files are read, so that a change in between is seen next time
         if stamps == self._seen:
             return
         self._seen = stamps
         try:
             self._current = _load(self._kafka)
         except ConfigurationError as error:
-            logger.warning("renewed certificates are not used, new connections show the old ones: %s", error)
+            logger.warning("renewed certificates cannot be loaded, new connections use the old ones: %s", error)
         else:
-            logger.info("certificates were renewed, new connections show the new ones")
+            logger.info("certificates were renewed, new connections use them")
 
     def _stamps(self) -> tuple[_Stamp, ...]:
         return tuple(_stamp(getattr(self._kafka, name)) for name in FILES)
 
 
 def _stamp(path: str | None) -> _Stamp:
-    """Differs when the file was written or replaced; links are followed."""
+    """Changes when the file is written or replaced. Follows links."""
     try:
         found = Path(path).stat() if path is not None else None
     except OSError:
@@ -77,7 +77,7 @@ def _load(kafka: KafkaSettings) -> ssl.SSLContext:
     except (ssl.SSLError, OSError) as error:
         raise ConfigurationError(f"kafka.ssl_cafile: {kafka.ssl_cafile} cannot be loaded ({_reason(error)})") from None
     if kafka.ssl_certfile is not None:
-        # without a password OpenSSL would ask for one on the terminal, and the app would hang
+        # without a password argument OpenSSL would ask for one on the terminal, and the app would hang
         password = kafka.ssl_password.get_secret_value() if kafka.ssl_password else ""
         try:
             context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)

@@ -1,6 +1,6 @@
-"""Asking a broker for topics with their ids, which aiokafka 0.14 cannot: it knows the request up to version 5.
+"""Requests about topics in versions that aiokafka 0.14 does not know: metadata with topic ids, and creating topics.
 
-Ids came with version 10 (KIP-516, Kafka 2.8). Schemas:
+aiokafka knows the metadata request up to version 5; ids came with version 10 (KIP-516, Kafka 2.8). Schemas:
 https://kafka.apache.org/protocol.html#The_Messages_Metadata
 """
 
@@ -95,7 +95,7 @@ class MetadataRequest_v10(RequestStruct):  # type: ignore[misc]  # aiokafka is n
 
 
 class _AskForTopics(MetadataRequest):  # type: ignore[misc]  # aiokafka is not typed
-    """Of the newest version that has ids, else of the newest that aiokafka knows. Creates nothing."""
+    """A metadata request in version 10 if the broker knows it, else as aiokafka makes it. Creates no topic."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__(list(names), allow_auto_topic_creation=False)
@@ -108,7 +108,7 @@ class _AskForTopics(MetadataRequest):  # type: ignore[misc]  # aiokafka is not t
 
 
 async def ask_for_topics(client: AIOKafkaClient, names: Collection[str]) -> dict[str, TopicInfo | None]:
-    """Each topic as some broker knows it now; None for one that does not exist."""
+    """Each topic as some broker knows it now; None for one that does not exist. Raises errors of aiokafka."""
     if not names:
         return {}
     response = await client.send(client.get_random_node(), _AskForTopics(names))
@@ -134,17 +134,14 @@ class CreateTopicsResponse_v4(CreateTopicsResponse_v3):  # type: ignore[misc]  #
 
 
 class CreateTopicsRequest_v4(CreateTopicsRequest_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801
-    """The first version in which -1 stands for the broker's own number of partitions and replicas (KIP-464).
-
-    Kafka 2.4.
-    """
+    """The first version in which -1 partitions or replicas stand for the broker's default (KIP-464, Kafka 2.4)."""
 
     API_VERSION = 4
     RESPONSE_TYPE = CreateTopicsResponse_v4
 
 
 class CreateTopics(CreateTopicsRequest):  # type: ignore[misc]  # aiokafka is not typed
-    """The request in version 4, which aiokafka 0.14 does not know."""
+    """The request in version 4 if the broker knows it, else as aiokafka makes it."""
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
         _, newest = versions.get(self.API_KEY, (0, 0))

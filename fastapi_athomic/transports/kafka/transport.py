@@ -1,4 +1,4 @@
-"""`kafka://host:port[,host:port]`: Apache Kafka, and what speaks its protocol, through aiokafka."""
+"""The transport of `kafka://host:port[,host:port]`: its admin client, producer and consumers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .reader import KafkaReader
 from .topics import CreateTopics
 
 KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
-"""How long, and in which steps, the brokers are given to hear of a new topic."""
+"""Seconds that brokers have until all know a new topic, and seconds between two looks."""
 CONTROLLER_PAUSE = 0.1
-"""Seconds until a request is tried again whose controller has moved."""
+"""Seconds until a request to the controller is tried again after the controller has moved."""
 
 
 class KafkaTransport:
-    """See `Transport`. The object may be started again after a stop, also on another event loop."""
+    """See `Transport`."""
 
     scheme = "kafka"
 
@@ -40,7 +40,7 @@ class KafkaTransport:
         self._connection = connection_options(settings)
         self._producer = KafkaProducer(settings, self._connection)
         self._admin: KafkaClient | None = None
-        self._twins: set[str] = set()  # ids of static members that other processes have, too
+        self._twins: set[str] = set()  # static member ids that other processes use too, see `KafkaConsumer`
 
     @property
     def producer(self) -> KafkaProducer:
@@ -92,7 +92,7 @@ class KafkaTransport:
         request = MetadataRequest(list(topics) if topics is not None else None, allow_auto_topic_creation=False)
         response = await within(self._ask_any(request), timeout, "asking for topics")
         found = response.to_object()["topics"]
-        # with an error, too, where a partition has no leader for the moment
+        # a topic has an error, but counts, while one of its partitions has no leader
         return {topic["topic"]: len(topic["partitions"]) for topic in found if topic["partitions"]}
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
@@ -117,7 +117,7 @@ class KafkaTransport:
         await self._wait_for(topics, timeout)
 
     async def _wait_for(self, topics: Collection[str], timeout: float) -> None:
-        """A created topic takes a moment to be known; a consumer that starts before would not see it for long."""
+        """Waits until brokers know the new topics: a consumer that starts before would not see them for long."""
         end = monotonic() + min(timeout, KNOWN_SECONDS)
         while len(await self.partition_counts(topics, timeout)) < len(topics):
             if monotonic() > end:
@@ -125,7 +125,7 @@ class KafkaTransport:
             await asyncio.sleep(KNOWN_PAUSE)
 
     async def _have_created(self, topics: Collection[str], timeout: float) -> None:
-        """For brokers that know no request to create topics, but create those that are asked for."""
+        """For brokers without requests to create topics, which create those that a metadata request names."""
         request = MetadataRequest(list(topics), allow_auto_topic_creation=True)
         await within(self._ask_any(request), timeout, "asking for topics")
         missing = set(topics) - set(await self.partition_counts(topics, timeout))
@@ -137,7 +137,7 @@ class KafkaTransport:
         return await client.find_and(lambda: client.send(client.get_random_node(), request))
 
     async def _ask_controller(self, request: Any) -> Any:
-        """A controller that has just moved is looked for again."""
+        """Looks for the controller again if it has just moved."""
         client = self._running()
         while True:
             response = await client.find_and(lambda: client.send(_controller(client), request))

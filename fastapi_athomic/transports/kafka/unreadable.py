@@ -1,7 +1,7 @@
-"""Partitions whose next message cannot be read: a damaged batch, an unknown codec, a topic that is forbidden.
+"""Partitions whose next message cannot be read: a damaged batch, an unknown codec, a topic we are not authorized for.
 
-Each is held alone, and tried again: a bit may have flipped on the way, another replica may be sound, the topic may be
-allowed again. What helps against a batch that stays damaged, docs/damaged-batches.md says.
+Such a partition is held alone, and tried again: a bit may have flipped on the way, another replica may be sound, the
+topic may be authorized again. What to do about a batch that stays damaged: docs/damaged-batches.md.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .prefetch import Unreadable
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
-"""Seconds before a place is tried again that could not be read twice in a row; doubled each time."""
+"""Seconds before a place is tried again after its second failure in a row, doubled with each further one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A partition that is held at a place."""
+    """A place at which a partition is held."""
 
     place: Unreadable
     failures: int  # in a row, at this place
 
     @property
     def pause(self) -> float:
-        """Seconds until it is tried again: the first time at once."""
+        """Seconds until it is tried again. After the first failure: at once."""
         return min(FIRST_PAUSE * 2 ** (self.failures - 2), LONGEST_PAUSE) if self.failures > 1 else 0.0
 
     def __str__(self) -> str:
@@ -43,10 +43,10 @@ class Held:
 
 
 class UnreadablePartitions:
-    """Those of one group member.
+    """The held partitions of one group member.
 
-    `position`: where a partition would be read next, None if it is not ours. `read_otherwise` is tried first; true: it
-    helped. `refetch`: as usual, once more.
+    `position` is where a partition would be read next, None if it is not ours. To try again, `read_otherwise` is called
+    first, which returns whether it helped; if not, `refetch`, which fetches as usual once more.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class UnreadablePartitions:
         self._refetch = refetch
         self._held: dict[KafkaPartition, Held] = {}
         self._trying: dict[KafkaPartition, asyncio.Task[None]] = {}
-        self.reasons: Mapping[TopicPartition, str] = {}  # why partitions are held; may be asked from another thread
+        self.reasons: Mapping[TopicPartition, str] = {}  # why partitions are held; may be read from another thread
 
     def note(self, partition: KafkaPartition, place: Unreadable) -> None:
-        """This place could not be read."""
+        """A place could not be read: hold the partition there, and try again."""
         before = self._held.get(partition)
         again = before is not None and before.place.offset == place.offset
         held = Held(place=place, failures=before.failures + 1 if before is not None and again else 1)
         self._held[partition] = held
-        if held.failures <= 2:  # once may be chance, or only too much for aiokafka's parser
+        if held.failures <= 2:  # the first may be chance, or only aiokafka's parser
             level = logging.ERROR if held.failures == 2 else logging.WARNING if place.damaged else logging.INFO
             logger.log(level, "%s: %s %s", self._name, TopicPartition(*partition), held)
         self._say()
@@ -79,7 +79,7 @@ class UnreadablePartitions:
         self._trying[partition] = asyncio.create_task(self._try_again(partition, held), name=f"{self._name}-unreadable")
 
     def look(self) -> None:
-        """Forgets what is read again, was passed over, or belongs to others now. To be called now and then."""
+        """Forgets partitions that are read again, were sought past, or are no longer ours. Called with each `fetch`."""
         for partition, held in list(self._held.items()):
             if self._position(partition) != held.place.offset:
                 self._forget(partition)
@@ -87,6 +87,7 @@ class UnreadablePartitions:
                     logger.warning("%s: %s is not held any more", self._name, TopicPartition(*partition))
 
     def close(self) -> None:
+        """Gives up all of them."""
         for partition in list(self._held):
             self._forget(partition)
 
