@@ -1,4 +1,4 @@
-"""The app's own tracing: its tracer provider, and that its HTTP requests are traced once."""
+"""The app's own tracing: which tracer provider it uses, and who makes the spans of its HTTP requests."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from opentelemetry.trace import TracerProvider
 
 
 def resolve_tracer_provider(app: FastAPI | None = None, given: TracerProvider | None = None) -> TracerProvider | None:
-    """The provider the app traces with: the given one, the app's own (`FastAPI(telemetry=...)`), the global one. None
-    without an SDK.
+    """The tracer provider of the app: the given one, else the app's (`FastAPI(telemetry=...)`), else the global one.
 
-    To be called when the app starts: what is found at import is often not the provider that will be set.
+    None without an SDK. Call it when the app starts: the provider is often set after import.
     """
     provider = given or _native_tracing(app).get("tracer_provider") or trace.get_tracer_provider()
     return None if isinstance(provider, trace.NoOpTracerProvider | trace.ProxyTracerProvider) else provider
 
 
 def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, *, prefix: str = "/consumers") -> None:
-    """Sees to it that HTTP requests are traced, once, and the plugin's own routes are not. To be called when the app
-    starts.
+    """Makes sure that each HTTP request has one server span, and the plugin's own routes have none.
 
-    Nothing is done without an SDK, for an app that is instrumented already, and for one that traces itself, as
-    FastAPI does since it has the argument `telemetry`. Else `FastAPIInstrumentor` is applied, if it is installed; it
-    stays, so the next run finds it.
+    Call it when the app starts. It applies `FastAPIInstrumentor`, if that is installed, and leaves it applied for the
+    app's next run. It applies nothing without an SDK, to an app that is instrumented already, and to one that traces
+    itself, as FastAPI does since it has the argument `telemetry`.
     """
     provider = resolve_tracer_provider(app, tracer_provider)
     if provider is None:
         return
     native = _native_tracing(app)
-    if native:  # of an instrumented app too: FastAPI goes on tracing if that came after the stack was built
+    if native:  # also of an instrumented app: if that came after its stack was built, FastAPI goes on tracing
         _exclude_from_native(native, prefix)
     instrumented = getattr(app, "_is_instrumented_by_opentelemetry", False)
     if instrumented or (native and provider is resolve_tracer_provider(app)):
@@ -44,14 +42,14 @@ def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, 
     except ImportError:
         return
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls=_excluded_urls(app, prefix))
-    # The lifespan that calls us runs inside the stack that was built before; requests are served by a new one.
+    # The lifespan that calls us runs inside the old middleware stack; requests need one with the instrumentation.
     app.middleware_stack = app.build_middleware_stack()
 
 
 def _native_tracing(app: FastAPI | None) -> dict[str, Any]:
-    """The settings of FastAPI's own tracing.
+    """The settings of FastAPI's own tracing; empty in versions without it.
 
-    Empty in versions that have none. There is no public way to read them (0.165).
+    FastAPI 0.165 has no public way to read them.
     """
     settings = getattr(app, "_telemetry", None)
     return settings if isinstance(settings, dict) else {}
@@ -59,14 +57,17 @@ def _native_tracing(app: FastAPI | None) -> dict[str, Any]:
 
 def _exclude_from_native(settings: dict[str, Any], prefix: str) -> None:
     present = settings.get("exclude")
-    if isinstance(present, _Excluding):  # an earlier run, or a second plugin
+    if isinstance(present, _Excluding):  # from an earlier run, or from a second plugin
         present.prefixes.add(prefix)
     else:
         settings["exclude"] = _Excluding(prefix, present)
 
 
 class _Excluding:
-    """Whether a request is left out of FastAPI's telemetry: the plugin's routes, and what the app itself leaves out."""
+    """Tells FastAPI which requests to leave out of its telemetry: the plugin's routes, and what the app leaves out.
+
+    `instrument_app` adds to `prefixes`.
+    """
 
     def __init__(self, prefix: str, others: Callable[[Mapping[str, Any]], bool] | None) -> None:
         self.prefixes = {prefix}
@@ -79,9 +80,7 @@ class _Excluding:
 
 
 def _excluded_urls(app: FastAPI, prefix: str) -> str:
-    """A pattern for the plugin's routes, beside those that the operator left out by OpenTelemetry's environment
-    variables.
-    """
+    """URL patterns: the plugin's routes, and what the operator excludes by OpenTelemetry's environment variables."""
     own = rf"//[^/]+(?:{re.escape(app.root_path)})?{re.escape(prefix)}(?:/|$)"
     names = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
     others = next((value for name in names if (value := os.environ.get(name))), "")

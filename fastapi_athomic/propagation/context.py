@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from ..messages import Headers, RawMessage
 
 MAX_VALUE_LENGTH = 256
-"""Bytes of a header value that is taken over from outside, unless the settings say otherwise."""
+"""Most bytes of a header value from outside, unless the settings say otherwise."""
 MAX_EXTRA = 32
-"""Entries of `extra` that are taken over from outside."""
+"""Most entries of `extra` from outside."""
 
 REQUEST_ID = "x-request-id"
 FEATURE_FLAGS = "x-feature-flags"
@@ -36,7 +36,7 @@ FIELD_OF_HEADER: Mapping[str, str] = MappingProxyType(
     }
 )
 UNTRUSTED_FIELDS = frozenset(("request_id", "correlation_id", "locale"))
-"""What may come from anybody: it names a request or a language, and grants nothing."""
+"""Fields that may come from anybody: they name a request or a language, and grant nothing."""
 
 _EXTRA_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -58,7 +58,7 @@ _NOTHING: Mapping[str, str] = FrozenDict()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionContext:
-    """Who and what the current request or message is about. Immutable; may be handed to threads and processes."""
+    """Who and what the current request or message is about. Immutable; can be passed to threads and processes."""
 
     request_id: str | None = None
     correlation_id: str | None = None
@@ -107,36 +107,44 @@ Messages = RawMessage | Sequence[RawMessage]
 
 
 class HeadersReader(Protocol):
-    """Reads what the headers of the messages in hand say, when somebody asks. Never raises."""
+    """Reads the headers of the messages in hand, when something asks for them. `HeadersOrchestrator` is one.
+
+    No method raises.
+    """
 
     @property
-    def handler_id(self) -> str: ...
+    def handler_id(self) -> str:
+        """The handler that the messages are for."""
+        ...
 
-    def note_published(self, topic: str) -> None: ...
+    def note_published(self, topic: str) -> None:
+        """The handler has published to this topic."""
+        ...
 
-    def read_context(self, messages: Messages) -> ExecutionContext: ...
+    def read_context(self, messages: Messages) -> ExecutionContext:
+        """Their context; an empty one if it cannot be read."""
+        ...
 
-    def read_lineage(self, messages: Messages) -> object: ...
+    def read_lineage(self, messages: Messages) -> object:
+        """Their `Lineage`; None if lineage is off or cannot be read. An object, as `lineage` imports this module."""
+        ...
 
 
 Received = tuple[HeadersReader, Messages, ExecutionContext | None]
-"""Messages in hand and how to read them.
+"""The messages in hand, what reads their headers, and their context once it has been read or set.
 
-The context once it was read or set. A plain tuple: one is made per message.
+A plain tuple: one is made per message.
 """
 
 _current: ContextVar[ExecutionContext | Received] = ContextVar("athomic_context", default=EMPTY)
 
 apply_context = _current.set
 undo_context = _current.reset
-"""`restore_context` in two halves, without an object between them.
-
-For the code that runs once per message or request.
-"""
+"""`restore_context` in two halves, for code that runs once per message or request: it saves an object."""
 
 
 def get_context() -> ExecutionContext:
-    """The current context; an empty one where none was set."""
+    """The current context; an empty one if none was set."""
     current = _current.get()
     if isinstance(current, ExecutionContext):
         return current
@@ -148,10 +156,10 @@ def get_context() -> ExecutionContext:
 
 
 def set_context(context: ExecutionContext | None = None, /, **changes: Any) -> ExecutionContext:
-    """Replaces the current context by `context`, or amends it by single fields; gives the new one.
+    """Replaces the current context by `context`, changes single fields of it, or both. Returns the new one.
 
-    Lasts until the request or message at hand is done. Set it in async code: a sync dependency of FastAPI runs in a
-    copy of the context.
+    It lasts until the request or message in hand is done. Call it in async code: FastAPI runs a sync dependency in a
+    copy of the context variables.
 
     Raises:
         TypeError: there is no such field.
@@ -164,12 +172,12 @@ def set_context(context: ExecutionContext | None = None, /, **changes: Any) -> E
 
 
 def capture_context() -> ExecutionContext:
-    """The current context, to be handed to `restore_context` in a background task, a thread or another process."""
+    """The current context, for `restore_context` in a background task, a thread or another process."""
     return get_context()
 
 
 class RestoredContext:
-    """Leaving it brings back what was current before."""
+    """A context manager that restores the previous context on exit."""
 
     __slots__ = ("_context", "_token")
 
@@ -188,18 +196,18 @@ class RestoredContext:
 
 
 def restore_context(context: ExecutionContext) -> RestoredContext:
-    """Makes `context` current, from this call on; as `with restore_context(context):` for the length of the block."""
+    """Makes `context` current from this call on; in a `with` statement, until the end of the block."""
     return RestoredContext(context)
 
 
 def current_messages() -> tuple[HeadersReader, Messages] | None:
-    """The message or the batch in hand, and its reader; None outside handlers."""
+    """The message or batch in hand, and what reads its headers; None outside handlers."""
     current = _current.get()
     return None if isinstance(current, ExecutionContext) else current[:2]
 
 
 def _with(context: ExecutionContext) -> ExecutionContext | Received:
-    """The context together with the messages in hand: whoever changes the context still handles them."""
+    """The context together with the messages in hand, which stay in hand when the context changes."""
     current = _current.get()
     return context if isinstance(current, ExecutionContext) else (current[0], current[1], context)
 
@@ -210,10 +218,10 @@ def _with(context: ExecutionContext) -> ExecutionContext | Received:
 def context_from_headers(
     headers: Headers, max_value_length: int = MAX_VALUE_LENGTH, *, believe_identity: bool = True
 ) -> ExecutionContext:
-    """The context that the headers carry; of a repeated name the last usable value counts.
+    """The context that the headers carry. Of several headers with one name the last usable one counts. Never raises.
 
-    A value that is null, empty, not UTF-8, longer than `max_value_length` bytes or has unprintable characters is
-    ignored. Without `believe_identity` only the `UNTRUSTED_FIELDS` are read. Never raises.
+    A value is ignored if it is null, empty, not UTF-8, longer than `max_value_length` bytes, or has unprintable
+    characters. Without `believe_identity` only the `UNTRUSTED_FIELDS` are read.
     """
     values: dict[str, Any] = {}
     extra: dict[str, str] = {}
@@ -244,29 +252,30 @@ def headers_from_context(context: ExecutionContext) -> Headers:
 
 
 def common_context(contexts: Iterable[ExecutionContext]) -> ExecutionContext:
-    """What all contexts agree on; a field in which they differ is empty."""
+    """What all contexts have in common. A field in which they differ is empty."""
     first, *others = contexts
     names = [name for name in FIELDS if all(getattr(first, name) == getattr(other, name) for other in others)]
     return first if len(names) == len(FIELDS) else ExecutionContext(**{name: getattr(first, name) for name in names})
 
 
 class ContextAdapter:
-    """The execution context of messages.
+    """Reads and writes the execution context in the headers of messages.
 
-    What comes over the broker is believed: its access control decides who writes to a topic.
+    It believes what comes over the broker, whose access control decides who may write to a topic.
     """
 
     def __init__(self, max_value_length: int = MAX_VALUE_LENGTH) -> None:
         self._max_value_length = max_value_length
 
     def read(self, messages: Messages) -> ExecutionContext:
-        """The context of a message; of a batch what all its messages agree on. Never raises."""
+        """The context of a message, or what all messages of a batch have in common. Never raises."""
         if isinstance(messages, RawMessage):
             return context_from_headers(messages.headers, self._max_value_length)
         different = {message.headers for message in messages}
         return common_context(context_from_headers(headers, self._max_value_length) for headers in different)
 
     def outgoing(self) -> Headers:
+        """The headers of the current context, for what is published now."""
         return headers_from_context(get_context())
 
 

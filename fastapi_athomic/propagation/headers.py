@@ -1,8 +1,7 @@
-"""Headers before anything else: the span, the lineage and the context of what is handled, and the headers of what is
-published.
+"""The orchestrator of headers: span, context and lineage around each message, and the headers of what is published.
 
-`open` is called before a message is decoded and `close` when it is done with, in the same task; between them the
-handler runs. What the handler does to the context or the trace in its own task is undone by `close`.
+A processor calls `open` before it decodes a message and `close` when it has finished with it, in the same task; the
+handler runs between the two. `close` also undoes what the handler changed in the current context or trace.
 """
 
 from __future__ import annotations
@@ -36,11 +35,14 @@ from .trace_headers import NO_CONTEXT, TRACE_HEADERS, UnreadContext
 logger = logging.getLogger(__name__)
 
 MAX_TOPICS = 100
-"""So many topics that a handler publishes to are remembered."""
+"""Most topics that a handler publishes to that are remembered."""
 
 
 def _attaching() -> tuple[Callable[[Context], Token[Context]], Callable[[Token[Context]], None]]:
-    """`attach` and `detach` of OpenTelemetry, which are two frames each around a context variable."""
+    """OpenTelemetry's `attach` and `detach`, without their two frames around a context variable.
+
+    Private in OpenTelemetry 1.x; with another runtime context, the public functions are used.
+    """
     runtime = trace_contexts._RUNTIME_CONTEXT
     if type(runtime) is ContextVarsRuntimeContext:
         return runtime._current_context.set, runtime._current_context.reset
@@ -52,20 +54,20 @@ attach, detach = _attaching()
 LINEAGE_HEADERS = frozenset((RUN, PARENT, ROOT))
 
 Scope = tuple[Token[Any], Token[Context], Span | None, Messages | None]
-"""What `close` needs.
+"""What `close` needs: how to restore context and trace, the span, and the messages if this is their first attempt.
 
-How to undo the context and the trace; the span, and the messages if this is their first attempt.
+A plain tuple: one is made per message.
 """
 
 
 class Open(Protocol):
-    """Makes a message's span, lineage and context current. `attempt` counts from 1; `links` are for its span."""
+    """Makes a message's span, context and lineage current. `attempt` counts from 1; `links` are added to its span."""
 
     def __call__(self, message: RawMessage, /, attempt: int = 1, links: Sequence[Link] = ()) -> Scope: ...
 
 
 class PublishScope:
-    """A publish under way. `headers` are those to send."""
+    """A publish under way: the headers to send, and its span if there is one."""
 
     __slots__ = ("headers", "span")
 
@@ -75,10 +77,10 @@ class PublishScope:
 
 
 class HeadersOrchestrator:
-    """Runs the adapters over headers. No header can make it fail: an adapter that does is left out and complained
-    about.
+    """Runs the adapters over headers. No header makes it fail: an adapter that raises is left out, with a log line.
 
-    It costs a message about half a microsecond: context and lineage are parsed when somebody asks for them.
+    It costs half a microsecond per message: context and lineage are parsed only when something asks for them.
+    `published_topics` are those that the handler has published to while it handled messages.
     """
 
     def __init__(
@@ -96,12 +98,12 @@ class HeadersOrchestrator:
         self._context = context
         self._complaints = Complaints(burst=1)
         self.handler_id = handler_id
-        self.published_topics: set[str] = set()  # by the handler, while it handled messages
+        self.published_topics: set[str] = set()
 
     # --- consuming
 
     def open_reading(self, message: RawMessage, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
-        """`open` without a span: for who only reads the message, and has more to do with it later."""
+        """`open` without a span: for a message that is only looked at now, and handled later."""
         received = (self, message, None)
         if not message.headers:
             return apply_context(received), attach(NO_CONTEXT), None, None
@@ -110,7 +112,7 @@ class HeadersOrchestrator:
         return apply_context(received), attach(parent), None, None
 
     def open_batch(self, messages: Sequence[RawMessage], attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
-        """The same for a batch, which has one span; its context and lineage are what all its messages agree on."""
+        """`open` for a batch. It has one span; its context and lineage are what all its messages have in common."""
         if self._tracing:
             return self._open_span(messages, attempt, links)
         return apply_context((self, messages, None)), attach(NO_CONTEXT), None, None
@@ -127,25 +129,25 @@ class HeadersOrchestrator:
         return apply_context((self, messages, None)), attach(current), span, messages if attempt == 1 else None
 
     def close(self, scope: Scope, error: BaseException | None) -> None:
-        """Ends the span and brings back what was current before `open`. Never raises."""
+        """Ends the span, and restores what was current before `open`. Never raises."""
         context, trace_context, span, first_attempt_of = scope
         try:
             undo_context(context)
-        except ValueError:  # the garbage collector closes an abandoned coroutine in a context that was never ours
-            logger.debug("the scope of an abandoned handler was closed elsewhere")
+        except ValueError:  # an abandoned coroutine: the garbage collector closes it in some other context
+            logger.debug("the scope of an abandoned handler was closed in another context")
         else:
-            detach(trace_context)  # it would log the same fault as an error, with a traceback
+            detach(trace_context)  # after a ValueError above it would log an error with a traceback
         if span is not None:
             self._finish(span, error, first_attempt_of)
 
     # --- publishing
 
     def inject(self, headers: Headers = ()) -> Headers:
-        """The headers with the current trace, context and lineage; what is given stays as it is."""
+        """Adds the headers of the current trace, context and lineage. The given ones stay as they are, and win."""
         return self._inject(headers, None)
 
     def open_publish(self, topic: str, headers: Headers, value: bytes | None, count: int | None = None) -> PublishScope:
-        """Starts the span of a publish; the scope has the headers that what is published is to carry.
+        """Starts the span of a publish. The scope has the headers to send.
 
         `count` is the number of messages of a batch, None for a single message.
         """
@@ -161,17 +163,18 @@ class HeadersOrchestrator:
         return PublishScope(self._inject(headers, span), span)
 
     def published(self, scope: PublishScope, result: PublishedMessage) -> None:
-        """Notes where the broker put the message."""
+        """Records on the span where the broker put the message."""
         if scope.span is not None:
             self._telemetry.published(scope.span, result)
 
     def close_publish(self, scope: PublishScope, error: BaseException | None) -> None:
+        """Ends the span of the publish. Never raises."""
         if scope.span is not None:
             self._finish(scope.span, error, None)
 
     def _inject(self, given: Headers, span: Span | None) -> Headers:
         taken = {name for name, _ in given}
-        for belonging_together in (TRACE_HEADERS, LINEAGE_HEADERS):  # never one part from the caller and one from here
+        for belonging_together in (TRACE_HEADERS, LINEAGE_HEADERS):  # not one from the caller and another from us
             if not taken.isdisjoint(belonging_together):
                 taken |= belonging_together
         added = self._outgoing(self._telemetry, partial(self._trace_headers.outgoing, span))
@@ -189,18 +192,18 @@ class HeadersOrchestrator:
 
     @property
     def lineage_run(self) -> JobRun | None:
-        """The handler's own run; None where lineage is off."""
+        """The handler's own run; None if lineage is off."""
         return self._lineage.run if self._lineage is not None else None
 
     def note_published(self, topic: str) -> None:
-        """A handler at work has published to this topic."""
+        """The handler has published to this topic while it handled messages."""
         if len(self.published_topics) < MAX_TOPICS:
             self.published_topics.add(topic)
 
-    # --- reading what was received, when somebody asks
+    # --- reading headers that something asks for (`TraceReader`, `HeadersReader`)
 
     def read_trace(self, message: RawMessage) -> Context:
-        nothing = attach(NO_CONTEXT)  # a propagator may look at what is current, which is what is being read
+        nothing = attach(NO_CONTEXT)  # a propagator may look at the current context, which is what is being read
         try:
             return self._trace_headers.remote_context(message.headers)
         except Exception as error:
@@ -226,7 +229,7 @@ class HeadersOrchestrator:
             return None
 
     def _complain(self, adapter: object, error: BaseException) -> None:
-        """The type of the error only: its text may hold header values."""
+        """Logs the type of the error only: its text may contain header values."""
         name = type(adapter).__name__
         unsaid = self._complaints.due(name)
         if unsaid is not None:

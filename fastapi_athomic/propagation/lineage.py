@@ -20,7 +20,7 @@ from .context import Messages, current_messages
 
 RUN, PARENT, ROOT = "openlineage-run", "openlineage-parent", "openlineage-root"
 MAX_LENGTH = 1_024
-"""Bytes of a header that is taken over."""
+"""Most bytes of a header from outside."""
 
 T = TypeVar("T")
 
@@ -33,11 +33,12 @@ class JobRun(NamedTuple):
     run_id: UUID
 
     def encode(self) -> bytes:
+        """As the value of a header."""
         return f"{quote(self.job_namespace, safe='')}/{quote(self.job_name, safe='')}/{self.run_id}".encode()
 
     @classmethod
     def decode(cls, raw: bytes | None) -> JobRun | None:
-        """None where the value makes no sense."""
+        """The run in the value of a header; None if that is malformed."""
         if not raw or len(raw) > MAX_LENGTH:
             return None
         try:
@@ -50,18 +51,18 @@ class JobRun(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where the messages in hand lie: the dataset by OpenLineage's naming, and the place in it."""
+    """Where the messages in hand come from: the dataset by OpenLineage's naming, and the place in it."""
 
     namespace: str  # kafka://host:port
     name: str  # the topic
     partition: int
     offset: int
-    last_offset: int  # of a batch; else the same as `offset`
+    last_offset: int  # the last of a batch; else the same as `offset`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """Where the messages in hand come from. `run` is this handler's own."""
+    """Which runs the messages in hand come from, and where they lie. `run` is this handler's own."""
 
     run: JobRun
     parent: JobRun | None  # the run that produced them; None if unknown, or if a batch has several
@@ -77,7 +78,7 @@ class LineageAdapter:
         self._dataset_namespace = dataset_namespace
 
     def read(self, messages: Messages) -> Lineage:
-        """The lineage of a message or of a batch. Never raises: a header that makes no sense is ignored."""
+        """The lineage of a message or of a batch. Never raises: malformed headers are ignored."""
         batch = (messages,) if isinstance(messages, RawMessage) else messages
         origins = {_origin(headers) for headers in {message.headers for message in batch}}
         first, last = batch[0], batch[-1]
@@ -89,10 +90,7 @@ class LineageAdapter:
         )
 
     def outgoing(self) -> Headers:
-        """The headers for what is published now.
-
-        Those of the handler at work if there is one, else those of this job.
-        """
+        """The headers for what is published now: of the handler that runs, else of this job."""
         if current_messages() is None:
             return ((RUN, self.run.encode()),)
         lineage = get_lineage()
@@ -100,7 +98,7 @@ class LineageAdapter:
 
 
 def headers_from_lineage(lineage: Lineage) -> Headers:
-    """The headers for what `lineage.run` publishes while it handles messages of that lineage."""
+    """The headers for what a handler publishes while it handles messages of this lineage."""
     runs = [(RUN, lineage.run), (PARENT, lineage.parent), (ROOT, lineage.root if lineage.root != lineage.run else None)]
     return tuple((name, run.encode()) for name, run in runs if run is not None)
 
@@ -113,7 +111,7 @@ def get_lineage() -> Lineage | None:
 
 
 def dataset_namespace(scheme: str, address: str) -> str:
-    """OpenLineage names a Kafka cluster by one of its bootstrap servers: the first."""
+    """OpenLineage's name of a broker: its scheme and its first bootstrap server."""
     return f"{scheme}://{address.partition(',')[0]}"
 
 
@@ -125,6 +123,6 @@ def _origin(headers: Headers) -> tuple[JobRun | None, JobRun | None]:
 
 
 def _only(values: Iterable[T | None]) -> T | None:
-    """The value, if there is just one."""
+    """The value if all are the same; else None."""
     found = set(values)
     return found.pop() if len(found) == 1 else None

@@ -29,12 +29,13 @@ _MARK = "fastapi_athomic.request_id"
 
 
 class AthomicMiddleware:
-    """Sets the `ExecutionContext` of each request and websocket, and forgets it afterwards.
+    """Sets the `ExecutionContext` of each request and websocket, and resets it afterwards.
 
-    The request id is taken over from `x-request-id` or made, and sent back. Correlation id and locale are taken over.
-    Everything that could grant something (tenant, user, role, feature flags, `x-context-*`) is believed only if
-    `settings.context.trust_identity_headers` says so; else the app's own code sets it: `set_context` in an async
-    dependency, or `identify`, which is given the ASGI scope and the context so far; the request id stays.
+    The request id comes from `x-request-id`, or is a new one; it is sent back. Correlation id and locale come from
+    their headers. Everything that could grant something (tenant, user, role, feature flags, `x-context-*`) is read
+    from headers only if `settings.context.trust_identity_headers` is set. Otherwise the app's own code sets it: with
+    `set_context` in an async dependency, or by `identify`, a function that gets the ASGI scope and the context so far
+    and returns the new one. It cannot change the request id.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class AthomicMiddleware:
             await self.app(scope, receive, send)
 
     async def _with_context(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _MARK in scope:  # a second plugin on the same app: one request has one context
+        if _MARK in scope:  # a second plugin on the same app: a request has one context
             await self.app(scope, receive, send)
             return
         context = self._context(scope["headers"])
@@ -74,9 +75,9 @@ class AthomicMiddleware:
             undo_context(token)
 
     def _context(self, raw: Iterable[tuple[bytes, bytes]]) -> ExecutionContext:
-        """What the request says, as far as it is believed.
+        """The context in the request's headers, as far as it is believed.
 
-        Always with a request id that may stand in a response header.
+        It always has a request id, and one that is valid in a response header.
         """
         headers = tuple([(name.decode("latin-1"), value) for name, value in raw if name.startswith(b"x-")])
         if not headers:
@@ -90,12 +91,12 @@ class AthomicMiddleware:
 
 
 def _new_id() -> str:
-    """128 random bits, as many as in a UUID, which takes three times as long to make."""
+    """128 random bits, as many as in a UUID, in a third of the time that takes."""
     return token_hex(16)
 
 
 def _sending_back(request_id: str, send: Send) -> Send:
-    """Adds the request id to the response, unless the app has set one itself."""
+    """A `send` that adds the request id to the response, unless the app has set one itself."""
 
     sent_back = _SENT_BACK, request_id.encode()
 

@@ -1,9 +1,9 @@
-"""Tracing through the OpenTelemetry API, with the app's own provider and propagators.
+"""The spans of messages, through the OpenTelemetry API, with the app's own tracer provider.
 
-Spans follow the messaging conventions (https://opentelemetry.io/docs/specs/semconv/messaging/): `send {topic}` around
-a publish, and `process {topic}` around the handling of a message, as the child of the producer's span; a batch is one
-span with a link per message. Without an SDK no span is made, but the remote trace context still goes on with what a
-handler publishes.
+They follow the messaging conventions (https://opentelemetry.io/docs/specs/semconv/messaging/): `send {topic}` around
+a publish, and `process {topic}` around the handling of a message, as a child of the producer's span. A batch is one
+span, with a link per message. Without an SDK there are no spans, but what a handler publishes still carries on the
+trace that came with the message.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .context import Messages
 from .trace_headers import NO_CONTEXT, SPAN_KEY, TraceHeaders, read_w3c
 
 FIRST_ATTEMPTS = 1_000
-"""Messages between two attempts whose first span is remembered, so that the next one can link to it."""
+"""Most messages between two attempts whose first span is remembered, so that the next one can link to it."""
 
-# The names are those of the conventions in opentelemetry-semantic-conventions 0.66; that package says itself that they
-# may still move, and importing it costs more than writing them here.
+# The names in opentelemetry-semantic-conventions 0.66. That package warns that they may still change, and importing it
+# takes longer than repeating them.
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
 OPERATION_TYPE = "messaging.operation.type"
@@ -46,13 +46,15 @@ MessageId = tuple[str, int, int]
 
 
 class MessagingTelemetryAdapter:
-    """The spans of one consumer, or of the app's publishing.
+    """Makes the spans of one consumer, or of the app's publishing.
+
+    `enabled` is false without an SDK: no spans are made. `trace_headers` are those of its propagator.
 
     Args:
-        tracer_provider: None: there is no SDK, no spans are made. See `resolve_tracer_provider`.
+        tracer_provider: None without an SDK. See `resolve_tracer_provider`.
         propagator: None: the global one.
         system: `messaging.system`, the scheme of the transport.
-        record_keys: put message keys on spans. They may be personal data: off unless asked for.
+        record_keys: put message keys on spans. They may be personal data, so it is off by default.
     """
 
     def __init__(
@@ -78,10 +80,10 @@ class MessagingTelemetryAdapter:
     # --- consuming
 
     def start(self, messages: Messages, attempt: int = 1, links: Sequence[Link] = ()) -> tuple[Span, Context]:
-        """A started span, and the context in which it is current. Only where `enabled`.
+        """Starts the span of a message or a batch; returns it and the context in which it is current.
 
-        One message: the child of the producer's span. A batch: a root, with a link to the producer's span of each
-        message; of more than 128 the SDK keeps the last, unless `OTEL_SPAN_LINK_COUNT_LIMIT` says otherwise.
+        Only if `enabled`. The span of a message is a child of the producer's span. That of a batch is a root, with a
+        link to the producer's span of each message; the SDK keeps the last 128 links (`OTEL_SPAN_LINK_COUNT_LIMIT`).
         """
         if attempt > 1:
             links = (*links, *self._link_to_first_attempt(messages))
@@ -102,7 +104,7 @@ class MessagingTelemetryAdapter:
         return span, Context({**parent, SPAN_KEY: span})
 
     def _as_links(self, parent: Context, headers: Headers, links: Sequence[Link]) -> tuple[Context, Sequence[Link]]:
-        """A redrive is a new story: the message's first trace and the span in which it failed become links."""
+        """A redrive begins a new trace: the message's first trace, and the span in which it failed, become links."""
         failure = tuple(("traceparent", value) for name, value in headers if name == FAILURE_TRACE)
         for context in (parent, read_w3c(failure)):
             span = trace.get_current_span(context).get_span_context()
@@ -123,7 +125,10 @@ class MessagingTelemetryAdapter:
         return span, trace.set_span_in_context(span, NO_CONTEXT)
 
     def finish(self, span: Span, error: BaseException | None, first_attempt_of: Messages | None = None) -> None:
-        """Ends the span. Of an error only the type is told: its text may hold payload."""
+        """Ends the span. Records only the type of an error: its text may contain payload.
+
+        `first_attempt_of` are the messages if this was their first attempt: later ones will link to it.
+        """
         if error is not None and span.is_recording():
             _record_error(span, error)
             if first_attempt_of is not None:
@@ -133,9 +138,9 @@ class MessagingTelemetryAdapter:
     # --- publishing
 
     def start_publish(self, topic: str, value: bytes | None, count: int | None = None) -> Span:
-        """A started span around a publish, the child of the current one. Only where `enabled`.
+        """Starts the span of a publish, as a child of the current one. Only if `enabled`.
 
-        `count` is the number of messages of a batch, also of a batch of one; None: it is a single message.
+        `count` is the number of messages of a batch (which may be 1), None for a single message.
         """
         attributes = self._attributes("send", topic)
         span = self._tracer.start_span(f"send {topic}", None, SpanKind.PRODUCER, attributes)
@@ -149,13 +154,14 @@ class MessagingTelemetryAdapter:
 
     @staticmethod
     def published(span: Span, result: PublishedMessage) -> None:
+        """Records where the broker put the message."""
         if span.is_recording():
             span.set_attributes({PARTITION: str(result.partition), OFFSET: result.offset})
 
     # --- parts
 
     def _span_of_topic(self, topic: str) -> tuple[str, dict[str, Any]]:
-        """Name of the spans of a topic, and the attributes that all of them have."""
+        """The name of the `process` spans of a topic, and the attributes that all of them have."""
         known = self._spans_of_topics.get(topic)
         if known is None:
             known = self._spans_of_topics[topic] = (
@@ -195,8 +201,5 @@ def _record_error(span: Span, error: BaseException) -> None:
 
 
 def _tracer(provider: TracerProvider | None) -> trace.Tracer:
-    """One that does nothing where there is no SDK.
-
-    An SDK that is switched off (`OTEL_SDK_DISABLED`) gives such a one itself.
-    """
+    """A tracer; one that does nothing without an SDK, or with one that is disabled (`OTEL_SDK_DISABLED`)."""
     return trace.NoOpTracer() if provider is None else provider.get_tracer("fastapi_athomic")

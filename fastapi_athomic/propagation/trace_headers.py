@@ -1,4 +1,8 @@
-"""The trace headers of messages: read by the app's own propagator, or when somebody asks for them, and written."""
+"""Trace headers: what they say of the producer's span, and those of what is published.
+
+The app's own propagator reads and writes them (W3C trace context and baggage, unless it says otherwise). Where no span
+is made, they are read only when something looks into the current trace context.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ from ..messages import Headers, RawMessage
 
 TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
 NO_CONTEXT = Context()
-SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT)))  # set_span_in_context copies, slower
+SPAN_KEY = next(
+    iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT))
+)  # the key that set_span_in_context uses; that function copies the context
 
 _W3C = TraceContextTextMapPropagator()
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
@@ -26,7 +32,7 @@ _FLAGS = tuple(map(TraceFlags, range(256)))
 
 
 class TraceHeaders:
-    """Reads and writes the headers of a propagator. None: the global one."""
+    """Reads and writes headers with a propagator. None: the global one, as it is now."""
 
     def __init__(self, propagator: TextMapPropagator | None = None) -> None:
         self._propagator = propagator or propagate.get_global_textmap()
@@ -34,10 +40,10 @@ class TraceHeaders:
         self._is_w3c = _is_w3c(self._propagator)
 
     def remote_context(self, headers: Headers) -> Context:
-        """What the producer's headers say, without a span of our own.
+        """The trace context that the producer sent. Raises what the app's own propagator raises.
 
-        At a third of the propagators' price in the usual case: one well-formed `traceparent` and no other header for
-        them, and they are W3C's.
+        In the usual case (one well-formed `traceparent`, no other trace header, W3C propagators) this takes a third of
+        the time that the propagators take.
         """
         if not self._is_w3c:
             return self._extract(headers)
@@ -57,16 +63,16 @@ class TraceHeaders:
         return Context({SPAN_KEY: NonRecordingSpan(span)}) if span.is_valid else NO_CONTEXT
 
     def outgoing(self, span: Span | None) -> Headers:
-        """The headers that make what is published the child of `span`, or of the current span."""
+        """The headers that make what is published a child of `span`, or of the current span if None."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, None if span is None else trace.set_span_in_context(span))
         return tuple((name, value.encode()) for name, value in carrier.items())
 
     def span_context(self, headers: Headers) -> SpanContext:
-        """The producer's span; the invalid one where the headers make no sense."""
+        """The producer's span; the invalid one if the headers are malformed. Never raises."""
         try:
             return trace.get_current_span(self._extract(headers)).get_span_context()
-        except Exception:  # a propagator of the user's; this runs inside the handler, which must not fail for it
+        except Exception:  # from the app's own propagator, which must not fail the handler
             return trace.INVALID_SPAN_CONTEXT
 
     def _extract(self, headers: Headers) -> Context:
@@ -75,21 +81,24 @@ class TraceHeaders:
 
 
 def read_w3c(headers: Headers) -> Context:
-    """What the headers of W3C's trace context say, whichever propagator the app has."""
+    """The trace context in W3C's headers, whatever propagator the app uses."""
     return _W3C.extract(_carrier(headers, TRACE_HEADERS), NO_CONTEXT)
 
 
 class TraceReader(Protocol):
-    """Reads what the headers of a message say of its trace, when somebody asks. Never raises."""
+    """Reads the trace context of a message, for `UnreadContext`. `HeadersOrchestrator` is one."""
 
-    def read_trace(self, message: RawMessage) -> Context: ...
+    def read_trace(self, message: RawMessage) -> Context:
+        """The remote context. Never raises."""
+        ...
 
 
 class UnreadContext(Context):
     """The remote context of a message, which is read when something is first looked up in it.
 
-    It is made for every message, and hardly any handler asks. `unread` is to be set at once: the reader, the message,
-    and whatever else the maker has in that tuple.
+    One is made for every message, and hardly any handler looks into it. `HeadersOrchestrator.open_reading` sets
+    `unread` right after it has made one: the reader, the message, and whatever else that tuple holds. It is None once
+    the headers have been read.
     """
 
     __slots__ = ("unread",)
@@ -112,7 +121,7 @@ class UnreadContext(Context):
     def __contains__(self, key: object) -> bool:
         return dict.__contains__(self._read(), key)
 
-    def __iter__(self) -> Iterator[str]:  # also tells dict(context) and {**context} not to look for themselves
+    def __iter__(self) -> Iterator[str]:  # with this, dict(context) and {**context} call our methods
         return dict.__iter__(self._read())
 
     def __len__(self) -> int:
@@ -144,7 +153,10 @@ class UnreadContext(Context):
 
 
 def _is_w3c(propagator: TextMapPropagator) -> bool:
-    """The global default, or part of it: W3C trace context and baggage, neither of them somebody's own version."""
+    """Whether it is OpenTelemetry's W3C trace context, with or without baggage, and not a subclass of it.
+
+    `_propagators` is private in OpenTelemetry 1.x, and there is no public way to list them.
+    """
     members = propagator._propagators if type(propagator) is CompositePropagator else [propagator]
     kinds = [type(member) for member in members]
     return kinds.count(TraceContextTextMapPropagator) == 1 and set(kinds) <= {
@@ -187,7 +199,7 @@ def _baggage(text: str) -> str | None:
 
 
 def _without_spaces(member: str) -> str:
-    """Without the optional white space around `;` and `=`. Linear in time: a pattern for it is quadratic."""
+    """Removes the optional white space around `;` and `=`, in linear time: a regular expression is quadratic."""
     properties = (part.partition("=") for part in member.split(";"))
     return ";".join(f"{name.strip(_SPACE)}{equals}{value.strip(_SPACE)}" for name, equals, value in properties)
 
@@ -209,9 +221,9 @@ def _checked(name: str, raw: bytes) -> str | None:
 
 
 def _carrier(headers: Headers, wanted: frozenset[str]) -> dict[str, list[str]]:
-    """The wanted headers for the propagators; of several with one name the last usable one, as readers in Java take it.
+    """The wanted headers for the propagators; of several with one name the last usable one, as in Java (`lastHeader`).
 
-    What is malformed is left out before a propagator sees it: OpenTelemetry's own would log its text, once per message.
+    Malformed ones are left out: OpenTelemetry's propagators would log their text, for each message.
     """
     carrier: dict[str, list[str]] = {}
     for name, raw in headers:

@@ -1,7 +1,7 @@
 """The embedded broker: topics with partitions, and consumer groups, in the memory of one process.
 
-Its rules are Kafka's: keys are hashed by murmur2, rebalances are eager and have generations, a commit of an old
-generation is refused, a member that holds up a rebalance for too long is evicted. Safe to use from several event
+Its rules are Kafka's: keys are hashed by murmur2, rebalances are eager and have generations, a commit by a member of an
+old generation is refused, a member that holds up a rebalance for too long is evicted. Safe to use from several event
 loops and threads.
 """
 
@@ -21,20 +21,26 @@ from .partitioner import partition_for
 
 
 class MemoryBroker:
-    """Topics and groups. No method waits."""
+    """Topics and groups. No method waits.
+
+    `connected` is false between `disconnect` and `reconnect`; most methods raise `TransportError` then.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._topics = Topics()
-        self._ids: dict[str, bytes] = {}  # of the topics; a new one for each that is made
+        self._ids: dict[str, bytes] = {}  # of the topics; one that is created again gets a new one
         self._groups: dict[str, Group] = {}
-        self._turns: dict[str, int] = {}  # of messages without a key, per topic
+        self._turns: dict[
+            str, int
+        ] = {}  # per topic: the number of messages without a key, which go to the partitions in turn
         self._refused: set[str] = set()
         self.connected = True
 
     # --- topics
 
     def create_topics(self, topics: Mapping[str, int]) -> None:
+        """Creates topics with so many partitions each; leaves existing ones as they are."""
         with self._lock:
             self.check_connected()
             new = [name for name in topics if name not in self._topics]
@@ -52,7 +58,7 @@ class MemoryBroker:
             self._rebalance_followers([topic])
 
     def delete_messages(self, partition: TopicPartition, before: int) -> None:
-        """Drops those with a lower offset, as retention does."""
+        """Drops the messages with a lower offset than `before`, as retention does."""
         with self._lock:
             self._topics[partition.topic][partition.partition].drop_before(before)
 
@@ -62,7 +68,7 @@ class MemoryBroker:
                 group.rebalance()
 
     def topics_of(self, member: Member) -> dict[str, TopicInfo | None]:
-        """What the member follows; None for a topic that does not exist."""
+        """The topics that the member follows; None for one that does not exist."""
         with self._lock:
             self.check_connected()
             matching = [name for name in self._topics if member.follows(name)]
@@ -74,7 +80,7 @@ class MemoryBroker:
         return TopicInfo(self._ids[topic], len(logs)) if logs is not None else None
 
     def delete_topics(self, topics: Collection[str]) -> None:
-        """What is in them is gone, and so is what groups have committed for them."""
+        """Deletes topics with their messages, and what groups have committed for them."""
         with self._lock:
             self.check_connected()
             gone = [name for name in topics if self._topics.pop(name, None) is not None]
@@ -83,12 +89,13 @@ class MemoryBroker:
             self._rebalance_followers(gone)
 
     def delete_records(self, topic: str) -> None:
-        """Purges the topic: its partitions begin where they end."""
+        """Deletes all messages of the topic; offsets go on where they were."""
         with self._lock:
             for log in self._topics[topic]:
                 log.drop_before(log.end)
 
     def partition_counts(self, topics: Collection[str] | None) -> dict[str, int]:
+        """The number of partitions of each of these topics that exists. None: of all topics."""
         with self._lock:
             self.check_connected()
             names = self._topics if topics is None else topics
@@ -100,7 +107,7 @@ class MemoryBroker:
         settings: MemorySettings,
         size: Callable[[OutgoingMessage], int] | None = None,
     ) -> list[PublishedMessage | Exception]:
-        """`size`: by what a message is measured; None: `size_of`."""
+        """Appends the messages; one result for each. `size` measures a message; None: `size_of`."""
         with self._lock:
             self.check_connected()
             return [self._append(message, settings, size or size_of) for message in messages]
@@ -145,9 +152,11 @@ class MemoryBroker:
         return turn % count
 
     def log(self, partition: TopicPartition) -> Log | None:
+        """The partition's log; None if there is no such partition. To be read only."""
         return self._topics.log(partition)
 
     def read(self, partition: TopicPartition, offset: int, limit: int) -> list[RawMessage]:
+        """At most `limit` messages from `offset` on. Empty if the offset is not in the log, and while disconnected."""
         with self._lock:
             log = self.log(partition)
             return log.read(offset, limit) if log is not None and self.connected else []
@@ -155,40 +164,43 @@ class MemoryBroker:
     # --- groups
 
     def join(self, member: Member) -> None:
+        """Adds the member to its group. A rebalance begins."""
         with self._lock:
             self.check_connected()
             self._groups.setdefault(member.config.group_id, Group(self._topics)).join(member)
 
     def leave(self, member: Member) -> None:
+        """Removes the member from its group. A rebalance begins. Works while disconnected."""
         with self._lock:
             self._group_of(member).leave(member)
 
     def follow(self, member: Member, topics: Collection[str]) -> None:
-        """Besides those of its config, the member follows these topics."""
+        """The member follows these topics besides those of its config, and no others."""
         with self._lock:
             self._group_of(member).follow(member, topics)
 
     def rebalance(self, group_id: str) -> None:
-        """All members give up what they have, and get it anew."""
+        """Takes all partitions away from the members of a group, and assigns them again."""
         with self._lock:
             self._groups[group_id].rebalance()
 
     def task_of(self, member: Member) -> Assignment | None:
-        """What the member has to do now; None: wait for the others."""
+        """What the member has to do now; None: nothing, until the others have given up their partitions."""
         with self._lock:
             return self._group_of(member).task_of(member)
 
     def give_up(self, member: Member) -> None:
-        """The member has let go of its partitions and waits for the new ones. One that was evicted joins again."""
+        """The member has given up its partitions and waits for new ones. One that was evicted joins again."""
         with self._lock:
             self._group_of(member).give_up(member)
 
     def evict_laggards(self, group_id: str) -> None:
-        """Goes on without those that have not given up their partitions in time."""
+        """Completes the rebalance without the members that have not given up their partitions."""
         with self._lock:
             self._groups[group_id].evict_laggards()
 
     def is_preparing(self, group_id: str) -> bool:
+        """Whether a rebalance waits for members to give up their partitions."""
         return self._groups[group_id].preparing
 
     def commit(self, member: Member, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
@@ -198,6 +210,7 @@ class MemoryBroker:
             self._group_of(member).commit(member, offsets)
 
     def committed(self, group_id: str) -> dict[TopicPartition, CommittedOffset]:
+        """All that the group has committed."""
         with self._lock:
             group = self._groups.get(group_id)
             return dict(group.committed) if group is not None else {}
@@ -212,6 +225,7 @@ class MemoryBroker:
         self.connected = False
 
     def reconnect(self) -> None:
+        """The broker can be reached again; members look for messages at once."""
         with self._lock:
             self.connected = True
             for logs in self._topics.values():
@@ -219,12 +233,14 @@ class MemoryBroker:
                     member.arrived()
 
     def refuse(self, topic: str) -> None:
-        """Messages to the topic are refused until `allow`."""
+        """Refuses messages to the topic until `allow`."""
         self._refused.add(topic)
 
     def allow(self, topic: str) -> None:
+        """Accepts messages to the topic again."""
         self._refused.discard(topic)
 
     def check_connected(self) -> None:
+        """Raises `TransportError` while disconnected."""
         if not self.connected:
             raise TransportError("the broker is disconnected")

@@ -1,4 +1,4 @@
-"""One member of a group on the embedded broker."""
+"""The consumer of `memory://`: takes part in rebalances, fetches fairly, keeps positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REBALANCE_RESERVE = 5.0
 
 
 class MemoryConsumer:
-    """One group member, see `TransportConsumer`."""
+    """One group member, see `TransportConsumer`. `stopped` is for its transport, which then forgets it."""
 
     def __init__(self, broker: MemoryBroker, config: ConsumerConfig, listener: RebalanceListener) -> None:
         self._broker = broker
@@ -32,9 +32,9 @@ class MemoryConsumer:
         self._arrived = asyncio.Event()
         self._generation = -1
         self._owned: frozenset[TopicPartition] = frozenset()
-        self._positions: dict[TopicPartition, int] = {}  # of the owned partitions, as soon as `seek` has said them
+        self._positions: dict[TopicPartition, int] = {}  # of the owned partitions that had a `seek`
         self._fetchable = False
-        self._asked_for: Collection[TopicPartition] = ()  # by the last `fetch`
+        self._asked_for: Collection[TopicPartition] = ()  # in the last `fetch`
         self.stopped = False
 
     async def start(self) -> None:
@@ -59,7 +59,7 @@ class MemoryConsumer:
     # --- rebalances
 
     async def _follow(self, member: Member) -> None:
-        """Does what the group asks for."""
+        """Does what the group asks for: gives up partitions, takes new ones, evicts members that are too slow."""
         patience = self._config.drain_timeout + REBALANCE_RESERVE
         while True:
             try:
@@ -92,7 +92,7 @@ class MemoryConsumer:
         self._listener.on_arrival()
 
     def _note_arrival(self) -> None:
-        """The listener is told only of what it has asked for in vain: others may publish without end meanwhile."""
+        """Tells the listener only about partitions of the last `fetch`: others may get messages without end."""
         self._arrived.set()
         if any(map(self._has_more, self._asked_for)):
             self._listener.on_arrival()
@@ -131,7 +131,7 @@ class MemoryConsumer:
                 return {}
 
     def _read(self, partitions: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
-        """From all partitions alike, so that one with a long backlog does not keep the others waiting."""
+        """Reads from all partitions in equal shares, so that one with a long backlog does not starve the others."""
         found: dict[TopicPartition, list[RawMessage]] = {}
         waiting = [partition for partition in partitions if self._fetchable and self._is_placed(partition)]
         for place, partition in enumerate(waiting):

@@ -1,6 +1,8 @@
-"""Consumer groups: who is a member, which partitions each has, and what was committed.
+"""Consumer groups: their members, which partitions each one has, and what was committed.
 
-Nothing here takes the broker's lock: the broker holds it around each call.
+A rebalance goes like this. Each member is called, gives up its partitions, and waits; when the last one has given up,
+a new generation begins, the partitions are distributed, and each member is called again to take its share. Nothing here
+takes a lock: the broker holds its own around each call.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 class Member:
-    """What the broker knows of one member of a group, and how it calls it."""
+    """What the broker knows about one member of a group, and how it calls it.
+
+    The given functions run on the event loop that creates this object. `Group` sets `generation` and `assigned`
+    in rebalances, and `followed`.
+    """
 
     def __init__(self, config: ConsumerConfig, call: Callable[[], None], arrived: Callable[[], None]) -> None:
         self.config = config
-        self.followed = frozenset(config.followed)  # beside what the config says
+        self.followed = frozenset(config.followed)  # topics besides those of the config
         self.loop = asyncio.get_running_loop()
         self.generation = -1  # -1: not a member
         self.assigned: frozenset[TopicPartition] = frozenset()
@@ -33,7 +39,7 @@ class Member:
         self._arrived = arrived
 
     def call(self) -> bool:
-        """Tells the member to look at its group. False: there is nobody any more."""
+        """Tells the member that its group has something for it to do. False if its event loop is closed."""
         return self._on_its_loop(self._call)
 
     def arrived(self) -> None:
@@ -46,11 +52,12 @@ class Member:
             return True
         try:
             self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop was closed without a goodbye
+        except RuntimeError:  # the loop was closed, and the member never left
             return False
         return True
 
     def follows(self, topic: str) -> bool:
+        """Whether the member's subscription includes the topic."""
         pattern = self.config.pattern
         if pattern is not None:
             return bool(pattern.fullmatch(topic))
@@ -58,48 +65,50 @@ class Member:
 
 
 class Assignment(NamedTuple):
-    """What a member is to do: give up all it has, or take what it was given."""
+    """What a member has to do: give up all its partitions, or take those that were assigned to it."""
 
     generation: int
     partitions: frozenset[TopicPartition] | None  # None: give up
 
 
 class Group:
-    """One consumer group."""
+    """One consumer group. `topics` are the broker's: their partitions are distributed, their logs get watchers."""
 
     def __init__(self, topics: Topics) -> None:
-        self._topics = topics  # the broker's: what is there is assigned
+        self._topics = topics
         self.generation = 0
-        self.preparing = False  # a rebalance is on its way
+        self.preparing = False  # a rebalance waits for members to give up their partitions
         self.members: dict[Member, None] = {}
-        self.given_up: set[Member] = set()  # members that wait for the new assignment
+        self.given_up: set[Member] = set()  # members that wait for their new partitions
         self.committed: dict[TopicPartition, CommittedOffset] = {}
 
     def task_of(self, member: Member) -> Assignment | None:
-        """What the member has to do now; None: wait for the others."""
+        """What the member has to do now; None: nothing, until the others have given up their partitions."""
         if member in self.members and self.preparing and member in self.given_up:
             return None
         outside = member not in self.members or self.preparing
         return Assignment(member.generation, None if outside else member.assigned)
 
     def join(self, member: Member) -> None:
+        """Adds the member, and begins a rebalance."""
         self.members[member] = None
         self.rebalance()
 
     def leave(self, member: Member) -> None:
+        """Removes the member, and begins a rebalance."""
         if member in self.members:
             self._remove(member)
             self.rebalance()
 
     def follow(self, member: Member, topics: Collection[str]) -> None:
-        """Besides those of its config, the member follows these topics."""
+        """The member follows these topics besides those of its config, and no others."""
         changed = member.followed ^ frozenset(topics)
         member.followed = frozenset(topics)
         if member in self.members and member.config.pattern is None and changed:
             self.rebalance()
 
     def give_up(self, member: Member) -> None:
-        """The member has let go of its partitions and waits for the new ones. One that was evicted joins again."""
+        """The member has given up its partitions and waits for new ones. One that was evicted joins again."""
         if member not in self.members:
             self.members[member] = None
             self.rebalance()
@@ -107,15 +116,17 @@ class Group:
         self._complete()
 
     def evict_laggards(self) -> None:
-        """Goes on without those that have not given up their partitions in time."""
+        """Completes the rebalance without the members that have not given up their partitions."""
         for member in [member for member in self.members if self.preparing and member not in self.given_up]:
-            logger.warning("a member of %s held up a rebalance for too long and is evicted", member.config.group_id)
+            logger.warning(
+                "a member of group %s has not given up its partitions in time and is evicted", member.config.group_id
+            )
             self._remove(member)
             member.call()
         self._complete()
 
     def rebalance(self) -> None:
-        """All members give up what they have, and get it anew."""
+        """Takes all partitions away from the members, and assigns them again when all have given them up."""
         if not self.preparing:
             self.preparing = True
             self.given_up.clear()
@@ -161,9 +172,9 @@ class Group:
     # --- offsets
 
     def commit(self, member: Member, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Raises `CommitFailedError` unless the member is one of the current generation.
+        """Commits as a member of the current generation; else raises `CommitFailedError`.
 
-        As on Kafka, what concerns existing topics is committed also where that of others raises `TopicNotFoundError`.
+        As on Kafka, the offsets of existing topics are committed even if others raise `TopicNotFoundError`.
         """
         if member not in self.members or member.generation != self.generation:
             raise CommitFailedError(f"group {member.config.group_id} went on without this member")

@@ -1,4 +1,4 @@
-"""Topics: the messages of each partition, and how large they are."""
+"""Topics: the messages of each partition, and the size that a message counts with."""
 
 from __future__ import annotations
 
@@ -9,40 +9,47 @@ from zlib import compress
 from ...messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 
 RECORD_OVERHEAD = 70
-"""Bytes a message takes beside its key, value and headers: what Kafka counts for a batch of one."""
+"""Bytes that a message counts besides its key, value and headers, as in a Kafka batch of one message."""
 
 
 class Watcher(Protocol):
-    """Wants to know of new messages."""
+    """Is told about new messages of a log. `Member` is one."""
 
-    def arrived(self) -> None: ...
+    def arrived(self) -> None:
+        """The log has new messages. Called under the broker's lock, from any thread."""
 
 
 class Log:
-    """One partition: messages in offset order, the oldest of which may have been dropped."""
+    """The messages of one partition in offset order. The oldest may have been dropped.
+
+    `Group` adds and removes the `watchers`; everything else changes by the methods.
+    """
 
     def __init__(self) -> None:
-        self.first = 0  # offset of the oldest message that is kept
+        self.first = 0  # the offset of the oldest message that is kept
         self.messages: list[RawMessage] = []
-        self.watchers: dict[Watcher, None] = {}  # members that own it
+        self.watchers: dict[Watcher, None] = {}  # the members that own the partition
 
     @property
     def end(self) -> int:
+        """The offset that the next message gets."""
         return self.first + len(self.messages)
 
     def append(self, message: OutgoingMessage, partition: int, retention: int) -> PublishedMessage:
+        """Appends the message as one of this partition; keeps at most `retention` messages."""
         offset = self.end
         timestamp = int(time() * 1000) if message.timestamp is None else message.timestamp
         self.messages.append(
             RawMessage(message.topic, partition, offset, timestamp, message.key, message.value, message.headers)
         )
         if len(self.messages) > retention:
-            dropped = max(1, min(1_000, retention // 10))  # in chunks: dropping moves all that is kept
+            dropped = max(1, min(1_000, retention // 10))  # many at once: dropping moves all that are kept
             del self.messages[:dropped]
             self.first += dropped
         return PublishedMessage(message.topic, partition, offset)
 
     def read(self, offset: int, limit: int) -> list[RawMessage]:
+        """At most `limit` messages from `offset` on. Empty if it is not in the log."""
         start = offset - self.first
         return self.messages[start : start + limit] if start >= 0 else []
 
@@ -58,17 +65,19 @@ class Topics(dict[str, list[Log]]):
     """The logs of each topic's partitions, by the topic's name."""
 
     def log(self, partition: TopicPartition) -> Log | None:
+        """The partition's log; None if there is no such partition."""
         logs = self.get(partition.topic, ())
         return logs[partition.partition] if partition.partition < len(logs) else None
 
 
 def size_of(message: OutgoingMessage) -> int:
+    """The bytes that the message counts, uncompressed."""
     headers = sum(len(name) + len(value or b"") for name, value in message.headers)
     return RECORD_OVERHEAD + len(message.key or b"") + len(message.value or b"") + headers
 
 
 def compressed_size_of(message: OutgoingMessage) -> int:
-    """In a batch of its own, where compressing helps."""
+    """The bytes that the message counts in a compressed batch of its own; no more than uncompressed."""
     parts = [message.key or b"", message.value or b""]
     for name, value in message.headers:
         parts += name.encode("utf-8", "surrogatepass"), value or b""

@@ -1,4 +1,4 @@
-"""The partition that a key belongs to, as Kafka's Java client has it."""
+"""Which partition a key belongs to, as Kafka's Java client decides it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 @lru_cache(4_096)
 def partition_for(key: bytes, count: int) -> int:
-    """The partition of a key as Kafka's `BuiltInPartitioner.partitionForKey` chooses it."""
+    """The partition of a key, as Kafka's `BuiltInPartitioner.partitionForKey` chooses it."""
     return (murmur2(key) & 0x7FFFFFFF) % count
 
 

@@ -1,7 +1,7 @@
 """`memory://`: a broker inside the process, for development, tests and demonstrations.
 
-`memory://` is private to its app; `memory://name` is shared by all in the process that use that name. What was
-published is kept as long as somebody holds the broker, up to `memory.retention_messages` per partition.
+The broker of `memory://` is private to its app; all apps in the process with the URL `memory://name` share one.
+Messages are kept as long as some transport holds the broker, up to `memory.retention_messages` per partition.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RECONNECT_INTERVAL = 0.02
 """Seconds after which a send tries again while the broker is disconnected."""
 
 READ_LIMIT = 500
-"""Messages that one `read` gives at most."""
+"""Most messages that one `read` returns."""
 
 _shared: WeakValueDictionary[str, MemoryBroker] = WeakValueDictionary()
 _shared_lock = threading.Lock()
 
 
 def broker_named(name: str) -> MemoryBroker:
-    """The broker that all transports with the URL `memory://name` share; a new one where the name is empty."""
+    """The broker that all transports with the URL `memory://name` share. A new one if the name is empty."""
     if not name:
         return MemoryBroker()
     with _shared_lock:
@@ -79,7 +79,7 @@ class MemoryTransport:
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         self.broker.check_connected()
-        await asyncio.sleep(0)  # as over a network, others get a turn
+        await asyncio.sleep(0)  # give other tasks a turn, as a network would
         log = self.broker.log(partition)
         return self.broker.read(partition, max(offset, log.first) if log is not None else offset, READ_LIMIT)
 
@@ -98,7 +98,7 @@ class MemoryTransport:
 
 
 class MemoryProducer:
-    """See `TransportProducer`."""
+    """See `TransportProducer`. `closed` is set by its transport: it takes messages between `start` and `stop`."""
 
     def __init__(self, broker: MemoryBroker, settings: AthomicSettings) -> None:
         self._broker = broker
@@ -116,7 +116,7 @@ class MemoryProducer:
         self, messages: Sequence[OutgoingMessage], timeout: float, size: Callable[[OutgoingMessage], int]
     ) -> list[PublishedMessage | Exception]:
         end = monotonic() + timeout
-        await asyncio.sleep(0)  # as over a network, others get a turn
+        await asyncio.sleep(0)  # give other tasks a turn, as a network would
         while not self.closed:
             try:
                 return self._broker.append(messages, self._settings, size)
