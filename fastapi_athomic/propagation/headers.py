@@ -103,7 +103,7 @@ class HeadersOrchestrator:
     # --- consuming
 
     def open_reading(self, message: RawMessage, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
-        """`open` without a span: for a message that is only looked at now, and handled later."""
+        """`open` without a span: what `open` is without an SDK, and for a message that is handled later."""
         received = (self, message, None)
         if not message.headers:
             return apply_context(received), attach(NO_CONTEXT), None, None

@@ -72,7 +72,10 @@ class Assignment(NamedTuple):
 
 
 class Group:
-    """One consumer group. `topics` are the broker's: their partitions are distributed, their logs get watchers."""
+    """One consumer group. `topics` are the broker's: their partitions are distributed, their logs get watchers.
+
+    Others may read its attributes; only its methods change them.
+    """
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
