@@ -31,7 +31,7 @@ from .decorators import (
 from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError, TransportError
 from .exporters.metrics import Collector, observe_with_opentelemetry, record_durations
-from .factory import ConsumerFactory, FactoryParts, create_orchestrator, create_store, create_transport
+from .factory import ConsumerFactory, FactoryParts
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
 from .lifecycle import LifecycleManager
@@ -49,10 +49,13 @@ from .payload.pipeline import PayloadPipeline
 from .propagation.app_tracing import instrument_app, resolve_tracer_provider
 from .propagation.lineage import dataset_namespace
 from .propagation.middleware import AthomicMiddleware, Identify
+from .propagation.orchestrators import Orchestrators
 from .publisher import GivenHeaders, Key, Publisher
 from .settings import AthomicSettings, read_settings, tell_unknown_variables
 from .stores.base import StateStore
+from .stores.schemes import create_store
 from .transports.base import Transport
+from .transports.schemes import create_transport
 from .web.routes import add_routes, new_router
 
 logger = logging.getLogger(__name__)
@@ -371,16 +374,21 @@ class Athomic:
             ConfigurationError: what no waiting cures stops the start-up.
         """
         instrument_app(self.app, prefix=self._prefix)
-        orchestrators = create_orchestrator(self.settings, self._transport, resolve_tracer_provider(self.app))
+        orchestrators = Orchestrators(
+            self.settings,
+            resolve_tracer_provider(self.app),
+            scheme=self._transport.scheme,
+            address=self._transport.address,
+        )
         lifecycle = LifecycleManager()
-        publisher = Publisher(self._transport, self._pipeline, orchestrators(None), self.settings)
+        publisher = Publisher(self._transport, self._pipeline, orchestrators.of_publisher(), self.settings)
         lifecycle.register(publisher)
         factory = ConsumerFactory(
             FactoryParts(
                 settings=self.settings,
                 transport=self._transport,
                 pipeline=self._pipeline,
-                orchestrator=orchestrators,
+                orchestrators=orchestrators,
                 share=self._share(),
                 providers={Athomic: lambda _: self},
                 known={get_athomic: lambda _: self},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from .exceptions import ConfigurationError
 from .payload.pipeline import PayloadPipeline
 from .retry import RetryPolicy
+from .settings import HandlerTuning
 
 F = TypeVar("F", bound=Callable[..., Any])
 Topics = str | Iterable[str] | re.Pattern[str]
@@ -131,6 +132,22 @@ class Subscription:
     def source(self) -> str:
         """The topics for people to read: their names, or the pattern."""
         return self.pattern.pattern if self.pattern else ", ".join(self.topics)
+
+    def tuned(self, tuning: HandlerTuning | None) -> Subscription:
+        """The subscription with what an operator set for this handler.
+
+        Raises:
+            ConfigurationError: an option is out of range, or is for handlers of batches and this is none.
+        """
+        if tuning is None:
+            return self
+        names = ("concurrency", "batch_size", "batch_linger_ms", "timeout", "auto_offset_reset", "enable_lineage")
+        changes = {name: value for name in names if (value := getattr(tuning, name)) is not None}
+        if "batch_size" in changes and self.batch_size is None:
+            raise ConfigurationError(
+                f"handler {self.handler_id}: tuning sets batch_size, but the handler takes single messages"
+            )
+        return replace(self, retry=self.retry.tuned(tuning.retry), **changes)
 
 
 _NO_OPTIONS = {"topics", "pattern", "group_id", "sequencing"}

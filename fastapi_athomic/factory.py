@@ -5,24 +5,21 @@ The only place that knows concrete classes: read `ConsumerFactory.create` to see
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
-
-from opentelemetry.trace import TracerProvider
 
 from .consumption.batches import BatchStrategy
 from .consumption.lanes import KeyOrder, LaneStrategy, PartitionOrder, Unordered
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
+from .consumption.read_ahead import max_buffered
 from .consumption.service import ConsumerService, ServiceParts
 from .consumption.session import ConsumerSession
+from .consumption.sources import ensure_sources
 from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts
 from .decorators import Subscription
 from .discovery import Discovered
-from .exceptions import ConfigurationError, TopicNotFoundError
 from .failures.dlq import DLQHandler
 from .failures.left_behind import LeftBehind
 from .failures.own_topics import OwnTopics
@@ -39,89 +36,14 @@ from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.gauges import SequenceGauge
 from .payload.pipeline import PayloadPipeline
-from .propagation.context import ContextAdapter
-from .propagation.headers import HeadersOrchestrator
-from .propagation.lineage import LineageAdapter, dataset_namespace
-from .propagation.telemetry import MessagingTelemetryAdapter
-from .sequencing.strategy import OrderedParts, OrderedStrategy
+from .propagation.orchestrators import Orchestrators
+from .sequencing.groups import OrderedGroups
+from .sequencing.strategy import OrderedStrategy
 from .settings import AthomicSettings, HandlerTuning
-from .stores.base import Member, StateStore
-from .stores.memory import store_named
+from .stores.base import StateStore
 from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
-from .transports.memory.transport import MemoryTransport
-
-logger = logging.getLogger(__name__)
-
-NO_STORE = (
-    "an ordered consumer needs a state store that outlives the process: "
-    "set ATHOMIC_STATE_STORE_URL=redis://host:6379/0 (memory:// works for a single process that may forget)"
-)
-
-BUFFERED = 500
-"""Messages of a partition that are taken in ahead of the handler, if it does not need more."""
-AHEAD, FAR_AHEAD = 2, 5
-"""Times as many as can be in hand at once: one behind each. More where those of a frequent key wait for each other, and
-with batches, which are done before the broker has answered.
-"""
-MOST_BUFFERED = 10_000
-"""Messages of a partition that are taken in far ahead; notes in commits tell 22,000 apart."""
 
 STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
-
-
-def create_transport(settings: AthomicSettings) -> Transport:
-    """The transport that the URL of the broker asks for; a client library is imported only when it is used."""
-    if settings.scheme == "kafka":
-        from .transports.kafka.transport import KafkaTransport
-
-        return KafkaTransport(settings)
-    return MemoryTransport(settings)
-
-
-def create_store(settings: AthomicSettings) -> StateStore | None:
-    """The state store that the settings ask for; None: there is none that would outlive the process.
-
-    Raises:
-        ConfigurationError: the extra `redis` is not installed.
-    """
-    url = settings.state_store_url.get_secret_value() if settings.state_store_url is not None else None
-    if url is None and settings.scheme != "memory":
-        return None
-    if url is None or url.startswith("memory://"):
-        return store_named(settings.broker_address if settings.scheme == "memory" else "")
-    try:
-        from .stores.redis import RedisStateStore
-    except ImportError:
-        raise ConfigurationError("state_store_url needs fastapi-athomic[redis]") from None
-    return RedisStateStore(url, prefix=settings.ordered.key_prefix, timeout=settings.ordered.timeout)
-
-
-OrchestratorFactory = Callable[[Subscription | None], HeadersOrchestrator]
-
-
-def create_orchestrator(
-    settings: AthomicSettings, transport: Transport, tracer_provider: TracerProvider | None
-) -> OrchestratorFactory:
-    """Makes the orchestrators of one run of an app: one per subscription; for None, that of what the app publishes."""
-    context = ContextAdapter(settings.context.max_value_length)
-    dataset = dataset_namespace(transport.scheme, transport.address)
-
-    def create(subscription: Subscription | None) -> HeadersOrchestrator:
-        lineage = None
-        if subscription is None or subscription.enable_lineage:
-            job = subscription.handler_id if subscription is not None else settings.client_id
-            lineage = LineageAdapter(job_name=job, dataset_namespace=dataset)
-        telemetry = MessagingTelemetryAdapter(
-            tracer_provider,
-            system=transport.scheme,
-            client_id=settings.client_id,
-            group_id=subscription.group_id if subscription is not None else "",
-            record_keys=settings.trace_message_keys,
-        )
-        handler_id = subscription.handler_id if subscription is not None else ""
-        return HeadersOrchestrator(telemetry, lineage, context, handler_id)
-
-    return create
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +53,7 @@ class FactoryParts:
     settings: AthomicSettings
     transport: Transport
     pipeline: PayloadPipeline
-    orchestrator: OrchestratorFactory
+    orchestrators: Orchestrators
     share: LoopShare
     providers: Mapping[type, Provider]
     known: Mapping[Callable[..., Any], Provider]
@@ -145,7 +67,7 @@ class ConsumerFactory:
     def __init__(self, parts: FactoryParts) -> None:
         self._parts = parts
         self._settings = parts.settings
-        self._ordered_groups: set[str] = set()
+        self._ordered_groups = OrderedGroups(parts.settings, parts.store)
         self.expect(())
 
     def expect(self, subscriptions: Collection[Subscription]) -> None:
@@ -165,9 +87,9 @@ class ConsumerFactory:
         Raises:
             ConfigurationError: the signature makes no sense, or the subscription asks for what is not there.
         """
-        subscription = tuned(discovered.subscription, tuning)
+        subscription = discovered.subscription.tuned(tuning)
         plan = self._compile(discovered, subscription)
-        gauge = self._gauge(subscription, plan)
+        gauge = self._ordered_groups.admit(subscription, plan.target_type)
         counters = Counters()
         returns = ReturnTopics(subscription, self._settings, self._own_topics)
         dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings, returns, self._watch)
@@ -208,23 +130,6 @@ class ConsumerFactory:
             )
         )
 
-    def _gauge(self, subscription: Subscription, plan: HandlerPlan) -> SequenceGauge | None:
-        """None for a consumer without sequence numbers. Checks what an ordered one needs."""
-        sequencing = subscription.sequencing
-        if sequencing is None:
-            return None
-        group = subscription.group_id
-        if self._parts.store is None:
-            problem = NO_STORE
-        elif plan.target_type in (RawMessage, bytes, str):
-            problem = "an ordered consumer needs a decoded message: annotate it with a model or a dict"
-        elif group in self._ordered_groups:
-            problem = f"group {group} has another ordered consumer: their sequence numbers would mix"
-        else:
-            self._ordered_groups.add(group)
-            return SequenceGauge(gap_timeout=sequencing.gap_timeout)
-        raise ConfigurationError(f"handler {subscription.handler_id}: {problem}")
-
     def _compile(self, discovered: Discovered, subscription: Subscription) -> HandlerPlan:
         return compile_handler(
             discovered.function,
@@ -241,12 +146,15 @@ class ConsumerFactory:
         self, subscription: Subscription, plan: HandlerPlan, dlq_handler: DLQHandler
     ) -> ProcessorParts:
         pipeline = subscription.payload or self._parts.pipeline
+        orchestrator = self._parts.orchestrators.of_handler(
+            subscription.handler_id, subscription.group_id, enable_lineage=subscription.enable_lineage
+        )
         return ProcessorParts(
             handler_id=subscription.handler_id,
             group_id=subscription.group_id,
             plan=plan,
             decode=None if plan.target_type is RawMessage else pipeline.decoder(plan.target_type),
-            orchestrator=self._parts.orchestrator(subscription),
+            orchestrator=orchestrator,
             dlq_handler=dlq_handler,
             max_attempts=subscription.retry.total_attempts,
             timeout=subscription.timeout,
@@ -268,7 +176,7 @@ class ConsumerFactory:
             name=worker_name(subscription.handler_id),
         )
         if gauge is not None:
-            ordered = self._ordered_parts(subscription, gauge)
+            ordered = self._ordered_groups.parts(subscription, gauge)
             return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
         if subscription.batch_size is not None:
             return BatchStrategy(
@@ -278,27 +186,6 @@ class ConsumerFactory:
                 **parts,
             )
         return STRATEGIES[subscription.ordering](SingleMessageProcessor(processor_parts), **parts)
-
-    def _ordered_parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
-        settings, sequencing, store = self._settings.ordered, subscription.sequencing, self._parts.store
-        assert sequencing is not None
-        assert store is not None, "checked when the service was built"
-        member = Member(
-            group_id=subscription.group_id,
-            name=uuid4().hex,
-            lease=settings.lease,
-            before_first=sequencing.first_sequence - 1,
-            room_per_aggregate=settings.room_per_aggregate,
-            room_per_group=settings.room_per_group,
-        )
-        return OrderedParts(
-            sequencing=sequencing,
-            retry=subscription.retry,
-            store=store,
-            member=member,
-            gauge=gauge,
-            linger=self._settings.commit_interval,
-        )
 
     def _connect(
         self,
@@ -321,46 +208,15 @@ class ConsumerFactory:
         return self._parts.transport.consumer(config, listener)
 
     async def _ensure_topics(self, subscription: Subscription, returns: ReturnTopics) -> frozenset[str]:
-        """A consumer of a topic that does not exist would wait for it without a word.
+        """Gives what is to be followed beside the sources.
 
-        Gives what else there is to follow now: retry and redrive topics, none of which is made before it is needed.
-
-        Raises:
-            TopicNotFoundError: names the topics that are missing and may not be created.
+        Of retry and redrive topics none is made before it is needed.
         """
         if subscription.pattern is not None:
             return frozenset()
-        transport, timeout = self._parts.transport, self._settings.request_timeout
-        counts = await transport.partition_counts(subscription.topics, timeout)
-        missing = [topic for topic in subscription.topics if topic not in counts]
-        if missing and self._settings.create_topics:
-            await transport.create_topics(dict.fromkeys(missing, -1), timeout)
-        elif missing:
-            raise TopicNotFoundError(f"topic {', '.join(missing)} does not exist and create_topics is off")
+        await ensure_sources(subscription, self._parts.transport, self._settings)
         return await self._watch.existing(returns.brings_back)
 
     async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
         await self._left_behind.name(dlq_handler, client)
         await self._watch.follow(client, dlq_handler.returns, followed)
-
-
-def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:
-    """How many messages of a partition may wait or run: enough to keep the handler busy while more are fetched."""
-    if settings.max_buffered_messages is not None:
-        return settings.max_buffered_messages
-    in_hand = max(subscription.concurrency, subscription.batch_size or 0)
-    ahead = FAR_AHEAD if subscription.ordering == "key" or subscription.batch_size is not None else AHEAD
-    return max(BUFFERED, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)
-
-
-def tuned(subscription: Subscription, tuning: HandlerTuning | None) -> Subscription:
-    """The subscription with what an operator set for this handler."""
-    if tuning is None:
-        return subscription
-    names = ("concurrency", "batch_size", "batch_linger_ms", "timeout", "auto_offset_reset", "enable_lineage")
-    changes = {name: value for name in names if (value := getattr(tuning, name)) is not None}
-    if "batch_size" in changes and subscription.batch_size is None:
-        raise ConfigurationError(
-            f"handler {subscription.handler_id}: tuning sets batch_size, but the handler takes single messages"
-        )
-    return replace(subscription, retry=subscription.retry.tuned(tuning.retry), **changes)

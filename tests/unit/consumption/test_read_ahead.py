@@ -1,4 +1,4 @@
-"""How a subscription becomes a consumer."""
+"""How far a consumer reads ahead."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
+from fastapi_athomic.consumption.read_ahead import max_buffered
 from fastapi_athomic.decorators import subscriptions_of
-from fastapi_athomic.factory import max_buffered
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""How far a consumer reads ahead of its handler."""
+
+from __future__ import annotations
+
+from ..decorators import Subscription
+from ..settings import AthomicSettings
+
+BUFFERED = 500
+"""Messages of a partition that are taken in ahead of the handler, if it does not need more."""
+AHEAD, FAR_AHEAD = 2, 5
+"""Times as many as can be in hand at once: one behind each. More where those of a frequent key wait for each other, and
+with batches, which are done before the broker has answered.
+"""
+MOST_BUFFERED = 10_000
+"""Messages of a partition that are taken in far ahead; notes in commits tell 22,000 apart."""
+
+
+def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:
+    """How many messages of a partition may wait or run: enough to keep the handler busy while more are fetched."""
+    if settings.max_buffered_messages is not None:
+        return settings.max_buffered_messages
+    in_hand = max(subscription.concurrency, subscription.batch_size or 0)
+    ahead = FAR_AHEAD if subscription.ordering == "key" or subscription.batch_size is not None else AHEAD
+    return max(BUFFERED, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)

@@ -1,0 +1,73 @@
+"""The groups of an app that consume in order: what they need is checked before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from ..decorators import Subscription
+from ..exceptions import ConfigurationError
+from ..messages import RawMessage
+from ..observation.gauges import SequenceGauge
+from ..settings import AthomicSettings
+from ..stores.base import Member, StateStore
+from .strategy import OrderedParts
+
+NO_STORE = (
+    "an ordered consumer needs a state store that outlives the process: "
+    "set ATHOMIC_STATE_STORE_URL=redis://host:6379/0 (memory:// works for a single process that may forget)"
+)
+
+
+class OrderedGroups:
+    """Each group has one ordered consumer at most. `store` is that of the app, None if it has none."""
+
+    def __init__(self, settings: AthomicSettings, store: StateStore | None) -> None:
+        self._settings = settings
+        self._store = store
+        self._groups: set[str] = set()
+
+    def admit(self, subscription: Subscription, target_type: Any) -> SequenceGauge | None:
+        """The gauge of a new ordered consumer; None for a consumer without sequence numbers.
+
+        `target_type` is what its handler takes.
+
+        Raises:
+            ConfigurationError: an ordered consumer lacks something, or its group has another one.
+        """
+        sequencing = subscription.sequencing
+        if sequencing is None:
+            return None
+        group = subscription.group_id
+        if self._store is None:
+            problem = NO_STORE
+        elif target_type in (RawMessage, bytes, str):
+            problem = "an ordered consumer needs a decoded message: annotate it with a model or a dict"
+        elif group in self._groups:
+            problem = f"group {group} has another ordered consumer: their sequence numbers would mix"
+        else:
+            self._groups.add(group)
+            return SequenceGauge(gap_timeout=sequencing.gap_timeout)
+        raise ConfigurationError(f"handler {subscription.handler_id}: {problem}")
+
+    def parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
+        """What the strategy of one membership is built from, under a member name of its own. Only after `admit`."""
+        settings, sequencing, store = self._settings.ordered, subscription.sequencing, self._store
+        assert sequencing is not None
+        assert store is not None, "checked when the service was built"
+        member = Member(
+            group_id=subscription.group_id,
+            name=uuid4().hex,
+            lease=settings.lease,
+            before_first=sequencing.first_sequence - 1,
+            room_per_aggregate=settings.room_per_aggregate,
+            room_per_group=settings.room_per_group,
+        )
+        return OrderedParts(
+            sequencing=sequencing,
+            retry=subscription.retry,
+            store=store,
+            member=member,
+            gauge=gauge,
+            linger=self._settings.commit_interval,
+        )
