@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
-from time import monotonic
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from types import ModuleType
-from typing import Any, Protocol, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from fastapi import FastAPI
 from fastapi.params import Depends
-from opentelemetry import metrics
-from opentelemetry.metrics._internal import _ProxyMeterProvider
 from starlette.requests import HTTPConnection
 
-from .consumption.service import ConsumerService
+from .assembly import AppParts, Assembly, assemble
 from .decorators import (
     ConsumerOptions,
     OrderedOptions,
@@ -29,44 +24,26 @@ from .decorators import (
     build_subscription,
 )
 from .discovery import Discovered, discover
-from .exceptions import ConfigurationError, PublishError, TransportError
-from .exporters.metrics import Collector, observe_with_opentelemetry, record_durations
-from .factory import ConsumerFactory, FactoryParts
+from .exceptions import ConfigurationError, PublishError
+from .exporters.lineage import lineage_reporter
+from .exporters.metrics import Collector, Metering
 from .failures.dead_letters import DeadLetters
-from .failures.mailbox import DeadLetterParts
-from .lifecycle import LifecycleManager
-from .loop.blocking import BlockingDetector
-from .loop.fairness import LoopShare
-from .loop.garbage import tuned_collector
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.lag import LoopLag
 from .loop.requests import RequestGauge
-from .loop.termination import told_of_termination
 from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
-from .propagation.app_tracing import instrument_app, resolve_tracer_provider
-from .propagation.lineage import dataset_namespace
 from .propagation.middleware import AthomicMiddleware, Identify
-from .propagation.orchestrators import Orchestrators
-from .publisher import GivenHeaders, Key, Publisher
+from .publisher import GivenHeaders, Key
+from .run import Run, RunParts
 from .settings import AthomicSettings, read_settings, tell_unknown_variables
-from .stores.base import StateStore
 from .stores.schemes import create_store
-from .transports.base import Transport
 from .transports.schemes import create_transport
 from .web.routes import add_routes, new_router
 
-logger = logging.getLogger(__name__)
-
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-
-END_RESERVE = 1.5
-"""Seconds beyond `shutdown_timeout` after which consumers that do not end are abandoned."""
-STOP_RESERVE = 1.5
-"""Seconds of `shutdown_timeout`, a tenth of it at most, that are kept for what does not end when it is asked to."""
 
 
 class Athomic:
@@ -89,7 +66,6 @@ class Athomic:
         self._prefix = prefix
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
-        self._durations: metrics.Histogram | None = None
         self._calling_module = calling_module
         self._packages = tuple(packages)
         self._handlers = tuple(handlers)
@@ -97,6 +73,7 @@ class Athomic:
         self._pipeline = PayloadPipeline()
         self._transport = create_transport(settings)
         self._store = create_store(settings)
+        self._metering = Metering(self.manager, self._transport.scheme)
         self._run: Run | None = None
 
     # --- publishing
@@ -195,10 +172,10 @@ class Athomic:
             ConfigurationError: something is wrong with a handler.
             TransportError: the broker cannot be reached.
         """
-        parts = self._assemble()
+        run = self._new_run(SameLoop())
         await self._transport.start(self.settings.request_timeout)
         try:
-            yield self._new_run(parts, SameLoop()).dead_letters
+            yield run.dead_letters
         finally:
             await self._transport.stop(self.settings.request_timeout)
 
@@ -266,94 +243,15 @@ class Athomic:
         """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
         in_thread = self.settings.isolation == "thread"
         home = LoopThread(self.settings.request_timeout) if in_thread else SameLoop()
-        run = self._new_run(self._assemble(), home)
+        run = self._new_run(home)
         self._run = run
-        self._meter(run.manager)
-        watching = asyncio.create_task(self.loop_lag.watch(), name="athomic-loop-lag") if in_thread else None
-        events = self._lineage_events(run.manager)
-        reporting = asyncio.create_task(events.run(), name="athomic-lineage") if events is not None else None
-        try:
-            await home.open()
-            with tuned_collector(self.settings.tune_gc), self._told_of_termination(run, events):
-                await home.run(run.begin)
-                yield
-        finally:
-            if watching is not None:
-                watching.cancel()
-            end = monotonic() + self.settings.shutdown_timeout
-            if events is not None and reporting is not None:
-                reporting.cancel()
-                events.note_topics()
-            await self._end(run)
-            self._run = None
-            if events is not None:
-                await events.finish(min(max(0.0, end - monotonic()), self.settings.request_timeout))
-
-    @contextmanager
-    def _told_of_termination(self, run: Run, events: LineageReporter | None) -> Iterator[None]:
-        draining: list[asyncio.Task[None]] = []
-
-        async def drain() -> None:
-            if events is not None:
-                events.note_topics()
-            try:
-                await run.home.run(run.drain)
-            except TransportError as error:
-                logger.warning("the consumers do not stop yet: %s", error)
-
-        def begin() -> None:
-            draining.append(asyncio.create_task(drain(), name="athomic-drain"))
-
-        if not self.settings.drain_on_sigterm:
+        self._metering.begin(run.manager)
+        reporter = lineage_reporter(run.manager, self._transport, self.settings)
+        async with run.lifespan(reporter, self._forget_run):
             yield
-            return
-        with told_of_termination(begin):
-            try:
-                yield
-            finally:
-                for task in draining:
-                    task.cancel()
 
-    def _new_run(self, parts: tuple[ConsumerManager, LifecycleManager, Publisher], home: Home) -> Run:
-        lag = self.loop_lag if self.settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
-        return Run(parts, self.settings, self._transport, home, lag, self._store)
-
-    async def _end(self, run: Run) -> None:
-        """Ends also where a handler blocks the consumers' own loop."""
-        patience = END_RESERVE
-        try:
-            async with asyncio.timeout(self.settings.shutdown_timeout + END_RESERVE):
-                await run.home.run(run.end)
-        except (TimeoutError, TransportError) as error:
-            logger.error("the consumers could not be stopped, some messages will repeat: %s", error or "out of time")
-            patience = 0.0
-        await run.home.close(patience)
-
-    def _meter(self, manager: ConsumerManager) -> None:
-        """OpenTelemetry metrics, where the app has a meter provider. Instruments stay, so once is enough."""
-        provider = metrics.get_meter_provider()
-        if isinstance(provider, metrics.NoOpMeterProvider | _ProxyMeterProvider):
-            return
-        system = self._transport.scheme
-        if self._durations is None:
-            self._durations = observe_with_opentelemetry(provider, self.manager, system)
-        record_durations(self._durations, manager, system)
-
-    def _lineage_events(self, manager: ConsumerManager) -> LineageReporter | None:
-        """None where nothing is to be reported."""
-        wanted = self.settings.lineage_events
-        if wanted is None:
-            wanted = (
-                any(name.startswith("OPENLINEAGE_") for name in os.environ) and find_spec("openlineage") is not None
-            )
-        if not wanted:
-            return None
-        try:
-            from .exporters.openlineage import LineageEvents
-        except ImportError:
-            raise ConfigurationError("lineage_events needs fastapi-athomic[lineage]") from None
-        namespace = dataset_namespace(self._transport.scheme, self._transport.address)
-        return LineageEvents(lambda: manager.consumers.values(), namespace, self.settings.lineage_interval)
+    def _forget_run(self) -> None:
+        self._run = None
 
     def prometheus_collector(self) -> Collector:
         """For a registry of the app's own: `registry.register(athomic.prometheus_collector())`.
@@ -367,53 +265,33 @@ class Athomic:
             raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
         return PrometheusCollector(self.manager, self.loop_lag)
 
-    def _assemble(self) -> tuple[ConsumerManager, LifecycleManager, Publisher]:
-        """Everything that one run of the app needs.
-
-        Raises:
-            ConfigurationError: what no waiting cures stops the start-up.
-        """
-        instrument_app(self.app, prefix=self._prefix)
-        orchestrators = Orchestrators(
-            self.settings,
-            resolve_tracer_provider(self.app),
-            scheme=self._transport.scheme,
-            address=self._transport.address,
-        )
-        lifecycle = LifecycleManager()
-        publisher = Publisher(self._transport, self._pipeline, orchestrators.of_publisher(), self.settings)
-        lifecycle.register(publisher)
-        factory = ConsumerFactory(
-            FactoryParts(
+    def _new_run(self, home: Home) -> Run:
+        return Run(
+            RunParts(
+                assembly=self._assemble(),
                 settings=self.settings,
                 transport=self._transport,
-                pipeline=self._pipeline,
-                orchestrators=orchestrators,
-                share=self._share(),
-                providers={Athomic: lambda _: self},
-                known={get_athomic: lambda _: self},
-                overrides=lambda: self.app.dependency_overrides,
                 store=self._store,
+                home=home,
+                loop_lag=self.loop_lag,
             )
         )
-        manager = ConsumerManager(
-            find_handlers=self._find_handlers,
-            factory=factory,
-            tuning=self.settings.tuning_by_handler(),
-            lifecycle=lifecycle,
-            publisher=publisher,
-        )
-        manager.assemble()
-        return manager, lifecycle, publisher
 
-    def _share(self) -> LoopShare:
-        own_thread = self.settings.isolation == "thread"
-        return LoopShare(
-            self.settings.slice_seconds,
-            self.requests,
-            self.loop_lag,
-            routes=asyncio.get_running_loop(),
-            own_thread=own_thread,
+    def _assemble(self) -> Assembly:
+        return assemble(
+            AppParts(
+                app=self.app,
+                prefix=self._prefix,
+                settings=self.settings,
+                transport=self._transport,
+                store=self._store,
+                pipeline=self._pipeline,
+                requests=self.requests,
+                loop_lag=self.loop_lag,
+                find_handlers=self._find_handlers,
+                providers={Athomic: lambda _: self},
+                known={get_athomic: lambda _: self},
+            )
         )
 
     def _find_handlers(self) -> list[Discovered]:
@@ -424,142 +302,6 @@ class Athomic:
             handlers=self._handlers,
             bound=self._bound,
         )
-
-
-class Run:
-    """One run of an app's lifespan."""
-
-    def __init__(
-        self,
-        parts: tuple[ConsumerManager, LifecycleManager, Publisher],
-        settings: AthomicSettings,
-        transport: Transport,
-        home: Home,
-        lag: LoopLag,
-        store: StateStore | None,
-    ) -> None:
-        self._store = store
-        self.manager, self.lifecycle, self.publisher = parts
-        self.home = home
-        self._settings = settings
-        self._transport = transport
-        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
-        self._watching: asyncio.Task[None] | None = None
-        self.starting: asyncio.Task[None] | None = None
-
-    def _blame(self, handler_id: str, seconds: float) -> None:
-        consumer = self.manager.consumers.get(handler_id)
-        if consumer is not None:
-            consumer.note_blocking(seconds)
-
-    async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await self.home.run(work)
-        except TransportError as error:
-            raise PublishError(str(error)) from error
-
-    def dead_letters(self, handler_id: str) -> DeadLetters:
-        service = self._service(handler_id)
-        subscriptions = [other.subscription for other in self.manager.consumers.values()]
-        group = {other.handler_id for other in subscriptions if other.group_id == service.subscription.group_id}
-        parts = DeadLetterParts(
-            subscription=service.subscription,
-            group=frozenset(group),
-            dlq_handler=service.dlq_handler,
-            counters=service.counters,
-            transport=self._transport,
-            settings=self._settings,
-            home=self.home,
-        )
-        return DeadLetters(parts)
-
-    async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
-        service = self._service(handler_id)
-        bounds = (await self._transport.bounds(place.topic, self._settings.request_timeout)).get(place.partition)
-        if bounds is None or not bounds[0] <= offset <= bounds[1]:
-            kept = f"from {bounds[0]} to {bounds[1]}" if bounds is not None else "none, there is no such partition"
-            raise TransportError(f"{place} cannot go on at offset {offset}: its offsets are {kept}")
-        await service.seek(place, offset)
-
-    def _service(self, handler_id: str) -> ConsumerService:
-        service = self.manager.consumers.get(handler_id)
-        if service is None:
-            known = ", ".join(self.manager.consumers) or "none"
-            raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
-        return service
-
-    async def is_drained(self) -> bool:
-        """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""
-        consumers = self.manager.consumers.values()
-        if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
-            return False
-        topics = {place.topic for consumer in consumers for place in consumer.positions()}
-        ends = {topic: await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics}
-        reached = all(
-            position is not None and position >= ends[place.topic][place.partition][1]
-            for consumer in consumers
-            for place, position in consumer.positions().items()
-            if place.topic in ends
-        )
-        return reached and all(consumer.settled() for consumer in consumers)  # again: what was reached came meanwhile
-
-    async def begin(self) -> None:
-        """HTTP is up at once; consumers connect in the background, unless `startup_timeout` says to wait for them."""
-        self._watching = asyncio.create_task(self._detector.watch(), name="athomic-loop-lag")
-        self.starting = asyncio.create_task(self._start(), name="athomic-start")
-        if self._settings.startup_timeout:
-            await asyncio.wait([self.starting], timeout=self._settings.startup_timeout)
-            if self.starting.done():
-                self.starting.result()
-
-    async def _start(self) -> None:
-        try:
-            await self.lifecycle.start(self._settings.shutdown_timeout)
-        except Exception as error:
-            self.manager.failure = error
-            raise
-
-    async def started(self) -> None:
-        """Returns when all services have started.
-
-        Raises:
-            Exception: what kept a required one from starting.
-        """
-        if self.starting is not None:
-            await asyncio.shield(self.starting)
-
-    @property
-    def _stop_timeout(self) -> float:
-        timeout = self._settings.shutdown_timeout
-        return timeout - min(STOP_RESERVE, timeout / 10)
-
-    async def drain(self) -> None:
-        """Stops the consumers. Routes may go on to publish."""
-        logger.info("the process is told to end: consumers stop, while open requests are still being answered")
-        timeout = self._stop_timeout
-        await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
-
-    async def end(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-        if self.starting is not None:
-            self.starting.cancel()
-            await asyncio.wait([self.starting])
-            if not self.starting.cancelled() and (error := self.starting.exception()) is not None:
-                logger.error("the consumers had not started: %s", error)
-        await self.lifecycle.stop(self._stop_timeout)
-        if self._store is not None:
-            await self._store.close()
-
-
-class LineageReporter(Protocol):
-    """Sends the run events of an app's handlers."""
-
-    async def run(self) -> None: ...
-
-    def note_topics(self) -> None: ...
-
-    async def finish(self, timeout: float) -> None: ...
 
 
 def include_athomic(

@@ -64,14 +64,11 @@ class FactoryParts:
 class ConsumerFactory:
     """Builds one self-contained `ConsumerService` for one subscription."""
 
-    def __init__(self, parts: FactoryParts) -> None:
+    def __init__(self, parts: FactoryParts, subscriptions: Collection[Subscription]) -> None:
+        """`subscriptions`: of all handlers of the app. What one makes (a DLQ that it names) is no source of another."""
         self._parts = parts
         self._settings = parts.settings
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
-        self.expect(())
-
-    def expect(self, subscriptions: Collection[Subscription]) -> None:
-        """All that will be created: what one handler makes (a DLQ that it names) is no source of another's pattern."""
         self._own_topics = OwnTopics(self._settings, subscriptions)
         self._watch = TopicWatch(
             self._parts.transport,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 from .consumption.service import ConsumerService
 from .discovery import Discovered
@@ -23,34 +23,32 @@ class ConsumerManager:
     def __init__(
         self,
         *,
-        find_handlers: Callable[[], list[Discovered]],
+        handlers: Sequence[Discovered],
         factory: ConsumerFactory,
         tuning: Mapping[str, HandlerTuning],
         lifecycle: LifecycleManager,
         publisher: Publisher,
     ) -> None:
-        self._find_handlers = find_handlers
+        self._handlers = handlers
         self._factory = factory
         self._tuning = tuning
         self._lifecycle = lifecycle
         self._publisher = publisher
         self._consumers: dict[str, ConsumerService] = {}
-        self._assembled = False
         self._was_ready = False
-        self.failure: BaseException | None = None  # why the services could not be started
+        self._failure: BaseException | None = None  # why the services could not be started
 
     def assemble(self) -> None:
-        """Finds the handlers, builds a service for each and registers it.
+        """Builds a service for each handler and registers it.
 
         Raises:
             ConfigurationError: anything wrong with a handler, or a tuning for one that does not exist.
         """
-        found = self._find_handlers()
+        found = self._handlers
         unknown = sorted(set(self._tuning) - {handler.subscription.handler_id for handler in found})
         if unknown:
             known = ", ".join(handler.subscription.handler_id for handler in found) or "none"
             raise ConfigurationError(f"tuning for unknown handler {', '.join(unknown)}; the handlers are: {known}")
-        self._factory.expect([handler.subscription for handler in found])
         for discovered in found:
             handler_id = discovered.subscription.handler_id
             tuning = self._tuning.get(handler_id)
@@ -60,9 +58,12 @@ class ConsumerManager:
             service = self._factory.create(discovered, tuning)
             self._lifecycle.register(service)
             self._consumers[handler_id] = service
-        self._assembled = True
         if not found:
             logger.warning("no handlers were found; decorate one with subscribe_to, or name its module in `packages`")
+
+    def note_failure(self, error: BaseException) -> None:
+        """The services could not be started: the app is unhealthy from now on, and only a restart cures that."""
+        self._failure = error
 
     @property
     def consumers(self) -> Mapping[str, ConsumerService]:
@@ -76,7 +77,7 @@ class ConsumerManager:
         consumers = {name: consumer.health() for name, consumer in self._consumers.items()}
         reasons = self._common_reasons()
         statuses = [health.status for health in consumers.values()]
-        if self.failure is not None:
+        if self._failure is not None:
             statuses.append(HealthStatus.UNHEALTHY)
         elif not self._lifecycle.started:
             statuses.append(HealthStatus.STARTING)
@@ -88,10 +89,8 @@ class ConsumerManager:
 
     def _common_reasons(self) -> list[str]:
         reasons = []
-        if not self._assembled:
-            reasons.append("the app has not started: is it mounted in another app? Its lifespan is not run then")
-        if self.failure is not None:
-            reasons.append(f"could not start: {self.failure}")
+        if self._failure is not None:
+            reasons.append(f"could not start: {self._failure}")
         if self._publisher.last_error is not None:
             reasons.append(f"the broker cannot be reached: {self._publisher.last_error}")
         return reasons
@@ -99,7 +98,7 @@ class ConsumerManager:
     @property
     def live(self) -> bool:
         """False only for what a restart of the process would cure."""
-        return self.failure is None
+        return self._failure is None
 
     @property
     def ready(self) -> bool:

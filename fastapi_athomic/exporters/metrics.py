@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, NoOpMeterProvider, Observation
+from opentelemetry.metrics._internal import _ProxyMeterProvider
 
 from ..manager import ConsumerManager
 from ..observation.timings import PROCESS_BOUNDS
@@ -37,6 +39,24 @@ class Collector(Protocol):
     """What a registry of `prometheus_client` takes."""
 
     def collect(self) -> Iterable[Any]: ...
+
+
+class Metering:
+    """OpenTelemetry metrics of one app, where it has a meter provider."""
+
+    def __init__(self, manager: Managers, system: str) -> None:
+        self._manager = manager
+        self._system = system
+        self._durations: Histogram | None = None
+
+    def begin(self, manager: ConsumerManager) -> None:
+        """For each run of the app. Instruments stay, so they are made once."""
+        provider = metrics.get_meter_provider()
+        if isinstance(provider, NoOpMeterProvider | _ProxyMeterProvider):
+            return
+        if self._durations is None:
+            self._durations = observe_with_opentelemetry(provider, self._manager, self._system)
+        record_durations(self._durations, manager, self._system)
 
 
 def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, system: str) -> Histogram:

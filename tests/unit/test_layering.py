@@ -17,7 +17,8 @@ NAME = PACKAGE.name
 FLOORS = [
     ["cli"],
     ["athomic"],
-    ["web"],
+    ["run"],
+    ["assembly", "web"],
     ["exporters"],
     ["manager"],
     ["factory"],

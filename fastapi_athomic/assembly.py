@@ -1,0 +1,95 @@
+"""The wiring of one run of an app: read `assemble` to see it. That of one consumer is in `factory`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+
+from .discovery import Discovered
+from .factory import ConsumerFactory, FactoryParts
+from .handling.plans import Provider
+from .lifecycle import LifecycleManager
+from .loop.fairness import LoopShare
+from .loop.lag import LoopLag
+from .loop.requests import RequestGauge
+from .manager import ConsumerManager
+from .payload.pipeline import PayloadPipeline
+from .propagation.app_tracing import instrument_app, resolve_tracer_provider
+from .propagation.orchestrators import Orchestrators
+from .publisher import Publisher
+from .settings import AthomicSettings
+from .stores.base import StateStore
+from .transports.base import Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppParts:
+    """What an app has for all its runs."""
+
+    app: FastAPI
+    prefix: str  # of the routes of the plugin
+    settings: AthomicSettings
+    transport: Transport
+    store: StateStore | None  # of ordered consumers
+    pipeline: PayloadPipeline
+    requests: RequestGauge
+    loop_lag: LoopLag  # of the event loop of the routes
+    find_handlers: Callable[[], list[Discovered]]
+    providers: Mapping[type, Provider]  # what handlers may ask for by type, beside what is their message's
+    known: Mapping[Callable[..., Any], Provider]  # dependencies that need no request here
+
+
+class Assembly(NamedTuple):
+    """Everything that one run of an app needs; nothing of it is started."""
+
+    manager: ConsumerManager
+    lifecycle: LifecycleManager
+    publisher: Publisher
+
+
+def assemble(parts: AppParts) -> Assembly:
+    """Wires one run.
+
+    Raises:
+        ConfigurationError: what no waiting cures stops the start-up.
+    """
+    settings, transport = parts.settings, parts.transport
+    instrument_app(parts.app, prefix=parts.prefix)
+    orchestrators = Orchestrators(
+        settings, resolve_tracer_provider(parts.app), scheme=transport.scheme, address=transport.address
+    )
+    lifecycle = LifecycleManager()
+    publisher = Publisher(transport, parts.pipeline, orchestrators.of_publisher(), settings)
+    lifecycle.register(publisher)
+    handlers = parts.find_handlers()
+    share = LoopShare(
+        settings.slice_seconds,
+        parts.requests,
+        parts.loop_lag,
+        routes=asyncio.get_running_loop(),
+        own_thread=settings.isolation == "thread",
+    )
+    factory_parts = FactoryParts(
+        settings=settings,
+        transport=transport,
+        pipeline=parts.pipeline,
+        orchestrators=orchestrators,
+        share=share,
+        providers=parts.providers,
+        known=parts.known,
+        overrides=lambda: parts.app.dependency_overrides,
+        store=parts.store,
+    )
+    manager = ConsumerManager(
+        handlers=handlers,
+        factory=ConsumerFactory(factory_parts, [handler.subscription for handler in handlers]),
+        tuning=settings.tuning_by_handler(),
+        lifecycle=lifecycle,
+        publisher=publisher,
+    )
+    manager.assemble()
+    return Assembly(manager, lifecycle, publisher)

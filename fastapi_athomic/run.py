@@ -1,0 +1,244 @@
+"""One run of an app: its consumers from their start to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeVar
+
+from .assembly import Assembly
+from .consumption.service import ConsumerService
+from .exceptions import ConfigurationError, PublishError, TransportError
+from .exporters.lineage import LineageReporter
+from .failures.dead_letters import DeadLetters
+from .failures.mailbox import DeadLetterParts
+from .loop.blocking import BlockingDetector
+from .loop.garbage import tuned_collector
+from .loop.isolation import Home
+from .loop.lag import LoopLag
+from .loop.termination import told_of_termination
+from .messages import TopicPartition
+from .settings import AthomicSettings
+from .stores.base import StateStore
+from .transports.base import Transport
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+END_RESERVE = 1.5
+"""Seconds beyond `shutdown_timeout` after which consumers that do not end are abandoned."""
+STOP_RESERVE = 1.5
+"""Seconds of `shutdown_timeout`, a tenth of it at most, that are kept for what does not end when it is asked to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParts:
+    """What a run is built from."""
+
+    assembly: Assembly
+    settings: AthomicSettings
+    transport: Transport
+    store: StateStore | None  # of ordered consumers
+    home: Home
+    loop_lag: LoopLag  # of the event loop of the routes
+
+
+class Run:
+    """One run of an app's lifespan.
+
+    `lifespan` and `publishing` are awaited in the event loop of the routes, the other coroutines in that of the
+    consumers: `run.home.run(run.started)`.
+    """
+
+    def __init__(self, parts: RunParts) -> None:
+        self.manager, self._lifecycle, self.publisher = parts.assembly
+        self.home = parts.home
+        self._settings = settings = parts.settings
+        self._transport = parts.transport
+        self._store = parts.store
+        self._routes_lag = parts.loop_lag
+        lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
+        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
+        self._watching: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    # --- from outside of the consumers' loop
+
+    @asynccontextmanager
+    async def lifespan(self, reporter: LineageReporter, ended: Callable[[], None]) -> AsyncIterator[None]:
+        """The consumers live inside the block. `ended` is called when they have ended, before that is reported."""
+        in_thread = self._settings.isolation == "thread"
+        watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
+        reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
+        try:
+            await self.home.open()
+            with tuned_collector(self._settings.tune_gc), self._told_of_termination(reporter):
+                await self.home.run(self.begin)
+                yield
+        finally:
+            if watching is not None:
+                watching.cancel()
+            end = monotonic() + self._settings.shutdown_timeout
+            reporting.cancel()
+            reporter.note_topics()
+            await self._leave()
+            ended()
+            await reporter.finish(min(max(0.0, end - monotonic()), self._settings.request_timeout))
+
+    @contextmanager
+    def _told_of_termination(self, reporter: LineageReporter) -> Iterator[None]:
+        draining: list[asyncio.Task[None]] = []
+
+        async def drain() -> None:
+            reporter.note_topics()
+            try:
+                await self.home.run(self.drain)
+            except TransportError as error:
+                logger.warning("the consumers do not stop yet: %s", error)
+
+        def begin() -> None:
+            draining.append(asyncio.create_task(drain(), name="athomic-drain"))
+
+        if not self._settings.drain_on_sigterm:
+            yield
+            return
+        with told_of_termination(begin):
+            try:
+                yield
+            finally:
+                for task in draining:
+                    task.cancel()
+
+    async def _leave(self) -> None:
+        """Ends also where a handler blocks the consumers' own loop."""
+        patience = END_RESERVE
+        try:
+            async with asyncio.timeout(self._settings.shutdown_timeout + END_RESERVE):
+                await self.home.run(self.end)
+        except (TimeoutError, TransportError) as error:
+            logger.error("the consumers could not be stopped, some messages will repeat: %s", error or "out of time")
+            patience = 0.0
+        await self.home.close(patience)
+
+    async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Does some work with `publisher`.
+
+        Raises:
+            PublishError: its own, or the loop of the consumers does not answer.
+        """
+        try:
+            return await self.home.run(work)
+        except TransportError as error:
+            raise PublishError(str(error)) from error
+
+    # --- of one handler
+
+    def dead_letters(self, handler_id: str) -> DeadLetters:
+        """See `Athomic.dead_letters`."""
+        service = self._service(handler_id)
+        subscriptions = [other.subscription for other in self.manager.consumers.values()]
+        group = {other.handler_id for other in subscriptions if other.group_id == service.subscription.group_id}
+        parts = DeadLetterParts(
+            subscription=service.subscription,
+            group=frozenset(group),
+            dlq_handler=service.dlq_handler,
+            counters=service.counters,
+            transport=self._transport,
+            settings=self._settings,
+            home=self.home,
+        )
+        return DeadLetters(parts)
+
+    async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
+        """See `Athomic.seek`."""
+        service = self._service(handler_id)
+        bounds = (await self._transport.bounds(place.topic, self._settings.request_timeout)).get(place.partition)
+        if bounds is None or not bounds[0] <= offset <= bounds[1]:
+            kept = f"from {bounds[0]} to {bounds[1]}" if bounds is not None else "none, there is no such partition"
+            raise TransportError(f"{place} cannot go on at offset {offset}: its offsets are {kept}")
+        await service.seek(place, offset)
+
+    def _service(self, handler_id: str) -> ConsumerService:
+        service = self.manager.consumers.get(handler_id)
+        if service is None:
+            known = ", ".join(self.manager.consumers) or "none"
+            raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
+        return service
+
+    # --- of all consumers
+
+    async def is_drained(self) -> bool:
+        """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""
+        consumers = self.manager.consumers.values()
+        if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
+            return False
+        topics = {place.topic for consumer in consumers for place in consumer.positions()}
+        ends = {topic: await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics}
+        reached = all(
+            position is not None and position >= ends[place.topic][place.partition][1]
+            for consumer in consumers
+            for place, position in consumer.positions().items()
+            if place.topic in ends
+        )
+        return reached and all(consumer.settled() for consumer in consumers)  # again: what was reached came meanwhile
+
+    def _blame(self, handler_id: str, seconds: float) -> None:
+        consumer = self.manager.consumers.get(handler_id)
+        if consumer is not None:
+            consumer.note_blocking(seconds)
+
+    # --- start and end
+
+    async def begin(self) -> None:
+        """HTTP is up at once; consumers connect in the background, unless `startup_timeout` says to wait for them."""
+        self._watching = asyncio.create_task(self._detector.watch(), name="athomic-loop-lag")
+        self._starting = asyncio.create_task(self._start(), name="athomic-start")
+        if self._settings.startup_timeout:
+            await asyncio.wait([self._starting], timeout=self._settings.startup_timeout)
+            if self._starting.done():
+                self._starting.result()
+
+    async def _start(self) -> None:
+        try:
+            await self._lifecycle.start(self._settings.shutdown_timeout)
+        except Exception as error:
+            self.manager.note_failure(error)
+            raise
+
+    async def started(self) -> None:
+        """Returns when all services have started.
+
+        Raises:
+            Exception: what kept a required one from starting.
+        """
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+
+    @property
+    def _stop_timeout(self) -> float:
+        timeout = self._settings.shutdown_timeout
+        return timeout - min(STOP_RESERVE, timeout / 10)
+
+    async def drain(self) -> None:
+        """Stops the consumers. Routes may go on to publish."""
+        logger.info("the process is told to end: consumers stop, while open requests are still being answered")
+        timeout = self._stop_timeout
+        await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
+
+    async def end(self) -> None:
+        """Stops all services in the order in which they depend on each other, whether they had started or not."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+            if not self._starting.cancelled() and (error := self._starting.exception()) is not None:
+                logger.error("the consumers had not started: %s", error)
+        await self._lifecycle.stop(self._stop_timeout)
+        if self._store is not None:
+            await self._store.close()
