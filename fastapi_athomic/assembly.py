@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
+from .broker import BrokerConnection
 from .discovery import Discovered
 from .factory import ConsumerFactory, FactoryParts
 from .handling.plans import Provider
@@ -63,8 +64,9 @@ def assemble(parts: AppParts) -> Assembly:
         settings, resolve_tracer_provider(parts.app), scheme=transport.scheme, address=transport.address
     )
     lifecycle = LifecycleManager()
-    publisher = Publisher(transport, parts.pipeline, orchestrators.of_publisher(), settings)
-    lifecycle.register(publisher)
+    broker = BrokerConnection(transport, settings)
+    lifecycle.register(broker)
+    publisher = Publisher(transport, broker, parts.pipeline, orchestrators.of_publisher(), settings)
     handlers = parts.find_handlers()
     share = LoopShare(
         settings.slice_seconds,
@@ -89,7 +91,7 @@ def assemble(parts: AppParts) -> Assembly:
         factory=ConsumerFactory(factory_parts, [handler.subscription for handler in handlers]),
         tuning=settings.tuning_by_handler(),
         lifecycle=lifecycle,
-        publisher=publisher,
+        broker=broker,
     )
     manager.assemble()
     return Assembly(manager, lifecycle, publisher)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -66,10 +67,15 @@ class Athomic:
         self._prefix = prefix
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
-        self._calling_module = calling_module
-        self._packages = tuple(packages)
-        self._handlers = tuple(handlers)
-        self._bound: list[Discovered] = []
+        self._bound: list[Discovered] = []  # handlers that this object's own decorators have found
+        self._find_handlers = partial(
+            discover,
+            app,
+            calling_module=calling_module,
+            packages=tuple(packages),
+            handlers=tuple(handlers),
+            bound=self._bound,
+        )
         self._pipeline = PayloadPipeline()
         self._transport = create_transport(settings)
         self._store = create_store(settings)
@@ -147,12 +153,6 @@ class Athomic:
 
         return bind
 
-    def _bind(self, function: F, subscription: Subscription) -> F:
-        if self._run is not None:
-            raise ConfigurationError(f"handler {subscription.handler_id}: the app runs already; define it before")
-        self._bound.append(Discovered(function, subscription))
-        return function
-
     # --- dead letters
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
@@ -228,13 +228,21 @@ class Athomic:
             while not await run.home.run(run.is_drained):  # noqa: ASYNC110 - nobody tells when the last commit is done
                 await asyncio.sleep(0.005)
 
-    def _running(self) -> Run:
-        if self._run is None:
-            raise PublishError("the app is not running: this works between its start-up and its shutdown")
-        return self._run
-
     def manager(self) -> ConsumerManager | None:
+        """The consumers themselves, for routes and exporters; None while the app does not run."""
         return self._run.manager if self._run else None
+
+    def prometheus_collector(self) -> Collector:
+        """For a registry of the app's own: `registry.register(athomic.prometheus_collector())`.
+
+        Raises:
+            ConfigurationError: the extra `prometheus` is not installed.
+        """
+        try:
+            from .exporters.prometheus import PrometheusCollector
+        except ImportError:
+            raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
+        return PrometheusCollector(self.manager, self.loop_lag)
 
     # --- life
 
@@ -250,20 +258,21 @@ class Athomic:
         async with run.lifespan(reporter, self._forget_run):
             yield
 
+    # --- from run to run
+
+    def _bind(self, function: F, subscription: Subscription) -> F:
+        if self._run is not None:
+            raise ConfigurationError(f"handler {subscription.handler_id}: the app runs already; define it before")
+        self._bound.append(Discovered(function, subscription))
+        return function
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise PublishError("the app is not running: this works between its start-up and its shutdown")
+        return self._run
+
     def _forget_run(self) -> None:
         self._run = None
-
-    def prometheus_collector(self) -> Collector:
-        """For a registry of the app's own: `registry.register(athomic.prometheus_collector())`.
-
-        Raises:
-            ConfigurationError: the extra `prometheus` is not installed.
-        """
-        try:
-            from .exporters.prometheus import PrometheusCollector
-        except ImportError:
-            raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
-        return PrometheusCollector(self.manager, self.loop_lag)
 
     def _new_run(self, home: Home) -> Run:
         return Run(
@@ -292,15 +301,6 @@ class Athomic:
                 providers={Athomic: lambda _: self},
                 known={get_athomic: lambda _: self},
             )
-        )
-
-    def _find_handlers(self) -> list[Discovered]:
-        return discover(
-            self.app,
-            calling_module=self._calling_module,
-            packages=self._packages,
-            handlers=self._handlers,
-            bound=self._bound,
         )
 
 

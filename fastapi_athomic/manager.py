@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from .broker import BrokerConnection
 from .consumption.service import ConsumerService
 from .discovery import Discovered
 from .exceptions import ConfigurationError
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
 from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
-from .publisher import Publisher
 from .settings import HandlerTuning
 
 logger = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ class ConsumerManager:
         factory: ConsumerFactory,
         tuning: Mapping[str, HandlerTuning],
         lifecycle: LifecycleManager,
-        publisher: Publisher,
+        broker: BrokerConnection,
     ) -> None:
         self._handlers = handlers
         self._factory = factory
         self._tuning = tuning
         self._lifecycle = lifecycle
-        self._publisher = publisher
+        self._broker = broker
         self._consumers: dict[str, ConsumerService] = {}
         self._was_ready = False
         self._failure: BaseException | None = None  # why the services could not be started
@@ -81,7 +81,7 @@ class ConsumerManager:
             statuses.append(HealthStatus.UNHEALTHY)
         elif not self._lifecycle.started:
             statuses.append(HealthStatus.STARTING)
-        elif self._publisher.last_error is not None:
+        elif self._broker.last_error is not None:
             statuses.append(HealthStatus.UNHEALTHY)
         status = worst(statuses)
         self._was_ready = self._was_ready or status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
@@ -91,8 +91,8 @@ class ConsumerManager:
         reasons = []
         if self._failure is not None:
             reasons.append(f"could not start: {self._failure}")
-        if self._publisher.last_error is not None:
-            reasons.append(f"the broker cannot be reached: {self._publisher.last_error}")
+        if self._broker.last_error is not None:
+            reasons.append(f"the broker cannot be reached: {self._broker.last_error}")
         return reasons
 
     @property

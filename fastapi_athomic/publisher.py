@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
+from .broker import BrokerConnection
 from .decorators import check_topic
 from .exceptions import PublishError, TopicNotFoundError, TransportError
 from .messages import Headers, OutgoingMessage, PublishedMessage
@@ -23,87 +23,23 @@ Key = str | bytes | int | UUID | None
 HeaderValue = str | bytes | None
 GivenHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] | None
 
-CONNECT_SECONDS = 10.0
-PING_INTERVAL = 2.0
-"""Seconds between two questions whether the broker is still there."""
-PING_SECONDS = 5.0
-PINGS = 2
-"""So many in a row must fail before the broker counts as away: one of several brokers may be."""
-
 
 class Publisher:
-    """The service that holds the connection to the broker; all other services depend on it."""
-
-    name = "broker"
-    depends_on: tuple[str, ...] = ()
-    required = True
+    """Publishes what the app gives it, in and outside of handlers."""
 
     def __init__(
         self,
         transport: Transport,
+        connection: BrokerConnection,
         pipeline: PayloadPipeline,
         orchestrator: HeadersOrchestrator,
         settings: AthomicSettings,
     ) -> None:
         self._transport = transport
+        self._connection = connection
         self._pipeline = pipeline
         self._orchestrator = orchestrator
         self._settings = settings
-        self._connected = asyncio.Event()
-        self._stopped = False
-        self._watching: asyncio.Task[None] | None = None
-        self.last_error: TransportError | None = None  # why the broker cannot be reached, while it cannot
-
-    @property
-    def connected(self) -> bool:
-        return self._connected.is_set()
-
-    async def start(self) -> None:
-        """Returns when the broker has been reached once; keeps trying until then."""
-        delay = self._settings.restart_backoff
-        while True:
-            try:
-                await self._transport.start(CONNECT_SECONDS)
-                break
-            except TransportError as error:
-                if self.last_error is None:
-                    logger.warning("the broker cannot be reached, trying on: %s", error)
-                self.last_error = error
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, self._settings.restart_backoff_max)
-        self.last_error = None
-        self._connected.set()
-        self._watching = asyncio.create_task(self._watch(), name="athomic-broker-watch")
-
-    async def _watch(self) -> None:
-        """Keeps `last_error` true. A client library tries to reconnect for ever and says nothing."""
-        while True:
-            await asyncio.sleep(PING_INTERVAL)
-            error = await self._ping()
-            if error is not None and self.last_error is None:
-                logger.warning("the broker cannot be reached any more: %s", error)
-            elif error is None and self.last_error is not None:
-                logger.warning("the broker can be reached again")
-            self.last_error = error
-
-    async def _ping(self) -> TransportError | None:
-        error: TransportError | None = None
-        for _ in range(PINGS):
-            try:
-                await self._transport.ping(PING_SECONDS)
-            except TransportError as caught:
-                error = caught
-            else:
-                return None
-        return error
-
-    async def stop(self, timeout: float) -> None:
-        self._stopped = True
-        self._connected.clear()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-        await self._transport.stop(timeout)
 
     async def publish(
         self,
@@ -170,7 +106,7 @@ class Publisher:
 
     async def _send(self, messages: Sequence[OutgoingMessage]) -> list[PublishedMessage | Exception]:
         end = monotonic() + self._settings.publish_timeout
-        await self._wait_until_connected()
+        await self._connection.wait_until_connected(self._settings.publish_timeout)
         results = await self._transport.producer.send(messages, max(0.0, end - monotonic()))
         if self._settings.create_topics and any(isinstance(result, TopicNotFoundError) for result in results):
             return await self._send_after_creating(messages, results, end)
@@ -192,17 +128,6 @@ class Publisher:
         for index, result in zip(missed, again, strict=True):
             results[index] = result
         return results
-
-    async def _wait_until_connected(self) -> None:
-        if self._stopped:
-            raise PublishError("the app is not running: publish between its start-up and its shutdown")
-        if self._connected.is_set():
-            return
-        try:
-            async with asyncio.timeout(self._settings.publish_timeout):
-                await self._connected.wait()
-        except TimeoutError:
-            raise PublishError(f"the broker cannot be reached: {self.last_error or 'no answer yet'}") from None
 
 
 def _all_published(topic: str, results: list[PublishedMessage | Exception]) -> list[PublishedMessage]:

@@ -56,7 +56,7 @@ async def test_p18_connections_that_were_closed_for_being_idle_are_opened_again(
     apache_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one a consumer fetches on is never idle, but the one to its coordinator is, between two heartbeats."""
-    monkeypatch.setattr("fastapi_athomic.publisher.PING_INTERVAL", 3600.0)  # that connection would not be idle
+    monkeypatch.setattr("fastapi_athomic.broker.PING_INTERVAL", 3600.0)  # that connection would not be idle
     monkeypatch.setattr(kafka_connection, "IDLE_SECONDS", 0.2)
     shop = Shop(apache_kafka, kafka=KafkaSettings(session_timeout=30, heartbeat_interval=9))
 
@@ -111,7 +111,7 @@ async def test_p18_a_request_that_was_not_answered_in_time_is_sent_again(mortal_
 
 
 async def test_p18_a_server_that_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.publisher.CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("fastapi_athomic.broker.CONNECT_SECONDS", 0.05)
     asked = Record()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -36,7 +36,7 @@ CONSTANTS = {
 BUSY = {
     "fastapi_athomic.consumption.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
     "fastapi_athomic.observation.health.TIMEOUT_GRACE": "a handler that ignores its timeout",
-    "fastapi_athomic.publisher.CONNECT_SECONDS": "a start",
+    "fastapi_athomic.broker.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
 }
 """Timers that are left as they are, and what is going on while they run."""

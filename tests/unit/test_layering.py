@@ -17,9 +17,8 @@ NAME = PACKAGE.name
 FLOORS = [
     ["cli"],
     ["athomic"],
-    ["run"],
-    ["assembly", "web"],
-    ["exporters"],
+    ["run", "web"],
+    ["assembly", "exporters"],
     ["manager"],
     ["factory"],
     ["sequencing"],
@@ -27,8 +26,8 @@ FLOORS = [
     ["handling"],
     ["failures"],
     ["publisher", "discovery", "observation"],
-    ["decorators", "propagation", "transports"],
-    ["retry", "payload", "stores", "loop", "lifecycle"],
+    ["broker", "decorators", "propagation"],
+    ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints"],
     ["messages", "exceptions"],
 ]
