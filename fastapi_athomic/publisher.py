@@ -42,20 +42,9 @@ class Publisher:
         self._settings = settings
 
     async def publish(
-        self,
-        topic: str,
-        message: object,
-        *,
-        key: Key = None,
-        headers: GivenHeaders = None,
-        partition: int | None = None,
+        self, topic: str, message: object, *, key: Key, headers: GivenHeaders, partition: int | None
     ) -> PublishedMessage:
-        """Publishes one message and waits until all in-sync replicas have it.
-
-        Raises:
-            PublishError: it was not acknowledged within `publish_timeout`, or the app is not running.
-            PayloadEncodeError: the message cannot be encoded.
-        """
+        """See `Athomic.publish`."""
         check_topic(topic, "publish")
         given = _headers(headers)
         value = self._pipeline.encode(message)
@@ -75,19 +64,9 @@ class Publisher:
             self._orchestrator.close_publish(scope, error)
 
     async def publish_many(
-        self,
-        topic: str,
-        messages: Iterable[Any],
-        *,
-        key: Callable[[Any], Key] | None = None,
-        headers: GivenHeaders = None,
+        self, topic: str, messages: Iterable[Any], *, key: Callable[[Any], Key] | None, headers: GivenHeaders
     ) -> list[PublishedMessage]:
-        """Publishes messages in their order, in few requests; `key` gives each message its key.
-
-        Raises:
-            PublishError: some were not acknowledged; says how many, the others are published.
-            PayloadEncodeError: a message cannot be encoded; none is published.
-        """
+        """See `Athomic.publish_many`."""
         check_topic(topic, "publish_many")
         given = _headers(headers)
         encoded = [(_key(key(message)) if key else None, self._pipeline.encode(message)) for message in messages]
