@@ -1,4 +1,4 @@
-"""The wiring of one run of an app: read `assemble` to see it. That of one consumer is in `factory`."""
+"""The wiring of one run of an app: read `assemble` to see it. `factory` has the wiring of one consumer."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .transports.base import Transport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppParts:
-    """What an app has for all its runs."""
+    """What the runs of an app have in common."""
 
     app: FastAPI
-    prefix: str  # of the routes of the plugin
+    prefix: str  # of the package's own routes, which get no spans
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None  # of ordered consumers
@@ -40,12 +40,12 @@ class AppParts:
     requests: RequestGauge
     loop_lag: LoopLag  # of the event loop of the routes
     find_handlers: Callable[[], list[Discovered]]
-    providers: Mapping[type, Provider]  # what handlers may ask for by type, beside what is their message's
-    known: Mapping[Callable[..., Any], Provider]  # dependencies that need no request here
+    providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
+    known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
 
 
 class Assembly(NamedTuple):
-    """Everything that one run of an app needs; nothing of it is started."""
+    """What one run of an app consists of. Nothing of it has been started."""
 
     manager: ConsumerManager
     lifecycle: LifecycleManager
@@ -53,10 +53,10 @@ class Assembly(NamedTuple):
 
 
 def assemble(parts: AppParts) -> Assembly:
-    """Wires one run.
+    """Finds the handlers and wires everything that they need.
 
     Raises:
-        ConfigurationError: what no waiting cures stops the start-up.
+        ConfigurationError: something is wrong with a handler or with the settings; the app must not start.
     """
     settings, transport = parts.settings, parts.transport
     instrument_app(parts.app, prefix=parts.prefix)

@@ -48,7 +48,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Athomic:
-    """What one app gets from `include_athomic`; owns everything below. Two of them never meet, also in one process."""
+    """The consumers of one app, and its way to publish. `include_athomic` makes it.
+
+    It owns its connections, settings and consumers: several in one process are independent of each other. `requests`
+    counts the HTTP requests under way, `loop_lag` says how late the event loop of the routes is.
+    """
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class Athomic:
         self._prefix = prefix
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
-        self._bound: list[Discovered] = []  # handlers that this object's own decorators have found
+        self._bound: list[Discovered] = []  # by the decorators of this object
         self._find_handlers = partial(
             discover,
             app,
@@ -93,13 +97,14 @@ class Athomic:
         headers: GivenHeaders = None,
         partition: int | None = None,
     ) -> PublishedMessage:
-        """Publishes one message and waits until all in-sync replicas have it; says where it is.
+        """Publishes one message, waits until all in-sync replicas have it, and returns its place.
 
-        The message is a pydantic model, a dataclass or anything JSON can hold, `bytes` and `str` as they are, or None
-        (a tombstone). The current trace, context and lineage go with it. Messages of one key go to one partition.
+        The message is a pydantic model, a dataclass, anything that JSON can hold, `bytes` or `str` (sent as they are),
+        or None (a tombstone). Its headers carry the current trace, context and lineage. Messages with the same key go
+        to the same partition.
 
         Raises:
-            PublishError: it was not acknowledged within `publish_timeout` seconds, or the app is not running.
+            PublishError: the broker did not acknowledge it within `publish_timeout` seconds, or the app is not running.
             PayloadEncodeError: the message cannot be encoded.
             ConfigurationError: the topic name is invalid.
         """
@@ -116,12 +121,13 @@ class Athomic:
         key: Callable[[Any], Key] | None = None,
         headers: GivenHeaders = None,
     ) -> list[PublishedMessage]:
-        """Publishes messages in their order, in few requests; `key` gives each message its key.
+        """Publishes messages in the given order, in few requests. `key` is called with each message to get its key.
 
         Raises:
-            PublishError: some were not acknowledged (it says how many, the others are published), or the app is not
-            running.
-            PayloadEncodeError: a message cannot be encoded; none is published.
+            PublishError: the broker did not acknowledge some of them (it says how many; the others are published), or
+            the app is not running.
+            PayloadEncodeError: one of them cannot be encoded; none is published.
+            ConfigurationError: the topic name is invalid.
         """
         run = self._running()
         return await run.publishing(lambda: run.publisher.publish_many(topic, messages, key=key, headers=headers))
@@ -156,7 +162,7 @@ class Athomic:
     # --- dead letters
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
-        """The dead letters of one handler: to look at, to send back, to discard.
+        """The dead letters of one handler, to browse, redrive or discard.
 
         Raises:
             ConfigurationError: there is no such handler.
@@ -166,7 +172,7 @@ class Athomic:
 
     @asynccontextmanager
     async def offline(self) -> AsyncIterator[Callable[[str], DeadLetters]]:
-        """Connects to the broker without starting a consumer; gives `dead_letters`. For tools.
+        """Connects to the broker without starting consumers, and yields a function like `dead_letters`. For tools.
 
         Raises:
             ConfigurationError: something is wrong with a handler.
@@ -182,15 +188,15 @@ class Athomic:
     # --- positions
 
     async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
-        """Lets a handler go on at `offset` of a partition: back, to handle again, or ahead, past what cannot be read.
+        """Makes a handler continue at `offset` of a partition: back, to handle messages again, or ahead, to skip some.
 
-        To be called in the process that has the partition. What runs may finish before (`drain_timeout`); the offset is
-        committed, so it holds after a restart, too. Messages that are passed over are not handled.
+        Call it in the process that the partition is assigned to. Messages that are being handled have `drain_timeout`
+        seconds to finish. The offset is committed, so it also holds after a restart.
 
         Raises:
             ConfigurationError: there is no such handler.
             PublishError: the app is not running.
-            TransportError: the partition is not assigned here, it has no such offset, or the broker cannot be reached.
+            TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
         """
         run = self._running()
         await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
@@ -209,8 +215,8 @@ class Athomic:
         """Returns when all consumers have their partitions.
 
         Raises:
-            TimeoutError: they had not within `timeout` seconds.
-            Exception: what kept a required service from starting.
+            TimeoutError: they did not get them within `timeout` seconds.
+            Exception: the error of a required service that could not start.
         """
         run = self._running()
         async with asyncio.timeout(timeout):
@@ -218,14 +224,14 @@ class Athomic:
         return self
 
     async def drain(self, timeout: float = 30.0) -> None:
-        """Returns when all that has been published has been handled and committed. For tests.
+        """Returns when every message in the consumers' partitions has been handled and committed. For tests.
 
         Raises:
-            TimeoutError: it had not within `timeout` seconds.
+            TimeoutError: that took longer than `timeout` seconds.
         """
         run = self._running()
         async with asyncio.timeout(timeout):
-            while not await run.home.run(run.is_drained):  # noqa: ASYNC110 - nobody tells when the last commit is done
+            while not await run.home.run(run.is_drained):  # noqa: ASYNC110 - there is no event for the last commit
                 await asyncio.sleep(0.005)
 
     def manager(self) -> ConsumerManager | None:
@@ -248,7 +254,7 @@ class Athomic:
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Consumers live inside the app's own lifespan: its resources are up before them, and go down after them."""
+        """Runs the consumers inside the app's own lifespan: the app's resources start before them and stop after."""
         in_thread = self.settings.isolation == "thread"
         home = LoopThread(self.settings.request_timeout) if in_thread else SameLoop()
         run = self._new_run(home)
@@ -262,7 +268,9 @@ class Athomic:
 
     def _bind(self, function: F, subscription: Subscription) -> F:
         if self._run is not None:
-            raise ConfigurationError(f"handler {subscription.handler_id}: the app runs already; define it before")
+            raise ConfigurationError(
+                f"handler {subscription.handler_id}: the app is already running; define handlers before it starts"
+            )
         self._bound.append(Discovered(function, subscription))
         return function
 
@@ -319,20 +327,23 @@ def include_athomic(
 
     Args:
         settings: None reads the environment (prefix `ATHOMIC_`, nested by `__`).
-        packages: dotted names or modules to search for handlers, sub-packages included; beside the calling module and
-        those of the app's routes.
-        handlers: handlers given by hand (closures, tests).
-        prefix: where the routes go.
-        dependencies: FastAPI dependencies put on every route of the plugin.
-        name: under which the object is found in `app.state`; a second call on the same app needs another name and
-        prefix.
-        identify: gives a request its identity: called with the ASGI scope and the `ExecutionContext` so far.
+        packages: dotted names or modules to search for handlers, with their sub-packages. The calling module and the
+        modules of the app's routes are always searched.
+        handlers: handlers that no search would find (closures, tests).
+        prefix: the path under which the routes are added.
+        dependencies: FastAPI dependencies of every one of these routes.
+        name: the attribute of `app.state` that holds the `Athomic`. A second one on the same app needs another name
+        and another prefix.
+        identify: sets the identity of a request: it gets the ASGI scope and the `ExecutionContext` so far, and returns
+        the one to use.
 
     Raises:
-        ConfigurationError: the settings are wrong, or the app has a plugin of that name.
+        ConfigurationError: the settings are wrong, or the app already has an `Athomic` of that name.
     """
     if getattr(app.state, name, None) is not None:
-        raise ConfigurationError(f"the app has {name!r} already: give the second one another name and prefix")
+        raise ConfigurationError(
+            f"app.state.{name} exists already: give the second include_athomic() another name and another prefix"
+        )
     calling_module = _calling_module()
     tell_unknown_variables(os.environ)
     athomic = Athomic(
@@ -361,12 +372,12 @@ def get_athomic(connection: HTTPConnection) -> Athomic:
 
 
 def install() -> None:
-    """Gives `FastAPI` its method, unless it has one of that name."""
+    """Gives `FastAPI` the method `include_athomic`, unless it already has one of that name."""
     if not hasattr(FastAPI, "include_athomic"):
         FastAPI.include_athomic = include_athomic  # type: ignore[attr-defined]
 
 
 def _calling_module() -> str:
-    """The module from outside this package that called `include_athomic`."""
+    """The module that called `include_athomic`, which calls this: two frames up."""
     frame = sys._getframe(2)
     return str(frame.f_globals.get("__name__", "__main__"))

@@ -1,4 +1,4 @@
-"""Whether the broker can be reached: the service that all others depend on."""
+"""The connection to the broker: the service that all others depend on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from .transports.base import Transport
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
+"""For one attempt to connect."""
 PING_INTERVAL = 2.0
-"""Seconds between two questions whether the broker is still there."""
+"""Seconds between two checks that the broker still answers."""
 PING_SECONDS = 5.0
+"""For the answer to one ping."""
 PINGS = 2
-"""So many in a row must fail before the broker counts as away: one of several brokers may be."""
+"""This many in a row must fail before the cluster counts as unreachable: one of its brokers alone may be away."""
 
 
 class BrokerConnection:
-    """The service that holds the connection to the broker; all other services depend on it."""
+    """Connects, and from then on checks that the broker answers. `last_error` says why it cannot be reached."""
 
     name = "broker"
     depends_on: tuple[str, ...] = ()
@@ -32,10 +34,10 @@ class BrokerConnection:
         self._connected = asyncio.Event()
         self._stopped = False
         self._watching: asyncio.Task[None] | None = None
-        self.last_error: TransportError | None = None  # why the broker cannot be reached, while it cannot
+        self.last_error: TransportError | None = None  # None while the broker can be reached
 
     async def start(self) -> None:
-        """Returns when the broker has been reached once; keeps trying until then."""
+        """Tries to connect until it succeeds."""
         delay = self._settings.restart_backoff
         while True:
             try:
@@ -43,7 +45,7 @@ class BrokerConnection:
                 break
             except TransportError as error:
                 if self.last_error is None:
-                    logger.warning("the broker cannot be reached, trying on: %s", error)
+                    logger.warning("the broker cannot be reached, trying again: %s", error)
                 self.last_error = error
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._settings.restart_backoff_max)
@@ -52,7 +54,7 @@ class BrokerConnection:
         self._watching = asyncio.create_task(self._watch(), name="athomic-broker-watch")
 
     async def _watch(self) -> None:
-        """Keeps `last_error` true. A client library tries to reconnect for ever and says nothing."""
+        """Keeps `last_error` up to date: the client libraries reconnect forever, and report nothing."""
         while True:
             await asyncio.sleep(PING_INTERVAL)
             error = await self._ping()
@@ -74,6 +76,7 @@ class BrokerConnection:
         return error
 
     async def stop(self, timeout: float) -> None:
+        """Disconnects within `timeout` seconds."""
         self._stopped = True
         self._connected.clear()
         if self._watching is not None:
@@ -82,6 +85,11 @@ class BrokerConnection:
         await self._transport.stop(timeout)
 
     async def wait_until_connected(self, timeout: float) -> None:
+        """Returns when the broker has been reached for the first time.
+
+        Raises:
+            PublishError: it was not within `timeout` seconds, or the app has stopped.
+        """
         if self._stopped:
             raise PublishError("the app is not running: publish between its start-up and its shutdown")
         if self._connected.is_set():

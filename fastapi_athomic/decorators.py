@@ -134,10 +134,10 @@ class Subscription:
         return self.pattern.pattern if self.pattern else ", ".join(self.topics)
 
     def tuned(self, tuning: HandlerTuning | None) -> Subscription:
-        """The subscription with what an operator set for this handler.
+        """The subscription with the options that an operator has set for this handler.
 
         Raises:
-            ConfigurationError: an option is out of range, or is for handlers of batches and this is none.
+            ConfigurationError: an option is out of range, or is for batches and the handler takes single messages.
         """
         if tuning is None:
             return self

@@ -1,6 +1,6 @@
-"""Builds what an app consists of.
+"""The wiring of one consumer: read `ConsumerFactory.create` to see it.
 
-The only place that knows concrete classes: read `ConsumerFactory.create` to see the wiring.
+Only here a consumer's concrete classes are chosen; everything else gets its parts from here.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class FactoryParts:
     pipeline: PayloadPipeline
     orchestrators: Orchestrators
     share: LoopShare
-    providers: Mapping[type, Provider]
-    known: Mapping[Callable[..., Any], Provider]
-    overrides: Callable[[], Mapping[Callable[..., Any], Callable[..., Any]]]
+    providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
+    known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
+    overrides: Callable[[], Mapping[Callable[..., Any], Callable[..., Any]]]  # the app's `dependency_overrides`
     store: StateStore | None  # of ordered consumers
 
 
@@ -65,7 +65,7 @@ class ConsumerFactory:
     """Builds one self-contained `ConsumerService` for one subscription."""
 
     def __init__(self, parts: FactoryParts, subscriptions: Collection[Subscription]) -> None:
-        """`subscriptions`: of all handlers of the app. What one makes (a DLQ that it names) is no source of another."""
+        """`subscriptions`: of all handlers of the app. No pattern follows a DLQ that one of them names."""
         self._parts = parts
         self._settings = parts.settings
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
@@ -82,7 +82,7 @@ class ConsumerFactory:
         """Compiles the handler and wires its service; nothing is started.
 
         Raises:
-            ConfigurationError: the signature makes no sense, or the subscription asks for what is not there.
+            ConfigurationError: the handler's signature, its options or the names of its topics do not work.
         """
         subscription = discovered.subscription.tuned(tuning)
         plan = self._compile(discovered, subscription)
@@ -205,10 +205,7 @@ class ConsumerFactory:
         return self._parts.transport.consumer(config, listener)
 
     async def _ensure_topics(self, subscription: Subscription, returns: ReturnTopics) -> frozenset[str]:
-        """Gives what is to be followed beside the sources.
-
-        Of retry and redrive topics none is made before it is needed.
-        """
+        """Returns the retry and redrive topics that exist, to be followed too: each is made when it is first needed."""
         if subscription.pattern is not None:
             return frozenset()
         await ensure_sources(subscription, self._parts.transport, self._settings)

@@ -1,4 +1,4 @@
-"""Discovery, assembly through the factory, registration with the lifecycle manager."""
+"""All consumers of an app: they are built and registered here, and their health is summed up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConsumerManager:
-    """The consumers of one app, from their discovery to their end."""
+    """The consumers of one run of an app. Other rooms reach a consumer through `consumers`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ConsumerManager:
         """Builds a service for each handler and registers it.
 
         Raises:
-            ConfigurationError: anything wrong with a handler, or a tuning for one that does not exist.
+            ConfigurationError: something is wrong with a handler, or a tuning names one that does not exist.
         """
         found = self._handlers
         unknown = sorted(set(self._tuning) - {handler.subscription.handler_id for handler in found})
@@ -53,7 +53,7 @@ class ConsumerManager:
             handler_id = discovered.subscription.handler_id
             tuning = self._tuning.get(handler_id)
             if tuning is not None and not tuning.enabled:
-                logger.info("handler %s is switched off by its tuning", handler_id)
+                logger.info("handler %s is switched off by its tuning (enabled=false)", handler_id)
                 continue
             service = self._factory.create(discovered, tuning)
             self._lifecycle.register(service)
@@ -62,18 +62,20 @@ class ConsumerManager:
             logger.warning("no handlers were found; decorate one with subscribe_to, or name its module in `packages`")
 
     def note_failure(self, error: BaseException) -> None:
-        """The services could not be started: the app is unhealthy from now on, and only a restart cures that."""
+        """To be called when the services could not be started: the app is unhealthy until the process restarts."""
         self._failure = error
 
     @property
     def consumers(self) -> Mapping[str, ConsumerService]:
+        """By handler id."""
         return self._consumers
 
     def statuses(self) -> list[ConsumerStatus]:
+        """The status of each consumer."""
         return [consumer.status() for consumer in self._consumers.values()]
 
     def health(self) -> HealthReport:
-        """The worst of all consumers, and what concerns them all."""
+        """The worst status of all consumers, and the reasons that concern all of them."""
         consumers = {name: consumer.health() for name, consumer in self._consumers.items()}
         reasons = self._common_reasons()
         statuses = [health.status for health in consumers.values()]
@@ -97,20 +99,22 @@ class ConsumerManager:
 
     @property
     def live(self) -> bool:
-        """False only for what a restart of the process would cure."""
+        """The liveness probe: false only if a restart of the process would help."""
         return self._failure is None
 
     @property
     def ready(self) -> bool:
+        """The readiness probe: all consumers consume."""
         return self.health().status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
 
     @property
     def has_come_up(self) -> bool:
+        """The start-up probe: all consumers consume, or have done so before."""
         return self._was_ready or self.ready
 
 
 def unstarted() -> HealthReport:
-    """What is said before the app has run."""
+    """The health of an app that has not started."""
     return HealthReport(
         status=HealthStatus.STARTING,
         consumers=dict[str, ConsumerHealth](),

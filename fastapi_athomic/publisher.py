@@ -25,7 +25,7 @@ GivenHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] | N
 
 
 class Publisher:
-    """Publishes what the app gives it, in and outside of handlers."""
+    """Publishes the messages of one app, from its handlers and from anywhere else."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Publisher:
     async def _send_after_creating(
         self, messages: Sequence[OutgoingMessage], results: list[PublishedMessage | Exception], end: float
     ) -> list[PublishedMessage | Exception]:
-        """Creates the missing topics, with the broker's default partition count, and sends again what found none."""
+        """Creates the missing topics, with the broker's default partition count, and sends their messages again."""
         missed = [index for index, result in enumerate(results) if isinstance(result, TopicNotFoundError)]
         try:
             await self._transport.create_topics(

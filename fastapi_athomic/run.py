@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 END_RESERVE = 1.5
-"""Seconds beyond `shutdown_timeout` after which consumers that do not end are abandoned."""
+"""Seconds beyond `shutdown_timeout` after which consumers that have not stopped are abandoned."""
 STOP_RESERVE = 1.5
-"""Seconds of `shutdown_timeout`, a tenth of it at most, that are kept for what does not end when it is asked to."""
+"""Seconds of `shutdown_timeout`, at most a tenth of it, kept in reserve for services that take too long to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,10 @@ class Run:
 
     @asynccontextmanager
     async def lifespan(self, reporter: LineageReporter, ended: Callable[[], None]) -> AsyncIterator[None]:
-        """The consumers live inside the block. `ended` is called when they have ended, before that is reported."""
+        """The consumers run inside the block.
+
+        `ended` is called when they have stopped, before `reporter` reports the end of their runs.
+        """
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
@@ -92,6 +95,7 @@ class Run:
 
     @contextmanager
     def _told_of_termination(self, reporter: LineageReporter) -> Iterator[None]:
+        """Begins to drain at SIGTERM, before the server has sent its last response."""
         draining: list[asyncio.Task[None]] = []
 
         async def drain() -> None:
@@ -99,7 +103,7 @@ class Run:
             try:
                 await self.home.run(self.drain)
             except TransportError as error:
-                logger.warning("the consumers do not stop yet: %s", error)
+                logger.warning("the consumers could not start to drain at SIGTERM, they stop with the app: %s", error)
 
         def begin() -> None:
             draining.append(asyncio.create_task(drain(), name="athomic-drain"))
@@ -115,21 +119,24 @@ class Run:
                     task.cancel()
 
     async def _leave(self) -> None:
-        """Ends also where a handler blocks the consumers' own loop."""
+        """Stops the consumers. Returns even if a handler blocks their event loop."""
         patience = END_RESERVE
         try:
             async with asyncio.timeout(self._settings.shutdown_timeout + END_RESERVE):
                 await self.home.run(self.end)
         except (TimeoutError, TransportError) as error:
-            logger.error("the consumers could not be stopped, some messages will repeat: %s", error or "out of time")
+            logger.error(
+                "the consumers could not be stopped in time, some messages will be handled again: %s",
+                error or "out of time",
+            )
             patience = 0.0
         await self.home.close(patience)
 
     async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Does some work with `publisher`.
+        """Awaits what `work` makes of `publisher`, in the consumers' event loop.
 
         Raises:
-            PublishError: its own, or the loop of the consumers does not answer.
+            PublishError: publishing failed, or that loop does not answer.
         """
         try:
             return await self.home.run(work)
@@ -173,7 +180,7 @@ class Run:
     # --- of all consumers
 
     async def is_drained(self) -> bool:
-        """Nothing of the partitions of any consumer is left to fetch, to conclude or to commit."""
+        """Whether all consumers have fetched, concluded and committed everything that is in their partitions."""
         consumers = self.manager.consumers.values()
         if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
             return False
@@ -185,7 +192,7 @@ class Run:
             for place, position in consumer.positions().items()
             if place.topic in ends
         )
-        return reached and all(consumer.settled() for consumer in consumers)  # again: what was reached came meanwhile
+        return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
 
     def _blame(self, handler_id: str, seconds: float) -> None:
         consumer = self.manager.consumers.get(handler_id)
@@ -195,7 +202,10 @@ class Run:
     # --- start and end
 
     async def begin(self) -> None:
-        """HTTP is up at once; consumers connect in the background, unless `startup_timeout` says to wait for them."""
+        """Starts the services in the background, so that HTTP is up at once.
+
+        With a `startup_timeout` it waits for them for so long, and raises what kept them from starting.
+        """
         self._watching = asyncio.create_task(self._detector.watch(), name="athomic-loop-lag")
         self._starting = asyncio.create_task(self._start(), name="athomic-start")
         if self._settings.startup_timeout:
@@ -214,7 +224,7 @@ class Run:
         """Returns when all services have started.
 
         Raises:
-            Exception: what kept a required one from starting.
+            Exception: the error of a required one that could not start.
         """
         if self._starting is not None:
             await asyncio.shield(self._starting)
@@ -225,20 +235,20 @@ class Run:
         return timeout - min(STOP_RESERVE, timeout / 10)
 
     async def drain(self) -> None:
-        """Stops the consumers. Routes may go on to publish."""
-        logger.info("the process is told to end: consumers stop, while open requests are still being answered")
+        """Stops the consumers. The connection to the broker stays: routes can still publish."""
+        logger.info("SIGTERM: the consumers stop now, while open requests are still being answered")
         timeout = self._stop_timeout
         await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
 
     async def end(self) -> None:
-        """Stops all services in the order in which they depend on each other, whether they had started or not."""
+        """Stops all services, whether they had started or not: the consumers, then the connection to the broker."""
         if self._watching is not None:
             self._watching.cancel()
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
             if not self._starting.cancelled() and (error := self._starting.exception()) is not None:
-                logger.error("the consumers had not started: %s", error)
+                logger.error("the consumers could not be started: %s", error)
         await self._lifecycle.stop(self._stop_timeout)
         if self._store is not None:
             await self._store.close()

@@ -6,13 +6,13 @@ from ..decorators import Subscription
 from ..settings import AthomicSettings
 
 BUFFERED = 500
-"""Messages of a partition that are taken in ahead of the handler, if it does not need more."""
+"""Messages of a partition that may wait or run, unless the handler needs more."""
 AHEAD, FAR_AHEAD = 2, 5
-"""Times as many as can be in hand at once: one behind each. More where those of a frequent key wait for each other, and
-with batches, which are done before the broker has answered.
+"""Multiples of what the handler can have in hand at once: one more message waits behind each. More do where messages of
+a frequent key wait for each other, and with batches, which are handled sooner than the broker answers a fetch.
 """
 MOST_BUFFERED = 10_000
-"""Messages of a partition that are taken in far ahead; notes in commits tell 22,000 apart."""
+"""Messages: the limit for these multiples. The note in a commit can tell 22,000 apart."""
 
 
 def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:

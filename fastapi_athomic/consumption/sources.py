@@ -1,4 +1,4 @@
-"""The topics that a consumer reads from, as it starts."""
+"""The topics that a subscription names: they must exist before its consumer starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..transports.base import Transport
 
 
 async def ensure_sources(subscription: Subscription, transport: Transport, settings: AthomicSettings) -> None:
-    """A consumer of a topic that does not exist would wait for it without a word.
+    """Creates what is missing, if the settings allow it: the consumer of a missing topic would wait without an error.
 
     Raises:
         TopicNotFoundError: names the topics that are missing and may not be created.

@@ -1,4 +1,5 @@
-"""What the outside is told: metrics for OpenTelemetry and Prometheus, run events for OpenLineage.
+"""What an app tells other systems: metrics for OpenTelemetry and Prometheus, run events for OpenLineage.
 
-In come counters, timings and statuses, read when somebody asks; out go samples and events. Nothing is counted here.
+Exporters read the consumers' counters, timings and statuses when they are asked for them, and count nothing themselves.
+A run is the life of one handler in one process; a sample is the value of one metric at one moment.
 """

@@ -1,4 +1,4 @@
-"""Whether run events are reported to a catalogue of lineage. The client is imported only where they are."""
+"""Decides whether run events are sent to an OpenLineage backend. Its client is imported only if they are."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from ..transports.base import Transport
 class LineageReporter(Protocol):
     """Sends the run events of an app's handlers."""
 
-    async def run(self) -> None: ...
+    async def run(self) -> None:
+        """Reports starts and progress until it is cancelled."""
 
-    def note_topics(self) -> None: ...
+    def note_topics(self) -> None:
+        """Remembers what the handlers consume. Call it before they stop: then they no longer have their partitions."""
 
-    async def finish(self, timeout: float) -> None: ...
+    async def finish(self, timeout: float) -> None:
+        """Reports the end of every run, for up to `timeout` seconds. Never raises."""
 
 
 class NothingReported:
-    """Stands in where nothing is to be reported."""
+    """Takes the place of a reporter where there is nothing to report to."""
 
     async def run(self) -> None:
         return
@@ -37,10 +40,12 @@ class NothingReported:
 
 
 def lineage_reporter(manager: ConsumerManager, transport: Transport, settings: AthomicSettings) -> LineageReporter:
-    """The reporter of one run of the app.
+    """The reporter for one run of the app.
+
+    Without `lineage_events` in the settings, OpenLineage's own variables in the environment ask for one.
 
     Raises:
-        ConfigurationError: the settings want one, and the extra `lineage` is not installed.
+        ConfigurationError: the settings ask for one, but the extra `lineage` is not installed.
     """
     wanted = settings.lineage_events
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Metrics: plain integers on the hot path, made into samples when somebody asks."""
+"""Metrics for OpenTelemetry, and what the counters mean: plain integers, read when somebody collects them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, NoOpMeterProvider, Observation
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 
+from ..consumption.service import ConsumerService
 from ..manager import ConsumerManager
 from ..observation.timings import PROCESS_BOUNDS
 
@@ -33,70 +34,68 @@ COUNTERS = {
 }
 
 Managers = Callable[[], ConsumerManager | None]
+"""Returns the manager of the run under way; None while the app does not run."""
 
 
 class Collector(Protocol):
-    """What a registry of `prometheus_client` takes."""
+    """What can be registered in a registry of `prometheus_client`."""
 
     def collect(self) -> Iterable[Any]: ...
 
 
 class Metering:
-    """OpenTelemetry metrics of one app, where it has a meter provider."""
+    """OpenTelemetry metrics of one app, by the names of OpenTelemetry's messaging conventions."""
 
     def __init__(self, manager: Managers, system: str) -> None:
+        """`system`: the broker's kind, as the conventions call it."""
         self._manager = manager
         self._system = system
         self._durations: Histogram | None = None
 
     def begin(self, manager: ConsumerManager) -> None:
-        """For each run of the app. Instruments stay, so they are made once."""
+        """To be called once for each run of the app; does nothing in a process that has no meter provider.
+
+        Counters are read when the app's reader collects; durations are recorded as they occur.
+        """
         provider = metrics.get_meter_provider()
         if isinstance(provider, NoOpMeterProvider | _ProxyMeterProvider):
             return
-        if self._durations is None:
-            self._durations = observe_with_opentelemetry(provider, self._manager, self._system)
-        record_durations(self._durations, manager, self._system)
+        if self._durations is None:  # instruments cannot be removed: those of the first run serve all
+            self._durations = self._create_instruments(provider)
+        for consumer in manager.consumers.values():
+            consumer.counters.timings.recorder = partial(
+                self._durations.record, attributes=_attributes(consumer, self._system)
+            )
 
+    def _create_instruments(self, provider: MeterProvider) -> Histogram:
+        meter = provider.get_meter("fastapi_athomic")
+        meter.create_observable_counter(
+            "messaging.client.consumed.messages",
+            [self._counted("received")],
+            unit="{message}",
+            description=COUNTERS["received"],
+        )
+        for name in ("processed", "failed", "dead_lettered"):
+            meter.create_observable_counter(
+                f"athomic.consumer.{name}", [self._counted(name)], unit="{message}", description=COUNTERS[name]
+            )
+        return meter.create_histogram(
+            "messaging.process.duration",
+            unit="s",
+            description="Duration of handling a message or a batch",
+            explicit_bucket_boundaries_advisory=PROCESS_BOUNDS,
+        )
 
-def observe_with_opentelemetry(provider: MeterProvider, manager: Managers, system: str) -> Histogram:
-    """Instruments by the names of OpenTelemetry's messaging conventions.
-
-    Counters are read when the app's reader collects. Gives the histogram of durations, for `record_durations`.
-    """
-    meter = provider.get_meter("fastapi_athomic")
-
-    def counted(name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _counted(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterator[Observation]:
-            current = manager()
+            current = self._manager()
             for consumer in current.consumers.values() if current is not None else ():
-                yield Observation(getattr(consumer.counters, name), _attributes(consumer, system))
+                yield Observation(getattr(consumer.counters, name), _attributes(consumer, self._system))
 
         return observe
 
-    meter.create_observable_counter(
-        "messaging.client.consumed.messages", [counted("received")], unit="{message}", description=COUNTERS["received"]
-    )
-    for name in ("processed", "failed", "dead_lettered"):
-        meter.create_observable_counter(
-            f"athomic.consumer.{name}", [counted(name)], unit="{message}", description=COUNTERS[name]
-        )
 
-    return meter.create_histogram(
-        "messaging.process.duration",
-        unit="s",
-        description="Duration of handling a message or a batch",
-        explicit_bucket_boundaries_advisory=PROCESS_BOUNDS,
-    )
-
-
-def record_durations(histogram: Histogram, manager: ConsumerManager, system: str) -> None:
-    """From now on each handling is recorded."""
-    for consumer in manager.consumers.values():
-        consumer.counters.timings.recorder = partial(histogram.record, attributes=_attributes(consumer, system))
-
-
-def _attributes(consumer: Any, system: str) -> dict[str, str]:
+def _attributes(consumer: ConsumerService, system: str) -> dict[str, str]:
     return {
         "messaging.system": system,
         "messaging.operation.name": "process",

@@ -1,9 +1,9 @@
 """Run events of OpenLineage, one run per handler and life of the process, through `openlineage-python`. Needs the
 extra `lineage`.
 
-START when the handler's consumer starts, RUNNING with counts in intervals while something happens, COMPLETE or FAIL
-at the end. Events are sent from a thread and never in a message's way; what cannot be sent is logged and forgotten. A
-catalogue that does not answer holds up nobody, neither the stop nor the end of the process: the thread is a daemon.
+START when the handler's consumer starts, RUNNING with counts at intervals while messages come, COMPLETE or FAIL at
+the end. A thread sends the events, so no message waits for them; an event that cannot be sent is logged and dropped. A
+backend that does not answer delays neither the shutdown nor the end of the process: the thread is a daemon.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRODUCER = f"https://pypi.org/project/fastapi-athomic/{version('fastapi-athomic'
 
 @attr.define
 class MessageCountsRunFacet(RunFacet):
-    """What the run has done so far."""
+    """How many messages the run has received, processed and given up so far."""
 
     received: int
     processed: int
@@ -46,14 +46,14 @@ class MessageCountsRunFacet(RunFacet):
 
 
 class Messenger:
-    """Does one thing after the other in a daemon thread. Who waits for it may stop waiting at any time."""
+    """Makes one call after the other in a daemon thread. A caller that waits for one may be cancelled at any time."""
 
     def __init__(self) -> None:
         self._errands: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[None]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def run(self, errand: Callable[[], Any]) -> None:
-        """Returns when it is done, or raises its error."""
+        """Returns when the errand is done, or raises its error."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._errands.put((errand, future))
         if self._thread is None:
@@ -62,7 +62,7 @@ class Messenger:
         await future
 
     def dismiss(self) -> None:
-        """The thread ends when it has done what it was given."""
+        """Lets the thread end after the errands that it has been given."""
         self._errands.put(None)
 
     def _work(self) -> None:
@@ -76,7 +76,7 @@ class Messenger:
                 error = caught
             try:
                 future.get_loop().call_soon_threadsafe(_resolve, future, error)
-            except RuntimeError:  # the loop was closed: nobody waits any more
+            except RuntimeError:  # the event loop is closed: nobody waits for this any more
                 continue
 
 
@@ -87,7 +87,7 @@ def _resolve(future: asyncio.Future[None], error: BaseException | None) -> None:
         future.set_result(None)
     elif isinstance(error, Exception) and not isinstance(error, StopIteration):
         future.set_exception(error)
-    else:  # it would end the event loop, or look like the end of a task
+    else:  # as it is it would end the event loop or the task that waits
         future.set_exception(RuntimeError(type(error).__name__))
 
 
@@ -102,12 +102,12 @@ class LineageEvents:
         self._interval = interval  # seconds
         self._client = OpenLineageClient()  # configured as its documentation says: environment or openlineage.yml
         self._messenger = Messenger()
-        self._topics: dict[str, list[str]] = {}  # per handler: what it consumed, when `note_topics` was called
-        self._reported: dict[str, int] = {}  # per handler: how many messages it had done when it was last reported
+        self._topics: dict[str, list[str]] = {}  # by handler: what it consumed when `note_topics` was called
+        self._reported: dict[str, int] = {}  # by handler: how many messages it had done when it was last reported
         self._complaints = Complaints(burst=1)
 
     async def run(self) -> None:
-        """Reports until it is cancelled."""
+        """Reports the start of every run, and its progress until this is cancelled."""
         for consumer in self._consumers():
             await self._report(consumer, RunState.START)
         while True:
@@ -117,11 +117,11 @@ class LineageEvents:
                     await self._report(consumer, RunState.RUNNING)
 
     def note_topics(self) -> None:
-        """To be called before the consumers stop, as only then they know what they consumed."""
+        """Call it before the consumers stop: only until then they know what they consume."""
         self._topics = {consumer.name: self._inputs(consumer) for consumer in self._consumers()}
 
     async def finish(self, timeout: float) -> None:
-        """Reports the end of every run, as far as that works within `timeout` seconds. Never raises."""
+        """Reports the end of every run, for up to `timeout` seconds. Never raises."""
         try:
             async with asyncio.timeout(timeout):
                 for consumer in self._consumers():
@@ -129,9 +129,11 @@ class LineageEvents:
                     await self._report(consumer, RunState.FAIL if failed else RunState.COMPLETE)
                 await self._messenger.run(self._client.close)
         except TimeoutError:
-            logger.warning("the end of the runs could not be reported: the catalogue of lineage does not answer")
+            logger.warning(
+                "lineage: the end of the runs could not be reported, the OpenLineage backend does not answer"
+            )
         except Exception as error:
-            logger.warning("the client of the catalogue of lineage could not be closed: %s", type(error).__name__)
+            logger.warning("lineage: the OpenLineage client could not be closed: %s", type(error).__name__)
         finally:
             self._messenger.dismiss()
 
@@ -143,10 +145,14 @@ class LineageEvents:
         try:
             event = self._event(consumer, run, state)
             await self._messenger.run(lambda: self._client.emit(event))
-        except Exception as error:  # the catalogue is away: messages do not wait for it
+        except Exception as error:  # the backend is away: messages do not wait for it
             unsaid = self._complaints.due("emit")
             if unsaid is not None:
-                logger.warning("lineage could not be sent: %s (and %d times unsaid)", type(error).__name__, unsaid)
+                logger.warning(
+                    "lineage could not be sent to the OpenLineage backend: %s (%d more since the last such warning)",
+                    type(error).__name__,
+                    unsaid,
+                )
 
     def _inputs(self, consumer: ConsumerService) -> list[str]:
         return sorted({*consumer.consumed_topics(), *self._topics.get(consumer.name, ())})

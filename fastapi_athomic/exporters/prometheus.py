@@ -1,4 +1,4 @@
-"""Prometheus samples of an app's consumers. Needs the extra `prometheus`; imported when it is used."""
+"""Metrics of an app's consumers for Prometheus. Needs the extra `prometheus`, and is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PrometheusCollector(Collector):
         self._lag = lag
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what there is depends on the handlers."""
+        """Returns nothing: which metrics there are depends on the handlers."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -92,7 +92,7 @@ def _bound(seconds: float) -> str:
 
 
 def exposition(collector: PrometheusCollector) -> tuple[bytes, str]:
-    """What a scrape gets, and its content type."""
+    """The answer to a scrape, and its content type."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -1,4 +1,4 @@
-"""Makes the orchestrators of an app: one for each handler, and one for what it publishes outside of them."""
+"""Makes the orchestrators of an app: one for each handler, and one for what the app publishes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .telemetry import MessagingTelemetryAdapter
 
 
 class Orchestrators:
-    """Those of one run of an app. `scheme` and `address` are the broker's: spans and lineage name it by them."""
+    """For one run of an app. `scheme` and `address` are the broker's: spans and lineage name it by them."""
 
     def __init__(
         self, settings: AthomicSettings, tracer_provider: TracerProvider | None, *, scheme: str, address: str
@@ -29,7 +29,7 @@ class Orchestrators:
         return HeadersOrchestrator(self._telemetry(group_id), lineage, self._context, handler_id)
 
     def of_publisher(self) -> HeadersOrchestrator:
-        """For what the app publishes; outside of its handlers the client id stands for it in lineage."""
+        """For what the app publishes. Outside of handlers the client id is its job's name in lineage."""
         return HeadersOrchestrator(self._telemetry(""), self._lineage(self._settings.client_id), self._context)
 
     def _lineage(self, job_name: str) -> LineageAdapter:

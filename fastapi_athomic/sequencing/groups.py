@@ -1,4 +1,4 @@
-"""The groups of an app that consume in order: what they need is checked before anything starts."""
+"""The consumer groups of an app that consume in order. What they need is checked before anything starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_STORE = (
 
 
 class OrderedGroups:
-    """Each group has one ordered consumer at most. `store` is that of the app, None if it has none."""
+    """Each group has at most one ordered consumer. `store`: None if the app has none."""
 
     def __init__(self, settings: AthomicSettings, store: StateStore | None) -> None:
         self._settings = settings
@@ -51,7 +51,7 @@ class OrderedGroups:
         raise ConfigurationError(f"handler {subscription.handler_id}: {problem}")
 
     def parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
-        """What the strategy of one membership is built from, under a member name of its own. Only after `admit`."""
+        """What the strategy of one session is built from; each gets a new member name. To be called after `admit`."""
         settings, sequencing, store = self._settings.ordered, subscription.sequencing, self._store
         assert sequencing is not None
         assert store is not None, "checked when the service was built"

@@ -1,4 +1,4 @@
-"""The HTTP routes of the extension: health and readiness, the status of the consumers, metrics for Prometheus.
+"""The HTTP routes that are added to an app: health and probes, the status of its consumers, metrics for Prometheus.
 
-In come the manager and the exporters; out go responses, whose shapes are those of `observation.status`.
+They read the manager and the exporters, and answer in the shapes of `observation.status`.
 """

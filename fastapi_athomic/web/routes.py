@@ -1,4 +1,4 @@
-"""The routes of the plugin."""
+"""The routes that `include_athomic` adds to an app."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
 
 
 class ProbeResult(BaseModel):
+    """The answer of a probe; 503 if it is not ok."""
+
     ok: bool
 
 
 def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None], lag: LoopLag) -> None:
-    """Adds health, probes, metrics and status. `manager` gives None while the app does not run."""
+    """Adds health, probes, metrics and status. `manager` returns None while the app does not run."""
     _add_metrics(router, manager, lag)
 
     @router.get(
@@ -93,4 +95,5 @@ def _add_metrics(router: APIRouter, manager: Callable[[], ConsumerManager | None
 
 
 def new_router(prefix: str, dependencies: Sequence[Depends], lifespan: Callable[..., object]) -> APIRouter:
+    """A router without routes; FastAPI runs `lifespan` inside that of the app that includes it."""
     return APIRouter(prefix=prefix, tags=["consumers"], dependencies=list(dependencies), lifespan=lifespan)  # type: ignore[arg-type]
