@@ -1,6 +1,6 @@
 """The wiring of one consumer: read `ConsumerFactory.create` to see it.
 
-Only here a consumer's concrete classes are chosen; everything else gets its parts from here.
+No other room knows how a consumer's parts fit together: each gets what it needs from here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .consumption.batches import BatchStrategy
-from .consumption.lanes import KeyOrder, LaneStrategy, PartitionOrder, Unordered
+from .consumption.orderings import create_strategy
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
 from .consumption.read_ahead import max_buffered
@@ -28,7 +27,7 @@ from .failures.return_topics import ReturnTopics
 from .failures.topic_watch import TopicWatch
 from .handling.injection import HandlerPlan, compile_handler
 from .handling.plans import Provider
-from .handling.processors import BatchMessageProcessor, OrderedMessageProcessor, ProcessorParts, SingleMessageProcessor
+from .handling.processors import ProcessorParts
 from .handling.threads import HandlerThreads
 from .loop.blocking import worker_name
 from .loop.fairness import LoopShare
@@ -38,12 +37,9 @@ from .observation.gauges import SequenceGauge
 from .payload.pipeline import PayloadPipeline
 from .propagation.orchestrators import Orchestrators
 from .sequencing.groups import OrderedGroups
-from .sequencing.strategy import OrderedStrategy
 from .settings import AthomicSettings, HandlerTuning
 from .stores.base import StateStore
 from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
-
-STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,16 +169,8 @@ class ConsumerFactory:
             name=worker_name(subscription.handler_id),
         )
         if gauge is not None:
-            ordered = self._ordered_groups.parts(subscription, gauge)
-            return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
-        if subscription.batch_size is not None:
-            return BatchStrategy(
-                BatchMessageProcessor(processor_parts),
-                batch_size=subscription.batch_size,
-                linger=subscription.batch_linger_ms / 1000,
-                **parts,
-            )
-        return STRATEGIES[subscription.ordering](SingleMessageProcessor(processor_parts), **parts)
+            return self._ordered_groups.create_strategy(subscription, gauge, processor_parts, **parts)
+        return create_strategy(subscription, processor_parts, **parts)
 
     def _connect(
         self,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 from uuid import uuid4
 
+from ..consumption.strategies import StrategyParts
 from ..decorators import Subscription
 from ..exceptions import ConfigurationError
+from ..handling.processors import OrderedMessageProcessor, ProcessorParts
 from ..messages import RawMessage
 from ..observation.gauges import SequenceGauge
 from ..settings import AthomicSettings
 from ..stores.base import Member, StateStore
-from .strategy import OrderedParts
+from .strategy import OrderedParts, OrderedStrategy
 
 NO_STORE = (
     "an ordered consumer needs a state store that outlives the process: "
@@ -50,8 +52,18 @@ class OrderedGroups:
             return SequenceGauge(gap_timeout=sequencing.gap_timeout)
         raise ConfigurationError(f"handler {subscription.handler_id}: {problem}")
 
-    def parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
-        """What the strategy of one session is built from; each gets a new member name. To be called after `admit`."""
+    def create_strategy(
+        self,
+        subscription: Subscription,
+        gauge: SequenceGauge,
+        processor_parts: ProcessorParts,
+        **parts: Unpack[StrategyParts],
+    ) -> OrderedStrategy:
+        """The strategy of one session of a consumer that was admitted; each is a new member of the state store."""
+        ordered = self._parts(subscription, gauge)
+        return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
+
+    def _parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
         settings, sequencing, store = self._settings.ordered, subscription.sequencing, self._store
         assert sequencing is not None
         assert store is not None, "checked when the service was built"
