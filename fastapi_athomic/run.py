@@ -103,7 +103,7 @@ class Run:
             try:
                 await self.home.run(self.drain)
             except TransportError as error:
-                logger.warning("the consumers could not start to drain at SIGTERM, they stop with the app: %s", error)
+                logger.warning("the consumers could not be drained at SIGTERM, they stop with the app: %s", error)
 
         def begin() -> None:
             draining.append(asyncio.create_task(drain(), name="athomic-drain"))
@@ -126,7 +126,7 @@ class Run:
                 await self.home.run(self.end)
         except (TimeoutError, TransportError) as error:
             logger.error(
-                "the consumers could not be stopped in time, some messages will be handled again: %s",
+                "the consumers could not be stopped, some messages will be handled again: %s",
                 error or "out of time",
             )
             patience = 0.0
