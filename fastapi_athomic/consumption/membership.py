@@ -105,7 +105,7 @@ class Membership:
 
     async def confirm(self) -> None:
         """Finds out by a commit whether this process is still a member: the broker accepts it from members only."""
-        assignment = self._assignment
+        assignment, generation = self._assignment, self._placement.generation
         offsets = {
             state.topic_partition: CommittedOffset(offset, state.tracker.note())
             for state in assignment.states.values()
@@ -115,6 +115,8 @@ class Membership:
             if offsets:
                 await self._client().commit(offsets, self._settings.request_timeout)
         except CommitFailedError:
+            if generation != self._placement.generation:
+                return  # a rebalance came meanwhile: what we have now is certain, or on its way
             logger.warning(
                 "%s: was evicted from its group while the process stood still: what had been fetched is dropped, other "
                 "members have the partitions",

@@ -53,7 +53,7 @@ class Placement:
         self.unplaced: dict[TopicPartition, Lost | None] = {}
         self.attempt: asyncio.Task[None] | None = None  # to place what is unplaced: under way, or the last one
         self._attempted_at = 0.0  # on the monotonic clock
-        self._generation = 0  # counts assignments and revocations: an attempt from before one of them is void
+        self.generation = 0  # counts assignments and revocations: what began before one of them is void
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
         self.problem: str | None = None  # why partitions cannot be read yet
@@ -62,13 +62,13 @@ class Placement:
 
     def give(self, partitions: Iterable[TopicPartition]) -> asyncio.Task[None] | None:
         """The group has given us these partitions, and no others. Returns the first attempt to place them, if any."""
-        self._generation += 1
+        self.generation += 1
         self.unplaced = dict.fromkeys(sorted(partitions))
         return self._place_beside() if self.unplaced else None
 
     def withdraw(self) -> None:
         """The group takes partitions back: an attempt that is under way is void."""
-        self._generation += 1
+        self.generation += 1
         self.unplaced.clear()
 
     def lose(self, state: PartitionState) -> None:
@@ -94,10 +94,10 @@ class Placement:
 
     async def _place(self) -> None:
         """One attempt: finds the positions of the unplaced partitions, and lets these be fetched."""
-        generation, unplaced = self._generation, dict(self.unplaced)
+        generation, unplaced = self.generation, dict(self.unplaced)
 
         def still_ours() -> bool:
-            return generation == self._generation and not self._assignment.closing
+            return generation == self.generation and not self._assignment.closing
 
         take = self._parts.starting_points.take
         try:
@@ -128,7 +128,7 @@ class Placement:
             return
         self._parts.counters.lost_to_retention += start.dropped
         report(self._name, place, start)
-        del self.unplaced[place]
+        self.unplaced.pop(place, None)  # gone already if the group has just taken it
 
     # --- topics that are deleted
 
@@ -175,18 +175,20 @@ class Placement:
     async def seek(self, place: TopicPartition, offset: int) -> None:
         """Goes on at `offset`, and commits that; what runs may finish before, for up to `drain_timeout` seconds.
 
-        Raises `TransportError` if the partition is not assigned here, or the commit failed: nothing has changed then.
+        Raises `TransportError` if the partition is not assigned here, is taken from here meanwhile, or the commit
+        failed. Unless it is taken, nothing has changed then.
         """
         assignment = self._assignment
         state = assignment.states.get(place)
         if state is None:
             ours = ", ".join(map(str, sorted(assignment.states))) or "none"
             raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
+        generation = self.generation
         state.hold("seek")
         try:
             await assignment.drain([state], self._settings.drain_timeout)
             async with self._committer.lock:
-                await self._go_to(state, offset)
+                await self._go_to(state, offset, generation)
         finally:
             state.lift("seek")
             assignment.begin(state)
@@ -194,16 +196,16 @@ class Placement:
         self._wake()
         logger.warning("%s: %s goes on at offset %d, as somebody asked for by `seek`", self._name, place, offset)
 
-    async def _go_to(self, state: PartitionState, offset: int) -> None:
+    async def _go_to(self, state: PartitionState, offset: int, generation: int) -> None:
         place = state.topic_partition
         committed = CommittedOffset(offset, encode_note(0, state.stamp, offset))
         await self._client().commit({place: committed}, self._settings.request_timeout)
-        if self._assignment.states.get(place) is not state:
+        if generation != self.generation or self._assignment.states.get(place) is not state:
             raise TransportError(f"{place} was taken from this process meanwhile")
         self._assignment.revoke([state])
-        self.unplaced.pop(place, None)
-        await self._client().seek(place, offset)
-        self._assignment.begin(self._assignment.add(place, offset, state.stamp))
+        self._assignment.remove([place])
+        self.unplaced[place] = None  # the commit says from where it is read
+        await asyncio.wait([self._place_beside()])
 
 
 def _is_another(topic: TopicInfo | None, state: PartitionState) -> bool:

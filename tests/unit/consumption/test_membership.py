@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from fastapi_athomic import AthomicSettings, subscribe_to
+from fastapi_athomic import AthomicSettings, CommitFailedError, subscribe_to
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 from tests.support.clock import SESSION, set_clock
 
@@ -52,3 +53,38 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
         await record.count(6)
         await athomic.drain()
     assert record.seen == [0, "confirmed", 1, 2, 3, 4]
+
+
+async def test_a_rebalance_while_the_membership_is_in_doubt_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that would have told is refused then: of a member that has new partitions already."""
+    record = Record()
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None:
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        await athomic.publish("t", 0)
+        await athomic.drain()
+        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        partitions = frozenset(session.states)
+
+        async def refuse_after_a_rebalance(*_: object) -> None:
+            monkeypatch.undo()
+            await session._membership.on_revoked(partitions)
+            await session._membership.on_assigned(partitions)
+            raise CommitFailedError
+
+        monkeypatch.setattr(MemoryConsumer, "commit", refuse_after_a_rebalance)
+        session._assignment.hold("doubt")
+        await session._membership.confirm()
+        assert frozenset(session.states) == partitions
+        assert not session._assignment.doubtful
+        await athomic.publish("t", 1)
+        await record.until(lambda seen: 1 in seen)
+        assert athomic.consumers()[0].restarts == 0

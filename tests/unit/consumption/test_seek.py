@@ -161,3 +161,51 @@ def test_the_documented_way_runs() -> None:
     names: dict[str, Any] = {}
     exec(compile("\n".join(line[3:] for line in block.split("\n")), DOCS.name, "exec"), names)
     assert [route.path for route in names["router"].routes] == ["/orders/past-the-damage"]
+
+
+async def test_a_seek_that_does_not_reach_the_client_at_first_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, seek, refused = App(), MemoryConsumer.seek, asyncio.Event()
+
+    async def refuse_once(consumer: MemoryConsumer, partition: TopicPartition, offset: int) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise TransportError("not now")
+        await seek(consumer, partition, offset)
+
+    async with running(app.athomic):
+        await app.athomic.publish_many("t", range(3))
+        await app.athomic.drain()
+        monkeypatch.setattr(MemoryConsumer, "seek", refuse_once)
+        await app.seek(1)
+        assert refused.is_set()
+        await app.record.count(5)
+        await app.athomic.drain()
+        assert app.committed() == 3
+        assert app.athomic.consumers()[0].restarts == 0
+    assert app.record.seen == [0, 1, 2, 1, 2]
+
+
+async def test_a_seek_during_which_the_group_takes_the_partition_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, commit = App(), MemoryConsumer.commit
+
+    async with running(app.athomic):
+        await app.athomic.publish_many("t", range(3))
+        await app.athomic.drain()
+        service = app.athomic.manager().consumers["h"]  # type: ignore[union-attr]
+        membership: Any = service._session._membership  # type: ignore[union-attr]
+        revoking: list[asyncio.Task[None]] = []
+
+        async def commit_as_it_is_taken(consumer: MemoryConsumer, *arguments: Any) -> None:
+            await commit(consumer, *arguments)
+            if not revoking:
+                revoking.append(asyncio.create_task(membership.on_revoked(frozenset({PLACE}))))
+                await eventually(lambda: membership.draining)
+
+        monkeypatch.setattr(MemoryConsumer, "commit", commit_as_it_is_taken)
+        with pytest.raises(TransportError, match=r"t\[0\] was taken from this process meanwhile"):
+            await app.seek(0)
+        await revoking[0]
+        assert PLACE not in service._session.states  # type: ignore[union-attr]
+        await membership.on_assigned(frozenset({PLACE}))
+        await app.athomic.publish("t", 3)
+        await app.record.until(lambda seen: 3 in seen)
