@@ -1,0 +1,15 @@
+"""Our consumers measured beside their peers: `scripts/bench`, or `scripts/bench f1 --broker mock` for one figure.
+
+- `figures`: F1 to F9, who is measured at what, and the goals; `__main__` runs them
+- `workload`: the messages that everybody consumes, and how they get to a broker
+- `report`: tables and charts of what was measured, into `results/`
+
+What `figures` starts in processes of their own, one for each run:
+
+- `contenders`: F1 to F4 and F7, consumers of ours, written by hand, and of the peers
+- `http_beside`: F5, routes beside a backlog; `http_apps` are the services, `http_load` asks their routes
+- `ordered`: F6, an ordered consumer on Redis
+- `soak`: F8, memory over millions of messages
+
+F9, the time of an import, is all in `figures`. docs/performance.md says which goals were missed, and why.
+"""
