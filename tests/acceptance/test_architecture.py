@@ -160,6 +160,18 @@ def test_the_table_of_floors_is_that_of_the_test() -> None:
     assert floors == list(zip(range(len(FLOORS), 0, -1), FLOORS, strict=True))
 
 
+def test_only_the_kafka_transport_knows_aiokafka() -> None:
+    knowing = {
+        path.relative_to(PACKAGE).parent.as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.partition(".")[0] == "aiokafka"
+    }
+    assert knowing == {"transports/kafka"}
+
+
 def test_the_commands_can_be_run() -> None:
     scripts = set(SCRIPT.findall(PAGES["CONTRIBUTING.md"]))
     assert scripts == {f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir()}, "each is explained"
