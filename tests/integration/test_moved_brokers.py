@@ -27,7 +27,8 @@ def app(forwarder: Forwarder, topic: str, record: Record) -> Athomic:
         if number % 2:
             raise RuntimeError("never")
 
-    kafka = KafkaSettings(session_timeout=3, heartbeat_interval=1)
+    # no shorter: a member that the group forgets while the broker is away is given messages again, and rightly so
+    kafka = KafkaSettings(session_timeout=45, heartbeat_interval=1)
     return new_app(AthomicSettings(broker_url=f"kafka://{forwarder.address}", kafka=kafka), handle)
 
 
