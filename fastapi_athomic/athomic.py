@@ -16,14 +16,7 @@ from fastapi.params import Depends
 from starlette.requests import HTTPConnection
 
 from .assembly import AppParts, Assembly, assemble
-from .decorators import (
-    ConsumerOptions,
-    OrderedOptions,
-    Subscription,
-    Topics,
-    build_ordered_subscription,
-    build_subscription,
-)
+from .decorators import build_ordered_subscription, build_subscription
 from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError
 from .exporters.lineage import lineage_reporter
@@ -41,6 +34,7 @@ from .publisher import GivenHeaders, Key
 from .run import Run, RunParts
 from .settings import AthomicSettings, read_settings, tell_unknown_variables
 from .stores.schemes import create_store
+from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
 from .transports.schemes import create_transport
 from .web.routes import add_routes, new_router
 

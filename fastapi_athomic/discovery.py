@@ -13,8 +13,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from .decorators import Subscription, subscriptions_of
 from .exceptions import ConfigurationError, DiscoveryError, DuplicateHandlerError
+from .subscriptions import Subscription, subscriptions_of
 
 Handler = Callable[..., Any]
 

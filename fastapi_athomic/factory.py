@@ -17,7 +17,6 @@ from .consumption.service import ConsumerService, ServiceParts
 from .consumption.session import ConsumerSession
 from .consumption.sources import ensure_sources
 from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts
-from .decorators import Subscription
 from .discovery import Discovered
 from .failures.dlq import DLQHandler
 from .failures.left_behind import LeftBehind
@@ -39,6 +38,7 @@ from .propagation.orchestrators import Orchestrators
 from .sequencing.groups import OrderedGroups
 from .settings import AthomicSettings, HandlerTuning
 from .stores.base import StateStore
+from .subscriptions import Subscription
 from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
 
 

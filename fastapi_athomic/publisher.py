@@ -9,12 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from .broker import BrokerConnection
-from .decorators import check_topic
 from .exceptions import PublishError, TopicNotFoundError, TransportError
 from .messages import Headers, OutgoingMessage, PublishedMessage
 from .payload.pipeline import PayloadPipeline
 from .propagation.headers import HeadersOrchestrator
 from .settings import AthomicSettings
+from .subscriptions import check_topic
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Unpack
 
-from ..decorators import Subscription
 from ..handling.processors import BatchMessageProcessor, ProcessorParts, SingleMessageProcessor
+from ..subscriptions import Subscription
 from .batches import BatchStrategy
 from .lanes import KeyOrder, LaneStrategy, PartitionOrder, Unordered
 from .strategies import ConsumptionStrategy, StrategyParts

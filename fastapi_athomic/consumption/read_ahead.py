@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..decorators import Subscription
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 
 BUFFERED = 500
 """Messages of a partition that may wait or run, unless the handler needs more."""

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic, time
 
-from ..decorators import Subscription
 from ..exceptions import AthomicError, TransportError
 from ..failures.dlq import DLQHandler
 from ..messages import TopicPartition
@@ -28,6 +27,7 @@ from ..observation.status import (
 from ..propagation.headers import HeadersOrchestrator
 from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 from .partitions import PartitionState
 from .session import ConsumerSession, longest_rebalance
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..decorators import Subscription
 from ..exceptions import TopicNotFoundError
 from ..failures.topic_watch import missing
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 from ..transports.base import Transport
 
 

@@ -9,7 +9,6 @@ from enum import Enum
 from typing import TypedDict
 
 from ..complaints import Complaints
-from ..decorators import Subscription, is_topic_name
 from ..exceptions import ConfigurationError, TopicNotFoundError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
@@ -17,6 +16,7 @@ from ..observation.logs import fields_of
 from ..outcomes import FailureContext, Stage
 from ..retry import RetryDecision, RetryPolicy
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription, is_topic_name
 from ..transports.base import Transport
 from .own_topics import SHORTEST_FIT
 from .return_topics import ReturnTopics

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from ..decorators import Subscription
 from ..exceptions import ConfigurationError
 from ..loop.isolation import Home
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 from ..transports.base import Transport
 from .dlq import DLQHandler
 from .letters import DeadLetter, read_letter

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from hashlib import blake2s
 from string import Formatter
 
-from ..decorators import Subscription
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 
 LONGEST_NAME = 249
 """Characters of a topic name at most (Kafka's `Topic.validate`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from ..decorators import Subscription
+from ..subscriptions import Subscription
 from .return_topics import ReturnTopics
 
 logger = logging.getLogger(__name__)

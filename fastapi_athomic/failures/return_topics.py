@@ -14,9 +14,9 @@ from functools import partial
 from time import time
 from typing import NamedTuple
 
-from ..decorators import Subscription
 from ..messages import MessageHeaders, Origin, RawMessage
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 from .letter_headers import DUE, PREFIX, WRITTEN_TO
 from .own_topics import TEMPLATES, OwnTopics, fitting, template_regex, templates_of
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..decorators import Subscription
 from ..messages import TopicPartition
 from ..settings import AthomicSettings
+from ..subscriptions import Subscription
 from .status import ConsumerHealth, HealthStatus
 
 STALE_POLL_SECONDS = 10.0

@@ -9,12 +9,12 @@ from typing import Any
 from ..complaints import Complaints
 from ..consumption.attempts import count_judgement
 from ..consumption.partitions import PartitionState
-from ..decorators import Sequencing
 from ..failures.dlq import Judgement, Verdict
 from ..handling.processors import OrderedMessageProcessor
 from ..observation.counters import Counters
 from ..outcomes import FailureContext
 from ..retry import RetryPolicy
+from ..subscriptions import Sequencing
 from .aggregates import Aggregate, Item
 from .assignment import Assignment
 from .calls import Agenda

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from ..decorators import Sequencing
 from ..exceptions import PayloadDecodeError
 from ..stores.base import GREATEST
+from ..subscriptions import Sequencing
 
 STEP = "sequence"
 """Errors name this step, as they name the steps of the payload pipeline."""

@@ -6,13 +6,13 @@ from typing import Any, Unpack
 from uuid import uuid4
 
 from ..consumption.strategies import StrategyParts
-from ..decorators import Subscription
 from ..exceptions import ConfigurationError
 from ..handling.processors import OrderedMessageProcessor, ProcessorParts
 from ..messages import RawMessage
 from ..observation.gauges import SequenceGauge
 from ..settings import AthomicSettings
 from ..stores.base import Member, StateStore
+from ..subscriptions import Subscription
 from .strategy import OrderedParts, OrderedStrategy
 
 NO_STORE = (

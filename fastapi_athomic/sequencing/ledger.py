@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 from ..consumption.partitions import PartitionState
-from ..decorators import OnGap
 from ..exceptions import StateStoreError
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
 from ..stores.base import Claim, Member, Parked, Reply, StateStore, Take, Waiting
+from ..subscriptions import OnGap
 from .aggregates import Aggregate, Item
 from .assignment import Assignment
 from .calls import Agenda, PendingCall, Written

@@ -16,12 +16,12 @@ from typing import Any, Unpack
 
 from ..consumption.partitions import PartitionState
 from ..consumption.strategies import StrategyParts
-from ..decorators import Sequencing
 from ..handling.processors import OrderedMessageProcessor
 from ..messages import RawMessage
 from ..observation.gauges import SequenceGauge
 from ..retry import RetryPolicy
 from ..stores.base import Member, StateStore
+from ..subscriptions import Sequencing
 from .assignment import Assignment
 from .attempts import Attempts
 from .burials import Burials

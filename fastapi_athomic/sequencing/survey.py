@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..decorators import OnGap
 from ..observation.gauges import SequenceGauge
 from ..stores.base import Overview, Scan
+from ..subscriptions import OnGap
 from .calls import Agenda
 from .holdings import Holdings
 

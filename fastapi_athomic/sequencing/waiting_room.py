@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from ..decorators import Sequencing
 from ..exceptions import SequenceGapError
 from ..handling.processors import OrderedMessageProcessor
 from ..loop.cancellation import is_interrupt
@@ -12,6 +11,7 @@ from ..messages import RawMessage
 from ..observation.counters import Counters
 from ..outcomes import Stage
 from ..stores.base import Waiting
+from ..subscriptions import Sequencing
 from .aggregates import Aggregate, Burial, Item
 from .calls import Agenda
 from .packing import unpack

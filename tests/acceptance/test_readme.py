@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastapi_athomic.decorators import subscriptions_of
+from fastapi_athomic.subscriptions import subscriptions_of
 from tests.support.processes import Process, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
-from fastapi_athomic.decorators import Sequencing, ordered_consumer, subscribe_to, subscriptions_of
+from fastapi_athomic.decorators import ordered_consumer, subscribe_to
 from fastapi_athomic.exceptions import ConfigurationError
 from fastapi_athomic.retry import RetryPolicy
+from fastapi_athomic.subscriptions import Sequencing, subscriptions_of
 
 
 def bill(order: dict[str, Any]) -> None: ...

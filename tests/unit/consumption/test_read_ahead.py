@@ -8,7 +8,7 @@ import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
 from fastapi_athomic.consumption.read_ahead import max_buffered
-from fastapi_athomic.decorators import subscriptions_of
+from fastapi_athomic.subscriptions import subscriptions_of
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
-from fastapi_athomic.decorators import Subscription
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.observation.health import ConsumerFacts, judge
 from fastapi_athomic.observation.status import ConsumerHealth
+from fastapi_athomic.subscriptions import Subscription
 from tests.support.apps import SECONDS, Gate, Record, eventually, new_app, owned, running
 from tests.support.clock import SESSION, set_clock
 

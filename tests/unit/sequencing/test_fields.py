@@ -7,8 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_athomic import PayloadDecodeError
-from fastapi_athomic.decorators import Sequencing
 from fastapi_athomic.sequencing.fields import SequenceReader
+from fastapi_athomic.subscriptions import Sequencing
 
 READER = SequenceReader(Sequencing(aggregate_key_field="order", sequence_id_field="number"))
 SECRET = "s3cret"

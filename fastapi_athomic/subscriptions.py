@@ -1,0 +1,223 @@
+"""What one handler consumes, and how: the options of a decorator, checked, and noted on the function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypedDict, TypeVar
+
+from .exceptions import ConfigurationError
+from .payload.pipeline import PayloadPipeline
+from .retry import RetryPolicy
+from .settings import HandlerTuning
+
+F = TypeVar("F", bound=Callable[..., Any])
+Topics = str | Iterable[str] | re.Pattern[str]
+Ordering = Literal["partition", "key", "none"]
+OnGap = Literal["wait", "skip", "dead_letter"]
+OnFailure = Literal["dead_letter", "block"]
+
+MARK = "__athomic_subscriptions__"
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # Kafka's `Topic.validate`
+_ORDERINGS = ("partition", "key", "none")
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """The options of `subscribe_to`. `Subscription` explains each."""
+
+    target_type: Any
+    ordering: Ordering
+    concurrency: int
+    batch_size: int | None
+    batch_linger_ms: int
+    retry: RetryPolicy
+    dlq: bool | str
+    payload: PayloadPipeline | None
+    timeout: float | None
+    auto_offset_reset: Literal["earliest", "latest"]
+    handler_id: str
+    enable_lineage: bool
+
+
+class OrderedOptions(ConsumerOptions, total=False):
+    """The options of `ordered_consumer`. `Subscription` and `Sequencing` explain each."""
+
+    first_sequence: int
+    gap_timeout: float
+    on_gap: OnGap
+    on_failure: OnFailure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequencing:
+    """How an ordered consumer finds the order of its messages, and what it does where the order breaks."""
+
+    aggregate_key_field: str
+    sequence_id_field: str
+    first_sequence: int = 1
+    gap_timeout: float = 60.0  # seconds to wait for a missing number before `on_gap` decides
+    # 'skip' gives the number up and goes on; 'dead_letter' dead-letters what waits and goes on expecting the number
+    on_gap: OnGap = "wait"
+    # when the attempts of a message are used up; 'block' parks it with all that follows in its aggregate, and retries
+    on_failure: OnFailure = "dead_letter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What one handler consumes, and how."""
+
+    handler_id: str
+    topics: tuple[str, ...]
+    pattern: re.Pattern[str] | None  # in place of `topics`; must match the whole topic name
+    group_id: str
+    target_type: Any = None  # None: the annotation of the handler's first parameter decides
+    ordering: Ordering = "partition"
+    concurrency: int = 1  # messages (or batches) handled at once
+    batch_size: int | None = None  # None: one message at a time
+    batch_linger_ms: int = 100  # a batch that is not full waits so long for more messages
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    dlq: bool | str = True  # True: the topic by the settings' template; False: skip failed messages; or a topic name
+    payload: PayloadPipeline | None = None  # None: the app's
+    timeout: float | None = None  # seconds one attempt may take
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # for a group without a commit on the topic
+    enable_lineage: bool = True
+    sequencing: Sequencing | None = None  # set by `ordered_consumer`
+
+    def __post_init__(self) -> None:
+        for problem, message in (
+            (not self.group_id or not isinstance(self.group_id, str), "group_id must not be empty"),
+            (
+                self.ordering not in _ORDERINGS,
+                f"ordering must be one of {', '.join(_ORDERINGS)}, not {self.ordering!r}",
+            ),
+            (not _is_count(self.concurrency), "concurrency must be a whole number of 1 or more"),
+            (self.batch_size is not None and not _is_count(self.batch_size), "batch_size must be 1 or more"),
+            (self.batch_linger_ms < 0, "batch_linger_ms must not be negative"),
+            (
+                self.batch_size is not None and self.ordering != "partition",
+                "a batch comes from one partition: ordering must be 'partition'",
+            ),
+            (self.timeout is not None and self.timeout <= 0, "timeout must be positive (seconds), or None"),
+            (self.auto_offset_reset not in ("earliest", "latest"), "auto_offset_reset must be 'earliest' or 'latest'"),
+            (not isinstance(self.retry, RetryPolicy), "retry must be a RetryPolicy"),
+            (
+                isinstance(self.retry, RetryPolicy) and self._loses_order(),
+                "retry topics let later messages overtake: set ordering='none', or RetryPolicy(allow_reordering=True)",
+            ),
+            (
+                self.sequencing is not None and isinstance(self.retry, RetryPolicy) and bool(self.retry.retry_topics),
+                "an ordered consumer has no retry topics: later messages of the sequence would overtake",
+            ),
+            (
+                self.sequencing is not None and self.batch_size is not None,
+                "an ordered consumer takes one message at a time: batch_size must be None",
+            ),
+            (
+                self.dlq in self.topics,
+                "dlq must not be a topic that the handler consumes: its dead letters would come back",
+            ),
+        ):
+            if problem:
+                raise ConfigurationError(f"handler {self.handler_id}: {message}")
+        for topic in self.topics:
+            check_topic(topic, f"handler {self.handler_id}")
+
+    def _loses_order(self) -> bool:
+        ordered = self.ordering != "none" or self.sequencing is not None
+        return bool(self.retry.retry_topics) and ordered and not self.retry.allow_reordering
+
+    @property
+    def source(self) -> str:
+        """The topics for people to read: their names, or the pattern."""
+        return self.pattern.pattern if self.pattern else ", ".join(self.topics)
+
+    def tuned(self, tuning: HandlerTuning | None) -> Subscription:
+        """The subscription with the options that an operator has set for this handler.
+
+        Raises:
+            ConfigurationError: an option is out of range, or is for batches and the handler takes single messages.
+        """
+        if tuning is None:
+            return self
+        names = ("concurrency", "batch_size", "batch_linger_ms", "timeout", "auto_offset_reset", "enable_lineage")
+        changes = {name: value for name in names if (value := getattr(tuning, name)) is not None}
+        if "batch_size" in changes and self.batch_size is None:
+            raise ConfigurationError(
+                f"handler {self.handler_id}: tuning sets batch_size, but the handler takes single messages"
+            )
+        return replace(self, retry=self.retry.tuned(tuning.retry), **changes)
+
+
+def note(function: F, subscription: Subscription) -> F:
+    """Adds the subscription to those of the function, and returns the function."""
+    target = getattr(function, "__func__", function)  # a bound method takes no attributes
+    setattr(target, MARK, (*getattr(target, MARK, ()), subscription))
+    return function
+
+
+def subscriptions_of(function: object) -> tuple[Subscription, ...]:
+    """The subscriptions of this function itself, not of one that it wraps."""
+    holder = getattr(function, "__func__", function)
+    noted = getattr(holder, "__dict__", {}).get(MARK, ())
+    return noted if isinstance(noted, tuple) else ()
+
+
+def default_id(function: Callable[..., Any]) -> str:
+    """The handler id of a function that was given none: its module and qualified name."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '?')}.{name}"
+
+
+def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:
+    """One name or several as a tuple, each once.
+
+    Raises:
+        ConfigurationError: names the handler.
+    """
+    names = (topic,) if isinstance(topic, str) else topic
+    if not isinstance(names, Iterable):
+        raise ConfigurationError(f"handler {handler_id}: topic must be a name, a list of names or a compiled pattern")
+    names = tuple(dict.fromkeys(names))
+    if not names:
+        raise ConfigurationError(f"handler {handler_id}: at least one topic is needed")
+    return names
+
+
+def check_topic(name: object, where: str) -> None:
+    """Raises `ConfigurationError` if Kafka does not allow this as a topic name. `where` begins the error."""
+    if not is_topic_name(name):
+        raise ConfigurationError(
+            f"{where}: invalid topic name {name!r}: "
+            "1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed, but not '.' or '..'"
+        )
+
+
+def is_topic_name(name: object) -> bool:
+    """Whether Kafka allows this as a topic name."""
+    return isinstance(name, str) and _TOPIC.fullmatch(name) is not None and name not in (".", "..")
+
+
+def check_sequencing(handler_id: str, sequencing: Sequencing) -> None:
+    """Raises `ConfigurationError`, which names the handler and the option, if a value makes no sense."""
+    for problem, message in (
+        (not sequencing.aggregate_key_field, "aggregate_key_field must name a field of the message"),
+        (not sequencing.sequence_id_field, "sequence_id_field must name a field of the message"),
+        (sequencing.gap_timeout <= 0, "gap_timeout must be positive (seconds)"),
+        (sequencing.on_gap not in ("wait", "skip", "dead_letter"), "on_gap must be 'wait', 'skip' or 'dead_letter'"),
+        (sequencing.on_failure not in ("dead_letter", "block"), "on_failure must be 'dead_letter' or 'block'"),
+        (
+            not _is_whole(sequencing.first_sequence) or abs(sequencing.first_sequence) >= 2**53,
+            "first_sequence must be a whole number below 2**53",
+        ),
+    ):
+        if problem:
+            raise ConfigurationError(f"handler {handler_id}: {message}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and value >= 1
