@@ -252,9 +252,9 @@ class Athomic:
         in_thread = self.settings.isolation == "thread"
         home = LoopThread(self.settings.request_timeout) if in_thread else SameLoop()
         run = self._new_run(home)
-        self._run = run
-        self._metering.begin(run.manager)
         reporter = lineage_reporter(run.manager, self._transport, self.settings)
+        self._metering.begin(run.manager)
+        self._run = run
         async with run.lifespan(reporter, self._forget_run):
             yield
 

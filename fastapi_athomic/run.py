@@ -89,8 +89,10 @@ class Run:
             end = monotonic() + self._settings.shutdown_timeout
             reporting.cancel()
             reporter.note_topics()
-            await self._leave()
-            ended()
+            try:
+                await self._leave()
+            finally:
+                ended()
             await reporter.finish(min(max(0.0, end - monotonic()), self._settings.request_timeout))
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -346,3 +347,18 @@ async def test_p07_a_dead_letter_waits_until_the_dlq_can_be_written() -> None:
         assert health.status == "healthy"
         assert athomic.consumers()[0].counters.dead_lettered == 1
     assert record.seen == ["bad", "good"]
+
+
+async def test_a_start_that_is_refused_leaves_nothing_behind_that_seems_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi_athomic.exporters.openlineage", None)  # as without the extra
+
+    @subscribe_to("t", group_id="g")
+    async def handle(message: str) -> None: ...
+
+    athomic = new_app(AthomicSettings(lineage_events=True), handle)
+    with pytest.raises(ConfigurationError, match=r"lineage_events needs fastapi-athomic\[lineage\]"):
+        async with running(athomic):
+            pass
+    assert athomic.consumers() == []
+    with pytest.raises(PublishError, match="not running"):
+        await athomic.publish("t", "message")
