@@ -128,7 +128,7 @@ class StateStoreError(AthomicError):
 
 
 class SequenceGapError(AthomicError):
-    """A sequence number before this message is missing and did not arrive within `gap_timeout`."""
+    """A number is missing before this message, and did not come within the gap's timeout."""
 
 
 class WorkerDiedError(AthomicError):

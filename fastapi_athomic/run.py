@@ -122,17 +122,18 @@ class Run:
 
     async def _leave(self) -> None:
         """Stops the consumers. Returns even if a handler blocks their event loop."""
-        patience = END_RESERVE
+        patience = 0.0
         try:
             async with asyncio.timeout(self._settings.shutdown_timeout + END_RESERVE):
                 await self.home.run(self.end)
+            patience = END_RESERVE
         except (TimeoutError, TransportError) as error:
             logger.error(
                 "the consumers could not be stopped, some messages will be handled again: %s",
                 error or "out of time",
             )
-            patience = 0.0
-        await self.home.close(patience)
+        finally:
+            await self.home.close(patience)  # also if this shutdown is cancelled: a thread would outlive it
 
     async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
         """Awaits what `work` makes of `publisher`, in the consumers' event loop.

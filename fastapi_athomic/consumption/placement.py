@@ -16,7 +16,7 @@ from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
 from .notes import encode_note
-from .partitions import PartitionState
+from .partitions import PartitionStage, PartitionState
 from .parts import SessionParts
 from .positions import Lost, Start, report
 
@@ -32,7 +32,8 @@ class Placement:
     """Seeks each partition to the offset from which it is read, and gives it a new state if its log is a new one.
 
     `unplaced` holds partitions that are ours, but must not be fetched yet: where to read from is not known. The poll
-    loop reads it; `Membership` clears it when the process was evicted from the group.
+    loop reads it; `Membership` clears it when the process was evicted from the group, and reads `generation` to know
+    whether a rebalance came meanwhile.
     """
 
     def __init__(
@@ -77,7 +78,10 @@ class Placement:
         self.unplaced.setdefault(state.topic_partition, Lost(reached, state.stamp.topic_id))
 
     def try_again(self, now: float) -> None:
-        """Starts another attempt, unless one is under way or has just been made. Raises what broke the last one."""
+        """Starts another attempt, unless one is under way or has just been made.
+
+        Raises the error that ended the previous attempt, if it was none of the broker's.
+        """
         if self.attempt is not None and not self.attempt.done():
             return
         if self.attempt is not None and not self.attempt.cancelled():
@@ -173,14 +177,14 @@ class Placement:
     # --- seeking
 
     async def seek(self, place: TopicPartition, offset: int) -> None:
-        """Goes on at `offset`, and commits that; what runs may finish before, for up to `drain_timeout` seconds.
+        """Continues reading at `offset`, and commits it. Running handlers first get `drain_timeout` seconds to finish.
 
         Raises `TransportError` if the partition is not assigned here, is taken from here meanwhile, or the commit
         failed. Unless it is taken, nothing has changed then.
         """
         assignment = self._assignment
         state = assignment.states.get(place)
-        if state is None:
+        if state is None or state.stage is PartitionStage.LEAVING:
             ours = ", ".join(map(str, sorted(assignment.states))) or "none"
             raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
         generation = self.generation
@@ -192,20 +196,25 @@ class Placement:
         finally:
             state.lift("seek")
             assignment.begin(state)
-        self._parts.forget([place])
         self._wake()
-        logger.warning("%s: %s goes on at offset %d, as somebody asked for by `seek`", self._name, place, offset)
+        logger.warning("%s: %s continues at offset %d, as requested through `seek`", self._name, place, offset)
 
     async def _go_to(self, state: PartitionState, offset: int, generation: int) -> None:
         place = state.topic_partition
         committed = CommittedOffset(offset, encode_note(0, state.stamp, offset))
+        self._check_ours(state, generation)
         await self._client().commit({place: committed}, self._settings.request_timeout)
-        if generation != self.generation or self._assignment.states.get(place) is not state:
-            raise TransportError(f"{place} was taken from this process meanwhile")
+        self._check_ours(state, generation)
         self._assignment.revoke([state])
         self._assignment.remove([place])
-        self.unplaced[place] = None  # the commit says from where it is read
-        await asyncio.wait([self._place_beside()])
+        self._parts.forget([place])
+        self.unplaced[place] = None  # until the client is there; if it refuses, the commit says from where it is read
+        await self._begin(place, Start(committed=committed, stamp=state.stamp, cause="committed"))
+
+    def _check_ours(self, state: PartitionState, generation: int) -> None:
+        place = state.topic_partition
+        if generation != self.generation or self._assignment.states.get(place) is not state:
+            raise TransportError(f"{place} was taken from this process meanwhile")
 
 
 def _is_another(topic: TopicInfo | None, state: PartitionState) -> bool:

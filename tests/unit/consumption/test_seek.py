@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, CommitFailedError, RetryPolicy, TransportError, subscribe_to
 from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from fastapi_athomic.transports.memory.transport import broker_named
 from tests.support.apps import Gate, Record, eventually, new_app, running
@@ -209,3 +211,62 @@ async def test_a_seek_during_which_the_group_takes_the_partition_is_refused(monk
         await membership.on_assigned(frozenset({PLACE}))
         await app.athomic.publish("t", 3)
         await app.record.until(lambda seen: 3 in seen)
+
+
+async def test_a_seek_that_a_rebalance_overtakes_commits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, commit = App(), MemoryConsumer.commit
+    committed: list[int] = []
+
+    async def noted(
+        consumer: MemoryConsumer, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float
+    ) -> None:
+        committed.extend(offset.offset for place, offset in offsets.items() if place == PLACE)
+        await commit(consumer, offsets, timeout)
+
+    async with running(app.athomic):
+        await app.athomic.publish_many("t", range(3))
+        await app.athomic.drain()
+        monkeypatch.setattr(MemoryConsumer, "commit", noted)
+        app.gate.clear()
+        await app.athomic.publish("t", 3)
+        await app.record.count(4)
+        service = app.athomic.manager().consumers["h"]  # type: ignore[union-attr]
+        membership: Any = service._session._membership  # type: ignore[union-attr]
+        seeking = asyncio.create_task(app.seek(0))
+        await eventually(lambda: not service._session.states[PLACE].open)  # type: ignore[union-attr]
+        revoking = asyncio.create_task(membership.on_revoked(frozenset({PLACE})))
+        await eventually(lambda: membership.draining)
+        with pytest.raises(TransportError, match=r"t\[0\] is not assigned to this process"):
+            await app.seek(1)
+        app.gate.set()
+        with pytest.raises(TransportError, match=r"t\[0\] was taken from this process meanwhile"):
+            await seeking
+        await revoking
+        assert committed == [4]
+        await membership.on_assigned(frozenset({PLACE}))
+        await app.athomic.publish("t", 4)
+        await app.record.until(lambda seen: 4 in seen)
+    assert app.record.seen == [0, 1, 2, 3, 4]
+
+
+async def test_p20_a_seek_leaves_what_is_known_of_other_topics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a topic made anew, whose rebalance still waits, is read from its end: what it has is lost."""
+    app, asked = App(), Record()
+
+    async def committed(*_: object) -> dict[TopicPartition, CommittedOffset]:
+        asked.note("committed")
+        return {}
+
+    async with running(app.athomic):
+        await app.athomic.publish_many("t", range(3))
+        await app.athomic.drain()
+        starting_points: Any = app.athomic.manager().consumers["h"]._session._parts.starting_points  # type: ignore[union-attr]
+        known = dict(starting_points._seen)
+        starting_points._seen.clear()
+        monkeypatch.setattr(MemoryConsumer, "committed", committed)
+        await app.seek(1)
+        assert asked.seen == []
+        assert starting_points._seen == {}
+        starting_points._seen |= known
+        await app.record.count(5)
+    assert app.record.seen == [0, 1, 2, 1, 2]

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from fastapi_athomic import AthomicSettings, PublishError, TransportError, include_athomic
 from fastapi_athomic.loop.isolation import SWITCH_SECONDS, LoopThread, SameLoop
-from tests.support.apps import Gate, Record, running
+from tests.support.apps import Gate, Record, eventually, running
 from tests.support.interleaving import with_seeds
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -196,3 +196,27 @@ async def test_what_keeps_consumers_from_starting_is_raised_by_the_lifespan(isol
     with pytest.raises(Exception, match="h"):
         async with running(athomic):
             pass
+
+
+async def test_the_thread_ends_also_when_the_shutdown_is_cancelled() -> None:
+    record = Record()
+    athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread"))
+
+    @athomic.subscribe_to("t", group_id="g")
+    async def handle(number: int) -> None:
+        record.note(number)
+        await asyncio.Event().wait()
+
+    lifespan = athomic.lifespan(athomic.app)
+    await lifespan.__aenter__()
+    await athomic.wait_until_ready()
+    await athomic.publish("t", 0)
+    await record.count(1)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "athomic-consumers"]
+    shutdown = asyncio.create_task(lifespan.__aexit__(None, None, None))
+    await eventually(lambda: athomic.consumers()[0].state == "stopping")
+    shutdown.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shutdown
+    await eventually(lambda: not thread.is_alive())
+    assert athomic.consumers() == []
