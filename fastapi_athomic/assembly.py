@@ -1,4 +1,4 @@
-"""The wiring of one run of an app: read `assemble` to see it. `factory` has the wiring of one consumer."""
+"""The wiring of one run of an app: read `assemble` to see it. For one consumer `factory` does that."""
 
 from __future__ import annotations
 

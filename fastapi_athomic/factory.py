@@ -1,4 +1,4 @@
-"""The wiring of one consumer: read `ConsumerFactory.create` to see it.
+"""The wiring of one consumer: read `ConsumerFactory.create` to see it. `assembly` calls it through `manager`.
 
 No other room knows how a consumer's parts fit together: each gets what it needs from here.
 """

@@ -1,4 +1,4 @@
-"""All consumers of an app: they are built and registered here, and their health is summed up."""
+"""All consumers of one run, by id: has the factory build one per handler, and sums up their health."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of an app: its consumers from their start to their end."""
+"""One run of an app, from start-up to shutdown: starts what `assembly` wired, and stops it in time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The command line `fastapi-athomic`. Each area of commands (`dlq`) is a module.
 
-In come arguments, out goes an exit status. Commands import the app to learn its settings and handlers, and start no
+Takes arguments; gives an exit status. Commands import the app to learn its settings and handlers, and start no
 consumer. An area's `add_commands` adds its parsers, and sets `run`: the coroutine function that runs a command.
 """
 

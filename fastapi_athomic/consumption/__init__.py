@@ -1,12 +1,37 @@
 """Consuming: one subscription from connecting to leaving the group, again and again until the app ends.
 
-Messages come in from a transport and go to a processor, in the order that the strategy keeps; offsets of messages that
-are concluded go back to the transport as commits.
+Takes messages from a transport and gives them to a processor, in the order that the strategy keeps; gives the offsets
+of concluded messages back to the transport as commits.
 
-Service: one subscription for one run of the app. Session: one membership in the consumer group; the service builds a
-new one when the old one breaks. A session has an assignment (its partitions), a placement (where each is read from), a
-committer and a membership (what the group tells). Strategy: which messages are handled at once, and which in order.
-Lane: messages that are handled one after the other. Concluded: handled, dead-lettered or skipped by a rule, so that
-the offset may be committed. Note: metadata of a commit that says which later offsets are concluded already. Guard: what
-a strategy asks before it starts new work: whether this process is still a member of the group.
+Words:
+    service     one subscription for one run of the app; it builds a new session when the old one breaks
+    session     one membership in the consumer group
+    assignment  the partitions that the group has given to a session
+    placement   seeks each of these partitions to the offset from which it is read
+    strategy    decides which messages are handled at the same time, and which one after the other
+    lane        messages that are handled one after the other
+    concluded   handled, dead-lettered, or skipped by a rule: the offset may be committed
+    note        metadata of a commit: which offsets above the committed one are concluded already
+    guard       tells a strategy, before new work starts, whether this process is still a member of the group
+
+Modules, from the ground up:
+    attempts    counts the attempts at the first message of a lane
+    notes       writes and reads the notes in commits
+    offsets     one partition's offsets: which are concluded, and up to where it may be committed
+    partitions  one assigned partition: its stage (open, held, leaving, revoked), its messages, its offsets
+    positions   decides from which offset a partition is read
+    read_ahead  decides how many messages of a partition are fetched ahead
+    sources     the topics that a subscription names: creates them, or says which are missing
+    strategies  the protocol of strategies
+    workers     the tasks that serve lanes
+    lanes       the strategies for single messages: the order of a partition, of a key, or none
+    batches     the strategy for batches
+    orderings   chooses among these strategies
+    parts       what the factory gives to each session
+    assignment  all partitions of a session: holds them, drains them, lets go of them
+    commits     decides when to commit, and commits
+    placement   carries out what `positions` decides; also seeks for operators
+    membership  what a session does when the group gives and takes partitions
+    session     connects and polls; joins `assignment`, `commits`, `placement` and `membership`
+    service     runs one session after the other; reports status and health
 """

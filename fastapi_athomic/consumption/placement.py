@@ -1,4 +1,4 @@
-"""Where each partition of a session is read from: when it is assigned, loses its position, or an operator seeks.
+"""Seeks partitions to their starting points: when they are assigned, lose their position, or an operator seeks.
 
 The module `positions` decides; this one carries it out, and tries again until it works. It also notices when a topic
 was deleted and created again: its partitions are read from their beginning then.

@@ -1,4 +1,4 @@
-"""The offset from which a partition is read, when it is assigned and when its position is lost.
+"""Decides from which offset a partition is read, when it is assigned and when its position is lost.
 
 If the group has committed an offset, that is it. If not, there are two cases. A group that only begins with a topic
 reads it from where `auto_offset_reset` says. A partition that was added after the group had begun is read from its

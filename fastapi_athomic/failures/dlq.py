@@ -1,4 +1,4 @@
-"""What happens to a message that failed: another attempt, now or later, or a dead letter. Nothing is just dropped."""
+"""Decides what happens to a failure (again now, a retry topic, the DLQ) and has it done. Nothing is just dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this topic one that the package makes (DLQ, retry, redrive), by its name? And how are those names built?"""
+"""The names of own topics (DLQ, retry, redrive): builds them, and recognises those that the package makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which topics a subscription by pattern consumes, and which of those that match it leaves out."""
+"""Which topics a subscription by pattern consumes: all that match, without those that the package makes."""
 
 from __future__ import annotations
 

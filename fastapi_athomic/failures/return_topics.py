@@ -1,4 +1,4 @@
-"""Through which topics do failed messages come back to a handler, and what does such a topic or message say?
+"""The retry and redrive topics of one handler: their names, how far a message in one has come, and when it is due.
 
 A retry topic (`{topic}.{group_id}.retry.{delay}s`) brings a message back after a delay, a redrive topic
 (`{topic}.{group_id}.redrive`) when somebody has sent a dead letter back. Only the group that failed consumes them, with

@@ -1,4 +1,4 @@
-"""Which of the package's own topics exist now? Creates the missing ones to write to, and finds those to consume.
+"""Which own topics exist on the broker now: creates the missing ones to write to, and follows those to consume.
 
 Nothing is remembered for long: other processes create these topics when they need them, and operators may delete them
 at any time.

@@ -1,4 +1,4 @@
-"""The orchestrator of headers: span, context and lineage around each message, and the headers of what is published.
+"""An orchestrator: makes the span, context and lineage of a message current, and the headers of what is published.
 
 A processor calls `open` before it decodes a message and `close` when it has finished with it, in the same task; the
 handler runs between the two. `close` also undoes what the handler changed in the current context or trace.

@@ -1,4 +1,4 @@
-"""Makes the orchestrators of an app: one for each handler, and one for what the app publishes."""
+"""Makes the `HeadersOrchestrator`s of an app: one for each handler, and one for what the app publishes."""
 
 from __future__ import annotations
 

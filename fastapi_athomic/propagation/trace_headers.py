@@ -1,4 +1,4 @@
-"""Trace headers: what they say of the producer's span, and those of what is published.
+"""Trace headers become a trace context, and a span becomes trace headers. No span is made here.
 
 The app's own propagator reads and writes them (W3C trace context and baggage, unless it says otherwise). Where no span
 is made, they are read only when something looks into the current trace context.

@@ -1,7 +1,7 @@
 """Ordered consumption: handles each aggregate's messages in the order of their sequence numbers, each once.
 
-In come the messages of assigned partitions; out go calls of the handler, and what the state store has to remember. It
-is one of the strategies of `consumption`, with a state store behind it. Nothing here knows which store that is.
+Takes the messages of assigned partitions; gives calls of the handler, and what the state store has to remember. It is
+one of the strategies of `consumption`, with a state store behind it. Nothing here knows which store that is.
 
 Words:
     aggregate     all messages with one aggregate key (the value of a field of the payload), one sequence of numbers
@@ -12,20 +12,21 @@ Words:
     burial        a message goes from the waiting room to the DLQ without being handled
     refusal       a message goes to the DLQ because it has no place in any sequence
 
-Modules, in the order of import, from the ground up:
-    fields        reads the aggregate key and the sequence number from a decoded message
-    packing       raw messages as bytes, as they are kept in the waiting room
+Modules, from the ground up:
     aggregates    what this process knows of one aggregate: its messages, its lease, its state
     assignment    the partitions that this process has
+    fields        reads the aggregate key and the sequence number from a decoded message
+    packing       raw messages as bytes, as they are kept in the waiting room
     calls         the next call to the store: who takes part, when it leaves, what it asks
-    holdings      all aggregates that this process works on; which leases are renewed or given back
     duplicates    what happens to a message whose number is done already
-    attempts      one attempt at the next message, and what follows from it
     burials       dead letters of messages that are never handled
-    serving       who acts next on an aggregate (a worker, the store, nobody), and what workers do
-    intake        puts messages from the partitions in their places
+    holdings      all aggregates that this process works on; which leases are renewed or given back
     waiting_room  takes back what waits in the store, and decides about gaps
+    attempts      one attempt at the next message, and what follows from it
     survey        looks through the waiting rooms of the whole group once in a while
     ledger        the conversation with the store: sends calls and acts on the answers
+    serving       who acts next on an aggregate (a worker, the store, nobody), and what workers do
+    intake        puts messages from the partitions in their places
     strategy      the session's view of all this, and its wiring
+    groups        the app's ordered consumers: checks what they need, and builds their strategies
 """

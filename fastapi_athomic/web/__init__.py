@@ -1,4 +1,5 @@
 """The HTTP routes that are added to an app: health and probes, the status of its consumers, metrics for Prometheus.
 
-They read the manager and the exporters, and answer in the shapes of `observation.status`.
+Takes what the manager and the exporters say; gives it in the shapes of `observation.status`. Probe: a route that an
+orchestrator such as Kubernetes asks whether to restart the process (live), and whether to send it requests (ready).
 """
