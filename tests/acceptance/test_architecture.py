@@ -1,4 +1,7 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md name only what exists: files, classes, functions, and the floors of the rooms."""
+"""ARCHITECTURE.md and CONTRIBUTING.md name only what exists: files, classes, functions, and the floors of the rooms.
+
+Docstrings of rooms explain their words and, in large rooms, name all modules.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastapi_athomic
-from tests.unit.test_layering import FLOORS
+from tests.unit.test_layering import FLOORS, imports_of
 
 PACKAGE = Path(fastapi_athomic.__file__).parent
 ROOT = PACKAGE.parent
@@ -37,6 +40,8 @@ PATH = re.compile(r"[\w.-]+(/[\w.-]*)+|[\w.-]+\.(py|md|toml|yml)")
 SCRIPT = re.compile(r"(?<![\w/])scripts/\w+")
 NAME = re.compile(r"[A-Za-z_]\w*")
 VARIABLE = re.compile(r"ATHOMIC_[A-Z_]+\b(?!\.)")
+ENTRY = re.compile(r"^    (\w+) {2,}\S", re.MULTILINE)
+"""One module, in a room's docstring."""
 
 
 def located(path: str) -> Path | None:
@@ -158,6 +163,32 @@ def test_the_table_of_floors_is_that_of_the_test() -> None:
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", PAGES["ARCHITECTURE.md"], re.MULTILINE)
     floors = [(int(number), [room for _, room in group]) for number, group in groupby(rows, key=lambda row: row[0])]
     assert floors == list(zip(range(len(FLOORS), 0, -1), FLOORS, strict=True))
+
+
+def docstring(room: str) -> str:
+    """What a folder says of itself; that of its sub-folders included."""
+    return "\n".join(ast.get_docstring(tree(path)) or "" for path in sorted((PACKAGE / room).rglob("__init__.py")))
+
+
+def test_rooms_explain_the_words_that_the_table_says_are_theirs() -> None:
+    rows = re.findall(r"^\| \d+ \| `(\w+)` \|.*\| ([^|]+) \|$", PAGES["ARCHITECTURE.md"], re.MULTILINE)
+    owned = [(room, word.strip()) for room, words in rows if (PACKAGE / room).is_dir() for word in words.split(",")]
+    missing = [f"{room}: {word}" for room, word in owned if word not in docstring(room).lower()]
+    assert len(owned) > 20
+    assert not missing
+
+
+@pytest.mark.parametrize("room", ["consumption", "failures", "propagation", "sequencing"])
+def test_large_rooms_list_their_modules_from_the_ground_up(room: str) -> None:
+    listed = ENTRY.findall(docstring(room).partition("Modules, from the ground up:")[2])
+    assert sorted(listed) == sorted(path.stem for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__")
+    for number, module in enumerate(listed):
+        own = {
+            name.split(".")[1]
+            for name in imports_of(f"{room}.{module}", PACKAGE / room / f"{module}.py")
+            if name.startswith(f"{room}.")
+        }
+        assert own <= set(listed[:number]), f"{module} stands above what it imports"
 
 
 def test_only_the_kafka_transport_knows_aiokafka() -> None:
