@@ -15,8 +15,7 @@ from .factory import ConsumerFactory, FactoryParts
 from .handling.plans import Provider
 from .lifecycle import LifecycleManager
 from .loop.fairness import LoopShare
-from .loop.lag import LoopLag
-from .loop.requests import RequestGauge
+from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .payload.pipeline import PayloadPipeline
 from .propagation.app_tracing import instrument_app, resolve_tracer_provider

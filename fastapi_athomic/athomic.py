@@ -23,8 +23,7 @@ from .exporters.lineage import lineage_reporter
 from .exporters.metrics import Collector, Metering
 from .failures.dead_letters import DeadLetters
 from .loop.isolation import Home, LoopThread, SameLoop
-from .loop.lag import LoopLag
-from .loop.requests import RequestGauge
+from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition
 from .observation.status import ConsumerStatus, HealthReport

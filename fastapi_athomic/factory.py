@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .consumption.orderings import create_strategy
+from .consumption.lanes import create_strategy
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
 from .consumption.read_ahead import max_buffered

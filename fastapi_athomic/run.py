@@ -19,7 +19,7 @@ from .failures.mailbox import DeadLetterParts
 from .loop.blocking import BlockingDetector
 from .loop.garbage import tuned_collector
 from .loop.isolation import Home
-from .loop.lag import LoopLag
+from .loop.load import LoopLag
 from .loop.termination import told_of_termination
 from .messages import TopicPartition
 from .settings import AthomicSettings

@@ -63,7 +63,7 @@ class Assignment:
             state.leave()
         return state
 
-    def begin(self, state: PartitionState) -> None:
+    def reopen_if_open(self, state: PartitionState) -> None:
         """Lets the strategy begin, or go on, with the partition if it is open."""
         if state.open:
             self.strategy.reopen(state)
@@ -126,7 +126,7 @@ class Assignment:
         self._holds.discard(reason)
         for state in self.states.values():
             state.lift(reason)
-            self.begin(state)
+            self.reopen_if_open(state)
 
     # --- trust
 

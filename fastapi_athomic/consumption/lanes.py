@@ -8,16 +8,18 @@ for a retry occupies no worker.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Unpack
 
 from ..failures.dlq import Judgement
-from ..handling.processors import SingleMessageProcessor
+from ..handling.processors import BatchMessageProcessor, ProcessorParts, SingleMessageProcessor
 from ..messages import RawMessage
+from ..subscriptions import Subscription
 from .attempts import AttemptState
+from .batches import BatchStrategy
 from .partitions import PartitionState
-from .strategies import StrategyParts
+from .strategies import ConsumptionStrategy, StrategyParts
 from .workers import Worker, WorkerPool
 
 LANE_TURN = 0.02
@@ -254,3 +256,20 @@ class Unordered(LaneStrategy):
     def release(self, partition: PartitionState) -> None:
         super().release(partition)
         self._waiting.pop(partition, None)
+
+
+STRATEGIES: Mapping[str, type[LaneStrategy]] = {"partition": PartitionOrder, "key": KeyOrder, "none": Unordered}
+
+
+def create_strategy(
+    subscription: Subscription, processor_parts: ProcessorParts, **parts: Unpack[StrategyParts]
+) -> ConsumptionStrategy:
+    """The strategy of a subscription without sequence numbers, with the processor that it works with."""
+    if subscription.batch_size is not None:
+        return BatchStrategy(
+            BatchMessageProcessor(processor_parts),
+            batch_size=subscription.batch_size,
+            linger=subscription.batch_linger_ms / 1000,
+            **parts,
+        )
+    return STRATEGIES[subscription.ordering](SingleMessageProcessor(processor_parts), **parts)

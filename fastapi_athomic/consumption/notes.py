@@ -71,7 +71,7 @@ def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
     return note if len(note) <= NOTE_LIMIT else encode_note(0, stamp, position)
 
 
-def own_words(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
+def without_foreign_metadata(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
     """The commit, without its metadata if that was written for another offset or in another cluster.
 
     Tools that mirror a cluster or move the offsets of a group copy the metadata along. Only the offset counts then:

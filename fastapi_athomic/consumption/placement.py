@@ -116,15 +116,15 @@ class Placement:
         self.problem = None
         for place, start in starts.items():
             if still_ours() and place in self.unplaced:
-                await self._begin(place, start)
+                await self._place_one(place, start)
         self._wake()
 
-    async def _begin(self, place: TopicPartition, start: Start) -> None:
+    async def _place_one(self, place: TopicPartition, start: Start) -> None:
         old = self._assignment.states.get(place)
         if old is None or not start.goes_on:
             self._assignment.revoke([old] if old is not None else [])
             fresh = self._assignment.add(place, start.committed.offset, start.stamp, start.skip)
-            self._assignment.begin(fresh)  # before the first message can come
+            self._assignment.reopen_if_open(fresh)  # before the first message can come
         try:
             await self._client().seek(place, start.committed.offset)
         except TransportError as error:  # it was just taken from us: a rebalance is on its way
@@ -195,7 +195,7 @@ class Placement:
                 await self._go_to(state, offset, generation)
         finally:
             state.lift("seek")
-            assignment.begin(state)
+            assignment.reopen_if_open(state)
         self._wake()
         logger.warning("%s: %s continues at offset %d, as requested through `seek`", self._name, place, offset)
 
@@ -209,7 +209,7 @@ class Placement:
         self._assignment.remove([place])
         self._parts.forget([place])
         self.unplaced[place] = None  # until the client is there; if it refuses, the commit says from where it is read
-        await self._begin(place, Start(committed=committed, stamp=state.stamp, cause="committed"))
+        await self._place_one(place, Start(committed=committed, stamp=state.stamp, cause="committed"))
 
     def _check_ours(self, state: PartitionState, generation: int) -> None:
         place = state.topic_partition

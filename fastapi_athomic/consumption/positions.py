@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from ..messages import TopicPartition
 from ..transports.base import CommittedOffset, OffsetReset, TopicInfo, TransportConsumer
-from .notes import Stamp, bitmap, decode_note, decode_stamp, encode_note, own_words
+from .notes import Stamp, bitmap, decode_note, decode_stamp, encode_note, without_foreign_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class StartingPoints:
         }
         missing = {place: there[place] for place in there if place not in starts}
         if missing:
-            starts |= await self._begin(client, missing, topics, end)
+            starts |= await self._first_positions(client, missing, topics, end)
         if not still_ours():
             return {}, topics
         if news := {place: start.committed for place, start in starts.items() if start.to_commit}:
@@ -105,7 +105,7 @@ class StartingPoints:
 
         A commit without a stamp is stamped at once, so that partitions added from now on are known to have come later.
         """
-        commit = own_words(found, info.cluster)
+        commit = without_foreign_metadata(found, info.cluster)
         stamp = decode_stamp(commit.metadata)
         if _differ(stamp.topic_id, info.id):
             return None
@@ -121,7 +121,7 @@ class StartingPoints:
             to_commit=not stamped,
         )
 
-    async def _begin(
+    async def _first_positions(
         self,
         client: TransportConsumer,
         missing: Mapping[TopicPartition, Lost | None],
@@ -151,7 +151,7 @@ class StartingPoints:
         places = [TopicPartition(name, n) for name in sources for n in range(_partitions(topics.get(name)))]
         found: dict[str, list[Stamp]] = {}
         for place, commit in (await client.committed(places, end - monotonic())).items():
-            commit = own_words(commit, _info(topics, place).cluster)
+            commit = without_foreign_metadata(commit, _info(topics, place).cluster)
             found.setdefault(place.topic, []).append(decode_stamp(commit.metadata))
         return found
 

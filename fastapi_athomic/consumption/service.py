@@ -317,7 +317,9 @@ class ConsumerService:
     def positions(self) -> dict[TopicPartition, int | None]:
         """The next offset to be fetched from each assigned partition; None if not known yet."""
         session = self._session
-        return {place: session.client.position(place) for place in list(session.states)} if session is not None else {}
+        return (
+            {place: session.client().position(place) for place in list(session.states)} if session is not None else {}
+        )
 
     def _rates(self) -> Rates:
         seconds = max(monotonic() - self._ready_since, 1e-3)
@@ -330,12 +332,12 @@ class ConsumerService:
 
 def _partition_status(session: ConsumerSession, state: PartitionState) -> PartitionStatus:
     partition, unfinished = state.topic_partition, state.unfinished
-    end = session.client.end_offset(partition)
+    end = session.client().end_offset(partition)
     lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
     return PartitionStatus(
         topic=partition.topic,
         partition=partition.partition,
-        position=session.client.position(partition),
+        position=session.client().position(partition),
         committed=state.committed,
         end_offset=end,
         lag=lag,

@@ -46,7 +46,7 @@ class ConsumerSession:
         self._counters = parts.counters
         self._connected: TransportConsumer | None = None
         self._call = asyncio.Event()  # messages have come, a full partition has room again, or the session ends
-        client, wake = self._client, self._call.set
+        client, wake = self.client, self._call.set
         self._assignment = Assignment(parts, wake, paused=paused)
         self._strategy = self._assignment.strategy
         self._committer = Committer(parts, self._assignment, client, lambda: self._placement.look_soon())
@@ -118,7 +118,7 @@ class ConsumerSession:
         wanted = [place for place, state in states.items() if self._has_room(state) and place not in unplaced]
         some_are_full = len(wanted) < len(states)
         patience = 0.0 if some_are_full else POLL_SECONDS
-        fetched = await self._client().fetch(wanted, patience, self._intake())
+        fetched = await self.client().fetch(wanted, patience, self._intake())
         for topic_partition, messages in fetched.items():
             if messages:
                 self._accept(topic_partition, messages)
@@ -172,7 +172,7 @@ class ConsumerSession:
         self._committer.expect_work()
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
-        membership, client = self._membership, self._client()
+        membership, client = self._membership, self.client()
         placed = membership.joined.is_set() and not self._placement.unplaced
         settled = placed and (self._assignment.states or not client.assignment())
         held = client.held()
@@ -181,7 +181,7 @@ class ConsumerSession:
             self._progress_at = monotonic()
 
     def _lags(self, topic_partition: TopicPartition) -> bool:
-        client = self._client()
+        client = self.client()
         position, end = client.position(topic_partition), client.end_offset(topic_partition)
         return position is not None and end is not None and position < end
 
@@ -192,7 +192,7 @@ class ConsumerSession:
         the ends of transactions, aborted messages, what was compacted away. These offsets are committed, too.
         """
         self._positions_noted_at = now
-        client, states = self._client(), self._assignment.states
+        client, states = self.client(), self._assignment.states
         for place in client.misplaced():
             if (state := states.get(place)) is not None:
                 self._placement.lose(state)
@@ -290,12 +290,8 @@ class ConsumerSession:
         held = [f"{partition} {reason}" for partition, reason in self._connected.held().items()]
         return [*known, *held, *self._connected.troubles()]
 
-    @property
     def client(self) -> TransportConsumer:
         """Raises `TransportError` before there is one; there is one as soon as there are partitions."""
-        return self._client()
-
-    def _client(self) -> TransportConsumer:
         if self._connected is None:
             raise TransportError("not connected yet")
         return self._connected

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from ..loop.lag import LoopLag
+from ..loop.load import LoopLag
 from ..manager import ConsumerManager
 from ..observation.status import ConsumerStatus, HealthStatus
 from .metrics import COUNTERS, Managers

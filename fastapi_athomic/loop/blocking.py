@@ -12,7 +12,7 @@ from time import monotonic, process_time
 from types import FrameType
 from typing import NamedTuple
 
-from .lag import LAG_INTERVAL, LoopLag
+from .load import LAG_INTERVAL, LoopLag
 
 logger = logging.getLogger(__name__)
 

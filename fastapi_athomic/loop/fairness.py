@@ -6,8 +6,7 @@ import asyncio
 from collections import deque
 from time import monotonic
 
-from .lag import LoopLag
-from .requests import RequestGauge
+from .load import LoopLag, RequestGauge
 from .turns import Loan, Turns, readiness
 
 SHARE_BESIDE_REQUESTS = 0.5

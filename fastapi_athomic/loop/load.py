@@ -1,11 +1,69 @@
-"""How busy is the thread of an event loop?"""
+"""How busy the HTTP routes, the event loop and its thread are: consumers work less, or commit less often, then."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from time import monotonic, thread_time
 
+QUIET_SECONDS = 1.0
+"""This long after the last request the routes count as quiet: there is probably nobody to hold up."""
+LAG_INTERVAL = 0.05
+"""Seconds between two measurements."""
+FADING = 0.95
+"""What remains of a peak from one measurement to the next: half of it after 0.7 s."""
+GREATEST_LAG = 0.2
+"""Seconds. A loop that is later than this gets no less work, and one that was frozen soon gets its full share again."""
 LOAD_SECONDS = 0.5
 """The time that a share is measured over: a thread that computes for a few milliseconds is not busy yet."""
+
+
+class RequestGauge:
+    """How many HTTP requests are being answered, and when the last answer ended.
+
+    The middleware enters it for each request. Only that changes the fields; anybody can read them.
+    """
+
+    __slots__ = ("ended_at", "in_flight")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.ended_at = float("-inf")  # the last request, on the monotonic clock
+
+    def __enter__(self) -> None:
+        self.in_flight += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+        self.ended_at = monotonic()
+
+    def quiet(self, now: float) -> bool:
+        """Whether there has been no request for `QUIET_SECONDS`. `now` is on the monotonic clock."""
+        return not self.in_flight and now - self.ended_at > QUIET_SECONDS
+
+
+class LoopLag:
+    """How late the event loop is: the greatest delay of the last seconds, at most `GREATEST_LAG`.
+
+    Readers in other threads may look at `seconds` and `turned_at`; only `watch` sets them.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.turned_at: float | None = None  # when the loop last turned, on the monotonic clock; None: nobody watches
+
+    async def watch(self, late: Callable[[float], None] | None = None) -> None:
+        """Measures until it is cancelled. Calls `late` with each delay, in seconds."""
+        try:
+            while True:
+                self.turned_at = began = monotonic()
+                await asyncio.sleep(LAG_INTERVAL)
+                delay = max(0.0, monotonic() - began - LAG_INTERVAL)
+                self.seconds = max(min(delay, GREATEST_LAG), self.seconds * FADING)
+                if late is not None:
+                    late(delay)
+        finally:
+            self.turned_at = None
 
 
 class ThreadLoad:

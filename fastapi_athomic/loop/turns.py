@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from .requests import RequestGauge
+from .load import RequestGauge
 
 TURNS = 3
 """How many turns of the event loop are given away at once.

@@ -9,7 +9,7 @@ from secrets import token_hex
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..loop.requests import RequestGauge
+from ..loop.load import RequestGauge
 from ..settings import AthomicSettings
 from .context import (
     REQUEST_ID,

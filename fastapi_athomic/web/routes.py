@@ -9,7 +9,7 @@ from fastapi.params import Depends
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
-from ..loop.lag import LoopLag
+from ..loop.load import LoopLag
 from ..manager import ConsumerManager, unstarted
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 

@@ -71,7 +71,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands still: slices would end after another number of messages each time."""
-    rooms = ("consumption.lanes", "consumption.batches", "loop.fairness", "loop.requests", "loop.turns", "sequencing")
+    rooms = ("consumption.lanes", "consumption.batches", "loop.fairness", "loop.load", "loop.turns", "sequencing")
     set_clock(monkeypatch, lambda: -1.0, *rooms)
 
 

@@ -24,8 +24,7 @@ from fastapi_athomic.loop.fairness import (
     SHORTEST_SLICE,
     LoopShare,
 )
-from fastapi_athomic.loop.lag import LoopLag
-from fastapi_athomic.loop.requests import QUIET_SECONDS, RequestGauge
+from fastapi_athomic.loop.load import QUIET_SECONDS, LoopLag, RequestGauge
 from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Record, running
@@ -34,7 +33,7 @@ from tests.unit.loop.test_turns import something_waits
 
 BACKLOG = 400
 SLICE = 0.002
-LOOP = ("loop.fairness", "loop.requests", "loop.turns")
+LOOP = ("loop.fairness", "loop.load", "loop.turns")
 """What tells the time of slices."""
 
 

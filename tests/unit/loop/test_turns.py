@@ -10,7 +10,7 @@ from time import monotonic
 
 import pytest
 
-from fastapi_athomic.loop.requests import QUIET_SECONDS, RequestGauge
+from fastapi_athomic.loop.load import QUIET_SECONDS, RequestGauge
 from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS, Turns, readiness
 
 
