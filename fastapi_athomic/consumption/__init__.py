@@ -24,9 +24,8 @@ Modules, from the ground up:
     sources     the topics that a subscription names: creates them, or says which are missing
     strategies  the protocol of strategies
     workers     the tasks that serve lanes
-    lanes       the strategies for single messages: the order of a partition, of a key, or none
     batches     the strategy for batches
-    orderings   chooses among these strategies
+    lanes       the strategies for single messages: the order of a partition, of a key, or none; chooses among all these
     parts       what the factory gives to each session
     assignment  all partitions of a session: holds them, drains them, lets go of them
     commits     decides when to commit, and commits

@@ -15,17 +15,17 @@ from .parts import SessionParts
 logger = logging.getLogger(__name__)
 
 TRUSTED_SHARE = 0.7
-"""Share of the session timeout: a process that stood still for longer may have been evicted from the group."""
+"""Share of the session timeout. A process that stood still for longer may have been evicted from the group."""
 
 
 class Assignment:
     """The partitions of one session, each with its state. It is the strategy's `Guard`.
 
-    It tells the strategy with which partitions to begin, and what to drop. What holds all partitions (a pause, doubt
-    about the membership) also holds those that are added later.
+    It tells the strategy which partitions to work on, and which to drop. A hold on all partitions (a pause, doubt about
+    the membership) also applies to those that are added later.
 
-    The poll loop calls `note_poll` each time it comes round. If it does not for most of the session timeout, `suspect`
-    holds all partitions, until `Membership.confirm` knows more.
+    The poll loop calls `note_poll` in each round. If it has not done so for most of the session timeout, `suspect`
+    holds all partitions until `Membership.confirm` has found out whether this process is still a member.
     """
 
     def __init__(self, parts: SessionParts, wake: Callable[[], None], *, paused: bool) -> None:
@@ -46,7 +46,7 @@ class Assignment:
         self._away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * TRUSTED_SHARE
         self.note_poll(monotonic())
 
-    # --- what comes and goes
+    # --- partitions come and go
 
     def add(
         self,
@@ -55,7 +55,7 @@ class Assignment:
         stamp: Stamp,
         skip: frozenset[int] = frozenset(),
     ) -> PartitionState:
-        """Gives the partition a new state. One that it had must have been revoked before."""
+        """Gives the partition a new state. If it had one, that must have been revoked before."""
         state = self.states[place] = PartitionState(place, self._shared, committed=committed, stamp=stamp, skip=skip)
         for reason in self._holds:
             state.hold(reason)
@@ -64,19 +64,19 @@ class Assignment:
         return state
 
     def reopen_if_open(self, state: PartitionState) -> None:
-        """Lets the strategy begin, or go on, with the partition if it is open."""
+        """Lets the strategy start work on the partition, or resume it. Does nothing if new work may not start."""
         if state.open:
             self.strategy.reopen(state)
 
     def leave(self, states: Iterable[PartitionState]) -> None:
-        """These partitions go to another member: what has not started is dropped, what runs may finish."""
+        """These partitions go to another member: waiting messages are dropped, running handlers may finish."""
         for state in states:
             if not state.revoked:
                 state.leave()
             self.strategy.release(state)
 
     def revoke(self, states: Iterable[PartitionState]) -> None:
-        """Fences these partitions: what has not started is dropped, what runs commits nothing any more."""
+        """Fences these partitions: waiting messages are dropped, running handlers commit nothing any more."""
         for state in states:
             state.revoke()
             self.strategy.release(state)
@@ -92,7 +92,10 @@ class Assignment:
         self.states.clear()
 
     async def drain(self, states: Sequence[PartitionState], timeout: float) -> None:
-        """Waits until nothing of these partitions runs, for `timeout` seconds at most. What runs then is given up."""
+        """Waits until no handler runs for these partitions, at most `timeout` seconds; then it gives up on the rest.
+
+        Draining is only this wait here: the caller stops new work before it, and commits after it.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*(state.drained() for state in states))
@@ -102,7 +105,8 @@ class Assignment:
         if cut_off:
             self._counters.abandoned += cut_off
             logger.warning(
-                "%s: %d calls of the handler have not ended after %.1f s: given up, nothing of theirs is committed",
+                "%s: %d handler calls were still running after %.1f s: gave up on them, their messages may be handled "
+                "again",
                 *(self._name, cut_off, timeout),
             )
 
@@ -113,25 +117,25 @@ class Assignment:
         self.leave(states)
         return states
 
-    # --- what holds them all
+    # --- holds on all partitions
 
     def hold(self, reason: Hold) -> None:
-        """Holds all partitions, those that are added later included."""
+        """Holds all partitions, also those that are added later."""
         self._holds.add(reason)
         for state in self.states.values():
             state.hold(reason)
 
     def lift(self, reason: Hold) -> None:
-        """Goes on with all partitions that nothing else holds."""
+        """Lifts this hold. Work goes on in all partitions that have no other."""
         self._holds.discard(reason)
         for state in self.states.values():
             state.lift(reason)
             self.reopen_if_open(state)
 
-    # --- trust
+    # --- trust in our membership
 
     def note_poll(self, now: float) -> None:
-        """This process is awake, and trusted to be a member for a while. `now` is on the monotonic clock."""
+        """The process is awake: it is trusted to be a member until `trusted_until`. `now` is on the monotonic clock."""
         self.polled_at, self.trusted_until = now, now + self._away_limit
 
     @property
@@ -149,7 +153,8 @@ class Assignment:
         if now <= self.trusted_until:
             return False
         logger.warning(
-            "%s: the process stood still for %.1f s: its membership is in doubt, nothing starts until a commit tells",
+            "%s: the process stood still for %.1f s: its membership is in doubt, no handler starts until a commit "
+            "confirms it",
             *(self._name, now - self.polled_at),
         )
         self.hold("doubt")

@@ -8,10 +8,11 @@ from ..outcomes import FailureContext
 
 
 class AttemptState:
-    """The attempts at the first message of something whose messages are handled one after the other, as a lane's are.
+    """Attempt counter for the message at the head of a lane.
 
-    To be inherited from: a separate object would cost an allocation per lane and an attribute look-up per message. The
-    subclass's constructor begins with `begin_anew`. The strategy reads the fields; only the methods here change them.
+    `Lane` inherits from it: a separate object would cost an allocation per lane and an attribute look-up per message.
+    `Lane` sets the fields once, in its constructor; after that only the methods here change them. The strategy reads
+    them.
     """
 
     __slots__ = ("attempt", "first_failed_at", "letter")
@@ -21,13 +22,13 @@ class AttemptState:
     letter: FailureContext | None  # a dead letter that could not be written: try that again, not the handler
 
     def begin_anew(self) -> None:
-        """Another message is the first one now, or this one is done."""
+        """Starts again at the first attempt: the message is concluded, or another one is at the head."""
         self.attempt, self.first_failed_at, self.letter = 1, 0.0, None
 
     def note_failure(self, judgement: Judgement, counters: Counters) -> float | None:
         """Counts a failure, and prepares the next attempt.
 
-        Returns the seconds to wait before that attempt; None if there is none, and the offset can be concluded.
+        Returns the seconds to wait before that attempt; None if there will be none: the offset can be concluded.
         """
         count_judgement(counters, judgement, again=self.letter is not None)
         if judgement.settled:

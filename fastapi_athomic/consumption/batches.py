@@ -104,6 +104,7 @@ class BatchStrategy:
         await self.pool.close(grace)
 
     def _wake(self, lane: BatchLane) -> None:
+        """Puts the lane into the pool if there is a batch to handle, or starts the timer that will."""
         if lane.busy:
             return
         if lane.partition.delay is not None and lane.queue and not lane.work:
@@ -129,7 +130,7 @@ class BatchStrategy:
         self._wake(lane)
 
     def _next(self, lane: BatchLane) -> BatchUnit | FailureContext | None:
-        """What to do next. It stays in `work` until it is concluded."""
+        """What to do next; cuts a batch from the queue if one is due. It stays in `work` until it is concluded."""
         queue = lane.queue
         if not lane.work and queue and lane.partition.delay is None and (lane.due or len(queue) >= self._batch_size):
             size = min(len(queue), self._batch_size)
@@ -141,7 +142,7 @@ class BatchStrategy:
         return lane.work[0] if lane.work else None
 
     async def _serve(self, worker: Worker, lane: BatchLane) -> None:
-        """Handles one unit after the other until there is none, or the lane has to wait, or others want the worker."""
+        """Handles one unit after the other until none is left, the lane has to wait, or other lanes want the worker."""
         partition = lane.partition
         self._guard.suspect(monotonic())
         while partition.open and (unit := self._next(lane)) is not None:
@@ -167,7 +168,7 @@ class BatchStrategy:
             self._wake(lane)
 
     async def _conclude(self, lane: BatchLane, unit: BatchUnit | FailureContext) -> float | None:
-        """Handles one unit, and puts what is left of it in its place.
+        """Handles one unit; what is left of it takes its place at the head of `work`.
 
         Returns the seconds that the lane has to wait, if any.
         """

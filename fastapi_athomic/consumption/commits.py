@@ -17,23 +17,26 @@ from .parts import SessionParts
 logger = logging.getLogger(__name__)
 
 SOON = 0.001
-"""Seconds that a commit waits for more, as messages that were fetched together are often done together. A shorter
-`commit_interval` counts as this."""
+"""Seconds that a commit waits for more offsets: messages that were fetched together are often done together. A shorter
+`commit_interval` is raised to this."""
 COMMIT_PAUSE = 0.005
 """The shortest time between two commits, in seconds: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
 """A thread that computes for more than this share of its time is busy: commits take time away from handlers then."""
 PAUSE_WHILE_BUSY = 3
-"""A busy thread waits for so many times `commit_interval` between commits."""
+"""In a busy thread, the time between two commits is this many times `commit_interval`."""
 LOOK_SECONDS = 0.2
-"""How often the committer looks whether something is done without being woken; also its pause after a failed commit."""
+"""Seconds after which the committer looks for work even if nothing wakes it; also its pause after a failed commit."""
 
 
 class Committer:
     """Commits what is done in the partitions of one session, one commit at a time.
 
-    `run` decides when. `commit` is for partitions that leave. Who commits a position without it (a seek) holds `lock`,
-    so that no commit of the old position comes afterwards.
+    `run` decides when. `commit` is for partitions that leave. A seek commits its own position, and holds `lock`
+    meanwhile, so that no commit of the old position comes afterwards.
+
+    Two others commit without the lock: `StartingPoints.take`, for positions from which nothing has been fetched yet,
+    and `Membership.confirm`, to find out whether this process is still a member.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Committer:
         self._load = ThreadLoad()
 
     def expect_work(self) -> None:
-        """There is, or will be, something to commit: messages have come, or a position has moved."""
+        """There is, or will be, something to commit: messages have been fetched, or a position has moved."""
         self._work_seen.set()
 
     async def run(self) -> None:
@@ -112,6 +115,7 @@ class Committer:
         async with self.lock:
             due = {}
             for state in states:
+                # reading `tracker` settles: what was just concluded is committed, too
                 if not state.revoked and (offset := state.tracker.due()) is not None:
                     due[state] = offset
             self._done_at_commit = self._counters.done

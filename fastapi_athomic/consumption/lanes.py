@@ -3,6 +3,8 @@
 Messages wait in lanes. A lane keeps the order of one partition or one key: one worker at a time serves it. A pool of up
 to `concurrency` worker tasks serves the lanes that have work. So there is no task per message, and a lane that waits
 for a retry occupies no worker.
+
+`create_strategy` chooses by the subscription's options, between these strategies and that of `batches`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MOST_SPARE = 1_000
 
 
 class Lane(AttemptState):
-    """Messages that must be handled one after the other. Only its strategy changes it.
+    """Messages that must be handled one after the other. Only the strategy changes it.
 
     The first message stays in `queue` until it is concluded.
     """
@@ -62,7 +64,7 @@ class LaneStrategy:
         raise NotImplementedError
 
     def lanes(self, partition: PartitionState) -> Iterable[Lane]:
-        """The lanes that are kept for a partition; all that have messages are among them."""
+        """The lanes of a partition, at least those that have messages."""
         raise NotImplementedError
 
     def forget(self, lane: Lane) -> None:
@@ -165,6 +167,7 @@ class LaneStrategy:
             partition.finished_running()
 
     def _leave(self, lane: Lane) -> None:
+        """No worker serves the lane any more."""
         lane.busy = False
         if not lane.queue:
             self.forget(lane)

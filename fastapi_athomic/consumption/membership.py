@@ -18,14 +18,14 @@ from .placement import Placement
 logger = logging.getLogger(__name__)
 
 PREPARE_SECONDS = 5.0
-"""How long until it is tried again to prepare topics, if something was missing."""
+"""Seconds until the next attempt to prepare topics, if one failed."""
 
 
 class Membership:
     """The `RebalanceListener` that the transport tells what the group decides.
 
-    It takes what the session must do then, in this order: on a revocation nothing new starts, what runs finishes, it is
-    committed, and the partitions are fenced; on an assignment the partitions are placed before anything is fetched.
+    Carries out what each decision requires. When partitions are revoked: start nothing new, let running handlers
+    finish, commit, fence. When they are assigned: place them (find their positions) before anything is fetched.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Membership:
         self._preparing: asyncio.Task[None] | None = None
         self.joined = asyncio.Event()  # the group has given us partitions for the first time, perhaps none
         self.moving = False  # the group has taken our partitions, and not given us any since
-        self.draining = False  # partitions are leaving: that nothing is fetched from them is no lack of progress
+        self.draining = False  # `on_revoked` waits for running handlers: to fetch nothing is no lack of progress then
         self.changed_at = monotonic()  # the last time that partitions came or went
-        self.without_partitions_since: float | None = monotonic()  # None: the group has given us ours
+        self.without_partitions_since: float | None = monotonic()  # None: we have what the group gave us
         self.warning: str | None = None  # why topics could not be prepared; that does not stop consumption
 
-    # --- what the transport tells
+    # --- what the transport reports
 
     def on_arrival(self) -> None:
         """The client has received messages: the poll loop need not wait any longer."""
@@ -101,12 +101,12 @@ class Membership:
         self._assignment.note_poll(now)
         return now
 
-    # --- doubt
+    # --- doubt about our membership
 
     async def confirm(self) -> None:
         """Finds out by a commit whether this process is still a member: the broker accepts it from members only."""
         assignment, generation = self._assignment, self._placement.generation
-        offsets = {
+        offsets = {  # reading `tracker` settles
             state.topic_partition: CommittedOffset(offset, state.tracker.note())
             for state in assignment.states.values()
             if (offset := state.tracker.resume_offset) is not None
@@ -116,7 +116,7 @@ class Membership:
                 await self._client().commit(offsets, self._settings.request_timeout)
         except CommitFailedError:
             if generation != self._placement.generation:
-                return  # a rebalance came meanwhile: what we have now is certain, or on its way
+                return  # a rebalance came meanwhile, and decides what is ours
             logger.warning(
                 "%s: was evicted from its group while the process stood still: what had been fetched is dropped, other "
                 "members have the partitions",
@@ -129,7 +129,7 @@ class Membership:
             return
         assignment.lift("doubt")
 
-    # --- what the partitions' messages will need
+    # --- the DLQ and retry topics of our partitions
 
     def _prepare(self, partitions: Iterable[TopicPartition]) -> None:
         topics = {partition.topic for partition in partitions}

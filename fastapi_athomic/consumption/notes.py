@@ -23,7 +23,7 @@ NOTE_PREFIX = "a1:"
 NOTE_LIMIT = 4_096
 """Bytes of commit metadata that a broker accepts (Kafka's `offset.metadata.max.bytes`)."""
 NOTE_SPAN = 22_000
-"""So many offsets always fit into a note: one bit each, in base64, below `NOTE_LIMIT` even if nothing compresses."""
+"""This many offsets always fit into a note: one bit each, in base64, below `NOTE_LIMIT` even if nothing compresses."""
 
 _STAMP = struct.Struct(">16sII8sQ")
 _NO_ID = bytes(16)
@@ -57,9 +57,9 @@ def bitmap(places: Iterable[int]) -> int:
 def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
     """The text of a note: `a1:`, then base64 of the zlib-packed bitmap `done`, whose bit 0 stands for the position.
 
-    The stamp follows the packed bitmap, where earlier versions do not look: topic id, partitions and time as one binary
-    number each, then cluster and position. The bitmap is left empty if the note would exceed `NOTE_LIMIT` with it. The
-    note is empty if there is nothing to say.
+    The stamp follows the packed bitmap, where earlier versions of this package do not look: topic id, partitions and
+    time as one binary number each, then cluster and position. The bitmap is left empty if the note would exceed
+    `NOTE_LIMIT` with it. The note is empty if there is nothing to say.
     """
     if not done and stamp == UNSTAMPED:
         return ""
@@ -72,7 +72,7 @@ def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
 
 
 def without_foreign_metadata(commit: CommittedOffset, cluster: bytes) -> CommittedOffset:
-    """The commit, without its metadata if that was written for another offset or in another cluster.
+    """The commit, without its metadata if that was written for another offset, or in another cluster.
 
     Tools that mirror a cluster or move the offsets of a group copy the metadata along. Only the offset counts then:
     what was done above another offset, in another log, says nothing about this one.
@@ -89,7 +89,8 @@ def without_foreign_metadata(commit: CommittedOffset, cluster: bytes) -> Committ
 def decode_note(position: int, note: str) -> frozenset[int]:
     """The offsets above `position` that the note calls done.
 
-    A note that is foreign or broken gives none, with a warning: those messages are handled again, nothing is lost.
+    A note that is broken, or written by another program, gives none, with a warning: those messages are handled
+    again, nothing is lost.
     """
     if not note:
         return frozenset()
@@ -106,7 +107,7 @@ def decode_note(position: int, note: str) -> frozenset[int]:
 
 
 def decode_stamp(note: str) -> Stamp:
-    """What the note says about its topic; `UNSTAMPED` if it is foreign, broken, or of an earlier version."""
+    """What the note says about its topic; `UNSTAMPED` if it is broken, of another program or an earlier version."""
     try:
         _, stamp = _unpack(note)
         topic_id, partitions, began, cluster, _ = _STAMP.unpack(stamp)

@@ -16,7 +16,8 @@ class OffsetTracker:
     """Follows one partition from fetch to commit.
 
     Offsets are received in ascending order, with or without gaps (compaction, transaction markers), and become done
-    in any order. `position` is what may be committed: all below it is done, in the sense of promise P1.
+    in any order. Done here is what strategies call concluded (promise P1). `position` is what may be committed: all
+    offsets below it are done.
     """
 
     __slots__ = (
@@ -36,7 +37,7 @@ class OffsetTracker:
     ) -> None:
         self._pending: deque[int] = deque()  # received, from the first that is not done
         self._done: set[int] = set()  # done, but something before it is not
-        self._base = self._bits = 0  # the same as a bitmap, bit 0 for `_base`: a commit has no time to build it
+        self._base = self._bits = 0  # `_done` as a bitmap, bit 0 for `_base`: a commit has no time to build it
         self.position = committed  # None: nothing was ever committed, and nothing is done yet
         self._stamp = stamp
         # What the last owner noted as done, as a bitmap. It is noted again until the position has passed it: the next
@@ -46,15 +47,15 @@ class OffsetTracker:
         self._committed = CommittedOffset(committed, self.note()) if committed is not None else None
 
     def received(self, offsets: Iterable[int]) -> None:
-        """These were fetched, in ascending order."""
+        """These offsets were fetched, in ascending order."""
         self._pending.extend(offsets)
 
     def done(self, offset: int) -> None:
-        """See `done_all`."""
+        """`done_all` for one offset."""
         self.done_all((offset,))
 
     def done_all(self, offsets: Iterable[int]) -> None:
-        """These, which were received before, need not be handled again."""
+        """These offsets, which were received before, need not be handled again."""
         pending, done = self._pending, self._done
         for offset in offsets:
             if pending and pending[0] == offset:

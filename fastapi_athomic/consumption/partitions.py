@@ -21,7 +21,7 @@ _value = itemgetter(RawMessage._fields.index("value"))
 
 
 SETTLE_AT = 50
-"""So many concluded offsets are passed to the tracker at once."""
+"""Concluded offsets that are collected before `settle` passes them to the tracker."""
 
 
 class WorkDone:
@@ -54,7 +54,7 @@ class WorkDone:
 
 
 class PartitionStage(StrEnum):
-    """The stages of a `PartitionState`, in its life with one member of the group."""
+    """The stages of a `PartitionState`, from its assignment on. Unrelated to `outcomes.Stage`, where an error arose."""
 
     OPEN = "open"  # new work may start
     HELD = "held"  # nothing new starts until every `Hold` has been lifted
@@ -71,7 +71,7 @@ TRANSITIONS: dict[PartitionStage, frozenset[PartitionStage]] = {
 
 Hold = Literal["paused", "doubt", "seek"]
 """Why a partition is held: an operator paused it; it is not certain that this process is still a member of the group;
-a seek waits until what runs has finished."""
+a seek waits until running handlers have finished."""
 
 
 def _no_delay(topic: str) -> None:
@@ -82,7 +82,7 @@ def _no_delay(topic: str) -> None:
 class PartitionParts:
     """What all partitions of a session share."""
 
-    low_mark: int  # more is fetched when no more than so many messages are left
+    low_mark: int  # more is fetched when at most this many messages are left
     max_bytes: float = float("inf")  # of the values of one partition's messages, about
     has_room: Callable[[], None]  # called when a partition has fallen to its low mark
     work_done: WorkDone  # woken when messages have been concluded
@@ -108,8 +108,8 @@ class PartitionState:
 
     - `hold` and `lift` for a while, `leave` when the group takes the partition, `revoke` when it has taken it;
       `drained` waits until nothing runs.
-    - `receive` takes in what was fetched; `tracker`, `buffered`, `unfinished`, `high_offset`, `low_mark`, `stamp`
-      and the other properties say how far it is.
+    - `receive` takes in what was fetched; `tracker` (which settles first), `buffered`, `unfinished`, `high_offset`,
+      `low_mark`, `stamp` and the other properties say how far it is.
     """
 
     __slots__ = (
@@ -149,8 +149,8 @@ class PartitionState:
     ) -> None:
         self.topic_partition = topic_partition
         self.stage = PartitionStage.OPEN
-        self.open = True  # as `stage` says, for those who ask once per message
-        self.revoked = False  # the same
+        self.open = True  # whether `stage` is OPEN, for strategies, which ask once per message
+        self.revoked = False  # whether `stage` is REVOKED
         self._holds: set[Hold] = set()
         self._most_left = parts.low_mark
         self._max_bytes = parts.max_bytes
@@ -173,23 +173,23 @@ class PartitionState:
     # --- stages
 
     def hold(self, reason: Hold) -> None:
-        """Nothing new starts until the reason has been lifted. One that leaves or was revoked stays what it is."""
+        """Nothing new starts until the reason has been lifted. Has no effect once leaving or revoked."""
         self._holds.add(reason)
         if self.stage is PartitionStage.OPEN:
             self._become(PartitionStage.HELD)
 
     def lift(self, reason: Hold) -> None:
-        """Opens the partition if nothing else holds it. One that leaves or was revoked stays what it is."""
+        """Opens the partition if nothing else holds it. Has no effect once leaving or revoked."""
         self._holds.discard(reason)
         if self.stage is PartitionStage.HELD and not self._holds:
             self._become(PartitionStage.OPEN)
 
     def leave(self) -> None:
-        """The partition goes to another member. Nothing new starts, whatever is lifted. Raises if it was revoked."""
+        """The partition goes to another member. Nothing new starts, even without a hold. Raises if it was revoked."""
         self._become(PartitionStage.LEAVING)
 
     def revoke(self) -> None:
-        """The partition belongs to another member, or is read from elsewhere: what still runs commits nothing."""
+        """The partition belongs to another member, or is read from another offset: running handlers commit nothing."""
         self._become(PartitionStage.REVOKED)
 
     def _become(self, stage: PartitionStage) -> None:
@@ -208,13 +208,13 @@ class PartitionState:
     # --- messages
 
     def _set_low_mark(self, average_size: float) -> None:
-        """Sets `low_mark`, the number of messages left at which more is fetched: so few that `max_bytes` holds, too."""
+        """Sets `low_mark`, the number of messages left at which more is fetched: low enough for `max_bytes`, too."""
         room = self._max_bytes / average_size if average_size else float("inf")
         self.low_mark = self._most_left if self._most_left < room else ceil(room) - 1
-        self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # so many concluded offsets make `settle` due
+        self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # this many concluded offsets make `settle` due
 
     def receive(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
-        """Takes in what was fetched; returns what is to be handled: not what the last owner had done already."""
+        """Takes in what was fetched; returns what is to be handled, without what the last owner has done."""
         self._tracker.received(map(_offset, messages))
         self.high_offset = messages[-1].offset
         self._note_age(messages[0], messages[-1])
@@ -242,7 +242,10 @@ class PartitionState:
         return kept
 
     def settle(self) -> None:
-        """Passes what was concluded to the tracker; wakes the committer, and the poll loop if there is room again."""
+        """Passes concluded offsets to the tracker; wakes the committer, and the poll loop if there is room again.
+
+        It commits nothing: an offset is `OffsetTracker.settled` only after a commit.
+        """
         concluded = self.concluded
         if not concluded:
             return
@@ -257,7 +260,10 @@ class PartitionState:
 
     @property
     def tracker(self) -> OffsetTracker:
-        """How far this partition may be committed, with all that was concluded so far."""
+        """How far this partition may be committed, with all that was concluded so far: reading this calls `settle`.
+
+        Only for the consumers' event loop. Other threads read `buffered`, `committed` and `unfinished`.
+        """
         self.settle()
         return self._tracker
 
@@ -292,13 +298,13 @@ class PartitionState:
         return None
 
     def finished_running(self, count: int = 1) -> None:
-        """So many handlers have ended."""
+        """This many messages are no longer in a handler."""
         self.running -= count
         if self._drained is not None and not self.running and not self._drained.done():
             self._drained.set_result(None)
 
     async def drained(self) -> None:
-        """Returns when nothing of this partition runs any more. To be called when nothing new may start any more."""
+        """Returns when no handler runs for this partition. Call it only when nothing new may start."""
         if self.running:
             if self._drained is None or self._drained.done():
                 self._drained = asyncio.get_running_loop().create_future()

@@ -21,11 +21,12 @@ class SessionParts:
     name: str
     connect: Callable[[RebalanceListener, frozenset[str]], TransportConsumer]  # a member that follows these topics, too
     make_strategy: Callable[[Guard], ConsumptionStrategy]
-    ensure_topics: Callable[[], Awaitable[frozenset[str]]]  # checks or creates the sources; returns what else to follow
-    follow: Callable[[TransportConsumer, frozenset[str]], Awaitable[None]]  # keeps it following topics that come and go
+    ensure_topics: Callable[[], Awaitable[frozenset[str]]]  # checks or creates the sources; returns others to follow
+    follow: Callable[[TransportConsumer, frozenset[str]], Awaitable[None]]  # then follows topics that come and go
     prepare: Callable[[Collection[str]], Awaitable[None]]  # checks or creates the DLQ and retry topics of these
     delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: seconds until due
-    forget: Callable[[Collection[TopicPartition]], None]  # another member has these partitions now
+    forget: Callable[[Collection[TopicPartition]], None]
+    """Clears what blocks these partitions: they were revoked, moved by a seek, or their topic was recreated."""
     starting_points: StartingPoints
     settings: AthomicSettings
     counters: Counters

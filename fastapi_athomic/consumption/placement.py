@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.2
 """Pause between two attempts to place partitions."""
 TOPICS_SECONDS = 5.0
-"""How often the broker is asked whether the topics are still there, and still the same."""
+"""Seconds between two questions to the broker whether the topics still exist, and are still the same."""
 
 
 class Placement:
@@ -52,14 +52,14 @@ class Placement:
         self._client = client
         self._wake = wake  # lets the poll loop see at once that there is something to fetch
         self.unplaced: dict[TopicPartition, Lost | None] = {}
-        self.attempt: asyncio.Task[None] | None = None  # to place what is unplaced: under way, or the last one
+        self.attempt: asyncio.Task[None] | None = None  # at placing what is unplaced: under way, or the last one
         self._attempted_at = 0.0  # on the monotonic clock
-        self.generation = 0  # counts assignments and revocations: what began before one of them is void
+        self.generation = 0  # counts assignments and revocations: what began before the last one has no effect
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
         self.problem: str | None = None  # why partitions cannot be read yet
 
-    # --- when partitions come, and when they are lost
+    # --- partitions without a position: just assigned, or their position was lost
 
     def give(self, partitions: Iterable[TopicPartition]) -> asyncio.Task[None] | None:
         """The group has given us these partitions, and no others. Returns the first attempt to place them, if any."""
@@ -68,7 +68,7 @@ class Placement:
         return self._place_beside() if self.unplaced else None
 
     def withdraw(self) -> None:
-        """The group takes partitions back: an attempt that is under way is void."""
+        """The group takes partitions back: an attempt that is under way has no effect any more."""
         self.generation += 1
         self.unplaced.clear()
 
@@ -80,7 +80,7 @@ class Placement:
     def try_again(self, now: float) -> None:
         """Starts another attempt, unless one is under way or has just been made.
 
-        Raises the error that ended the previous attempt, if it was none of the broker's.
+        Raises the error that ended the previous attempt, unless it was a `TransportError`: those are logged.
         """
         if self.attempt is not None and not self.attempt.done():
             return
@@ -91,6 +91,7 @@ class Placement:
             self._place_beside()
 
     def _place_beside(self) -> asyncio.Task[None]:
+        """Starts an attempt in a task of its own, and cancels one that is under way."""
         if self.attempt is not None:
             self.attempt.cancel()
         self.attempt = asyncio.create_task(self._place(), name=f"{self._name}-positions")
@@ -120,6 +121,7 @@ class Placement:
         self._wake()
 
     async def _place_one(self, place: TopicPartition, start: Start) -> None:
+        """Gives one partition a new state, unless it goes on in its old log, and has the client read from its start."""
         old = self._assignment.states.get(place)
         if old is None or not start.goes_on:
             self._assignment.revoke([old] if old is not None else [])
@@ -137,7 +139,7 @@ class Placement:
     # --- topics that are deleted
 
     def look_soon(self) -> None:
-        """Has the topics looked at now: one of them may have been deleted."""
+        """Makes `watch_topics` look at once: a topic may have been deleted."""
         self._look_at_topics.set()
 
     async def watch_topics(self, joined: asyncio.Event) -> None:
@@ -208,7 +210,7 @@ class Placement:
         self._assignment.revoke([state])
         self._assignment.remove([place])
         self._parts.forget([place])
-        self.unplaced[place] = None  # until the client is there; if it refuses, the commit says from where it is read
+        self.unplaced[place] = None  # until the client has sought; if that fails, it is read from the commit
         await self._place_one(place, Start(committed=committed, stamp=state.stamp, cause="committed"))
 
     def _check_ours(self, state: PartitionState, generation: int) -> None:

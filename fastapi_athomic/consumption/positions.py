@@ -5,10 +5,10 @@ reads it from where `auto_offset_reset` says. A partition that was added after t
 beginning, as all that it holds came later. The first position is committed before anything is fetched, so that it is
 decided only once.
 
-Members that begin together see each other's first commits, which must not look like proof that their own partitions
-were added later. So a commit also says how many partitions the topic had when the group began (0 if the topic came
-later than the group). It says to which topic it belongs, too: the commit of a topic that was deleted, and created again
-under the same name, is not followed (KIP-516).
+Commits made by members that start at the same time do not mean that the other partitions were added later. So a commit
+also says how many partitions the topic had when the group began (0 if the topic came later than the group). It says to
+which topic it belongs, too: the commit of a topic that was deleted, and created again under the same name, is not used
+(KIP-516).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .notes import Stamp, bitmap, decode_note, decode_stamp, encode_note, withou
 logger = logging.getLogger(__name__)
 
 BEGIN_TOGETHER_SECONDS = 300.0
-"""Seconds: members that take their first positions within this time begin together. Used for the topics of a pattern:
-a topic without a commit, in a group that is older than this, came later than the group."""
+"""Members that take their first positions within this many seconds begin together. Used for the topics of a pattern: a
+topic without a commit, in a group that is older than this, came later than the group."""
 
 Cause = Literal["committed", "begun", "recreated", "retention", "truncated"]
 """Why a partition is read from there: a commit said so; there was no commit; the commits belong to a topic that was
@@ -59,7 +59,7 @@ class Start:
 
 
 class StartingPoints:
-    """Decides the positions of one consumer. Lives as long as its service, and remembers the topics it has seen."""
+    """Decides where one consumer reads from. Lives as long as its service, and remembers the topics it has seen."""
 
     def __init__(self, *, reset: OffsetReset, is_own: Callable[[str], bool], pattern: bool) -> None:
         self._reset = reset
@@ -76,8 +76,8 @@ class StartingPoints:
     ) -> tuple[dict[TopicPartition, Start], Mapping[str, TopicInfo | None]]:
         """Where each partition is read from, and the topics as `client.topics` gives them.
 
-        Partitions whose topic is gone are absent. First positions are committed; if `still_ours` says no before that,
-        nothing is committed, and no partition is returned. Raises `TransportError`.
+        Partitions whose topic is gone are left out. First positions are committed; if `still_ours` returns False
+        before that, nothing is committed, and no partition is returned. Raises `TransportError`.
         """
         end = monotonic() + timeout
         topics = await client.topics(timeout)
@@ -91,7 +91,7 @@ class StartingPoints:
         }
         missing = {place: there[place] for place in there if place not in starts}
         if missing:
-            starts |= await self._first_positions(client, missing, topics, end)
+            starts |= await self._without_commit(client, missing, topics, end)
         if not still_ours():
             return {}, topics
         if news := {place: start.committed for place, start in starts.items() if start.to_commit}:
@@ -101,7 +101,7 @@ class StartingPoints:
         return starts, topics
 
     def _as_committed(self, found: CommittedOffset, info: TopicInfo) -> Start | None:
-        """Where a commit says to go on. None: the commit belongs to a topic that was deleted.
+        """Where the commit says to continue. None: the commit belongs to a topic that was deleted.
 
         A commit without a stamp is stamped at once, so that partitions added from now on are known to have come later.
         """
@@ -121,13 +121,14 @@ class StartingPoints:
             to_commit=not stamped,
         )
 
-    async def _first_positions(
+    async def _without_commit(
         self,
         client: TransportConsumer,
         missing: Mapping[TopicPartition, Lost | None],
         topics: Mapping[str, TopicInfo | None],
         end: float,
     ) -> dict[TopicPartition, Start]:
+        """Where to read partitions that no commit of the group speaks for: new ones, and those that were lost."""
         bounds = await client.bounds(missing, end - monotonic())
         others = await self._others(client, {place.topic for place in missing}, topics, end)
         return {

@@ -8,8 +8,9 @@ from ..subscriptions import Subscription
 BUFFERED = 500
 """Messages of a partition that may wait or run, unless the handler needs more."""
 AHEAD, FAR_AHEAD = 2, 5
-"""Multiples of what the handler can have in hand at once: one more message waits behind each. More do where messages of
-a frequent key wait for each other, and with batches, which are handled sooner than the broker answers a fetch.
+"""Multiples of what the handler can have in hand at once: one more message waits behind each. More for key order and
+batches, because messages of a frequent key wait for each other, and a batch may be handled before the broker has
+answered the next fetch.
 """
 MOST_BUFFERED = 10_000
 """Messages: the limit for these multiples. The note in a commit can tell 22,000 apart."""

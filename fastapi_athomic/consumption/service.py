@@ -34,7 +34,7 @@ from .session import ConsumerSession, longest_rebalance
 logger = logging.getLogger(__name__)
 
 STEADY_SECONDS = 60.0
-"""A session that lived for longer was sound: the back-off starts again at its shortest."""
+"""After a session that lived for longer, the back-off starts again at its shortest."""
 
 
 class ServiceState(StrEnum):
@@ -43,7 +43,7 @@ class ServiceState(StrEnum):
     NEW = "new"
     STARTING = "starting"  # connects, or waits for its partitions
     RUNNING = "running"
-    BACKING_OFF = "backing_off"  # broke, and waits before it is rebuilt
+    BACKING_OFF = "backing_off"  # its session broke; it waits before it builds the next one
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -83,7 +83,7 @@ class ConsumerService:
     """Consumes one subscription until it is stopped.
 
     A session that raises (the client died, a worker died, no progress) is closed, and after a back-off the next one is
-    built. A service lives once: a second run of the app builds a new one. It is a service of the lifecycle manager
+    built. A service is used once: a second run of the app builds a new one. It is a service of the lifecycle manager
     (`start`, `stop`, `required`, `depends_on`).
 
     Its attributes are for others to read; only the service sets them.
@@ -114,7 +114,7 @@ class ConsumerService:
         self._ready_since = monotonic()
         self._at_ready = (0, 0)  # received and processed, when it was last ready
 
-    # --- life
+    # --- lifecycle
 
     async def start(self) -> None:
         """Returns when the group has given it partitions, perhaps none; keeps trying while the broker is away."""
@@ -123,7 +123,7 @@ class ConsumerService:
         await self._ready.wait()
 
     async def stop(self, timeout: float) -> None:
-        """Drains, commits and leaves within `timeout` seconds. Never raises, may be called twice."""
+        """Finishes what runs, commits and leaves within `timeout` seconds. Never raises; may be called twice."""
         self._stop_timeout = timeout
         self._stop.set()
         if self._supervisor is None:
@@ -135,7 +135,7 @@ class ConsumerService:
             self._supervisor.cancel()
 
     def pause(self) -> None:
-        """Nothing new is fetched or started, in later sessions either; what runs may finish."""
+        """Nothing new is fetched or started, in later sessions either; running handlers may finish."""
         self.paused = True
         if self._session is not None:
             self._session.pause()
@@ -217,11 +217,11 @@ class ConsumerService:
         except TimeoutError:
             pass
 
-    # --- looking
+    # --- status
 
     @property
     def ready(self) -> bool:
-        """The running session has joined its group."""
+        """The session that runs has joined the group."""
         return self.state is ServiceState.RUNNING
 
     def health(self) -> ConsumerHealth:
@@ -252,7 +252,7 @@ class ConsumerService:
         )
 
     def note_blocking(self, seconds: float) -> None:
-        """The handler has blocked the event loop for so long, until now."""
+        """The handler has blocked the event loop for so many seconds, and has just stopped."""
         self._blocked = (monotonic(), seconds)
 
     def status(self) -> ConsumerStatus:
@@ -292,14 +292,14 @@ class ConsumerService:
         return list(self._session.states) if self._session is not None else []
 
     def settled(self) -> bool:
-        """All messages in the assigned partitions, as far as known, are concluded and committed."""
+        """All known messages of the assigned partitions are concluded and committed. For the consumers' event loop."""
         return self._session is not None and self.ready and self._session.settled()
 
     # --- lineage
 
     @property
     def lineage_run(self) -> JobRun | None:
-        """The run that OpenLineage is told of; None if lineage is off."""
+        """The run that is reported to OpenLineage; None if lineage is off."""
         return self._orchestrator.lineage_run
 
     def consumed_topics(self) -> list[str]:

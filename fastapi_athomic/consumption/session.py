@@ -35,9 +35,9 @@ CLOSE_RESERVE = 0.3
 
 
 class ConsumerSession:
-    """Consumes as one member of the group. Lives once: the service builds another when this one breaks.
+    """Consumes as one member of the group. Used once: the service builds a new session when this one breaks.
 
-    What the section "looking" holds may be asked from another thread, `last_message_at` as well.
+    What the section "status" holds, and `last_message_at`, may be read from another thread.
     """
 
     def __init__(self, parts: SessionParts, *, paused: bool) -> None:
@@ -45,7 +45,7 @@ class ConsumerSession:
         self._settings = parts.settings
         self._counters = parts.counters
         self._connected: TransportConsumer | None = None
-        self._call = asyncio.Event()  # messages have come, a full partition has room again, or the session ends
+        self._call = asyncio.Event()  # wakes the poll loop: messages came, a partition has room, or the session ends
         client, wake = self.client, self._call.set
         self._assignment = Assignment(parts, wake, paused=paused)
         self._strategy = self._assignment.strategy
@@ -142,10 +142,11 @@ class ConsumerSession:
         return self._parts.share.intake(self._settings.max_poll_messages)
 
     async def _wait_for_call(self) -> None:
-        """Waits outside of the poll while partitions are full: one of them may get room before messages come."""
+        """Waits outside of `fetch` while partitions are full: one of them may get room before messages come."""
         await _within(self._call.wait(), POLL_SECONDS)
 
     def _has_room(self, state: PartitionState) -> bool:
+        """Whether to fetch more of this partition. Asked once per round: reading `tracker` settles."""
         return (
             not state.paused
             and not state.revoked
@@ -157,7 +158,7 @@ class ConsumerSession:
         state = self._assignment.states.get(place)
         if state is None or state.revoked:
             return
-        if messages[0].offset <= state.high_offset:  # what runs of the old log is fenced
+        if messages[0].offset <= state.high_offset:  # handlers that still run for the old position are fenced
             logger.warning(
                 "%s: offsets of %s went back to %d: its position or its log was reset; reading goes on from there",
                 *(self._parts.name, place, messages[0].offset),
@@ -174,10 +175,10 @@ class ConsumerSession:
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
         membership, client = self._membership, self.client()
         placed = membership.joined.is_set() and not self._placement.unplaced
-        settled = placed and (self._assignment.states or not client.assignment())
-        held = client.held()
+        complete = placed and (self._assignment.states or not client.assignment())
+        held = client.held()  # by the transport, because it cannot read the next message; not a `Hold`
         lagging = any(self._lags(place) for place in wanted if place not in held)
-        if fetched or membership.draining or (settled and not lagging):
+        if fetched or membership.draining or (complete and not lagging):
             self._progress_at = monotonic()
 
     def _lags(self, topic_partition: TopicPartition) -> bool:
@@ -186,10 +187,10 @@ class ConsumerSession:
         return position is not None and end is not None and position < end
 
     def _note_positions(self, wanted: Iterable[TopicPartition], now: float) -> None:
-        """To be called when all that was fetched has been accepted.
+        """Call it when all that was fetched has been accepted.
 
-        If nothing of a partition is outstanding, the offsets before its position hold nothing that a reader is given:
-        the ends of transactions, aborted messages, what was compacted away. These offsets are committed, too.
+        If nothing of a partition is outstanding, the offsets before its position hold no message for a consumer, only
+        transaction markers, aborted messages and gaps left by compaction. These offsets are committed, too.
         """
         self._positions_noted_at = now
         client, states = self.client(), self._assignment.states
@@ -200,13 +201,13 @@ class ConsumerSession:
             state, position = states.get(place), client.position(place)
             if state is None or position is None or state.buffered or place in self._placement.unplaced:
                 continue
-            if state.tracker.advance(position):
+            if state.tracker.advance(position):  # reading `tracker` settles
                 self._committer.expect_work()
 
-    # --- what the service asks for
+    # --- what the service calls
 
     def pause(self) -> None:
-        """Nothing new is fetched or started; what runs may finish."""
+        """Nothing new is fetched or started; running handlers may finish."""
         self._assignment.hold("paused")
 
     def resume(self) -> None:
@@ -219,9 +220,9 @@ class ConsumerSession:
         await self._placement.seek(place, offset)
 
     async def close(self, timeout: float) -> None:
-        """Lets what runs finish, commits, and leaves the group, all within `timeout` seconds.
+        """Lets running handlers finish, commits, and leaves the group, all within `timeout` seconds.
 
-        What does not finish in time is not committed. Never raises.
+        Messages that are not finished in time are not committed. Never raises.
         """
         end = monotonic() + timeout
         states = self._assignment.close()
@@ -239,7 +240,17 @@ class ConsumerSession:
         if self._connected is not None:
             await self._connected.stop(max(0.1, end - monotonic()))
 
-    # --- looking
+    def settled(self) -> bool:
+        """Nothing is left to fetch, to conclude or to commit, as far as this client has heard.
+
+        Only for the consumers' event loop: it passes concluded offsets to the trackers.
+        """
+        complete = self.joined.is_set() and not self._membership.moving and not self._placement.unplaced
+        return complete and all(
+            state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self.states.items()
+        )
+
+    # --- status
 
     @property
     def joined(self) -> asyncio.Event:
@@ -248,7 +259,7 @@ class ConsumerSession:
 
     @property
     def states(self) -> Mapping[TopicPartition, PartitionState]:
-        """The partitions that are read, or will be, and how far each of them is."""
+        """The partitions that are read, or will be, with the state of each."""
         return self._assignment.states
 
     @property
@@ -258,7 +269,7 @@ class ConsumerSession:
 
     @property
     def polled_at(self) -> float:
-        """When the poll loop last came round, on the monotonic clock."""
+        """When the poll loop last began a round, or partitions last came or went; on the monotonic clock."""
         return self._assignment.polled_at
 
     @property
@@ -275,15 +286,8 @@ class ConsumerSession:
         """When the longest of the running calls of the handler began, on the monotonic clock; None: none runs."""
         return self._strategy.oldest_start()
 
-    def settled(self) -> bool:
-        """Nothing is left to fetch, to conclude or to commit, as far as this client has heard."""
-        settled = self.joined.is_set() and not self._membership.moving and not self._placement.unplaced
-        return settled and all(
-            state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self.states.items()
-        )
-
     def problems(self) -> list[str]:
-        """What somebody should look at though consumption goes on, a sentence each."""
+        """What an operator should look at although consumption goes on, a sentence each."""
         known = [problem for problem in (self._placement.problem, self._membership.warning) if problem]
         if self._connected is None:
             return known
@@ -298,10 +302,10 @@ class ConsumerSession:
 
 
 def longest_rebalance(settings: AthomicSettings) -> float:
-    """How long a rebalance may take, in seconds: all members wait for the one that drains longest.
+    """How long a rebalance may take, in seconds: all members wait for the one whose handlers run longest.
 
-    After the rebalance timeout (drain, commit, margin) the group goes on without that one; then the committed offsets
-    are read.
+    After the rebalance timeout (`drain_timeout`, one commit, a margin) the group goes on without that one. Then the
+    members read the committed offsets.
     """
     return settings.drain_timeout + 2 * settings.request_timeout + REBALANCE_MARGIN_SECONDS
 

@@ -10,7 +10,7 @@ from ..transports.base import Transport
 
 
 async def ensure_sources(subscription: Subscription, transport: Transport, settings: AthomicSettings) -> None:
-    """Creates what is missing, if the settings allow it: the consumer of a missing topic would wait without an error.
+    """Creates missing topics, or raises if the settings forbid that: their consumer would wait without an error.
 
     Raises:
         TopicNotFoundError: names the topics that are missing and may not be created.

@@ -16,14 +16,14 @@ from .partitions import PartitionState
 
 
 class Guard(Protocol):
-    """Knows whether this process can still be sure of its membership in the consumer group. The session is one."""
+    """Knows whether this process can still be sure of its membership in the consumer group. `Assignment` is one."""
 
     trusted_until: float  # on the monotonic clock; after that, call `suspect` before anything new starts
 
     def suspect(self, now: float) -> bool:
         """Whether membership is in doubt: the process was suspended for too long. No new message may start then.
 
-        Closes all partitions in that case. `now` is on the monotonic clock.
+        Holds all partitions in that case. `now` is on the monotonic clock.
         """
         ...
 
@@ -35,10 +35,10 @@ class ConsumptionStrategy(Protocol):
         """Takes in messages of one partition, in the order of their offsets."""
 
     def reopen(self, partition: PartitionState) -> None:
-        """Starts or resumes work on a partition. Call it after `partition.open` was set to True."""
+        """Starts or resumes work on a partition that is open: a new one, or one of which a hold was lifted."""
 
     def release(self, partition: PartitionState) -> None:
-        """Drops the messages of a partition that have not started; those that run may finish."""
+        """Drops the messages of a partition that have not started; running handlers may finish."""
 
     def oldest_start(self) -> float | None:
         """When the longest-running handler call began, on the monotonic clock; None if none runs.
@@ -62,7 +62,7 @@ class ConsumptionStrategy(Protocol):
 class StrategyParts(TypedDict):
     """What every strategy is built from."""
 
-    concurrency: int  # most handler calls at once
+    concurrency: int  # how many handler calls may run at once
     counters: Counters
     share: LoopShare
     guard: Guard

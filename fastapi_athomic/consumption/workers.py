@@ -30,7 +30,7 @@ class WorkerPool(Generic[L]):
 
     `serve` is called with a worker and a lane. It returns when the lane is empty or has to wait, or earlier if other
     lanes are `waiting`; it puts the lane back if there is more to do. The pool does not check whether a lane is in it
-    already: the caller puts it there once.
+    already: the caller must not put it there twice.
     """
 
     def __init__(self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str) -> None:

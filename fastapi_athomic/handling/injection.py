@@ -54,9 +54,8 @@ class HandlerPlan:
 
     target_type: Any  # what a message is decoded into; `RawMessage` for handlers that take messages as they came
     call: Call
-    direct: (
-        Callable[[Any], Awaitable[Any]] | None
-    )  # the handler itself, if it is async and takes nothing but the message
+    direct: Callable[[Any], Awaitable[Any]] | None
+    """The handler itself, if it is async and takes nothing but the message; None otherwise."""
 
 
 def compile_handler(
@@ -81,7 +80,7 @@ def compile_handler(
         threads: where sync functions run; None: in threads of the handler's own.
 
     Raises:
-        HandlerSignatureError: the signature makes no sense. Names the handler and the parameter.
+        HandlerSignatureError: a message cannot fill this signature. Names the handler and the parameter.
     """
     by_type = {**(_BATCH if batch else _SINGLE), **(providers or {})}
     compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS))
@@ -167,7 +166,7 @@ class _Compiler:
     def _provider(self, annotation: Any) -> Provider | None:
         try:
             return self._by_type.get(annotation)
-        except TypeError:  # an annotation that cannot be hashed
+        except TypeError:  # the annotation is not hashable
             return None
 
     def _refuse_http(self, parameter: inspect.Parameter, annotation: Any, where: str) -> None:
@@ -228,7 +227,7 @@ class _Building(NamedTuple):
     nodes: list[Node]
     slots: dict[Function, int]  # of dependencies that may be shared
     replaced: Replaced  # by `dependency_overrides`
-    path: tuple[Function, ...]  # from the handler down to the dependency at hand
+    path: tuple[Function, ...]  # from the handler down to the dependency that is being compiled
 
 
 # --- signatures

@@ -84,7 +84,7 @@ class _Processor:
             self._orchestrator.close(scope, failure.error)
 
     async def _safely(self, judge: Judge, failure: FailureContext) -> Judgement:
-        """Judges a failure. If that fails itself, only the dead letter is tried again later, not the handler."""
+        """Judges a failure. If that fails, only the dead letter is tried again later; the handler is not called."""
         await forget_cancellation()
         try:
             return await judge(failure)
@@ -94,7 +94,7 @@ class _Processor:
             return self._dlq_handler.hold(failure, f"its failure could not be judged: {type(error).__name__}")
 
     def _ended_by(self, error: BaseException) -> bool:
-        """Whether this error is no failure of the message: we cancelled it, or the event loop or the process ends."""
+        """Whether this error is no failure of the message: we cancelled the call, or the event loop or process ends."""
         return self.closed or is_interrupt(error) or self._owner.ends
 
     def _failure(
@@ -132,7 +132,7 @@ class SingleMessageProcessor(_Processor):
     ) -> ConsumptionOutcome | Judgement | None:
         """One attempt at a message: gives what the handler returned, or what becomes of the message that failed.
 
-        None: it failed, but the partition of `fence` was revoked meanwhile; its new owner handles the message.
+        None: it failed, but its partition was revoked meanwhile (`fence`); the new owner handles the message.
 
         `attempt` counts from 1. `first_failed_at` is in seconds since the epoch, 0 if the message has not failed.
 
@@ -191,7 +191,8 @@ class OrderedMessageProcessor(SingleMessageProcessor):
     ) -> ConsumptionOutcome | Judgement | FailureContext:
         """As `process`, for a message that has been decoded already. A retry decodes it anew: a handler may change it.
 
-        With `hold`, a message that has used up its attempts does not go to the DLQ: its failure is returned.
+        With `hold`, a message that has used up its attempts does not go to the DLQ: its failure is returned, and the
+        caller keeps the message (this is no `Hold` of a partition).
 
         The body repeats that of `process`: shared code would cost every message of either kind one more call.
         """

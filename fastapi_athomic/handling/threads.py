@@ -38,9 +38,9 @@ class Seat:
 
 
 class Roster(Generic[J]):
-    """Decides which thread does which job. Starting threads and doing jobs is left to the caller.
+    """Decides which thread does which job. The caller starts the threads and does the jobs.
 
-    What is known of jobs and threads changes under one lock. After each change:
+    One lock guards everything it knows of jobs and threads. After each change:
     - If jobs wait and threads are idle, one thread is on its way to the jobs. It wakes the next one when it takes one:
       to wake all at once would only make them wait for the GIL.
     - At least as many threads are idle or on their way as jobs wait, unless all of `size` are busy, or the system gives
@@ -52,7 +52,7 @@ class Roster(Generic[J]):
         self._size = size
         self._lock = threading.Lock()
         self._waiting: deque[J] = deque()
-        self._coming: set[Seat] = set()  # of threads that are on their way: started or woken, and not at a job yet
+        self._coming: set[Seat] = set()  # of threads on their way: started or woken, and without a job so far
         self._idle: dict[Seat, None] = {}  # the last to become idle works first, so that the others can end
         self._seats = 0  # how many threads there are, those on their way included
 
@@ -162,7 +162,7 @@ class HandlerThreads:
         """Runs the function in a thread, with a copy of the current context variables.
 
         If this call is cancelled while the function runs, it ends only when the function has returned, so that nothing
-        else takes its place. If the function has not begun, because all threads are busy, it never does.
+        else takes its place. A function that has not begun, because all threads are busy, is not run at all.
 
         Raises:
             ThreadStartError: no thread is running, and none could be started.
@@ -219,7 +219,7 @@ class HandlerThreads:
                 return
 
     def _woken(self, seat: Seat) -> bool:
-        """Waits until the thread is woken. False: it was idle for so long that it ends."""
+        """Waits until the thread is woken. False: it has been idle for too long, and ends."""
         while not seat.woken.acquire(timeout=IDLE_SECONDS):
             if self._roster.may_end(seat):
                 return False

@@ -40,8 +40,8 @@ class Culprit(NamedTuple):
 class BlockingDetector:
     """Watches an event loop from a thread of its own, and logs which handler blocks it.
 
-    `blocking_after`: seconds that the loop may stand still. `blame` is called in the loop with the handler id and the
-    seconds.
+    `blocking_after`: how many seconds the loop may stand still. `blame` is called in the loop, with the handler id and
+    the seconds that it stood still.
     """
 
     def __init__(self, lag: LoopLag, blocking_after: float, blame: Callable[[str, float], None]) -> None:
@@ -89,7 +89,7 @@ class BlockingDetector:
 
 
 def _process_stood_still(slept: float, computed: float, stands: float) -> bool:
-    """Whether the loop stands because the whole process does (frozen, or without a core): no code is to blame then."""
+    """Whether the loop stands still because the whole process does (frozen, or without CPU): no code is to blame."""
     return slept > 0.9 * stands and computed < slept / 2
 
 

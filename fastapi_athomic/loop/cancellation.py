@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Owner:
-    """The task that is running now. It makes workers, and closes them before it ends."""
+    """The task that creates this object. It makes workers, and closes them before it ends."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
@@ -24,7 +24,7 @@ class Owner:
 
     @property
     def ends(self) -> bool:
-        """Whether the task ends without having closed its workers: then the event loop ends, too."""
+        """Whether this task ends with its workers still open, which happens only when the event loop shuts down."""
         task = self._task
         return task is not None and (task.done() or task.cancelling() > 0 or not task.get_loop().is_running())
 
@@ -46,7 +46,7 @@ async def forget_cancellation() -> None:
     while task.uncancel():
         pass
     try:
-        await asyncio.sleep(0)  # it is raised here, unless it was before
+        await asyncio.sleep(0)  # the cancellation is raised here, unless it was before
     except asyncio.CancelledError:
         if task.cancelling():  # a new one
             raise

@@ -17,7 +17,7 @@ QUIET_SHARE = 2.5
 Handlers that await something do not rest at all: while they wait, the loop turns anyway.
 """
 INTAKE_SHARE = 0.5
-"""Part of a turn of the loop that fetching may take. A message costs less to fetch than to handle, so it is enough."""
+"""Fetching gets this part of a turn of the loop. More is not needed: handling a message costs more than fetching it."""
 LATE_SECONDS = 0.02
 """If the loop lags more than this, slices get shorter and intakes smaller, in proportion to the lag."""
 SHORTEST_SLICE = 0.000_2
@@ -25,7 +25,7 @@ SHORTEST_SLICE = 0.000_2
 SMALLEST_INTAKE = 10
 """Messages; no lag makes an intake smaller."""
 TOGETHER = 10
-"""How many of those that wait for the next slice go on in one turn of the loop."""
+"""How many waiting workers go on in one turn of the loop when a slice begins."""
 LOOK_SECONDS = 0.000_4
 """How often consumers look whether anything waits at the sockets of the routes' loop. A look costs 2 µs."""
 
@@ -76,17 +76,18 @@ class LoopShare:
         self._ready_there = readiness(routes) if routes is not None else None  # for use in that loop's own thread
         self.deadline = 0.0  # on the monotonic clock; after it, ask `turned`, or `give_way`
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._resting = False  # others have their turns, or those in `_waiting` go on
+        self._resting = False  # between `give_way` and the last of `_waiting` to go on
         self._began = self._ends = 0.0  # the slice, on the monotonic clock
         self._turned = True  # whether the loop has turned since the slice began
 
     def turned(self, since: float, now: float) -> bool:
         """Asked after the deadline: True if the caller can go on at once, False if it must `give_way`.
 
-        It can go on within a slice, as long as nothing waits at the sockets. At the end of a slice it can if the loop
-        has turned anyway, while the handler awaited something: then a new slice begins, unless requests are being
-        answered, or others have given way already. `since` is when the caller's last piece of work began, `now` when
-        it ended; both are on the monotonic clock.
+        Within a slice: True if nothing waits at the sockets. After the slice: True if the loop has turned while the
+        handler awaited something; unless the routes are quiet, it must also be true that no request is being answered
+        and that nobody else has given way. A new slice then begins.
+
+        `since` is when the caller's last piece of work began, `now` when it ended; both are on the monotonic clock.
         """
         if now < self._ends:
             return self._look(now)
@@ -126,7 +127,7 @@ class LoopShare:
     async def give_way(self) -> None:
         """Returns in the next slice, after everything else in the loop has had some turns.
 
-        All consumers of the loop rest together: a thousand workers that gave turns away one by one would keep it busy.
+        All consumers of the loop rest together: a thousand workers that yield one by one would keep the loop busy.
         """
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
@@ -187,11 +188,11 @@ class LoopShare:
         return max(min(SHORTEST_SLICE, seconds), seconds * self._eased())
 
     def intake(self, most: int) -> int:
-        """How many messages to take in at once, if there is room for `most`."""
+        """How many messages to fetch at once, if there is room for `most`."""
         return max(min(SMALLEST_INTAKE, most), int(most * self._eased()))
 
     def intake_seconds(self, now: float, *, turn: float) -> float:
-        """How many seconds fetches may follow each other, before everything else in the loop gets a turn.
+        """For how many seconds one fetch may follow another before everything else in the loop gets a turn.
 
         `turn`: how many seconds the last turn of the loop took. While the routes are quiet, turns can be long, and many
         workers may be out of messages after one.

@@ -3,7 +3,7 @@
 The objects that an app has loaded at its start, some hundred thousand, live until it ends. Yet each full collection
 walks over all of them, and nothing else runs for tens of milliseconds. `gc.freeze` keeps the collector away from them.
 The collection of young objects begins after 700 more allocations than deallocations (2,000 in some versions of Python).
-It would run several times for each fetch, and find that everything is still in use.
+It would run several times for each fetch, and find everything still in use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ YOUNG = 50_000
 It is more than what handlers have buffered, none of which is garbage. About ten megabytes of garbage may pile up.
 """
 DEFAULTS = (700, 2_000)
-"""The thresholds of Python's versions. Another value was chosen by someone, and stays."""
+"""The thresholds that versions of Python start with. Another value was chosen by somebody, and is kept."""
 
 _FROZEN_BY_PYTHON = gc.get_freeze_count()
 

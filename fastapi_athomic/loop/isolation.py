@@ -1,7 +1,7 @@
 """Where do an app's consumers run: in the event loop of its routes, or in a thread with a loop of their own?
 
 What consumers own (connections, tasks, partitions) belongs to that loop. `run` does work there for a caller in another
-loop. The caller's context variables go along, and with them the trace and the execution context.
+loop, with a copy of the caller's context variables, and so of its trace and execution context.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Home(Protocol):
         ...
 
     async def close(self, timeout: float) -> None:
-        """Ends the loop, if it is one of its own, within `timeout` seconds. Never raises."""
+        """Ends the loop within `timeout` seconds, unless it is that of the routes. Never raises."""
 
 
 class SameLoop:
@@ -142,7 +142,7 @@ class LoopThread:
 def _switching_often() -> Iterator[None]:
     """Threads wait for the GIL less long than by Python's default."""
     before = sys.getswitchinterval()
-    if before <= SWITCH_SECONDS:  # set by the user, or by another app, which will reset it
+    if before <= SWITCH_SECONDS:  # set by the user, or by another app that will reset it
         yield
         return
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -9,19 +9,19 @@ from time import monotonic, thread_time
 QUIET_SECONDS = 1.0
 """This long after the last request the routes count as quiet: there is probably nobody to hold up."""
 LAG_INTERVAL = 0.05
-"""Seconds between two measurements."""
+"""Seconds between two measurements of the lag."""
 FADING = 0.95
-"""What remains of a peak from one measurement to the next: half of it after 0.7 s."""
+"""What remains of a peak of the lag at the next measurement: half of it after 0.7 s."""
 GREATEST_LAG = 0.2
-"""Seconds. A loop that is later than this gets no less work, and one that was frozen soon gets its full share again."""
+"""Seconds; a longer lag counts as this. So work is not reduced further, and is soon back to normal after a freeze."""
 LOAD_SECONDS = 0.5
-"""The time that a share is measured over: a thread that computes for a few milliseconds is not busy yet."""
+"""Seconds over which load is averaged: a burst of milliseconds does not count as busy."""
 
 
 class RequestGauge:
     """How many HTTP requests are being answered, and when the last answer ended.
 
-    The middleware enters it for each request. Only that changes the fields; anybody can read them.
+    The middleware enters this context manager for each request; nothing else changes the fields.
     """
 
     __slots__ = ("ended_at", "in_flight")
@@ -43,9 +43,10 @@ class RequestGauge:
 
 
 class LoopLag:
-    """How late the event loop is: the greatest delay of the last seconds, at most `GREATEST_LAG`.
+    """How late callbacks run in the event loop: the greatest delay of the last seconds, at most `GREATEST_LAG`.
 
-    Readers in other threads may look at `seconds` and `turned_at`; only `watch` sets them.
+    It has nothing to do with the lag of a consumer behind the end of its partitions. Only `watch` sets `seconds` and
+    `turned_at`; any thread may read them.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class LoopLag:
 
 
 class ThreadLoad:
-    """How much of its time a thread computes. Must be asked in that thread, now and then."""
+    """How much of its time a thread computes. Call `share` regularly, from that thread."""
 
     def __init__(self) -> None:
         self._share = 0.0

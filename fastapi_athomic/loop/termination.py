@@ -1,7 +1,7 @@
 """Begins the drain on SIGTERM, not when the last response has been sent.
 
 Servers end an app's lifespan only after the last open response. One client that holds a stream open would keep the
-consumers from draining until the process is killed.
+consumers from draining (finishing what runs, committing, leaving their groups) until the process is killed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Begin = Callable[[], object]
 
 
 class _Handler:
-    """Calls what the apps asked for, and then the handler that was there before. One serves all apps of a process.
+    """Calls the functions that the apps gave, then the handler that was there before. One serves all apps of a process.
 
-    `told_of_termination` adds to `told` and removes from it; nobody else does.
+    Only `told_of_termination` adds to `told` and removes from it.
     """
 
     def __init__(self, before: Callable[[int, FrameType | None], object]) -> None:

@@ -16,7 +16,7 @@ from .load import RequestGauge
 TURNS = 3
 """How many turns of the event loop are given away at once.
 
-One lets a request in, the next ones let it be answered (measured, PEERS F5).
+Measured: one lets a request in, the next ones let it be answered.
 """
 TURNS_FOR_REQUESTS = 5
 """At most this many more, while requests are being answered or something waits at the sockets."""
@@ -66,7 +66,7 @@ class Turns:
         self.made = 0
 
     def begin(self) -> None:
-        """Starts the turns. To be called in the loop's own thread."""
+        """Starts the turns. Call it in the loop's own thread."""
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -105,10 +105,10 @@ class Loan:
         return self._back.locked()
 
     def wait(self) -> None:
-        """Blocks this thread until the turns are over, for at most `LENT_SECONDS`. It needs no GIL as long as it waits.
+        """Blocks this thread until the turns are over, for at most `LENT_SECONDS`. It does not hold the GIL meanwhile.
 
-        Returns at once if nothing has happened in the loop since the last wait: a route that blocks its loop must not
-        hold up consumers, too. A loop that gets on, with many requests at once, is given more time.
+        Returns at once if the loop made no progress since the last wait: a route that blocks its loop must not hold up
+        consumers, too. A loop that makes progress with many requests at once gets more time.
         """
         if self._progress() == self._seen:
             return

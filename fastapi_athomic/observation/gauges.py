@@ -11,14 +11,14 @@ from .status import OrderedStatus
 class SequenceGauge:
     """Written by `sequencing`, read by the consumer's status and health.
 
-    The first four numbers are of the whole group, as the state store last told them.
+    `waiting`, `parked`, `overdue` and `oldest_gap` are of the whole group, as the state store last reported them.
     """
 
     gap_timeout: float  # seconds
     waiting: int = 0  # aggregates with messages in their waiting room
     parked: int = 0  # messages in all waiting rooms
     overdue: int = 0  # aggregates for which a number has been missing for longer than `gap_timeout`
-    oldest_gap: float = 0.0  # seconds since its number is missing
+    oldest_gap: float = 0.0  # seconds, for the number that has been missing longest
     blocked: int = 0  # aggregates of this process whose next message has used up its attempts
     full: int = 0  # aggregates of this process whose waiting room has no room for their messages
     trouble: str | None = None  # why the state store does not answer; None: it does

@@ -1,7 +1,7 @@
 """Whether a running consumer is healthy, judged by its progress: that a task exists proves nothing.
 
-The service gathers `ConsumerFacts`, `judge` says what they mean. `judge` is a pure function: it asks nobody, and looks
-at no clock.
+The service gathers `ConsumerFacts`, `judge` says what they mean. `judge` is a pure function: it reads no
+clock and asks no broker.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from ..subscriptions import Subscription
 from .status import ConsumerHealth, HealthStatus
 
 STALE_POLL_SECONDS = 10.0
-"""A consumer that has not polled for so long is unhealthy: its loop comes round every fraction of a second."""
+"""A consumer that has not polled for this long is unhealthy: its poll loop turns several times a second."""
 LONG_REBALANCE_SECONDS = 10.0
-"""A rebalance that has been under way for so long is mentioned: a member of the group still drains."""
+"""A rebalance that takes longer is reported: some member of the group waits for its running handlers."""
 TIMEOUT_GRACE = 10.0
 """Seconds that a handler may take to clean up after its own timeout, before it counts as stuck."""
 BLOCKING_SHOWN_SECONDS = 30.0
-"""For how long it is mentioned that a handler has blocked the event loop."""
+"""For this long health reports that a handler has blocked the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerFacts:
-    """What is seen of a running consumer at one moment. Durations are in seconds, up to now."""
+    """What a running consumer looks like at one moment. Durations are in seconds, up to now."""
 
     since_poll: float
     since_progress: float  # since messages came, or there was nothing to come
     without_partitions: float  # since the group took them; 0 while it has them
-    longest_rebalance: float  # so long a rebalance of its group may take
-    in_handler: float  # of the message that has been there for longest; 0 if there is none
+    longest_rebalance: float  # how long a rebalance of its group may take
+    in_handler: float  # of the message that has been there longest; 0 if there is none
     since_blocking: float  # since its handler last blocked the event loop; infinite if it never did
     blocked_for: float  # how long it blocked it then
     unwritable: Mapping[TopicPartition, str]  # partitions whose dead letter cannot be written, and why
     problems: Sequence[str]  # what the session says, a sentence each
-    sequence_problems: Sequence[str]  # the same of an ordered consumer's sequences
+    sequence_problems: Sequence[str]  # likewise, about the sequences of an ordered consumer
     topics: Mapping[str, object | None] | None
-    """As the broker was last asked: None for a topic that does not exist. None altogether: it was not asked yet."""
+    """As the broker last answered: None for a topic that does not exist. None (the whole map): not asked yet."""
 
 
 def judge(facts: ConsumerFacts, subscription: Subscription, settings: AthomicSettings) -> ConsumerHealth:

@@ -16,7 +16,7 @@ FIELDS = ("handler", "topic", "partition", "offset", "trace_id", "span_id", "req
 
 
 class MessageFilter(logging.Filter):
-    """Adds to every record the fields of the message (or HTTP request) being handled. Put it on your log handlers.
+    """Adds the fields of the message (or HTTP request) being handled to each record. Put it on your log handlers.
 
     The fields are `handler`, `topic`, `partition`, `offset`, `trace_id`, `span_id` (in hexadecimal, as in W3C trace
     context) and `request_id`; each is None where there is none. For a batch they describe its first message.

@@ -33,7 +33,7 @@ class ConsumerHealth(BaseModel):
 class HealthReport(BaseModel):
     status: HealthStatus
     consumers: dict[str, ConsumerHealth]
-    reasons: list[str] = []  # what concerns all consumers: the broker cannot be reached, a service could not start
+    reasons: list[str] = []  # about all consumers: the broker cannot be reached, a service could not start
 
 
 class PartitionStatus(BaseModel):
@@ -43,7 +43,7 @@ class PartitionStatus(BaseModel):
     committed: int | None
     end_offset: int | None  # the last stable offset: messages of open transactions do not count
     lag: int | None  # messages from the lowest that is not concluded up to the end
-    lag_seconds: float | None  # age of the lowest, by its timestamp; None: it was not fetched yet; 0: there is none
+    lag_seconds: float | None  # age of the lowest, by its timestamp; None: it is not fetched yet; 0: there is none
     in_flight: int  # received, but not concluded
     paused: bool
 
@@ -77,7 +77,7 @@ class Rates(BaseModel):
 
 
 class OrderedStatus(BaseModel):
-    """What waits in the group of an ordered consumer, as the state store said last."""
+    """What waits in the group of an ordered consumer, as the state store last reported it."""
 
     aggregates_waiting: int  # aggregates with messages in their waiting room
     parked: int  # messages in all waiting rooms

@@ -55,7 +55,7 @@ class Timings:
         self.set_clock()
 
     def set_clock(self) -> None:
-        """Reads the offset between the clocks. Must be called now and then, as the wall clock may be changed."""
+        """Reads the offset between the clocks. Call it from time to time, as the wall clock may be changed."""
         self.wall_offset = time() - monotonic()
 
     def note(self, began: float, ended: float, timestamp: int) -> None:
@@ -92,8 +92,8 @@ class Timings:
     def note_all(self, since: float, until: float, timestamps: list[int]) -> None:
         """Counts messages that were handled one right after the other, and clears `timestamps`.
 
-        Together they took from `since` to `until`, none of them longer than `SHORTEST`. Their waiting times are counted
-        as if all had begun at `since`.
+        They ran back to back from `since` to `until`, none of them longer than `SHORTEST`. Their waiting times are
+        counted as if all had begun at `since`.
         """
         count = len(timestamps)
         process, queue = self.process, self.queue

@@ -2,7 +2,7 @@
 
 Reading back what was just written would prove it too, but costs more than writing. Most messages are models of plain
 fields, for which the schema is proof enough (https://docs.pydantic.dev/latest/internals/architecture/). What a schema
-leaves open, such as a NaN or a subclass in a field, is looked for in the value. All use of pydantic's core schema is in
+leaves open, such as a NaN or a subclass in a field, is checked in the value. All use of pydantic's core schema is in
 this module. As pydantic may extend it, everything that is not known to be harmless counts as doubtful.
 """
 
@@ -25,7 +25,7 @@ It may raise if a value is of another type, which means no.
 
 
 def doubt(values: Values) -> bool:
-    """The check of doubtful types: never sure."""
+    """The check of doubtful types: none of their values is surely read back unchanged."""
     return False
 
 
@@ -39,7 +39,7 @@ def check_of_message(schema: Schema) -> Check | None:
 
 
 def is_flat(schema: Schema) -> bool:
-    """Whether it is a model whose fields hold no other values, so that their types tell if all is as declared."""
+    """Whether it is a model whose fields contain no models, lists or dicts: their types tell if all is as declared."""
     parts = [part["type"] for part in _walk(schema)]
     return parts.count("model") == 1 and _FLAT.issuperset(parts)
 
@@ -129,7 +129,8 @@ _CHECKS: Mapping[str, Check] = {
 class _Compiler:
     def __init__(self) -> None:
         self._known: dict[str, Schema] = {}  # definitions by their reference
-        self._open: set[str] = set()  # being compiled: types that hold themselves may be nested too deeply to be read
+        # References being compiled: values of types that contain themselves may be nested too deeply to be read.
+        self._open: set[str] = set()
 
     def check_of(self, schema: Schema) -> Check | None:
         kind, ref = schema["type"], schema.get("ref")

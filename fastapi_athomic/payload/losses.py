@@ -20,12 +20,12 @@ from pydantic_core import to_json
 from .fidelity import undeclared_fields
 
 Place = tuple[str, ...]
-"""The path to it: names of fields and indexes of items."""
+"""The path to a value in a message: names of fields and indexes of items."""
 Loss = tuple[Place, type]
-"""The place, and the type of the value there."""
+"""The place of a value that is lost, and its type."""
 
 MAX_TYPES = 1_000
-"""How many types, of messages and of values in them, have their schemas cached."""
+"""For how many types, of messages and of values in them, the schemas are cached."""
 MAX_KEY = 40
 """Longer keys are not shown in errors."""
 UNKNOWN = "?"
@@ -54,7 +54,7 @@ DECLARED, BARE = Spot(), Spot(undeclared=True, tells_keys=True)
 
 @lru_cache(MAX_TYPES)
 def adapter_of(kind: Any) -> TypeAdapter[Any]:
-    """Raises what pydantic raises for a type that it cannot handle."""
+    """The cached adapter of a type. Raises what pydantic raises for a type that it cannot handle."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     adapter.rebuild()
     return adapter

@@ -30,7 +30,7 @@ class PayloadStep(Protocol):
 class PayloadPipeline:
     """Serializes messages and runs the given steps in their order; decoding runs in reverse.
 
-    Published are pydantic models, dataclasses and anything else that JSON can hold, if it can be read back as the same
+    It publishes pydantic models, dataclasses and anything else that JSON can hold, if it can be read back as the same
     value (see docs/payload.md). `bytes` and `str` (in UTF-8) are published as they are. None becomes a null value (a
     tombstone), which skips the steps.
 

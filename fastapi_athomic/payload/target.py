@@ -12,7 +12,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from ..exceptions import ConfigurationError
 
 MAX_ERRORS = 5
-"""The error names at most so many problems of one payload."""
+"""An error names at most this many problems of one payload."""
 _MODES: tuple[Literal["validation", "serialization"], ...] = ("validation", "serialization")
 
 
