@@ -19,8 +19,8 @@ from .assembly import AppParts, Assembly, assemble
 from .decorators import build_ordered_subscription, build_subscription
 from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError
-from .exporters.lineage import lineage_reporter
 from .exporters.metrics import Collector, Metering
+from .exporters.reporters import lineage_reporter
 from .failures.dead_letters import DeadLetters
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge

@@ -13,7 +13,7 @@ from typing import TypeVar
 from .assembly import Assembly
 from .consumption.service import ConsumerService
 from .exceptions import ConfigurationError, PublishError, TransportError
-from .exporters.lineage import LineageReporter
+from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
 from .loop.blocking import BlockingDetector

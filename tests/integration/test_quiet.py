@@ -11,8 +11,8 @@ import pytest
 from aiokafka.client import ConnectionGroup
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, RetryPolicy, subscribe_to
-from fastapi_athomic.transports.kafka import connection as kafka_connection
 from fastapi_athomic.transports.kafka import group_member as kafka_member
+from fastapi_athomic.transports.kafka import options as kafka_options
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
@@ -57,7 +57,7 @@ async def test_p18_connections_that_were_closed_for_being_idle_are_opened_again(
 ) -> None:
     """The one a consumer fetches on is never idle, but the one to its coordinator is, between two heartbeats."""
     monkeypatch.setattr("fastapi_athomic.broker.PING_INTERVAL", 3600.0)  # that connection would not be idle
-    monkeypatch.setattr(kafka_connection, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(kafka_options, "IDLE_SECONDS", 0.2)
     shop = Shop(apache_kafka, kafka=KafkaSettings(session_timeout=30, heartbeat_interval=9))
 
     def open_connections() -> list[str]:
@@ -79,7 +79,7 @@ async def test_p18_connections_that_were_closed_for_being_idle_are_opened_again(
 async def test_p18_what_clients_know_of_the_cluster_is_asked_for_again(
     apache_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_connection, "METADATA_SECONDS", 0.1)
+    monkeypatch.setattr(kafka_options, "METADATA_SECONDS", 0.1)
     monkeypatch.setattr(kafka_member, "METADATA_MAX_AGE", 0.1)
     shop = Shop(apache_kafka)
     async with running(shop.athomic):

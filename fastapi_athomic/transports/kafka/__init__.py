@@ -23,5 +23,5 @@ and `pyproject.toml` allows no other. Before it allows a newer version, check ea
 - `producer_clients`, to replace a client that has died: `_sender.sender_task` of `AIOKafkaProducer`.
 - `records`, to write header names that are not UTF-8: `_DefaultRecordBatchBuilderPy`.
 - `topics`, for versions of requests that aiokafka does not know: `prepare`, `build`, `_topics` of its requests.
-- `closing`, to take apart a client that hangs: everything that can be reached through `__dict__`.
+- `client_life`, to take apart a client that hangs: everything that can be reached through `__dict__`.
 """

@@ -16,7 +16,7 @@ from ...messages import RawMessage, TopicPartition
 from ...settings import AthomicSettings
 from ..base import BEGINNING, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
 from .boundary import translate, within
-from .closing import close_client, open_client
+from .client_life import close_client, open_client
 from .group_member import GroupMember, MemberHooks, consumer_options
 from .static_membership import group_instance_id, twin_of
 from .unreadable import UnreadablePartitions

@@ -27,8 +27,8 @@ from ...messages import TopicPartition
 from ...settings import AthomicSettings
 from ..base import CommittedOffset, ConsumerConfig, TopicInfo
 from .client import KafkaClient
-from .connection import RETRY_SECONDS, milliseconds
 from .fetcher import EagerFetcher
+from .options import RETRY_SECONDS, milliseconds
 from .prefetch import OnUnreadable, Prefetched, WrongOffsetsError
 from .records import decode_batch
 from .static_membership import StaticMembership

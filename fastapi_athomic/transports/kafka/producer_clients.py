@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from ...exceptions import TransportClosedError, TransportError
 from ...settings import AthomicSettings
 from .client import KafkaClient
-from .closing import close_client, open_client
+from .client_life import close_client, open_client
 
 logger = logging.getLogger(__name__)
 

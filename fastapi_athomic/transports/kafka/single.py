@@ -17,7 +17,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from ...exceptions import MessageRefusedError
 from ...messages import OutgoingMessage, TopicPartition
-from .connection import milliseconds
+from .options import milliseconds
 from .records import Sequence, encode_record
 
 ALL_REPLICAS = -1

@@ -16,9 +16,9 @@ from ...settings import AthomicSettings
 from ..base import ConsumerConfig, RebalanceListener
 from .boundary import within
 from .client import KafkaClient
-from .closing import close_client, open_client
-from .connection import connection_options, milliseconds
+from .client_life import close_client, open_client
 from .consumer import KafkaConsumer
+from .options import connection_options, milliseconds
 from .producer import KafkaProducer
 from .reader import KafkaReader
 from .topics import CreateTopics

@@ -16,8 +16,8 @@ from ...messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPart
 from ...settings import MemorySettings
 from ..base import CommittedOffset, TopicInfo
 from .groups import Assignment, Group, Member
-from .logs import Log, Topics, size_of
 from .partitioner import partition_for
+from .topics import Log, Topics, size_of
 
 
 class MemoryBroker:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ...exceptions import CommitFailedError, TopicNotFoundError
 from ...messages import TopicPartition
 from ..base import CommittedOffset, ConsumerConfig
-from .logs import Topics
+from .topics import Topics
 
 logger = logging.getLogger(__name__)
 

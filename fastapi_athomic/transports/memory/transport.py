@@ -18,7 +18,7 @@ from ...settings import AthomicSettings
 from ..base import ConsumerConfig, RebalanceListener
 from .broker import MemoryBroker
 from .consumer import MemoryConsumer
-from .logs import compressed_size_of, size_of
+from .topics import compressed_size_of, size_of
 
 RECONNECT_INTERVAL = 0.02
 """Seconds after which a send tries again while the broker is disconnected."""
