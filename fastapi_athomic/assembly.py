@@ -92,5 +92,4 @@ def assemble(parts: AppParts) -> Assembly:
         lifecycle=lifecycle,
         broker=broker,
     )
-    manager.assemble()
     return Assembly(manager, lifecycle, publisher)

@@ -108,7 +108,7 @@ class ConsumerFactory:
             counters=counters,
             share=self._parts.share,
             max_buffered=max_buffered(self._settings, subscription),
-            session_timeout=self._settings.kafka.session_timeout if self._settings.scheme == "kafka" else None,
+            session_timeout=self._settings.session_timeout,
         )
         return ConsumerService(
             ServiceParts(

@@ -29,40 +29,38 @@ class ConsumerManager:
         lifecycle: LifecycleManager,
         broker: BrokerConnection,
     ) -> None:
-        self._handlers = handlers
+        """Builds a service for each handler and registers it with `lifecycle`. `tuning` is by handler id.
+
+        Raises:
+            ConfigurationError: something is wrong with a handler, or a tuning names one that does not exist.
+        """
         self._factory = factory
-        self._tuning = tuning
         self._lifecycle = lifecycle
         self._broker = broker
         self._consumers: dict[str, ConsumerService] = {}
         self._was_ready = False
         self._failure: BaseException | None = None  # why the services could not be started
+        self._build(handlers, tuning)
 
-    def assemble(self) -> None:
-        """Builds a service for each handler and registers it.
-
-        Raises:
-            ConfigurationError: something is wrong with a handler, or a tuning names one that does not exist.
-        """
-        found = self._handlers
-        unknown = sorted(set(self._tuning) - {handler.subscription.handler_id for handler in found})
+    def _build(self, handlers: Sequence[Discovered], tunings: Mapping[str, HandlerTuning]) -> None:
+        unknown = sorted(set(tunings) - {handler.subscription.handler_id for handler in handlers})
         if unknown:
-            known = ", ".join(handler.subscription.handler_id for handler in found) or "none"
+            known = ", ".join(handler.subscription.handler_id for handler in handlers) or "none"
             raise ConfigurationError(f"tuning for unknown handler {', '.join(unknown)}; the handlers are: {known}")
-        for discovered in found:
+        for discovered in handlers:
             handler_id = discovered.subscription.handler_id
-            tuning = self._tuning.get(handler_id)
+            tuning = tunings.get(handler_id)
             if tuning is not None and not tuning.enabled:
                 logger.info("handler %s is switched off by its tuning (enabled=false)", handler_id)
                 continue
             service = self._factory.create(discovered, tuning)
             self._lifecycle.register(service)
             self._consumers[handler_id] = service
-        if not found:
+        if not handlers:
             logger.warning("no handlers were found; decorate one with subscribe_to, or name its module in `packages`")
 
     def note_failure(self, error: BaseException) -> None:
-        """To be called when the services could not be started: the app is unhealthy until the process restarts."""
+        """Call it when the services could not be started. The app is unhealthy from then on, until it is restarted."""
         self._failure = error
 
     @property

@@ -25,7 +25,9 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 SCHEMES = ("memory", "kafka")
+"""The schemes of `broker_url`. The docstring of `transports.base` lists all places that a new one concerns."""
 STORE_SCHEMES = ("memory://", "redis://", "rediss://", "unix://")
+"""How `state_store_url` may begin. A new one also needs a case in `stores.schemes: create_store`."""
 
 
 class _Section(BaseModel):
@@ -241,6 +243,11 @@ class AthomicSettings(BaseSettings):
     def scheme(self) -> str:
         """Which transport: `memory` or `kafka`."""
         return self.broker_url.partition("://")[0]
+
+    @property
+    def session_timeout(self) -> float | None:
+        """Seconds after which the broker evicts a silent member of a group. None: this broker never does."""
+        return self.kafka.session_timeout if self.scheme == "kafka" else None
 
     @property
     def broker_address(self) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Unpack
 from uuid import uuid4
 
-from ..consumption.strategies import StrategyParts
+from ..consumption.strategies import ConsumptionStrategy, StrategyParts
 from ..exceptions import ConfigurationError
 from ..handling.processors import OrderedMessageProcessor, ProcessorParts
 from ..messages import RawMessage
 from ..observation.gauges import SequenceGauge
 from ..settings import AthomicSettings
 from ..stores.base import Member, StateStore
-from ..subscriptions import Subscription
-from .strategy import OrderedParts, OrderedStrategy
+from ..subscriptions import Sequencing, Subscription
 
 NO_STORE = (
     "an ordered consumer needs a state store that outlives the process: "
@@ -49,6 +49,7 @@ class OrderedGroups:
             problem = f"group {group} has another ordered consumer: their sequence numbers would mix"
         else:
             self._groups.add(group)
+            import_module(".strategy", __package__)  # at the start-up, not when the first session is built
             return SequenceGauge(gap_timeout=sequencing.gap_timeout)
         raise ConfigurationError(f"handler {subscription.handler_id}: {problem}")
 
@@ -58,28 +59,31 @@ class OrderedGroups:
         gauge: SequenceGauge,
         processor_parts: ProcessorParts,
         **parts: Unpack[StrategyParts],
-    ) -> OrderedStrategy:
+    ) -> ConsumptionStrategy:
         """The strategy of one session of a consumer that was admitted; each is a new member of the state store."""
-        ordered = self._parts(subscription, gauge)
-        return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
+        # here, because apps without ordered consumers need none of the modules behind it
+        from .strategy import OrderedParts, OrderedStrategy
 
-    def _parts(self, subscription: Subscription, gauge: SequenceGauge) -> OrderedParts:
-        settings, sequencing, store = self._settings.ordered, subscription.sequencing, self._store
+        sequencing, store = subscription.sequencing, self._store
         assert sequencing is not None
         assert store is not None, "checked when the service was built"
-        member = Member(
-            group_id=subscription.group_id,
+        ordered = OrderedParts(
+            sequencing=sequencing,
+            retry=subscription.retry,
+            store=store,
+            member=self._new_member(subscription.group_id, sequencing),
+            gauge=gauge,
+            linger=self._settings.commit_interval,
+        )
+        return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
+
+    def _new_member(self, group_id: str, sequencing: Sequencing) -> Member:
+        settings = self._settings.ordered
+        return Member(
+            group_id=group_id,
             name=uuid4().hex,
             lease=settings.lease,
             before_first=sequencing.first_sequence - 1,
             room_per_aggregate=settings.room_per_aggregate,
             room_per_group=settings.room_per_group,
-        )
-        return OrderedParts(
-            sequencing=sequencing,
-            retry=subscription.retry,
-            store=store,
-            member=member,
-            gauge=gauge,
-            linger=self._settings.commit_interval,
         )

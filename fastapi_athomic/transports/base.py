@@ -12,6 +12,13 @@ broker. For all of its methods:
 
 What is not async answers at once, from memory. Health reports call it from another thread: `position`, `end_offset`,
 `held` and `troubles`.
+
+A new transport is a folder beside `memory` and `kafka`, and needs an entry in each of these places:
+
+- `settings`: `SCHEMES`, the check of the URL in `AthomicSettings._known_scheme`, a section for its own settings, and
+  `AthomicSettings.session_timeout` if its broker evicts silent members.
+- `transports.schemes: create_transport`: a case for the scheme.
+- `tests/delivery/brokers.py` and `tests/delivery/conftest.py`: the delivery tests then run on it too.
 """
 
 from __future__ import annotations
@@ -90,7 +97,8 @@ class RebalanceListener(Protocol):
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """The group is about to take these partitions away.
 
-        The group waits until this returns, for `drain_timeout` and some reserve; `commit` still works meanwhile.
+        The group waits until this returns, but no longer than `drain_timeout` and some reserve. `commit` still works
+        meanwhile.
         Not called by `TransportConsumer.stop`.
         """
 
@@ -162,7 +170,7 @@ class TransportConsumer(Protocol):
     async def committed(
         self, partitions: Collection[TopicPartition], timeout: float
     ) -> Mapping[TopicPartition, CommittedOffset]:
-        """What the group has committed for these partitions; absent are those without a commit.
+        """What the group has committed for these partitions. Partitions without a commit are left out.
 
         Raises `TransportError`.
         """
@@ -222,8 +230,8 @@ class TransportProducer(Protocol):
 
         The messages of one call are sent in order and in few requests; one that the broker refuses does not affect
         the others. Never raises for a single message: the result is the error. After `Transport.stop` every result
-        is a `TransportClosedError`. A `NotAcknowledgedError` means that the message is still on its way: whoever
-        sends it again instead of waiting on the error may have it written twice.
+        is a `TransportClosedError`. A `NotAcknowledgedError` means that the message is still on its way: wait on the
+        error; if it is sent again instead, it may be written twice.
         """
         ...
 
@@ -266,7 +274,7 @@ class Transport(Protocol):
         ...
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> TransportConsumer:
-        """A new group member, not yet started. Whoever asks for it starts and stops it."""
+        """A new group member, not yet started. The caller starts and stops it."""
         ...
 
     @property
@@ -282,7 +290,8 @@ class Transport(Protocol):
         ...
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
-        """Create topics with so many partitions each (-1: the broker's default), and wait until the broker knows them.
+        """Create topics with so many partitions each (-1: the broker's default).
 
-        Leaves existing topics as they are. Raises `TransportError`.
+        Waits until all brokers know the new topics, but only for some seconds: a broker that is slow may still say
+        that they do not exist. Leaves existing topics as they are. Raises `TransportError`.
         """

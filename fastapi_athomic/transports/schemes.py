@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from ..settings import AthomicSettings
+from ..exceptions import ConfigurationError
+from ..settings import SCHEMES, AthomicSettings
 from .base import Transport
-from .memory.transport import MemoryTransport
 
 
 def create_transport(settings: AthomicSettings) -> Transport:
-    """The transport that the URL of the broker asks for; a client library is imported only when it is used."""
-    if settings.scheme == "kafka":
-        from .kafka.transport import KafkaTransport
+    """The transport that the URL of the broker asks for; it is imported only when it is used.
 
-        return KafkaTransport(settings)
-    return MemoryTransport(settings)
+    Raises:
+        ConfigurationError: no transport has this scheme.
+    """
+    match settings.scheme:
+        case "memory":
+            from .memory.transport import MemoryTransport
+
+            return MemoryTransport(settings)
+        case "kafka":
+            from .kafka.transport import KafkaTransport
+
+            return KafkaTransport(settings)
+        case unknown:
+            raise ConfigurationError(f"no transport for {unknown}://; there is one for each of: {', '.join(SCHEMES)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 
@@ -15,8 +17,16 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float], *
     """Replaces `time.monotonic` in all modules of these rooms. A room is a folder of the package, or a module."""
     for room in rooms:
         place = f"fastapi_athomic.{room}"
+        import_room(room)
         names = [name for name in sys.modules if name == place or name.startswith(f"{place}.")]
         told = [name for name in names if hasattr(sys.modules[name], "monotonic")]
         assert told, f"nothing in {place} looks at the clock"
         for name in told:
             monkeypatch.setattr(sys.modules[name], "monotonic", monotonic)
+
+
+def import_room(room: str) -> None:
+    """Imports all modules of a room. Some are imported only when they are used, after a test has set the clock."""
+    place = f"fastapi_athomic.{room}"
+    for found in pkgutil.walk_packages(getattr(import_module(place), "__path__", ()), f"{place}."):
+        import_module(found.name)

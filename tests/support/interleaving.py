@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from .clock import import_room
+
 SEED_VARIABLE = "ATHOMIC_TEST_SEED"
 COUNT_VARIABLE = "ATHOMIC_TEST_SEEDS"
 STEPS = (1e-6, 2e-5, 5e-4)
@@ -115,6 +117,8 @@ def run_shuffled(work: Coroutine[Any, Any, T], random: Random) -> T:
 
 @contextmanager
 def _clock_of(loop: ShuffledLoop) -> Iterator[None]:
+    for room in ("sequencing", "stores", "transports.memory"):
+        import_room(room)
     with pytest.MonkeyPatch.context() as patch:
         for name, module in list(sys.modules.items()):
             if name.startswith("fastapi_athomic.") and hasattr(module, "monotonic"):
