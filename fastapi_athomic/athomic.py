@@ -16,6 +16,7 @@ from fastapi.params import Depends
 from starlette.requests import HTTPConnection
 
 from .assembly import AppParts, Assembly, assemble
+from .broker import NOT_RUNNING
 from .decorators import build_ordered_subscription, build_subscription
 from .discovery import Discovered, discover
 from .exceptions import ConfigurationError, PublishError
@@ -41,10 +42,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Athomic:
-    """The consumers of one app, and its way to publish. `include_athomic` makes it.
+    """The consumers of one app, and its way to publish. `include_athomic` creates it.
 
-    It owns its connections, settings and consumers: several in one process are independent of each other. `requests`
-    counts the HTTP requests under way, `loop_lag` says how late the event loop of the routes is.
+    Several in one process are independent: each has connections, settings and consumers of its own. `requests` counts
+    the HTTP requests under way, `loop_lag` says how late the event loop of the routes is.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Athomic:
         self._prefix = prefix
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
-        self._bound: list[Discovered] = []  # by the decorators of this object
+        self._bound: list[Discovered] = []  # handlers that were decorated by methods of this object
         self._find_handlers = partial(
             discover,
             app,
@@ -90,7 +91,7 @@ class Athomic:
         headers: GivenHeaders = None,
         partition: int | None = None,
     ) -> PublishedMessage:
-        """Publishes one message, waits until all in-sync replicas have it, and returns its place.
+        """Publishes one message, waits until all in-sync replicas have it, and returns where the broker put it.
 
         The message is a pydantic model, a dataclass, anything that JSON can hold, `bytes` or `str` (sent as they are),
         or None (a tombstone). Its headers carry the current trace, context and lineage. Messages with the same key go
@@ -194,7 +195,7 @@ class Athomic:
         run = self._running()
         await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
 
-    # --- looking
+    # --- status
 
     def health(self) -> HealthReport | None:
         """The health of all consumers; None while the app does not run."""
@@ -213,7 +214,7 @@ class Athomic:
         """
         run = self._running()
         async with asyncio.timeout(timeout):
-            await run.home.run(run.started)
+            await run.home.run(run.wait_until_started)
         return self
 
     async def drain(self, timeout: float = 30.0) -> None:
@@ -243,7 +244,7 @@ class Athomic:
             raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
         return PrometheusCollector(self.manager, self.loop_lag)
 
-    # --- life
+    # --- lifespan
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -257,7 +258,7 @@ class Athomic:
         async with run.lifespan(reporter, self._forget_run):
             yield
 
-    # --- from run to run
+    # --- internals
 
     def _bind(self, function: F, subscription: Subscription) -> F:
         if self._run is not None:
@@ -269,7 +270,7 @@ class Athomic:
 
     def _running(self) -> Run:
         if self._run is None:
-            raise PublishError("the app is not running: this works between its start-up and its shutdown")
+            raise PublishError(NOT_RUNNING)
         return self._run
 
     def _forget_run(self) -> None:

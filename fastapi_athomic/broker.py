@@ -12,13 +12,15 @@ from .transports.base import Transport
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-"""For one attempt to connect."""
+"""Most seconds that one attempt to connect may take."""
 PING_INTERVAL = 2.0
 """Seconds between two checks that the broker still answers."""
 PING_SECONDS = 5.0
-"""For the answer to one ping."""
+"""Most seconds that the answer to one ping may take."""
 PINGS = 2
-"""This many in a row must fail before the cluster counts as unreachable: one of its brokers alone may be away."""
+"""So many pings in a row must fail before the cluster counts as unreachable: after one, a single broker may be down."""
+NOT_RUNNING = "the app is not running: this works between its start-up and its shutdown"
+"""The text of a `PublishError`."""
 
 
 class BrokerConnection:
@@ -91,7 +93,7 @@ class BrokerConnection:
             PublishError: it was not within `timeout` seconds, or the app has stopped.
         """
         if self._stopped:
-            raise PublishError("the app is not running: publish between its start-up and its shutdown")
+            raise PublishError(NOT_RUNNING)
         if self._connected.is_set():
             return
         try:

@@ -41,9 +41,9 @@ def discover(
     their sub-packages. `handlers` and `bound` (decorated with a method of `Athomic`) are added as they are.
 
     Raises:
-        ConfigurationError: one of `handlers` has no subscription; names it.
-        DiscoveryError: a module cannot be imported; names it.
-        DuplicateHandlerError: two handlers share an id; names the id and both handlers.
+        ConfigurationError: one of `handlers` has no subscription. The error names it.
+        DiscoveryError: a module cannot be imported. The error names it.
+        DuplicateHandlerError: two handlers share an id. The error names the id and both handlers.
     """
     found: dict[str, Discovered] = {}
     modules = dict.fromkeys((calling_module, *_route_modules(app)))

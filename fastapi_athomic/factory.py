@@ -61,7 +61,7 @@ class ConsumerFactory:
     """Builds one self-contained `ConsumerService` for one subscription."""
 
     def __init__(self, parts: FactoryParts, subscriptions: Collection[Subscription]) -> None:
-        """`subscriptions`: of all handlers of the app. No pattern follows a DLQ that one of them names."""
+        """`subscriptions` are those of all handlers of the app: topic patterns leave out the DLQs that they name."""
         self._parts = parts
         self._settings = parts.settings
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
@@ -193,7 +193,10 @@ class ConsumerFactory:
         return self._parts.transport.consumer(config, listener)
 
     async def _ensure_topics(self, subscription: Subscription, returns: ReturnTopics) -> frozenset[str]:
-        """Returns the retry and redrive topics that exist, to be followed too: each is made when it is first needed."""
+        """Creates missing source topics. Returns the retry and redrive topics that exist, which are followed too.
+
+        The other retry and redrive topics are created when they are first needed.
+        """
         if subscription.pattern is not None:
             return frozenset()
         await ensure_sources(subscription, self._parts.transport, self._settings)

@@ -23,7 +23,7 @@ class Service(Protocol):
     async def start(self) -> None:
         """Returns when the service is ready.
 
-        It waits for what may still come (a broker that is down), and raises where waiting would not help.
+        Waits for what may still become available (a broker that is down). Raises if waiting would not help.
         """
 
     async def stop(self, timeout: float) -> None:
@@ -52,11 +52,6 @@ class LifecycleManager:
         if service.name in self._services:
             raise ConfigurationError(f"two services are named {service.name}")
         self._services[service.name] = service
-
-    @property
-    def services(self) -> tuple[Service, ...]:
-        """All services, in the order in which they were registered."""
-        return tuple(self._services.values())
 
     async def start(self, stop_timeout: float) -> None:
         """Starts level by level; the services of one level start at the same time.
@@ -91,11 +86,6 @@ class LifecycleManager:
             for service, result in zip(level, results, strict=True):
                 if isinstance(result, Exception):
                     logger.error("service %s did not stop cleanly: %r", service.name, result)
-
-    def clear(self) -> None:
-        """Forgets all services and failures."""
-        self._services.clear()
-        self.failures.clear()
 
     def _skip_dependants(self, level: Iterable[Service], runnable: list[Service]) -> None:
         for service in level:

@@ -52,7 +52,7 @@ class Run:
     """One run of an app's lifespan.
 
     `lifespan` and `publishing` are awaited in the event loop of the routes, the other coroutines in that of the
-    consumers: `run.home.run(run.started)`.
+    consumers: `run.home.run(run.wait_until_started)`.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -65,15 +65,15 @@ class Run:
         lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
         self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
         self._watching: asyncio.Task[None] | None = None
-        self._starting: asyncio.Task[None] | None = None
+        self._start_task: asyncio.Task[None] | None = None
 
-    # --- from outside of the consumers' loop
+    # --- called in the event loop of the routes
 
     @asynccontextmanager
     async def lifespan(self, reporter: LineageReporter, ended: Callable[[], None]) -> AsyncIterator[None]:
-        """The consumers run inside the block.
+        """Runs the consumers inside the `async with` block.
 
-        `ended` is called when they have stopped, before `reporter` reports the end of their runs.
+        Calls `ended` when they have stopped, before `reporter` reports the end of their runs.
         """
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
@@ -97,7 +97,7 @@ class Run:
 
     @contextmanager
     def _told_of_termination(self, reporter: LineageReporter) -> Iterator[None]:
-        """Begins to drain at SIGTERM, before the server has sent its last response."""
+        """At SIGTERM the consumers begin to drain at once, while the server still answers open requests."""
         draining: list[asyncio.Task[None]] = []
 
         async def drain() -> None:
@@ -136,10 +136,10 @@ class Run:
             await self.home.close(patience)  # also if this shutdown is cancelled: a thread would outlive it
 
     async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Awaits what `work` makes of `publisher`, in the consumers' event loop.
+        """Calls and awaits `work`, which uses `publisher`, in the consumers' event loop.
 
         Raises:
-            PublishError: publishing failed, or that loop does not answer.
+            PublishError: publishing failed, or that event loop does not answer.
         """
         try:
             return await self.home.run(work)
@@ -207,30 +207,30 @@ class Run:
     async def begin(self) -> None:
         """Starts the services in the background, so that HTTP is up at once.
 
-        With a `startup_timeout` it waits for them for so long, and raises what kept them from starting.
+        With a `startup_timeout` it waits up to that long for them, and raises the error if they could not start.
         """
         self._watching = asyncio.create_task(self._detector.watch(), name="athomic-loop-lag")
-        self._starting = asyncio.create_task(self._start(), name="athomic-start")
+        self._start_task = asyncio.create_task(self._start_services(), name="athomic-start")
         if self._settings.startup_timeout:
-            await asyncio.wait([self._starting], timeout=self._settings.startup_timeout)
-            if self._starting.done():
-                self._starting.result()
+            await asyncio.wait([self._start_task], timeout=self._settings.startup_timeout)
+            if self._start_task.done():
+                self._start_task.result()
 
-    async def _start(self) -> None:
+    async def _start_services(self) -> None:
         try:
             await self._lifecycle.start(self._settings.shutdown_timeout)
         except Exception as error:
             self.manager.note_failure(error)
             raise
 
-    async def started(self) -> None:
+    async def wait_until_started(self) -> None:
         """Returns when all services have started.
 
         Raises:
             Exception: the error of a required one that could not start.
         """
-        if self._starting is not None:
-            await asyncio.shield(self._starting)
+        if self._start_task is not None:
+            await asyncio.shield(self._start_task)
 
     @property
     def _stop_timeout(self) -> float:
@@ -247,10 +247,10 @@ class Run:
         """Stops all services, whether they had started or not: the consumers, then the connection to the broker."""
         if self._watching is not None:
             self._watching.cancel()
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait([self._starting])
-            if not self._starting.cancelled() and (error := self._starting.exception()) is not None:
+        if self._start_task is not None:
+            self._start_task.cancel()
+            await asyncio.wait([self._start_task])
+            if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
         await self._lifecycle.stop(self._stop_timeout)
         if self._store is not None:

@@ -46,7 +46,7 @@ class KafkaSettings(_Section):
     ssl_keyfile: str | None = None
     ssl_password: SecretStr | None = None
     ssl_check_hostname: bool = True
-    session_timeout: PositiveSeconds = 10.0  # the broker evicts a member that sends no heartbeat for so long
+    session_timeout: PositiveSeconds = 10.0  # without a heartbeat for this long, a member is evicted by the broker
     heartbeat_interval: PositiveSeconds = 3.0
     max_poll_interval: PositiveSeconds = 300.0
     request_timeout: PositiveSeconds = 40.0
@@ -89,7 +89,7 @@ class ContextSettings(_Section):
 class OrderedSettings(_Section):
     """The state store of ordered consumers, and how long a process holds an aggregate."""
 
-    lease: PositiveSeconds = 10.0  # after a process crashed, its aggregates wait for so long
+    lease: PositiveSeconds = 10.0  # how long the aggregates of a process that crashed must wait
     room_per_aggregate: Count = 1_000  # messages that may wait in the state store for their turn
     room_per_group: Count = 100_000
     key_prefix: Annotated[str, Field(pattern=r"^[^{}]+$")] = "athomic"  # begins all keys in Redis
@@ -140,29 +140,29 @@ class AthomicSettings(BaseSettings):
     # of its time commits a third as often, whatever is done
     commit_interval: Seconds = 0.01
     commit_count: Count = 10
-    drain_timeout: PositiveSeconds = 20.0  # when partitions are revoked, work in flight may take so long
+    drain_timeout: PositiveSeconds = 20.0  # how long handlers may still run when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # a stop takes no longer, whatever happens
     # True: consumers stop as soon as the process gets SIGTERM, while open requests are still being answered. False:
     # they stop when the server ends the app's lifespan, which uvicorn does after the last response
     drain_on_sigterm: bool = True
     publish_timeout: PositiveSeconds = 30.0
     request_timeout: PositiveSeconds = 10.0  # for any other call to the broker
-    startup_timeout: Seconds = 0.0  # the app waits so long for its consumers before it serves; 0: HTTP is up at once
-    restart_backoff: PositiveSeconds = 0.5  # the pause before a consumer that died is rebuilt; doubles each time
+    startup_timeout: Seconds = 0.0  # how long the app waits for its consumers before it serves HTTP; 0: not at all
+    restart_backoff: PositiveSeconds = 0.5  # the pause before a consumer that broke is rebuilt; doubles each time
     restart_backoff_max: PositiveSeconds = 30.0
 
-    # at most so many messages of one partition wait or run. None: 500, or more for a handler that takes many at once:
+    # most messages of one partition that wait or run. None: 500, or more for a handler that takes many at once:
     # twice as many as it takes, five times with order by key and with batches
     max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
     max_poll_messages: Count = 125  # taken in at once; small numbers are easier on the garbage collector
-    stall_timeout: PositiveSeconds = 60.0  # a consumer that has messages and makes no progress for so long is rebuilt
-    stuck_after: PositiveSeconds = 60.0  # health reports a handler that runs for longer
+    stall_timeout: PositiveSeconds = 60.0  # a consumer that has messages but makes no progress for this long is rebuilt
+    stuck_after: PositiveSeconds = 60.0  # health reports handlers that run for longer
 
     # where consumers run: in the event loop of the routes, or together in a thread with an event loop of its own
     isolation: Literal["loop", "thread"] = "loop"
-    # consumers give the event loop back after working for so long. Sooner while requests are being answered or when
-    # something waits at the loop's sockets; after two and a half times as long while no requests come
+    # consumers give the event loop back when they have worked for this long. Sooner while requests are being answered
+    # or a socket of the event loop is ready; after two and a half times as long while no requests come
     slice_seconds: PositiveSeconds = 0.002
     blocking_after: PositiveSeconds = 0.1  # a handler that blocks the event loop for longer is named in a warning
     # while the app runs, keep the garbage collector away from what was loaded before, and collect young objects less
@@ -272,9 +272,9 @@ def read_settings() -> AthomicSettings:
 
 
 def tell_unknown_variables(names: Iterable[str]) -> None:
-    """Logs the environment variables with our prefix that no setting reads, so that a misspelt one is noticed.
+    """Logs the environment variables that begin with `ATHOMIC_` but are no setting, so that a misspelt one is noticed.
 
-    As a warning if a setting has nearly the same name; otherwise the variable may belong to someone else.
+    A warning if a setting has nearly the same name; else an info, because something else may read the variable.
     """
     known = [name.upper() for name in AthomicSettings.model_fields]
     for name in sorted(name for name in map(str.upper, names) if name.startswith(PREFIX)):

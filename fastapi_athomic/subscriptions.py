@@ -57,9 +57,10 @@ class Sequencing:
     sequence_id_field: str
     first_sequence: int = 1
     gap_timeout: float = 60.0  # seconds to wait for a missing number before `on_gap` decides
-    # 'skip' gives the number up and goes on; 'dead_letter' dead-letters what waits and goes on expecting the number
+    # 'skip' gives the missing number up; 'dead_letter' dead-letters what waits behind it, and still expects the number
     on_gap: OnGap = "wait"
-    # when the attempts of a message are used up; 'block' parks it with all that follows in its aggregate, and retries
+    # what happens when all attempts have failed; 'block' parks the message and all later ones of its aggregate, and
+    # tries again
     on_failure: OnFailure = "dead_letter"
 
 
@@ -75,11 +76,11 @@ class Subscription:
     ordering: Ordering = "partition"
     concurrency: int = 1  # messages (or batches) handled at once
     batch_size: int | None = None  # None: one message at a time
-    batch_linger_ms: int = 100  # a batch that is not full waits so long for more messages
+    batch_linger_ms: int = 100  # how long a batch that is not full waits for more
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     dlq: bool | str = True  # True: the topic by the settings' template; False: skip failed messages; or a topic name
     payload: PayloadPipeline | None = None  # None: the app's
-    timeout: float | None = None  # seconds one attempt may take
+    timeout: float | None = None  # seconds that one attempt may take
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # for a group without a commit on the topic
     enable_lineage: bool = True
     sequencing: Sequencing | None = None  # set by `ordered_consumer`
@@ -136,7 +137,7 @@ class Subscription:
         """The subscription with the options that an operator has set for this handler.
 
         Raises:
-            ConfigurationError: an option is out of range, or is for batches and the handler takes single messages.
+            ConfigurationError: an option is out of range, or sets a batch size for a handler of single messages.
         """
         if tuning is None:
             return self

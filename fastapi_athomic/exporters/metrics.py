@@ -53,7 +53,7 @@ class Metering:
         self._durations: Histogram | None = None
 
     def begin(self, manager: ConsumerManager) -> None:
-        """To be called once for each run of the app; does nothing in a process that has no meter provider.
+        """Call it once for each run of the app. It does nothing in a process that has no meter provider.
 
         Counters are read when the app's reader collects; durations are recorded as they occur.
         """

@@ -45,33 +45,33 @@ class MessageCountsRunFacet(RunFacet):
         return f"{PRODUCER}#/MessageCountsRunFacet"
 
 
-class Messenger:
+class Worker:
     """Makes one call after the other in a daemon thread. A caller that waits for one may be cancelled at any time."""
 
     def __init__(self) -> None:
-        self._errands: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[None]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[None]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def run(self, errand: Callable[[], Any]) -> None:
-        """Returns when the errand is done, or raises its error."""
+    async def call(self, function: Callable[[], Any]) -> None:
+        """Returns when the function has returned, or raises its error."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._errands.put((errand, future))
+        self._calls.put((function, future))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="athomic-lineage", daemon=True)
             self._thread.start()
         await future
 
-    def dismiss(self) -> None:
-        """Lets the thread end after the errands that it has been given."""
-        self._errands.put(None)
+    def finish(self) -> None:
+        """Lets the thread end after the calls that it has been given."""
+        self._calls.put(None)
 
     def _work(self) -> None:
-        while (given := self._errands.get()) is not None:
-            errand, future = given
+        while (given := self._calls.get()) is not None:
+            function, future = given
             error: BaseException | None = None
             try:
                 if not future.cancelled():
-                    errand()
+                    function()
             except BaseException as caught:
                 error = caught
             try:
@@ -87,7 +87,7 @@ def _resolve(future: asyncio.Future[None], error: BaseException | None) -> None:
         future.set_result(None)
     elif isinstance(error, Exception) and not isinstance(error, StopIteration):
         future.set_exception(error)
-    else:  # as it is it would end the event loop or the task that waits
+    else:  # raised as it is, it would end the event loop or the waiting task
         future.set_exception(RuntimeError(type(error).__name__))
 
 
@@ -101,7 +101,7 @@ class LineageEvents:
         self._dataset_namespace = dataset_namespace
         self._interval = interval  # seconds
         self._client = OpenLineageClient()  # configured as its documentation says: environment or openlineage.yml
-        self._messenger = Messenger()
+        self._worker = Worker()
         self._topics: dict[str, list[str]] = {}  # by handler: what it consumed when `note_topics` was called
         self._reported: dict[str, int] = {}  # by handler: how many messages it had done when it was last reported
         self._complaints = Complaints(burst=1)
@@ -117,7 +117,7 @@ class LineageEvents:
                     await self._report(consumer, RunState.RUNNING)
 
     def note_topics(self) -> None:
-        """Call it before the consumers stop: only until then they know what they consume."""
+        """Call it before the consumers stop: later they no longer know what they consume."""
         self._topics = {consumer.name: self._inputs(consumer) for consumer in self._consumers()}
 
     async def finish(self, timeout: float) -> None:
@@ -127,7 +127,7 @@ class LineageEvents:
                 for consumer in self._consumers():
                     failed = consumer.last_error is not None
                     await self._report(consumer, RunState.FAIL if failed else RunState.COMPLETE)
-                await self._messenger.run(self._client.close)
+                await self._worker.call(self._client.close)
         except TimeoutError:
             logger.warning(
                 "lineage: the end of the runs could not be reported, the OpenLineage backend does not answer"
@@ -135,7 +135,7 @@ class LineageEvents:
         except Exception as error:
             logger.warning("lineage: the OpenLineage client could not be closed: %s", type(error).__name__)
         finally:
-            self._messenger.dismiss()
+            self._worker.finish()
 
     async def _report(self, consumer: ConsumerService, state: RunState) -> None:
         run = consumer.lineage_run
@@ -144,7 +144,7 @@ class LineageEvents:
         self._reported[consumer.name] = consumer.counters.done
         try:
             event = self._event(consumer, run, state)
-            await self._messenger.run(lambda: self._client.emit(event))
+            await self._worker.call(lambda: self._client.emit(event))
         except Exception as error:  # the backend is away: messages do not wait for it
             unsaid = self._complaints.due("emit")
             if unsaid is not None:

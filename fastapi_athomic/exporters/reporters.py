@@ -20,7 +20,7 @@ class LineageReporter(Protocol):
         """Reports starts and progress until it is cancelled."""
 
     def note_topics(self) -> None:
-        """Remembers what the handlers consume. Call it before they stop: then they no longer have their partitions."""
+        """Remembers what the handlers consume. Call it before they stop, while they still have their partitions."""
 
     async def finish(self, timeout: float) -> None:
         """Reports the end of every run, for up to `timeout` seconds. Never raises."""
@@ -42,7 +42,8 @@ class NothingReported:
 def lineage_reporter(manager: ConsumerManager, transport: Transport, settings: AthomicSettings) -> LineageReporter:
     """The reporter for one run of the app.
 
-    Without `lineage_events` in the settings, OpenLineage's own variables in the environment ask for one.
+    If `lineage_events` is None, events are sent if openlineage-python is installed and a variable of the environment
+    begins with `OPENLINEAGE_`.
 
     Raises:
         ConfigurationError: the settings ask for one, but the extra `lineage` is not installed.

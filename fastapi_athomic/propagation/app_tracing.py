@@ -22,7 +22,7 @@ def resolve_tracer_provider(app: FastAPI | None = None, given: TracerProvider | 
 
 
 def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, *, prefix: str = "/consumers") -> None:
-    """Makes sure that each HTTP request has one server span, and the plugin's own routes have none.
+    """Makes sure that each HTTP request has one server span, and this package's own routes have none.
 
     Call it when the app starts. It applies `FastAPIInstrumentor`, if that is installed, and leaves it applied for the
     app's next run. It applies nothing without an SDK, to an app that is instrumented already, and to one that traces
@@ -57,14 +57,14 @@ def _native_tracing(app: FastAPI | None) -> dict[str, Any]:
 
 def _exclude_from_native(settings: dict[str, Any], prefix: str) -> None:
     present = settings.get("exclude")
-    if isinstance(present, _Excluding):  # from an earlier run, or from a second plugin
+    if isinstance(present, _Excluding):  # from an earlier run, or from a second `Athomic`
         present.prefixes.add(prefix)
     else:
         settings["exclude"] = _Excluding(prefix, present)
 
 
 class _Excluding:
-    """Tells FastAPI which requests to leave out of its telemetry: the plugin's routes, and what the app leaves out.
+    """Tells FastAPI which requests to leave out of its telemetry: this package's routes, and what the app leaves out.
 
     `instrument_app` adds to `prefixes`.
     """
@@ -80,7 +80,7 @@ class _Excluding:
 
 
 def _excluded_urls(app: FastAPI, prefix: str) -> str:
-    """URL patterns: the plugin's routes, and what the operator excludes by OpenTelemetry's environment variables."""
+    """URL patterns: this package's routes, and what the operator excludes by OpenTelemetry's environment variables."""
     own = rf"//[^/]+(?:{re.escape(app.root_path)})?{re.escape(prefix)}(?:/|$)"
     names = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
     others = next((value for name in names if (value := os.environ.get(name))), "")

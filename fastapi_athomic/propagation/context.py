@@ -67,9 +67,8 @@ class ExecutionContext:
     role: str | None = None
     locale: str | None = None
     feature_flags: tuple[str, ...] = ()
-    extra: Mapping[str, str] = field(
-        default_factory=lambda: _NOTHING, hash=False
-    )  # fields of your own; names in lower case
+    # fields of your own; names in lower case
+    extra: Mapping[str, str] = field(default_factory=lambda: _NOTHING, hash=False)
 
     def __post_init__(self) -> None:
         """Makes the collections immutable.

@@ -103,7 +103,7 @@ class HeadersOrchestrator:
     # --- consuming
 
     def open_reading(self, message: RawMessage, attempt: int = 1, links: Sequence[Link] = ()) -> Scope:
-        """`open` without a span: what `open` is without an SDK, and for a message that is handled later."""
+        """`open` without a span. Used as `open` when there is no SDK, and for a message that is handled later."""
         received = (self, message, None)
         if not message.headers:
             return apply_context(received), attach(NO_CONTEXT), None, None
@@ -233,7 +233,12 @@ class HeadersOrchestrator:
         name = type(adapter).__name__
         unsaid = self._complaints.due(name)
         if unsaid is not None:
-            logger.warning("%s failed and is left out: %s (and %d times unsaid)", name, type(error).__name__, unsaid)
+            logger.warning(
+                "%s failed and is left out: %s (%d more since the last such warning)",
+                name,
+                type(error).__name__,
+                unsaid,
+            )
 
     def _finish(self, span: Span, error: BaseException | None, first_attempt_of: Messages | None) -> None:
         try:

@@ -61,7 +61,7 @@ class AthomicMiddleware:
             await self.app(scope, receive, send)
 
     async def _with_context(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _MARK in scope:  # a second plugin on the same app: a request has one context
+        if _MARK in scope:  # a second `Athomic` on the same app: a request has one context
             await self.app(scope, receive, send)
             return
         context = self._context(scope["headers"])
@@ -75,9 +75,9 @@ class AthomicMiddleware:
             undo_context(token)
 
     def _context(self, raw: Iterable[tuple[bytes, bytes]]) -> ExecutionContext:
-        """The context in the request's headers, as far as it is believed.
+        """The context in those of the request's headers that the settings trust.
 
-        It always has a request id, and one that is valid in a response header.
+        It always has a request id, which is valid in a response header.
         """
         headers = tuple([(name.decode("latin-1"), value) for name, value in raw if name.startswith(b"x-")])
         if not headers:

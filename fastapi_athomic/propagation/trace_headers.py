@@ -22,9 +22,8 @@ from ..messages import Headers, RawMessage
 
 TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
 NO_CONTEXT = Context()
-SPAN_KEY = next(
-    iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT))
-)  # the key that set_span_in_context uses; that function copies the context
+# the key under which `set_span_in_context` puts a span; that function itself copies the context
+SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT)))
 
 _W3C = TraceContextTextMapPropagator()
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch

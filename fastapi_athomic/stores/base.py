@@ -42,7 +42,7 @@ class Write(NamedTuple):
     key: bytes
     token: int
     last: int | None = None  # the last number done, if it is greater now; messages that wait up to it are removed
-    known: int = -GREATEST  # the member has read already what waits up to this number
+    known: int = -GREATEST  # up to this number the member has already read what waits
     take: Take = Take.NEXT
     release: bool = False
 
@@ -82,12 +82,12 @@ class Waiting(NamedTuple):
     """What waits for one aggregate. `messages`: number and message of those that were asked for, in order."""
 
     lowest: int  # number of all that wait
-    seconds: float  # for so long the lowest has been next, or something has been missing before it
+    seconds: float  # since the lowest became the next one, or since a number before it has been missing
     messages: Sequence[tuple[int, bytes]]
 
 
 class Scan(NamedTuple):
-    """Asks for aggregates that need somebody: those whose next message waits, and those with an old gap."""
+    """Asks for aggregates that need a member: those whose next message waits, and those with an old gap."""
 
     gap_timeout: float  # seconds
     limit: int  # of each kind
@@ -101,7 +101,7 @@ class Overview:
     ready: Sequence[bytes]  # their next message waits
     overdue: Sequence[bytes]  # a number has been missing for longer than `gap_timeout`
     gaps: int  # aggregates that wait for a missing number
-    overdue_count: int  # of all aggregates, whoever holds them
+    overdue_count: int  # of all aggregates, held by another member or not
     parked: int  # messages
     oldest_gap: float  # seconds; 0: there is none
     waiting: int  # aggregates with something in their waiting room
@@ -126,7 +126,8 @@ class Reply:
     parked: Sequence[Parked]
     claimed: Sequence[Claim | None]  # None: another member has it
     waiting: Mapping[bytes, Waiting]  # by key: written or claimed aggregates for which something waits
-    knocked: Sequence[bytes]  # ours, for which another member parked; or nobody's, whose next message waits now
+    # aggregates to look at: ours, if another member parked a message for them; free ones, if their next message waits
+    knocked: Sequence[bytes]
     overview: Overview | None
 
 

@@ -1,7 +1,7 @@
 """The state store in Redis, for any number of processes. Needs the extra `redis`, and is imported only when it is used.
 
 Each call is one run of a Lua script (state.lua): one round trip, and atomic. All keys begin with
-`{prefix}:{{group_id}}:`. Redis Cluster is not supported: a script there must name all its keys beforehand. Leases end
+`{prefix}:{{group_id}}:`. Redis Cluster is not supported: there a script must name all its keys beforehand. Leases end
 by the server's clock.
 """
 

@@ -10,8 +10,8 @@ broker. For all of its methods:
 - They are called on one event loop: a consumer's on the loop that started it, the transport's and the producer's on
   the loop that called `Transport.start`.
 
-What is not async answers at once, from memory. Health reports call it from another thread: `position`, `end_offset`,
-`held` and `troubles`.
+Methods that are not async answer at once, from memory. Health reports call some of them from another thread:
+`position`, `end_offset`, `held` and `troubles`.
 
 A new transport is a folder beside `memory` and `kafka`, and needs an entry in each of these places:
 
@@ -145,7 +145,7 @@ class TransportConsumer(Protocol):
     async def topics(self, timeout: float) -> Mapping[str, TopicInfo | None]:
         """The topics that this member follows, as the broker knows them now; None for one that does not exist.
 
-        With a pattern: the topics that match, as last heard. Raises `TransportError`.
+        With a pattern: the topics that matched when the broker was asked last. Raises `TransportError`.
         """
         ...
 
@@ -183,13 +183,13 @@ class TransportConsumer(Protocol):
     def position(self, partition: TopicPartition) -> int | None:
         """The offset at which `fetch` goes on. None until `seek` has set it.
 
-        It lies behind every message that `fetch` has returned, and behind what no reader gets to see: the ends of
-        transactions, aborted ones, and what was compacted away.
+        It is after every message that `fetch` has returned, and after everything that no reader gets to see: aborted
+        transactions, markers of their ends, and messages that compaction has removed.
         """
         ...
 
     def end_offset(self, partition: TopicPartition) -> int | None:
-        """The end of what may be read, as last heard; None if unknown.
+        """The end of what may be read, as the broker said last; None if unknown.
 
         That is the last stable offset: the first message of the oldest open transaction (KIP-98), else the offset
         that the next message will get.
@@ -201,7 +201,7 @@ class TransportConsumer(Protocol):
         ...
 
     def troubles(self) -> Sequence[str]:
-        """What an operator should look at although consumption goes on, a sentence each."""
+        """Problems that an operator should look at although consumption goes on, one sentence each."""
         ...
 
     async def follow(self, topics: Collection[str]) -> None:
@@ -257,7 +257,7 @@ class Transport(Protocol):
         """Flush and close everything. Never raises; may be called twice."""
 
     async def ping(self, timeout: float) -> None:
-        """Ask the broker for a sign of life. Raises `TransportError`."""
+        """Check that the broker answers. Raises `TransportError`."""
 
     async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
         """The first offset that is still in the log, and the last stable offset, of each partition of a topic.
@@ -292,6 +292,6 @@ class Transport(Protocol):
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
         """Create topics with so many partitions each (-1: the broker's default).
 
-        Waits until all brokers know the new topics, but only for some seconds: a broker that is slow may still say
-        that they do not exist. Leaves existing topics as they are. Raises `TransportError`.
+        Waits until the broker knows the new topics, but only for some seconds: returns without an error if it does
+        not know them by then. Leaves existing topics as they are. Raises `TransportError`.
         """

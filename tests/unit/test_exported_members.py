@@ -18,6 +18,13 @@ HEAVY = (
     "redis",
     "uvicorn",
 )
+OPTIONAL_PARTS = (
+    "fastapi_athomic.sequencing.strategy",
+    "fastapi_athomic.stores.memory",
+    "fastapi_athomic.stores.redis",
+    "fastapi_athomic.transports.kafka",
+    "fastapi_athomic.transports.memory",
+)
 
 
 def test_all_is_sorted_and_complete() -> None:
@@ -30,6 +37,12 @@ def test_all_is_sorted_and_complete() -> None:
 
 def test_importing_the_package_loads_no_client_library_and_no_extra() -> None:
     code = f"import fastapi_athomic, sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_importing_the_package_loads_none_of_its_parts_that_not_every_app_needs() -> None:
+    code = f"import fastapi_athomic, sys; print(*[name for name in {OPTIONAL_PARTS!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

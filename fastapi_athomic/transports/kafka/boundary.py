@@ -62,13 +62,13 @@ def _detail(error: BaseException) -> str:
 
 
 async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
-    """The result of `work`, if it is there within `seconds`. `work` runs in a task of its own.
+    """The result of `work`, if it ends within `seconds`. `work` runs in a task of its own.
 
-    So two cancellations stay apart: aiokafka sometimes lets a `CancelledError` of its own tasks out, which is an error
-    like others here; a cancellation of the caller passes through.
+    This keeps two cancellations apart: aiokafka sometimes raises a `CancelledError` of its own tasks, which becomes a
+    `TransportError`; a cancellation of the caller stays one.
 
     Raises:
-        TransportError: `work` failed, or took too long. It is cancelled then.
+        TransportError: `work` failed, or took too long and was cancelled.
     """
     task = asyncio.ensure_future(work)
     try:

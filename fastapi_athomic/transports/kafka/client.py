@@ -39,7 +39,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     aiokafka asks only the brokers it knows. When none of them answers, this asks the bootstrap servers again, and looks
     their names up again.
 
-    `on_fetched` and `makes_topics` are set by whoever makes or takes over a client, before it connects.
+    The code that creates or takes over a client sets `on_fetched` and `makes_topics`, before it connects.
     """
 
     on_fetched: Callable[[Any], None] | None = None  # called with each response to a fetch request
@@ -143,7 +143,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
             connection.close()
 
     def _close_moved(self) -> None:
-        """Closes connections to addresses where a broker is no longer. A silent address never closes them itself."""
+        """Closes connections to addresses that brokers have left. A silent address never closes them itself."""
         for (node, group), connection in list(self._conns.items()):
             broker = self.cluster.broker_metadata(node)
             if broker is None or not _leads_to(connection, broker):
@@ -151,7 +151,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
                 connection.close(reason=CloseReason.OUT_OF_SYNC)
 
     async def find_and(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Does `work`, and does it again if it failed because a broker has moved or leads a partition no more."""
+        """Does `work`; does it again if it failed because a broker has moved or no longer leads a partition."""
         end = monotonic() + FIND_SECONDS
         while True:
             try:

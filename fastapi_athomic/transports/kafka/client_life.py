@@ -14,7 +14,7 @@ from aiokafka.conn import AIOKafkaConnection
 from .boundary import abandon, within
 
 TEARDOWN_SECONDS = 0.3
-"""Seconds of the time for closing that are kept to take apart a client that does not stop."""
+"""Seconds of the time for closing that are reserved to take apart a client that does not stop."""
 TEARDOWN_ROUNDS = 3
 """How often the tasks of a client are cancelled: some wait for others when they are cancelled the first time."""
 

@@ -24,7 +24,7 @@ from .unreadable import UnreadablePartitions
 logger = logging.getLogger(__name__)
 
 FETCH_GRACE = 0.05
-"""Seconds after which a `getmany` is cancelled that exceeds its own timeout. It does while a rebalance runs."""
+"""A `getmany` is cancelled when it exceeds its timeout by so many seconds, as it does while a rebalance runs."""
 
 NOBODY = KafkaPartition("", -1)
 """Stands for no partition: without arguments `getmany` takes from all of them."""
@@ -70,7 +70,7 @@ class KafkaConsumer:
         self._instance_id = group_instance_id(settings, config)
         self._member: GroupMember | None = None
         self._owned: frozenset[TopicPartition] = frozenset()
-        self._placed: dict[TopicPartition, KafkaPartition] = {}  # those of the owned that had a `seek`
+        self._placed: dict[TopicPartition, KafkaPartition] = {}  # the owned partitions that had a `seek`
         self._misplaced: set[TopicPartition] = set()
         self._may_fetch = False  # `on_assigned` has returned
         self._served: set[KafkaPartition] = set()  # filled the last `fetch`; the others are next

@@ -25,15 +25,15 @@ from aiokafka.errors import (
 from .prefetch import DamagedError, Prefetched, RawRecords
 
 PARTIAL_WAIT_MS = 20
-"""Least milliseconds that the broker may wait for data, in a request that leaves out partitions being consumed."""
+"""The broker may always wait for data for so many milliseconds, also while buffered partitions are being consumed."""
 WAITED_FOR = 0.5
-"""Share of the time until the first of their buffers runs dry that the broker may wait."""
+"""The broker may wait for this share of the time until the first buffer is empty."""
 
 EMPTY_ANSWERS = 10
 """Empty answers in a row before a partition is held for them. They take some seconds: the broker waits for data."""
 POSITION_ERRORS = (OffsetOutOfRangeError, NoOffsetForPartitionError)
 """The partition can be read from another position."""
-SEEN_TO = frozenset(
+HANDLED_BY_AIOKAFKA = frozenset(
     kind.errno
     for kind in (
         NoError,
@@ -108,7 +108,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         self._notify(self._wait_consume_future)
 
     def look_at(self, response: Any) -> None:
-        """Looks at a fetch response for what aiokafka would ask for again, at once and without end; holds those."""
+        """Holds the partitions of a fetch response that aiokafka would ask for again at once, without end."""
         found = [
             (KafkaPartition(topic, partition), code, data)
             for topic, partitions in response.topics
@@ -116,7 +116,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         ]
         nothing = not any(data[-1] for _, _, data in found)
         for partition, code, data in found:
-            if code and code not in SEEN_TO:
+            if code and code not in HANDLED_BY_AIOKAFKA:
                 self.hold(partition, for_code(code)())
             if nothing and not code and self._has_more(partition, min(data[0], data[1])):
                 self._note_empty(partition)
@@ -129,7 +129,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         return state is not None and state.has_valid_position and state.position < end
 
     def _note_empty(self, partition: KafkaPartition) -> None:
-        """If the length of a batch on disk is wrong, the broker finds no whole batch and returns nothing."""
+        """Counts empty answers. If the length of a batch on disk is wrong, the broker finds no whole batch."""
         self._empty[partition] = times = self._empty.get(partition, 0) + 1
         if times >= EMPTY_ANSWERS:
             del self._empty[partition]

@@ -35,9 +35,9 @@ from .static_membership import StaticMembership
 from .topics import ask_for_topics
 
 REBALANCE_MARGIN = 5.0
-"""Seconds that the group's rebalance timeout is longer than a member's drain and its last commit may take."""
+"""Seconds by which the rebalance timeout exceeds the time that a member's drain and last commit may take."""
 METADATA_MAX_AGE = 30.0
-"""Seconds between two metadata requests of a consumer: it notices new partitions of a topic that late."""
+"""Seconds between two metadata requests of a consumer. Until the next one it does not notice new partitions."""
 METADATA_MAX_AGE_FOR_PATTERN = 5.0
 """The same for a consumer with a pattern, and for new topics that match it."""
 HIGHWATER_IN_FETCH, ABORTED_IN_FETCH_4, ABORTED_IN_FETCH_11 = 0, -2, -3

@@ -12,14 +12,14 @@ from .tls import RenewedContext
 RETRY_SECONDS = 0.25
 """Seconds between two attempts to reach a broker. Each failed attempt is an error in aiokafka's log."""
 IDLE_SECONDS = 180.0
-"""A connection without traffic for so long is closed, and opened again when it is needed. Load balancers and firewalls
+"""A connection without traffic for this long is closed, and opened again when needed. Load balancers and firewalls
 drop idle connections silently, usually after 4 to 6 minutes; a request on such a connection would wait in vain."""
 METADATA_SECONDS = 300.0
 """Seconds after which producer and admin client ask again for topics and leaders, if nothing fails before."""
 
 
 def milliseconds(seconds: float) -> int:
-    """At least 1, as aiokafka and brokers take it."""
+    """The seconds as whole milliseconds, at least 1."""
     return max(1, round(seconds * 1000))
 
 

@@ -1,8 +1,8 @@
 """The records that aiokafka has prefetched, unpacked straight into `RawMessage`s.
 
-aiokafka makes a `ConsumerRecord` of each record, a frozen dataclass with sizes and checksums that nobody needs. With
-the copy into a `RawMessage` this is a third of the cost of receiving a message. The private parts of aiokafka that are
-used here are listed in the folder's `__init__`.
+aiokafka makes a `ConsumerRecord` of each record, a frozen dataclass with sizes and checksums that nobody needs. Making
+it, and copying it into a `RawMessage`, would be a third of the cost of receiving a message. The private parts of
+aiokafka that are used here are listed in the folder's `__init__`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiokafka.errors import UnsupportedCodecError
 from ...messages import RawMessage
 
 IDLE_SECONDS = 1.0
-"""A buffer from which nothing was taken for so long is not being consumed."""
+"""A buffer from which nothing was taken for this long counts as not being consumed."""
 
 _new = tuple.__new__
 
@@ -59,7 +59,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
     _batches: deque[Any]  # still to come
     _damage: Exception | None = None  # why what follows `_batches` cannot be split into batches
     _batch: Iterator[Any] | None = None  # the rest of the one that is being unpacked
-    _batch_ends = 0  # the offset behind it
+    _batch_ends = 0  # the offset after it
     _more = True  # False: the fetcher may drop this and ask the broker again
     _held = False  # the next record cannot be read: gives out nothing, and keeps the fetcher from fetching
     _last: Any = None  # the batch whose unpacking began last
@@ -181,7 +181,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             if self._is_aborted(batch) or batch.is_control_batch:
                 self.next_fetch_offset = batch.next_offset
                 continue
-            # behind the whole batch, also if its last records were compacted away; and never back
+            # after the whole batch, even if its last records were compacted away; and never back
             self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
             return dropwhile(self._is_before, batch)
         if self._damage is not None:

@@ -34,7 +34,7 @@ from .single import SingleWriter
 METADATA_PAUSE = 0.05
 """Seconds between two metadata requests for a topic that was just created."""
 NO_REFUSALS = (*AUTHORIZATION_ERRORS, InvalidTopicError)
-"""Errors that concern the whole topic, whatever is sent to it: the client is still good."""
+"""Errors that concern the whole topic, so the batch is not to blame, and the client can still be used."""
 
 Result = PublishedMessage | Exception
 
@@ -214,7 +214,7 @@ def _result(future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
 
 
 def _is_refused(future: asyncio.Future[Any]) -> bool:
-    """Whether the broker refused the batch. It wrote nothing then, and this client fails on the partition for ever."""
+    """Whether the broker refused the batch. It wrote nothing then; this client cannot write to the partition again."""
     if not future.done() or future.cancelled():
         return False
     error = future.exception()

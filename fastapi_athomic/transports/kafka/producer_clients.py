@@ -44,7 +44,7 @@ class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is not typed
 
 
 class ProducerClients:
-    """Opens, replaces and closes clients, between `start` and `stop`."""
+    """Opens, replaces and closes clients, between `start` and `stop`. `closed` is for `KafkaProducer` to read."""
 
     def __init__(self, settings: AthomicSettings, connection: Mapping[str, Any]) -> None:
         self._settings = settings

@@ -28,7 +28,7 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 ANY_REPLICA = -1
 NOBODY = -1
 LEADER_PAUSE = 0.1
-"""Seconds until a request is tried again whose partition has no leader that we know."""
+"""Seconds before a request is tried again because we know no leader of its partition."""
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class KafkaReader:
     """Asks the leaders of partitions for messages and offsets. Callers set the deadlines.
 
     Topics are deleted and created again, with more or fewer partitions, so it asks for the leaders each time. It does
-    not add the topics to the client, which would ask for them ever after; brokers may create what a client asks for.
+    not add the topics to the client, which would go on asking for them, and a broker may create what a client asks for.
     """
 
     def __init__(self, client: AIOKafkaClient, max_bytes: int) -> None:
@@ -66,7 +66,7 @@ class KafkaReader:
             answer = await self._persistently(partial(self._fetch, partition, offset))
             if answer is None:
                 first, _ = (await self.bounds(partition.topic)).get(partition.partition, (0, 0))
-                if first <= offset:  # `offset` lies behind the end: the topic was created again
+                if first <= offset:  # `offset` is after the end: the topic was created again
                     return []
                 offset = first
             elif messages := decode_records(answer.batches, partition, offset):
@@ -95,7 +95,7 @@ class KafkaReader:
         return {partition: (first[partition], end[partition]) for partition in sorted(leaders)}
 
     async def _fetch(self, partition: TopicPartition, offset: int) -> Answer | None:
-        """None if `offset` is not in the log, nor its end."""
+        """None if `offset` is neither in the log nor at its end."""
         leader = (await self._leaders(partition.topic)).get(partition.partition)
         if leader is None:
             raise TopicNotFoundError(f"{partition} does not exist")

@@ -1,7 +1,7 @@
 """Records that aiokafka cannot read or write: those with header names that are not UTF-8.
 
 For Kafka's protocol a header name is a string, but brokers do not check it, and clients other than Java's write any
-bytes. aiokafka fails on such a record for ever, and the partition would stand still. Here the name is decoded with
+bytes. aiokafka fails on such a record each time, so the partition would stand still. Here the name is decoded with
 `surrogateescape`, which keeps its bytes, and encoded the same way.
 
 Record batch format (magic 2): https://kafka.apache.org/documentation/#recordbatch
@@ -75,7 +75,7 @@ def decode_records(batches: bytes, topic_partition: TopicPartition, offset: int)
 
 
 def end_of(batches: bytes, offset: int) -> int:
-    """The offset behind the last complete batch, control records and compacted ones included.
+    """The offset after the last complete batch, control records and compacted ones included.
 
     `offset` itself if there is no complete batch.
     """
@@ -170,7 +170,7 @@ class Sequence(NamedTuple):
 
     producer_id: int
     producer_epoch: int
-    number: int  # of records that this producer has written to the partition before
+    number: int  # how many records this producer wrote to the partition before
 
 
 def encode_record(message: OutgoingMessage, sequence: Sequence, compression: str) -> bytes:

@@ -1,7 +1,7 @@
 """Writing messages to Apache Kafka one by one, each in a batch and a request of its own.
 
-For messages that aiokafka's producer does not take, and for those whose batch was refused: after that aiokafka's
-producer fails on the partition for ever, and it does not know why every batch was refused. What is written here is
+For messages that aiokafka's producer does not take, and for those whose batch was refused: after a refusal aiokafka's
+producer can no longer write to the partition, and it does not know all reasons for a refusal. What is written here is
 idempotent too (KIP-98), under a producer id of its own.
 """
 
@@ -23,15 +23,15 @@ from .records import Sequence, encode_record
 ALL_REPLICAS = -1
 NO_TRANSACTION, NO_TRANSACTION_TIMEOUT = None, 2**31 - 1
 RETRY_PAUSE = 0.1
-"""Seconds until a request is tried again that found no leader, or too few in-sync replicas."""
+"""Seconds before a request is tried again because there was no leader, or too few in-sync replicas."""
 MAX_BATCH_BYTES = 100 * 2**20
-"""A broker closes the connection on larger requests (`socket.request.max.bytes`)."""
+"""A broker closes the connection when a request is larger (`socket.request.max.bytes`)."""
 SEQUENCE_NUMBERS = 2**31
 
 # https://kafka.apache.org/protocol#protocol_error_codes
 DUPLICATE_SEQUENCE_NUMBER, INVALID_RECORD = 46, 87
-STRANGER = frozenset((45, 47, 49, 59))
-"""Out of order sequence number, invalid epoch, invalid or unknown producer id: we need a new producer id."""
+NEW_ID_NEEDED = frozenset((45, 47, 49, 59))
+"""Sequence number out of order, invalid epoch, invalid or unknown producer id: we need a new producer id."""
 
 
 class Identity:
@@ -68,7 +68,7 @@ class SingleWriter:
         place = TopicPartition(message.topic, partition)
         async with self._turns.setdefault(place, asyncio.Lock()):
             while True:
-                identity = self._identity or await self._introduce(client)
+                identity = self._identity or await self._new_identity(client)
                 batch = await asyncio.to_thread(encode_record, message, identity.next(place), compression)
                 if len(batch) > MAX_BATCH_BYTES:
                     raise MessageSizeTooLargeError
@@ -77,7 +77,7 @@ class SingleWriter:
                 except BaseException:  # nobody knows whether it was written
                     self._forget(identity)
                     raise
-                if code not in STRANGER:
+                if code not in NEW_ID_NEEDED:
                     break
                 self._forget(identity)
             _check(code, place)
@@ -102,7 +102,7 @@ class SingleWriter:
             await asyncio.sleep(RETRY_PAUSE)
             await client.force_metadata_update()
 
-    async def _introduce(self, client: AIOKafkaClient) -> Identity:
+    async def _new_identity(self, client: AIOKafkaClient) -> Identity:
         request = InitProducerIdRequest(NO_TRANSACTION, NO_TRANSACTION_TIMEOUT)
         while True:
             response: Any = await client.send(client.get_random_node(), request)

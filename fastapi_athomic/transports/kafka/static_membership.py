@@ -29,7 +29,7 @@ FENCED_INSTANCE_ID = 82
 def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str | None:
     """The static member id; None without static membership.
 
-    The one of the config as it is, else the template of the settings plus a suffix that differs for each handler.
+    The id in the config as it is; else the template in the settings, with a suffix that differs for each handler.
     """
     template = settings.kafka.group_instance_id
     if config.group_instance_id is not None or template is None:
@@ -42,9 +42,9 @@ def group_instance_id(settings: AthomicSettings, config: ConsumerConfig) -> str 
 class StaticMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is not typed
     """Gives way to the member that joined later with the same id: stays in the group without an id.
 
-    So the fencing ends, both members work, and only what was in flight is handled twice. A member that lost its
-    membership (its session timed out, say) asks to join under its former member id: the response says whether another
-    member has the id now.
+    So the fencing ends and both members work; only messages that were in flight are handled twice. A member that lost
+    its membership (its session timed out, say) asks to join under its former member id: the response says whether
+    another member has the id now.
     """
 
     _on_twin: Callable[[str], None]

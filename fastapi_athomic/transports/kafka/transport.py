@@ -24,9 +24,9 @@ from .reader import KafkaReader
 from .topics import CreateTopics
 
 KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
-"""Seconds that brokers have until all know a new topic, and seconds between two looks."""
+"""Most seconds to wait until the cluster knows a new topic, and seconds between two checks."""
 CONTROLLER_PAUSE = 0.1
-"""Seconds until a request to the controller is tried again after the controller has moved."""
+"""Seconds before a request is tried again because the controller has moved."""
 
 
 class KafkaTransport:
@@ -117,7 +117,7 @@ class KafkaTransport:
         await self._wait_for(topics, timeout)
 
     async def _wait_for(self, topics: Collection[str], timeout: float) -> None:
-        """Waits until brokers know the new topics: a consumer that starts before would not see them for long."""
+        """Waits until a broker knows the new topics: a consumer that starts earlier would see them only much later."""
         end = monotonic() + min(timeout, KNOWN_SECONDS)
         while len(await self.partition_counts(topics, timeout)) < len(topics):
             if monotonic() > end:
@@ -125,7 +125,7 @@ class KafkaTransport:
             await asyncio.sleep(KNOWN_PAUSE)
 
     async def _have_created(self, topics: Collection[str], timeout: float) -> None:
-        """For brokers without requests to create topics, which create those that a metadata request names."""
+        """For brokers that cannot be asked to create topics, but create those that a metadata request names."""
         request = MetadataRequest(list(topics), allow_auto_topic_creation=True)
         await within(self._ask_any(request), timeout, "asking for topics")
         missing = set(topics) - set(await self.partition_counts(topics, timeout))

@@ -1,7 +1,7 @@
 """Partitions whose next message cannot be read: a damaged batch, an unknown codec, a topic we are not authorized for.
 
 Such a partition is held alone, and tried again: a bit may have flipped on the way, another replica may be sound, the
-topic may be authorized again. What to do about a batch that stays damaged: docs/damaged-batches.md.
+topic may be authorized again. docs/damaged-batches.md says what to do about a batch that stays damaged.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Held:
 class UnreadablePartitions:
     """The held partitions of one group member.
 
-    `position` is where a partition would be read next, None if it is not ours. To try again, `read_otherwise` is called
-    first, which returns whether it helped; if not, `refetch`, which fetches as usual once more.
+    `position` returns where a partition would be read next, None if it is not ours. A new try calls `read_otherwise`,
+    which returns whether it could read the batch; if it could not, `refetch`, which fetches it again as usual.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class UnreadablePartitions:
                     logger.warning("%s: %s is not held any more", self._name, TopicPartition(*partition))
 
     def close(self) -> None:
-        """Gives up all of them."""
+        """Forgets all held partitions, and stops trying them again."""
         for partition in list(self._held):
             self._forget(partition)
 

@@ -31,9 +31,8 @@ class MemoryBroker:
         self._topics = Topics()
         self._ids: dict[str, bytes] = {}  # of the topics; one that is created again gets a new one
         self._groups: dict[str, Group] = {}
-        self._turns: dict[
-            str, int
-        ] = {}  # per topic: the number of messages without a key, which go to the partitions in turn
+        # by topic: the number of messages without a key, which go to the partitions in turn
+        self._turns: dict[str, int] = {}
         self._refused: set[str] = set()
         self.connected = True
 
@@ -89,7 +88,7 @@ class MemoryBroker:
             self._rebalance_followers(gone)
 
     def delete_records(self, topic: str) -> None:
-        """Deletes all messages of the topic; offsets go on where they were."""
+        """Deletes all messages of the topic; offsets continue from where they were."""
         with self._lock:
             for log in self._topics[topic]:
                 log.drop_before(log.end)
