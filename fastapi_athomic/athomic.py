@@ -1,4 +1,4 @@
-"""The extension: `include_athomic` and the object an app gets from it."""
+"""What an app gets from this package: `include_athomic`, and the `Athomic` that it returns."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class BrokerConnection:
             await asyncio.sleep(PING_INTERVAL)
             error = await self._ping()
             if error is not None and self.last_error is None:
-                logger.warning("the broker cannot be reached any more: %s", error)
+                logger.warning("the broker can no longer be reached, trying again: %s", error)
             elif error is None and self.last_error is not None:
                 logger.warning("the broker can be reached again")
             self.last_error = error

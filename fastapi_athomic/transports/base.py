@@ -18,6 +18,7 @@ A new transport is a folder beside `memory` and `kafka`, and needs an entry in e
 - `settings`: `SCHEMES`, the check of the URL in `AthomicSettings._known_scheme`, a section for its own settings, and
   `AthomicSettings.session_timeout` if its broker evicts silent members.
 - `transports.schemes: create_transport`: a case for the scheme.
+- `stores.schemes: create_store`, if ordered consumers shall work without a `state_store_url`, as with `memory`.
 - `tests/delivery/brokers.py` and `tests/delivery/conftest.py`: the delivery tests then run on it too.
 """
 
@@ -81,7 +82,7 @@ class RebalanceListener(Protocol):
     """Hears from a consumer about its partitions.
 
     The consumer calls it on its own event loop. `on_assigned` and `on_revoked` never overlap; if one raises, the
-    consumer logs that and goes on with the rebalance.
+    consumer logs that and continues the rebalance.
     """
 
     def on_arrival(self) -> None:
@@ -181,7 +182,7 @@ class TransportConsumer(Protocol):
         ...
 
     def position(self, partition: TopicPartition) -> int | None:
-        """The offset at which `fetch` goes on. None until `seek` has set it.
+        """The offset at which `fetch` continues. None until `seek` has set it.
 
         It is after every message that `fetch` has returned, and after everything that no reader gets to see: aborted
         transactions, markers of their ends, and messages that compaction has removed.
@@ -197,7 +198,7 @@ class TransportConsumer(Protocol):
         ...
 
     def held(self) -> Mapping[TopicPartition, str]:
-        """Assigned partitions whose next message cannot be read, and why. The consumer goes on with the others."""
+        """Assigned partitions whose next message cannot be read, and why. `fetch` goes on with the others."""
         ...
 
     def troubles(self) -> Sequence[str]:

@@ -87,7 +87,7 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
 
 
 def abandon(task: asyncio.Task[Any]) -> None:
-    """Cancels a task that nobody waits for any more, and ignores how it ends."""
+    """Cancels a task that nobody waits for, and ignores how it ends."""
     task.cancel()
     task.add_done_callback(retrieve)
 

@@ -73,7 +73,7 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
     An error that the broker reports for one partition does not stop the consumer: the partition is held.
     """
 
-    _empty: dict[KafkaPartition, int]  # empty answers in a row, though the log goes on
+    _empty: dict[KafkaPartition, int]  # how many answers in a row were empty although the log has more
 
     @classmethod
     def take_over(cls, fetcher: Fetcher, buffer: Prefetched) -> EagerFetcher:

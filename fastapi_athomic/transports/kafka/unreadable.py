@@ -84,7 +84,7 @@ class UnreadablePartitions:
             if self._position(partition) != held.place.offset:
                 self._forget(partition)
                 if held.failures > 1:
-                    logger.warning("%s: %s is not held any more", self._name, TopicPartition(*partition))
+                    logger.warning("%s: %s is no longer held", self._name, TopicPartition(*partition))
 
     def close(self) -> None:
         """Forgets all held partitions, and stops trying them again."""
