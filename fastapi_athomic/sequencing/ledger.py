@@ -277,7 +277,8 @@ class Ledger:
         for start in range(0, len(held), CALL_AGGREGATES):
             asked = PendingCall()
             for aggregate in held[start : start + CALL_AGGREGATES]:
-                asked.write(aggregate, Take.NOTHING, release=True)
+                if aggregate.token is not None:  # else it was lost during an earlier call
+                    asked.write(aggregate, Take.NOTHING, release=True)
             reply = await self._store.call(self._member, asked.call)
             for written, counts in zip(asked.written, reply.written, strict=True):
                 if counts:
