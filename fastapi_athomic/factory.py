@@ -203,5 +203,5 @@ class ConsumerFactory:
         return await self._watch.existing(returns.brings_back)
 
     async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
-        await self._left_behind.name(dlq_handler, client)
+        await self._left_behind.warn(dlq_handler, client)
         await self._watch.follow(client, dlq_handler.returns, followed)

@@ -198,6 +198,3 @@ def _is_delay(value: object) -> bool:
 
 def _are_exceptions(types: Any) -> bool:
     return isinstance(types, tuple) and all(isinstance(t, type) and issubclass(t, BaseException) for t in types)
-
-
-NO_RETRY = RetryPolicy(max_attempts=1)

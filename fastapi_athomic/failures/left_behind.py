@@ -41,7 +41,7 @@ class LeftBehind:
         self._handlers.append(handler)
         self._unsaid.add(handler)
 
-    async def name(self, handler: DLQHandler, client: TransportConsumer) -> None:
+    async def warn(self, handler: DLQHandler, client: TransportConsumer) -> None:
         """Logs the warnings for this handler, the first time that the broker answers. Does not raise if it does not.
 
         `client`: the handler's consumer, for the group's commits.

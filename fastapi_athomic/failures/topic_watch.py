@@ -152,7 +152,7 @@ class TopicWatch:
                     await self._look_again(returns)
                 news.clear()
                 found = self._belonging(returns.brings_back)
-                if found != followed and await _changed(client, found):
+                if found != followed and await _subscribe(client, found):
                     followed = found
         finally:
             self._news.remove(news)
@@ -181,7 +181,7 @@ async def _comes(event: asyncio.Event, seconds: float) -> bool:
         return False
 
 
-async def _changed(client: TransportConsumer, topics: frozenset[str]) -> bool:
+async def _subscribe(client: TransportConsumer, topics: frozenset[str]) -> bool:
     try:
         await client.follow(topics)
     except TransportError as error:

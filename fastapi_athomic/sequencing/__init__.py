@@ -15,7 +15,6 @@ Words:
 Modules, from the ground up:
     aggregates    what this process knows of one aggregate: its messages, its lease, its state
     assignment    the partitions that this process has
-    fields        reads the aggregate key and the sequence number from a decoded message
     packing       raw messages as bytes, as they are kept in the waiting room
     calls         the next call to the store: who takes part, when it leaves, what it asks
     duplicates    what happens to a message whose number is done already
@@ -26,7 +25,7 @@ Modules, from the ground up:
     survey        looks through the waiting rooms of the whole group once in a while
     ledger        the conversation with the store: sends calls and acts on the answers
     serving       who acts next on an aggregate (a worker, the store, nobody), and what workers do
-    intake        puts messages from the partitions in their places
+    intake        reads the aggregate key and the sequence number of each message, and puts it in its place
     strategy      the session's view of all this, and its wiring
     groups        the app's ordered consumers: checks what they need, and builds their strategies
 """

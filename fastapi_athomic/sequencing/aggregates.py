@@ -90,15 +90,15 @@ class Aggregate:
 
     def __init__(self, key: bytes, before_first: int) -> None:
         self.key = key
-        # --- how far it is. `Attempts` and `WaitingRoom` move `last` on; the rest is moved by the methods here
+        # --- how far it is. `Attempts` and `WaitingRoomReader` move `last` on; the rest is moved by the methods here
         self.last = before_first  # handled, dead-lettered or given up; another member may be further
         self.acknowledged = before_first  # what the store knows of `last`
-        # --- messages in memory. `Intake` and `WaitingRoom` add to `items`, `Duplicates` to `late`. `Attempts` moves
-        # what is done from there to `unwritten`; the ledger takes away what the store has taken note of
+        # --- messages in memory. `Intake` and `WaitingRoomReader` add to `items`, `Duplicates` to `late`. `Attempts`
+        # moves what is done to `unwritten`; the ledger removes from there what the store has acknowledged
         self.items: dict[int, Item] = {}  # by sequence number; all beyond `last`, but for one that is running
         self.late: deque[Item] = deque()  # redriven from the DLQ after `last` had passed their number
         self.unwritten: list[Item] = []  # handled, but the store does not know it yet
-        # --- what waits in the store. `WaitingRoom` moves it on, whoever removes items moves it back
+        # --- what waits in the store. `WaitingRoomReader` moves it on, whoever removes items moves it back
         self.known = NOTHING_KNOWN  # what waits in the store up to this number is in `items` as well
         # --- the lease, see the table. The ledger sets `refused`, the ledger and `Holdings` set `releasing`
         self.token: int | None = None
@@ -112,12 +112,12 @@ class Aggregate:
         self.attempt = 1
         self.first_failed_at = 0.0  # seconds since the epoch; 0: it has not failed
         self.letter: FailureContext | None = None  # its dead letter, which could not be written yet
-        # --- hindrances. `Holdings` sets `blocked` and `full`, `Survey` sets `overdue` and `WaitingRoom` clears it
+        # --- hindrances. `Holdings` sets `blocked` and `full`. `Survey` sets `overdue`, `WaitingRoomReader` clears it
         self.blocked = False  # its next message has used up its attempts
         self.rests_until = float("-inf")  # monotonic; a blocked aggregate is not tried again before
         self.full = False  # its waiting room has no room for its messages
         self.overdue = False  # a number has been missing for longer than `gap_timeout`
-        # --- dead letters without an attempt. `WaitingRoom` adds to `burials`, `Burials` moves them to `buried`
+        # --- dead letters without an attempt. `WaitingRoomReader` adds to `burials`, `Burials` moves them to `buried`
         self.burials: deque[Burial] = deque()
         self.buried: list[int] = []  # numbers that are dead-lettered, and have to be removed from the waiting room
 

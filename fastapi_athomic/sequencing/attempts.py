@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from ..complaints import Complaints
@@ -27,29 +28,33 @@ SHORTEST_REST = 1.0
 """A blocked aggregate rests for this time at least before its message is tried again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptsParts:
+    """What the attempts are built from."""
+
+    processor: OrderedMessageProcessor
+    sequencing: Sequencing
+    retry: RetryPolicy
+    assignment: Assignment
+    agenda: Agenda
+    holdings: Holdings
+    duplicates: Duplicates
+    counters: Counters
+
+
 class Attempts:
     """Calls the handler. By the outcome the message is done, tried again, dead-lettered, or blocks its aggregate."""
 
-    def __init__(
-        self,
-        processor: OrderedMessageProcessor,
-        sequencing: Sequencing,
-        retry: RetryPolicy,
-        assignment: Assignment,
-        agenda: Agenda,
-        holdings: Holdings,
-        duplicates: Duplicates,
-        counters: Counters,
-    ) -> None:
-        self._processor = processor
-        self._blocks = sequencing.on_failure == "block"
-        self._rest_seconds = max(SHORTEST_REST, retry.max_delay)
-        self._last_attempt = max(1, retry.max_attempts)
-        self._assignment = assignment
-        self._agenda = agenda
-        self._holdings = holdings
-        self._duplicates = duplicates
-        self._counters = counters
+    def __init__(self, parts: AttemptsParts) -> None:
+        self._processor = parts.processor
+        self._blocks = parts.sequencing.on_failure == "block"
+        self._rest_seconds = max(SHORTEST_REST, parts.retry.max_delay)
+        self._last_attempt = max(1, parts.retry.max_attempts)
+        self._assignment = parts.assignment
+        self._agenda = parts.agenda
+        self._holdings = parts.holdings
+        self._duplicates = parts.duplicates
+        self._counters = parts.counters
         self._complaints = Complaints()
 
     async def make(self, aggregate: Aggregate, item: Item) -> float | None:

@@ -19,7 +19,7 @@ class Agenda:
     """Collects the aggregates that have something for the store, and knows when the next call leaves."""
 
     def __init__(self, linger: float) -> None:
-        self.linger = linger  # seconds
+        self._linger = linger  # seconds
         self.lanes = 0  # with a worker, or waiting for one; counted by `Serving`
         self.batches = 0  # of messages not yet sorted in; counted by `Intake`
         self.dirty: dict[Aggregate, None] = {}
@@ -35,7 +35,7 @@ class Agenda:
         """The aggregate has something for the store: a call leaves within `linger` seconds."""
         self.dirty[aggregate] = None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.linger, self._woken.set)
+            self._timer = asyncio.get_running_loop().call_later(self._linger, self._woken.set)
 
     def hurry(self) -> None:
         """Called whenever some work has ended: if nothing else is to be done, the call leaves at once."""

@@ -42,7 +42,7 @@ class Holdings:
 
     # --- leases without work
 
-    def rest(self, aggregate: Aggregate) -> None:
+    def keep_idle(self, aggregate: Aggregate) -> None:
         """It has nothing to do. Its lease is kept for a while, as more messages may come."""
         if aggregate.token is None:
             self._forget(aggregate)
@@ -51,12 +51,12 @@ class Holdings:
         else:
             self._release(aggregate)
 
-    def rests(self, aggregate: Aggregate) -> bool:
+    def is_idle(self, aggregate: Aggregate) -> bool:
         """It has a lease and nothing to do."""
         return aggregate in self._idle
 
     def _forget(self, aggregate: Aggregate) -> None:
-        self.not_full(aggregate)
+        self.note_room(aggregate)
         self._idle.pop(aggregate, None)
         self._agenda.dirty.pop(aggregate, None)
         self.aggregates.pop(aggregate.key, None)
@@ -108,12 +108,12 @@ class Holdings:
         self.blocked.discard(aggregate)
         self._gauge.blocked = len(self.blocked)
 
-    def full(self, aggregate: Aggregate) -> None:
+    def note_full(self, aggregate: Aggregate) -> None:
         """Its waiting room has no room. Only for an aggregate that is not `full` yet."""
         aggregate.full = True
         self._gauge.full += 1
 
-    def not_full(self, aggregate: Aggregate) -> None:
+    def note_room(self, aggregate: Aggregate) -> None:
         """There is room again, or there may be."""
         if aggregate.full:
             aggregate.full = False

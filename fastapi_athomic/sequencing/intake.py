@@ -8,45 +8,87 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
+from typing import Any
+from uuid import UUID
 
 from ..consumption.partitions import PartitionState
+from ..exceptions import PayloadDecodeError
 from ..handling.processors import OrderedMessageProcessor
 from ..loop.cancellation import is_interrupt
 from ..loop.fairness import LoopShare
 from ..messages import RawMessage
+from ..stores.base import GREATEST
+from ..subscriptions import Sequencing
 from .aggregates import Item
 from .assignment import Assignment
 from .calls import Agenda
 from .duplicates import Duplicates
-from .fields import SequenceReader
 from .holdings import Holdings
 from .serving import Serving
+
+STEP = "sequence"
+"""Errors name this step, as they name the steps of the payload pipeline."""
+
+
+class SequenceReader:
+    """Reads the aggregate key and the sequence number: attributes of an object, or keys of a mapping."""
+
+    def __init__(self, sequencing: Sequencing) -> None:
+        self._key_field = sequencing.aggregate_key_field
+        self._number_field = sequencing.sequence_id_field
+
+    def read(self, value: Any) -> tuple[bytes, int]:
+        """Gives the aggregate key and the sequence number.
+
+        The key is a string, an integer, a UUID or bytes. Only its text counts: 1 and "1" are the same aggregate.
+
+        Raises:
+            PayloadDecodeError: a field is missing or has a wrong type. The error names the field, never its value.
+        """
+        if isinstance(value, Mapping):
+            key, number = value.get(self._key_field), value.get(self._number_field)
+        else:
+            key, number = getattr(value, self._key_field, None), getattr(value, self._number_field, None)
+        if type(number) is not int or not -GREATEST <= number <= GREATEST:
+            raise PayloadDecodeError(f"{self._number_field} is not a whole number below 2**53", step=STEP)
+        if isinstance(key, str):
+            return key.encode("utf-8", "surrogatepass"), number
+        if isinstance(key, bytes):
+            return key, number
+        if isinstance(key, int | UUID) and not isinstance(key, bool):
+            return str(key).encode(), number
+        raise PayloadDecodeError(f"{self._key_field} is no text, whole number, UUID or bytes", step=STEP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeParts:
+    """What the intake is built from."""
+
+    processor: OrderedMessageProcessor
+    sequencing: Sequencing
+    assignment: Assignment
+    agenda: Agenda
+    holdings: Holdings
+    serving: Serving
+    duplicates: Duplicates
+    share: LoopShare
 
 
 class Intake:
     """Sorts in what the session hands over. It gives the event loop back in between, as handlers do."""
 
-    def __init__(
-        self,
-        processor: OrderedMessageProcessor,
-        reader: SequenceReader,
-        assignment: Assignment,
-        agenda: Agenda,
-        holdings: Holdings,
-        serving: Serving,
-        duplicates: Duplicates,
-        share: LoopShare,
-    ) -> None:
-        self._processor = processor
-        self._read = reader.read
-        self._assignment = assignment
-        self._agenda = agenda
-        self._holdings = holdings
-        self._serving = serving
-        self._duplicates = duplicates
-        self._share = share
+    def __init__(self, parts: IntakeParts) -> None:
+        self._processor = parts.processor
+        self._read = SequenceReader(parts.sequencing).read
+        self._assignment = parts.assignment
+        self._agenda = parts.agenda
+        self._holdings = parts.holdings
+        self._serving = parts.serving
+        self._duplicates = parts.duplicates
+        self._share = parts.share
         self._intake: deque[tuple[PartitionState, Sequence[RawMessage]]] = deque()
         self._arrived = asyncio.Event()
 

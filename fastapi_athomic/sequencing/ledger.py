@@ -225,11 +225,11 @@ class Ledger:
             return  # its turn came meanwhile
         if became is Parked.FULL:
             if not aggregate.full:
-                self._holdings.full(aggregate)
+                self._holdings.note_full(aggregate)
                 self._later(aggregate)
             return
         aggregate.left_for_store(item)
-        self._holdings.not_full(aggregate)
+        self._holdings.note_room(aggregate)
         if became is not Parked.PARKED:
             self._duplicate(aggregate, item)
             if aggregate.refused and aggregate.late:
@@ -245,7 +245,7 @@ class Ledger:
 
     def _try_again(self, aggregate: Aggregate) -> None:
         """There may be room now, or the member that had the aggregate may be gone."""
-        self._holdings.not_full(aggregate)
+        self._holdings.note_room(aggregate)
         aggregate.refused = False
         if aggregate.key in self._holdings.aggregates:
             self._dispatch(aggregate)

@@ -51,7 +51,7 @@ class Serving:
         if aggregate.busy or self._to_worker(aggregate):
             return
         if aggregate.idle:
-            self._holdings.rest(aggregate)
+            self._holdings.keep_idle(aggregate)
         elif self._needs_store(aggregate):
             self._agenda.mark(aggregate)
 

@@ -1,10 +1,10 @@
 """Ordered consumption: each aggregate's messages in the order of their sequence numbers, each once.
 
-This is what a session sees: the strategy that `ordered_consumer` stands for. A message takes this way: `Intake` decodes
-it and puts it in its place in its aggregate. If it is next, `Serving` passes it to a worker and `Attempts` calls the
-handler. If it is early, the `Ledger` parks it in the waiting room of the state store, and `WaitingRoom` takes it back
-when its turn comes. If it is late or there twice, `Duplicates` skips it. Its offset is concluded when the store has
-taken note (promises P1 and P17).
+A session uses the strategy here, which `ordered_consumer` stands for. A message goes this way: `Intake` decodes it and
+puts it in its place in its aggregate. If it is next, `Serving` passes it to a worker and `Attempts` calls the handler.
+If it is early, the `Ledger` parks it in the waiting room of the state store, and `WaitingRoomReader` takes it back when
+its turn comes. If it is late or a duplicate, `Duplicates` skips it. Its offset is concluded when the store has
+acknowledged it (promises P1 and P17).
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from ..retry import RetryPolicy
 from ..stores.base import Member, StateStore
 from ..subscriptions import Sequencing
 from .assignment import Assignment
-from .attempts import Attempts
+from .attempts import Attempts, AttemptsParts
 from .burials import Burials
 from .calls import Agenda
 from .duplicates import Duplicates
-from .fields import SequenceReader
 from .holdings import Holdings
-from .intake import Intake
+from .intake import Intake, IntakeParts
 from .ledger import Ledger, LedgerParts
 from .serving import Serving
-from .waiting_room import WaitingRoom
+from .waiting_room import WaitingRoomReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +60,32 @@ class OrderedStrategy:
         self._agenda = agenda = Agenda(ordered.linger)
         self._holdings = holdings = Holdings(ordered.member, agenda, assignment, ordered.gauge)
         duplicates = Duplicates(processor, counters)
-        attempts = Attempts(processor, sequencing, ordered.retry, assignment, agenda, holdings, duplicates, counters)
+        attempts = Attempts(
+            AttemptsParts(
+                processor=processor,
+                sequencing=sequencing,
+                retry=ordered.retry,
+                assignment=assignment,
+                agenda=agenda,
+                holdings=holdings,
+                duplicates=duplicates,
+                counters=counters,
+            )
+        )
         burials = Burials(processor, assignment, agenda, counters)
         self._serving = serving = Serving(attempts, burials, assignment, agenda, holdings, **parts)
         self.pool = serving.pool
         self._intake = Intake(
-            processor,
-            SequenceReader(sequencing),
-            assignment,
-            agenda,
-            holdings,
-            serving,
-            duplicates,
-            parts["share"],
+            IntakeParts(
+                processor=processor,
+                sequencing=sequencing,
+                assignment=assignment,
+                agenda=agenda,
+                holdings=holdings,
+                serving=serving,
+                duplicates=duplicates,
+                share=parts["share"],
+            )
         )
         self._ledger = Ledger(
             LedgerParts(
@@ -86,7 +98,7 @@ class OrderedStrategy:
                 agenda=agenda,
                 holdings=holdings,
                 dispatch=serving.dispatch,
-                found=WaitingRoom(processor, sequencing, agenda, counters, parts["name"]).found,
+                found=WaitingRoomReader(processor, sequencing, agenda, counters, parts["name"]).found,
                 duplicate=duplicates.add,
             )
         )

@@ -51,7 +51,7 @@ class Survey:
             self._scan_start = 0
         for key in overview.ready:
             known = self._holdings.aggregates.get(key)
-            if known is None or known.token is None or self._holdings.rests(known):
+            if known is None or known.token is None or self._holdings.is_idle(known):
                 self._agenda.mark(self._holdings.aggregate(key))
         self._note_overdue(overview.overdue)
 

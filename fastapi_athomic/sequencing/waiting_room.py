@@ -19,7 +19,7 @@ from .packing import unpack
 logger = logging.getLogger(__name__)
 
 
-class WaitingRoom:
+class WaitingRoomReader:
     """Reads what the store found in an aggregate's waiting room."""
 
     def __init__(

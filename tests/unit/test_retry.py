@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fastapi_athomic.exceptions import ConfigurationError
 from fastapi_athomic.outcomes import Stage
-from fastapi_athomic.retry import GIVE_UP, NO_RETRY, RetryPolicy
+from fastapi_athomic.retry import GIVE_UP, RetryPolicy
 from fastapi_athomic.settings import RetryTuning
 
 
@@ -24,7 +24,7 @@ def test_attempts_are_limited() -> None:
     policy = RetryPolicy(max_attempts=3)
     assert decide(policy, attempt=2) is not None
     assert decide(policy, attempt=3) is None
-    assert decide(NO_RETRY) is None
+    assert decide(RetryPolicy(max_attempts=1)) is None
 
 
 def test_a_fatal_error_is_not_tried_again_nor_are_its_subclasses() -> None:

@@ -185,7 +185,7 @@ async def test_p17_a_lone_message_waits_for_no_company(monkeypatch: pytest.Monke
         monkeypatch.setattr(f"fastapi_athomic.sequencing.{name}", 1e9)
     shop = Shop(MemoryStateStore(), gap_timeout=1e12)
     async with running(shop.athomic):
-        shop.strategy._agenda.linger = 1e9
+        shop.strategy._agenda._linger = 1e9
         await shop.publish(1)
         await shop.record.count(1)
         await shop.athomic.drain()

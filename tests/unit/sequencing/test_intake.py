@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_athomic import PayloadDecodeError
-from fastapi_athomic.sequencing.fields import SequenceReader
+from fastapi_athomic.sequencing.intake import SequenceReader
 from fastapi_athomic.subscriptions import Sequencing
 
 READER = SequenceReader(Sequencing(aggregate_key_field="order", sequence_id_field="number"))
