@@ -116,7 +116,7 @@ class DeliveryAttempt(NamedTuple):
     """Which attempt to handle the message this is, for handlers that ask for it."""
 
     number: int  # 1 for the first
-    maximum: int  # after so many the message is dead-lettered; 0: no limit
+    maximum: int  # after this many the message is dead-lettered; 0: no limit
 
     @property
     def is_last(self) -> bool:

@@ -14,7 +14,7 @@ from .outcomes import Stage
 from .settings import RetryTuning
 
 Delay = float | Callable[[int, BaseException], float]
-"""Seconds, or a function that returns them, of the attempt that failed (1 for the first) and its error."""
+"""Seconds, or a function that returns them, given the number of the attempt that failed (from 1) and its error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,9 @@ class RetryPolicy:
     `jitter` of it. Errors in decoding and those in `fatal` are never tried again. An exception group is fatal if one
     of its members is, and is tried again if each of its members would be.
 
-    If a `delay` function raises or returns no number of seconds, the default delay is used instead, and a warning names
-    the handler. If an `isinstance` check with `retry_on` or `fatal` raises, the message is tried again, with a warning.
+    If a `delay` function raises or does not return a number of seconds, the default delay is used instead, and a
+    warning names the handler. If an `isinstance` check with `retry_on` or `fatal` raises, the message is tried again
+    while attempts are left, with a warning.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -102,8 +103,8 @@ class RetryPolicy:
     ) -> RetryDecision:
         """The decision after `attempt` failed, `elapsed` seconds after the first failure. Pure except for `chance`.
 
-        `place` is the number of the retry topic that the message came from (1 for the first), 0 if from none. From a
-        retry topic it has one attempt. `chance` returns a number from 0 to 1, for the jitter.
+        `place` is the number of the retry topic that the message came from (1 for the first), 0 if from none. A
+        message from a retry topic has one attempt. `chance` returns a number from 0 to 1, for the jitter.
         """
         if stage in (Stage.DECODE, Stage.HEADERS):
             return GIVE_UP
@@ -136,7 +137,7 @@ class RetryPolicy:
     def _is_hopeless(self, error: BaseException) -> tuple[bool, str | None]:
         """Whether it must not be tried again, and what went wrong in the check.
 
-        Both are the user's code: exception types may override `isinstance`, groups their members.
+        The check can run user code: exception types may override `isinstance`, groups their members.
         """
         try:
             return (
@@ -155,7 +156,7 @@ class RetryPolicy:
             given: Any = self.delay(attempt, error)
             if (seconds := _seconds(given)) is not None:
                 return min(seconds, self.max_delay), None
-            problem = f"the delay function gave a {type(given).__name__} that is no number of seconds"
+            problem = f"the delay function returned a {type(given).__name__} that is not a number of seconds"
         except KeyboardInterrupt:
             raise
         except BaseException as broken:
@@ -171,7 +172,7 @@ class RetryPolicy:
 
 
 def _seconds(given: Any) -> float | None:
-    """None if it is no number of seconds. Whatever `float` takes is one, except text and truth values."""
+    """None if it is not a number of seconds. Whatever `float` takes is one, except text and truth values."""
     if inspect.iscoroutine(given):
         given.close()  # otherwise Python warns that nobody awaited it
     if isinstance(given, str | bytes | bytearray | bool) or not hasattr(given, "__float__"):

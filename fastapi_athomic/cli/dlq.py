@@ -22,7 +22,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """Adds the area `dlq` to the command line."""
     commands = areas.add_parser("dlq", help="dead letters").add_subparsers(dest="command", required=True)
     for name, summary in (
-        ("list", "list the dead letters that wait"),
+        ("list", "list open dead letters"),
         ("show", "show one dead letter with its payload"),
         ("redrive", "send dead letters back to the group that failed"),
         ("discard", "settle dead letters without sending them back"),
@@ -47,12 +47,12 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
             metavar="TIME",
             help="only those that failed since: ISO 8601, with time zone",
         )
-        command.add_argument("--limit", type=int, default=50)
+        command.add_argument("--limit", type=int, default=50, help="at most this many (default: 50)")
     if name != "list":
         command.add_argument("--offset", type=int, help="offset in the DLQ topic", required=name == "show")
     if name in ("redrive", "discard"):
-        command.add_argument("--all", action="store_true", help="all dead letters that wait")
-        command.add_argument("--limit", type=int, help="at most so many")
+        command.add_argument("--all", action="store_true", help="all open dead letters")
+        command.add_argument("--limit", type=int, help="at most this many")
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         command.add_argument("--yes", action="store_true", help="do not ask")
     if name == "redrive":
@@ -133,7 +133,7 @@ def _print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     print(f"{report['settled']} of {report['selected']} {doing}", end="")
     print(f", {report['exhausted']} were sent back too often already" if report["exhausted"] else "")
     for reason, count in report["refused"].items():
-        print(f"{count} still wait: {reason}")
+        print(f"{count} not sent back: {reason}")
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

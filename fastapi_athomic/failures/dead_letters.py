@@ -1,9 +1,9 @@
 """Dead letters for people: look at them, send them back to the group that failed, or discard them with a reason.
 
 A settled letter stays in its topic. A marker behind it, in the same partition of the DLQ topic, says that it is
-settled: no other state is kept, and no group's offsets are touched. A redrive that broke off half way goes on where it
-was: before it sends, it looks in the redrive topic for what is there already. If that is unknown (the topic was purged
-meanwhile) it sends again.
+settled: no other state is kept, and no group's offsets are touched. A redrive that broke off half way continues
+where it stopped: before it sends, it looks in the redrive topic for what is there already. If the topic was purged
+meanwhile, that is unknown, and it sends again.
 
 Several handlers may share a DLQ topic: each sees and settles its own letters, by group and handler id. Letters of a
 handler id that no handler of the app has (a deploy has renamed it) belong to the handlers that consume the same source
@@ -28,7 +28,7 @@ T = TypeVar("T")
 def _at_home(
     method: Callable[Concatenate[DeadLetters, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[DeadLetters, P], Coroutine[Any, Any, T]]:
-    """The method, in the event loop that the connection to the broker belongs to."""
+    """Runs the method in the event loop that the connection to the broker belongs to."""
 
     @wraps(method)
     async def call(letters: DeadLetters, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -45,7 +45,7 @@ class DeadLetters:
         self._mailbox = Mailbox(parts)
         self._settling = Settling(parts, self._mailbox)
 
-    # --- looking
+    # --- reading
 
     @_at_home
     async def count(self, *, source: str | None = None) -> int:
@@ -72,7 +72,7 @@ class DeadLetters:
             partition: in this partition of the DLQ topic only.
             offset: from this offset of the DLQ topic on.
             since: only those that failed at this time or later.
-            limit: at most so many.
+            limit: at most this many.
         """
         found: list[DeadLetter] = []
         async for letter in self._mailbox.open(source, partition, offset):

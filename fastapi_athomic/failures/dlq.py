@@ -34,6 +34,8 @@ DEFAULT_POLICY = RetryPolicy()
 
 
 class _Circumstances(TypedDict):
+    """What `RetryPolicy.decide` is told besides the error."""
+
     stage: Stage
     attempt: int
     elapsed: float
@@ -46,7 +48,7 @@ class Verdict(Enum):
     RETRY = "retry"  # call the handler again, after the delay
     DEFERRED = "deferred"  # moved to a retry topic and acknowledged
     DEAD_LETTERED = "dead_lettered"  # written to the DLQ and acknowledged
-    SKIPPED = "skipped"  # written nowhere: the handler has no DLQ, or the message is a dead letter already
+    SKIPPED = "skipped"  # written nowhere: the handler has no DLQ, or it is a dead letter of another handler
     BLOCKED = "blocked"  # the DLQ or retry topic cannot be written: judge again, after the delay
 
 
@@ -71,7 +73,8 @@ class DLQHandler:
 
     - the processors: `handle`, `decide`, `move` and `hold` judge failures; `returns` tells whether a message came back,
       and where it was first;
-    - the session: `prepare` when partitions are assigned, `forget` when they are revoked;
+    - the session: `prepare` when partitions are assigned, `forget` when they are revoked, sought to another offset, or
+      lost with their topic;
     - the service: `blocked` for health, `topic_for` and `returns` for status;
     - `Mailbox` and `Settling`: `topic_for`, `returns` and `redrive_topic`;
     - `LeftBehind`: `topic_for`, `returns`, `handler_id` and `group_id`;
@@ -122,7 +125,7 @@ class DLQHandler:
             dlq = self.topic_for(source)
             if dlq is not None and self.returns.place(dlq) is not None:
                 raise ConfigurationError(
-                    f"handler {handler_id}: its dead letters must not go to {dlq}: through it messages come back"
+                    f"handler {handler_id}: its dead letters must not go to {dlq}, from which messages come back"
                 )
             for topic in [*self._needed(source), *([self.returns.redrive(source)] if dlq is not None else [])]:
                 if not is_topic_name(topic):
@@ -159,7 +162,7 @@ class DLQHandler:
             decision: object = policy.decide(failure.error, **circumstances)
             if isinstance(decision, RetryDecision):
                 return decision
-            problem = f"decide gave a {type(decision).__name__}, which is no decision"
+            problem = f"decide returned a {type(decision).__name__} instead of a RetryDecision"
         except BaseException as broken:
             if is_interrupt(broken):
                 raise
@@ -173,14 +176,14 @@ class DLQHandler:
         """
         later = self.decide(failure).later
         if self.returns.is_dead_letter(failure.message):
-            self._report(failure, logging.ERROR, "stays where it is: another handler keeps it there as a dead letter")
+            self._report(failure, logging.ERROR, "is left alone: it is already a dead letter of another handler")
             return Judgement(Verdict.SKIPPED, failure)
         if later is not None:
             topic = self.returns.retry(failure.origin.topic, self.returns.stage_of(failure.message.topic) + 1)
             problem = await self._writer.write(topic, failure, later)
             if not isinstance(problem, NEVER):
                 return self._moved(Verdict.DEFERRED, topic, failure, problem)
-            self._report(failure, logging.WARNING, f"cannot go to {topic}, its next place is the DLQ: {problem}")
+            self._report(failure, logging.WARNING, f"cannot go to {topic}, and goes to the DLQ instead: {problem}")
         dlq = self.topic_for(failure.origin.topic)
         if dlq is None:
             self._report(failure, logging.ERROR, "is skipped: the handler has no dead-letter topic")
@@ -232,7 +235,7 @@ class DLQHandler:
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """Called when these partitions were revoked, sought to another offset, or lost with their topic.
 
-        Whatever blocked them no longer does here.
+        Clears their block.
         """
         for partition in partitions:
             self._unblock(partition)

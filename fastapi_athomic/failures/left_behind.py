@@ -17,12 +17,12 @@ from .topic_watch import TopicWatch
 logger = logging.getLogger(__name__)
 
 SHOWN = 10
-"""How many topics are named at most. There may be many if several apps have handlers of the same group."""
+"""At most this many topics are named. There may be many if several apps have handlers of the same group."""
 PATIENCE = "this warning comes at each start as long as the topic holds messages"
 
 
 class LeftBehind:
-    """Warns, once for each handler, of own topics with messages that changed options of the handler have left behind.
+    """Warns once per handler about own topics that still hold messages after the handler's options changed.
 
     All handlers of an app share one: a topic that one handler no longer uses may be another's.
     """
@@ -33,7 +33,7 @@ class LeftBehind:
         self._settings = settings
         self._timeout = settings.request_timeout
         self._handlers: list[DLQHandler] = []
-        self._unsaid: set[DLQHandler] = set()  # handlers that were not looked at yet
+        self._unsaid: set[DLQHandler] = set()  # handlers whose topics were not looked for yet
         self._named: set[str] = set()  # topics that were warned of
 
     def add(self, handler: DLQHandler) -> None:

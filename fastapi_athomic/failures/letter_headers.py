@@ -44,7 +44,7 @@ OMITTED: Mapping[str, str] = {part: f"{PREFIX}{part}-omitted" for part in ("valu
 RETURNING = frozenset((FAILURE_TRACE, *ORIGIN))
 """Those of our headers that a redrive copies from the dead letter."""
 OF_ONE_WAY = frozenset((DUE, STAGE, LETTER_PLACE, KEY_ADDED, DIGEST, *OMITTED.values()))
-"""Those of our headers that are dropped when the message fails again: they told of its last way only."""
+"""Those of our headers that are dropped when the message fails again: they describe only the previous delivery."""
 
 
 def dead_letter_headers(failure: FailureContext, settings: AthomicSettings, *, brief: bool = False) -> Headers:

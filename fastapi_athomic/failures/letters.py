@@ -53,9 +53,9 @@ class DeadLetter:
 
 
 def read_letter(message: RawMessage) -> DeadLetter:
-    """The dead letter in a message of a DLQ topic; fields that its headers do not tell are None.
+    """The dead letter in a message of a DLQ topic; fields that its headers lack are None.
 
-    Letters of earlier versions have no id: their place and time make one.
+    Letters of earlier versions have no id: it is made of their place and time.
     """
     headers = MessageHeaders(message.headers)
     return DeadLetter(
@@ -107,7 +107,7 @@ def redriven(letter: DeadLetter, original: RawMessage | None, topic: str, partit
 
 
 def is_original(message: RawMessage, letter: DeadLetter) -> bool:
-    """The letter was made of this message. (Another may have its place if the topic was created anew.)"""
+    """The letter was made of this message. (If the topic was recreated, another message may be at the same offset.)"""
     return (
         message.offset == letter.original_offset
         and str(message.timestamp) == letter.headers.text(f"{PREFIX}original-timestamp")
@@ -118,8 +118,8 @@ def is_original(message: RawMessage, letter: DeadLetter) -> bool:
 class SentBack:
     """The letters that a redrive topic has already: a redrive that broke off must not send them twice.
 
-    Earlier versions wrote only the letter's place into the message, and another letter has that place after the DLQ
-    topic was created anew. So such a message counts only if it has the letter's origin, was redriven as often as the
+    Earlier versions wrote only the letter's place into the message, and after the DLQ topic was recreated, another
+    letter has that place. So such a message counts only if it has the letter's origin, was redriven as often as the
     letter would be now, and is not older than the letter.
     """
 

@@ -49,7 +49,7 @@ class Mailbox:
     async def open(
         self, source: str | None, partition: int | None = None, offset: int = 0
     ) -> AsyncIterator[DeadLetter]:
-        """Those in all DLQ topics of the handler that exist. Arguments and errors as in `open_in` and `topics`."""
+        """The open letters in all DLQ topics of the handler. Arguments and errors as in `open_in` and `topics`."""
         for topic in await self.topics(source):
             async for letter in self.open_in(topic, source, partition, offset):
                 yield letter
@@ -87,10 +87,10 @@ class Mailbox:
             first = messages[-1].offset + 1
 
     async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
-        """Of any topic, by partition: its first offset, and the one after its last."""
+        """For each partition of any topic: its first offset, and the one after its last."""
         return await self._transport.bounds(topic, self._settings.request_timeout)
 
-    # --- whose
+    # --- which letters are ours
 
     def _is_ours(self, letter: DeadLetter, source: str | None) -> bool:
         """By group and handler id, as docs/dead-letters.md says. `source`: of this topic only."""

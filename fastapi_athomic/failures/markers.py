@@ -24,11 +24,11 @@ from .letter_headers import (
 from .letters import DeadLetter
 
 MAX_OFFSETS = 1_000
-"""Of one range in a marker that are read: anybody can write one, and a real one settles far fewer."""
+"""At most this many offsets of one range in a marker are read: anybody can write one, a real one settles far fewer."""
 
 
 def is_marker(message: RawMessage) -> bool:
-    """The message settles letters and is none itself. (If a marker is consumed and fails, its letter has an origin.)"""
+    """The message settles letters and is none itself. (If a marker is consumed and fails, the letter has an origin.)"""
     names = {name for name, _ in message.headers}
     return RESOLUTION in names and ORIGIN[0] not in names
 

@@ -11,7 +11,7 @@ from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 
 LONGEST_NAME = 249
-"""Characters of a topic name at most (Kafka's `Topic.validate`)."""
+"""Most characters of a topic name (Kafka's `Topic.validate`)."""
 DIGEST_SIZE = 8
 """Bytes of the digest that replaces the end of a name that is too long."""
 SHORTEST_FIT = "x" * (2 * DIGEST_SIZE + 2)
@@ -51,7 +51,7 @@ class OwnTopics:
 
     It knows the templates of the settings, the default templates (other apps may use them), and the DLQs that handlers
     of this app name. A template without a letter or digit of its own (`{topic}.{group_id}`) makes names that look like
-    any other: of those, only names with a group of this app count.
+    any other: for such templates only groups of this app are recognized.
     """
 
     def __init__(self, settings: AthomicSettings, subscriptions: Collection[Subscription] = ()) -> None:

@@ -38,7 +38,7 @@ class PatternTopics:
 
     def _decide(self, topic: str) -> bool:
         if self._returns.consumes(topic):
-            if self._returns.shortens(topic):  # its retry and redrive topics are recognized from now on: decide anew
+            if self._returns.shortens(topic):  # its retry and redrive topics are recognized from now on: decide again
                 self._decided = {name: followed for name, followed in self._decided.items() if followed}
             return True
         if self._returns.brings_back(topic):
@@ -51,7 +51,7 @@ class PatternTopics:
         self._left_out.add(topic)
         if len(self._left_out) <= LEFT_OUT_SHOWN:
             logger.info(
-                "%s: the pattern leaves out %s, which is made for dead letters or retries: name it to consume it%s",
+                "%s: the pattern leaves out %s, a topic of dead letters or retries: to consume it, subscribe by name%s",
                 self._handler_id,
                 topic,
                 " (further topics that it leaves out are not logged)" if len(self._left_out) == LEFT_OUT_SHOWN else "",

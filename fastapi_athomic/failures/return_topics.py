@@ -21,7 +21,7 @@ from .letter_headers import DUE, PREFIX, WRITTEN_TO
 from .own_topics import TEMPLATES, OwnTopics, fitting, template_regex, templates_of
 
 CLOCKS_APART = 3600.0
-"""Seconds. By how much the clocks of a group's members may differ; nobody waits for it."""
+"""Seconds by which a due time may exceed the topic's delay, because clocks differ. A later one counts as wrong."""
 
 
 class Place(NamedTuple):
@@ -143,10 +143,10 @@ class ReturnTopics:
         return place is not None and place.delay is not None
 
     def stage_of(self, topic: str) -> int:
-        """How many of the policy's delays a message of this topic has had; 0 in a source or redrive topic.
+        """How many of the policy's delays a message of this topic has used; 0 in a source or redrive topic.
 
-        A retry topic of an earlier deploy may have a delay that the policy no longer has: then the delays that are not
-        longer count as had.
+        A retry topic of an earlier deploy may have a delay that the policy no longer has: then all delays up to
+        this one count as used.
         """
         place = self.place(topic)
         if place is None or place.delay is None:
@@ -198,7 +198,7 @@ class ReturnTopics:
     def is_dead_letter(self, message: RawMessage) -> bool:
         """The message is in the DLQ or retry topic of another handler, which a pattern of this one matched.
 
-        The name did not tell: that app has other templates, or a DLQ with a name of its own.
+        Its name does not show that, as the other app has other templates, or a DLQ with a name of its own.
         """
         if self._subscription.pattern is None or self.place(message.topic) is not None:
             return False
@@ -206,7 +206,7 @@ class ReturnTopics:
 
 
 def _until_due(delay: float, message: RawMessage) -> float:
-    """Seconds. A due time that a wrong clock has put far ahead would hold up the partition: such a message is due."""
+    """Seconds. A due time that a wrong clock put far ahead would hold up the partition: such a message is due now."""
     due = MessageHeaders(message.headers).text(DUE)
     try:
         wait = int(due or 0) / 1000 - time()

@@ -56,7 +56,7 @@ class Selection:
     partition: int | None = None  # of the DLQ topic
     offset: int | None = None  # in the DLQ topic: this letter only
     where: Predicate | None = None
-    limit: int | None = None  # at most so many
+    limit: int | None = None  # at most this many
 
 
 class Settling:
@@ -90,7 +90,7 @@ class Settling:
     ) -> SettlingReport:
         """As `DeadLetters.discard`."""
         if not reason.strip():
-            raise ConfigurationError("a discard needs a reason: it is kept")
+            raise ConfigurationError("a discard needs a reason, which is kept with the dead letters")
         report = SettlingReport(dry_run=dry_run)
         for topic in await self._mailbox.topics(selection.source):
             async for chunk in self._chunks(topic, selection, report):
@@ -202,7 +202,7 @@ class Settling:
                 await self._mark(topic, half, resolution, reason)
         elif isinstance(result, Exception):
             raise TransportError(
-                f"what was {resolution} could not be noted in {topic}, try again: {result}"
+                f"that dead letters were {resolution} could not be noted in {topic}, try again: {result}"
             ) from result
 
     async def _original(self, letter: DeadLetter) -> RawMessage | None:

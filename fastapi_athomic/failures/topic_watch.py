@@ -18,14 +18,15 @@ from .return_topics import ReturnTopics
 logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 5.0
-"""Between two requests for the retry and redrive topics that exist. One request serves all handlers."""
+"""Seconds between two requests for the retry and redrive topics that exist. One request serves all handlers."""
 LISTING_SECONDS = 60.0
-"""At least, between two listings of all topics of the broker, which take time where there are thousands. They find
-retry topics of deploys with other delays. There is one at the start, and one after a rebalance: a process of another
-deploy may have left.
+"""Seconds between two listings of all topics of the broker, at least: a listing takes time where there are thousands.
+
+A listing finds retry topics of deploys with other delays. There is one at the start, and one after a rebalance: a
+process of another deploy may have left.
 """
 COUNT_SECONDS = 1.0
-"""How long the partition count of a topic to write to is taken from memory."""
+"""For this long the partition count of a topic to write to is taken from memory."""
 MISSES = 2
 """A topic counts as gone after so many requests in a row without it: not every broker knows a new topic at once."""
 
@@ -52,7 +53,7 @@ class TopicWatch:
         self._asking = asyncio.Lock()
         self._news: list[asyncio.Event] = []
 
-    # --- to write to
+    # --- topics to write to
 
     async def partitions_of(self, topic: str, source: str) -> int:
         """How many partitions the topic has. If it is missing it is created, with as many as its source.
@@ -91,17 +92,17 @@ class TopicWatch:
         return counts[topic]
 
     def forget(self, topic: str) -> None:
-        """Called when a write to it failed: it may have been deleted, or created anew. The next write asks again."""
+        """Called when a write to it failed: it may have been deleted or recreated. The next write asks again."""
         self._counts.pop(topic, None)
 
-    # --- to follow
+    # --- topics to follow
 
     def expect(self, topics: Collection[str]) -> None:
         """Topics to ask for by name. Others that were made for this app are found too, but only by a listing."""
         self._wanted.update(topics)
 
     async def existing(self, belongs: Callable[[str], bool]) -> frozenset[str]:
-        """Those of the app's own topics that exist and for which `belongs` is true, at most `FOLLOW_SECONDS` old.
+        """The app's own topics that exist and for which `belongs` is true, as of at most `FOLLOW_SECONDS` ago.
 
         Raises:
             TransportError: the broker does not answer.

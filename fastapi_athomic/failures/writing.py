@@ -103,7 +103,7 @@ NEVER = (MessageTooLargeError, MessageRefusedError)
 
 
 class LetterWriter:
-    """Writes failed messages of one handler to its DLQ and retry topics. `DLQHandler` decides which, and when again.
+    """Writes failed messages of one handler to its DLQ and retry topics. `DLQHandler` decides which topic, and when.
 
     A message goes to the partition with the number that it had in its source, modulo the partitions of the topic: so
     the messages of one source partition keep their order. Both kinds of topic get the same headers; a message for a
@@ -134,7 +134,7 @@ class LetterWriter:
             self._under_way[failure] = topic, result
         if not isinstance(result, Exception):
             return None
-        self._topics.forget(topic)  # it may have been deleted, or created anew
+        self._topics.forget(topic)  # it may have been deleted or recreated
         return result
 
     async def _under_way_to(self, topic: str, failure: FailureContext) -> PublishedMessage | Exception | None:

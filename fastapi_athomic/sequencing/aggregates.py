@@ -14,7 +14,7 @@ from ..outcomes import FailureContext
 from ..stores.base import GREATEST, Claim
 
 NOTHING_KNOWN = -GREATEST
-"""Value of `Aggregate.known` when the store has to tell again what waits."""
+"""Value of `Aggregate.known` when we must read again what waits in the store."""
 
 
 class Item:
@@ -55,11 +55,11 @@ class Aggregate:
     | in doubt  | token, now >= `valid_until` | no message starts            | a write: held again, or unclaimed      |
     | releasing | token, `releasing`          | no message starts            | a write: unclaimed; or new work: held  |
 
-    An aggregate that has nothing to do and no token is forgotten. Beside the lease there are three independent
-    hindrances: `blocked`, `full` and `overdue`.
+    An aggregate that has nothing to do and no token is forgotten. Three hindrances are independent of the lease:
+    `blocked`, `full` and `overdue`.
 
-    Fields are public within the folder. The comment over each group says who writes them. The methods are for what
-    changes several fields together; single fields are set directly, because that happens for each message.
+    Fields are public within the folder. The comment over each group says who writes them. Methods change several
+    fields together; single fields are set directly, because that happens for each message.
     """
 
     __slots__ = (
@@ -90,7 +90,7 @@ class Aggregate:
 
     def __init__(self, key: bytes, before_first: int) -> None:
         self.key = key
-        # --- how far it is. `Attempts` and `WaitingRoomReader` move `last` on; the rest is moved by the methods here
+        # --- progress. `Attempts` and `WaitingRoomReader` raise `last`; the methods here change the rest
         self.last = before_first  # handled, dead-lettered or given up; another member may be further
         self.acknowledged = before_first  # what the store knows of `last`
         # --- messages in memory. `Intake` and `WaitingRoomReader` add to `items`, `Duplicates` to `late`. `Attempts`
@@ -98,7 +98,7 @@ class Aggregate:
         self.items: dict[int, Item] = {}  # by sequence number; all beyond `last`, but for one that is running
         self.late: deque[Item] = deque()  # redriven from the DLQ after `last` had passed their number
         self.unwritten: list[Item] = []  # handled, but the store does not know it yet
-        # --- what waits in the store. `WaitingRoomReader` moves it on, whoever removes items moves it back
+        # --- what waits in the store. `WaitingRoomReader` raises it, whoever removes items lowers it
         self.known = NOTHING_KNOWN  # what waits in the store up to this number is in `items` as well
         # --- the lease, see the table. The ledger sets `refused`, the ledger and `Holdings` set `releasing`
         self.token: int | None = None
@@ -122,7 +122,7 @@ class Aggregate:
         self.buried: list[int] = []  # numbers that are dead-lettered, and have to be removed from the waiting room
 
     def held(self, now: float) -> bool:
-        """The lease is ours for certain. A process that was frozen has to renew it before it goes on."""
+        """The lease is certainly ours. A process that was frozen has to renew it before it goes on."""
         return self.token is not None and now < self.valid_until and not self.releasing
 
     def next_item(self) -> Item | None:
@@ -132,7 +132,7 @@ class Aggregate:
         return self.items.get(self.last + 1)
 
     def early_items(self) -> list[Item]:
-        """Messages that cannot be handled now and belong into the waiting room."""
+        """Messages that cannot be handled now and belong in the waiting room."""
         if self.refused or self.blocked:
             return [item for item in self.items.values() if item.partition is not None and item is not self.running]
         if self.busy or self.last + 1 in self.items:
@@ -141,15 +141,15 @@ class Aggregate:
 
     @property
     def idle(self) -> bool:
-        """There is nothing to do, for workers or for the store."""
+        """No message is left to handle, park or write."""
         return not (self.busy or self.items or self.late or self.unwritten or self.blocked or self.burials)
 
     # --- the lease
 
     def grant(self, claim: Claim, valid_until: float) -> list[Item]:
-        """The store has given us the aggregate. Gives the items whose number is done, and removes them.
+        """The store has granted us the lease. Removes and returns the items whose number is done.
 
-        A store that has lost its newest data knows less than it once acknowledged. `last` does not go back for that.
+        A store that has lost its newest data may know less than it once acknowledged. `last` does not go back for that.
         """
         self.token, self.valid_until = claim.token, valid_until
         self.last, self.acknowledged = max(claim.last, self.acknowledged), claim.last
@@ -159,7 +159,7 @@ class Aggregate:
         return done
 
     def acknowledge(self, last: int, handled: int, buried: int) -> list[Item]:
-        """The store has taken note of `last`, and of so many of what was handled and buried. Gives what was handled."""
+        """The store has recorded `last` and this many of the handled and buried messages. Returns the handled ones."""
         self.acknowledged = last
         if buried:
             del self.buried[:buried]
@@ -168,13 +168,13 @@ class Aggregate:
         return items
 
     def give_up_lease(self) -> None:
-        """The store has taken the lease back, as we asked, or has given it to somebody else."""
+        """We have given the lease back, or lost it."""
         self.token, self.valid_until, self.releasing = None, 0.0, False
 
     def lose(self) -> list[Item]:
-        """Another member has taken the lease. Gives what was handled and not written: it counts as not handled.
+        """The lease is lost. Returns what was handled and not written: it counts as not handled.
 
-        Whoever claims the aggregate next judges these messages again, by what the store knows then.
+        Whoever claims the aggregate next decides about these messages from the store's data.
         """
         self.give_up_lease()
         unwritten, self.unwritten = self.unwritten, []
@@ -193,17 +193,17 @@ class Aggregate:
             self.tried, self.attempt, self.first_failed_at, self.letter = item, 1, 0.0, None
 
     def left_for_store(self, item: Item) -> None:
-        """The item is in the waiting room, or the store knows its number. It has to be read from there, if at all."""
+        """The store has this message or its number: forgets it here, to be read back when needed."""
         del self.items[item.sequence]
         self.known = min(self.known, item.sequence - 1)
 
     def forget_taken(self) -> None:
-        """Forgets what was read from the waiting room: it stays there for now."""
+        """Forgets the messages that were read from the waiting room; they still wait there."""
         self.items = {number: item for number, item in self.items.items() if item.partition is not None}
         self.known = NOTHING_KNOWN
 
     def drop(self, partition: PartitionState) -> bool:
-        """Forgets the messages of a partition that is not ours any more. True if items were among them."""
+        """Forgets the messages of a partition that is not ours any more. True if `items` held any of them."""
         gone = [item for item in self.items.values() if item.partition is partition]
         for item in gone:
             if item is not self.running:

@@ -1,7 +1,7 @@
 """The partitions that this process has, as ordered consumption sees them.
 
-An aggregate's messages may come from several partitions, or from the waiting room and thus from none. So what is asked
-here is about all partitions together.
+An aggregate's messages may come from several partitions, or from the waiting room and thus from none. So the
+questions here concern all partitions together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ..outcomes import FailureContext
 class Refusals:
     """Messages of one partition that have no place in any sequence, on their way to the DLQ.
 
-    `Serving` adds to `letters` and sets `busy`; `Burials` takes letters away once they are written.
+    `Serving` adds to `letters` and sets `busy`. `Burials` removes letters once they are written; `Assignment.remove`
+    clears them.
     """
 
     __slots__ = ("busy", "letters", "partition")
@@ -33,7 +34,7 @@ class Assignment:
         self.refusals: dict[PartitionState, Refusals] = {}
         """By partition. Its keys are the partitions that are assigned; only `add` and `remove` change them."""
         self.closed = False
-        """The strategy is closing: nothing starts and nothing is concluded any more. The strategy sets it."""
+        """Set by the strategy when it closes: nothing starts, and what a handler still returns is ignored."""
 
     def add(self, partition: PartitionState) -> None:
         """The partition is ours. It may be added again."""

@@ -25,7 +25,7 @@ from .holdings import Holdings
 logger = logging.getLogger(__name__)
 
 SHORTEST_REST = 1.0
-"""A blocked aggregate rests for this time at least before its message is tried again."""
+"""Seconds. A blocked aggregate rests at least this long before its message is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class AttemptsParts:
 
 
 class Attempts:
-    """Calls the handler. By the outcome the message is done, tried again, dead-lettered, or blocks its aggregate."""
+    """Calls the handler. Then the message is done, is tried again, is dead-lettered, or blocks its aggregate."""
 
     def __init__(self, parts: AttemptsParts) -> None:
         self._processor = parts.processor
@@ -58,7 +58,7 @@ class Attempts:
         self._complaints = Complaints()
 
     async def make(self, aggregate: Aggregate, item: Item) -> float | None:
-        """Makes one attempt. Gives the seconds until the next attempt at this message; None if none is due."""
+        """Makes one attempt. Returns the seconds until the next attempt at this message; None if none is due."""
         aggregate.begin(item)
         if aggregate.blocked:
             aggregate.attempt = self._last_attempt  # one attempt after each rest
@@ -100,7 +100,7 @@ class Attempts:
     def _conclude(self, aggregate: Aggregate, item: Item, host: PartitionState | None, *, ours: bool) -> None:
         """The message is handled or dead-lettered.
 
-        Its offset is concluded when the store has taken note; at once, if there is nothing for the store to note.
+        Its offset is concluded when the store has acknowledged that; at once, if there is nothing to tell the store.
         """
         aggregate.tried = None
         if aggregate.late and aggregate.late[0] is item:
@@ -109,7 +109,7 @@ class Attempts:
                 item.partition.conclude(item.message.offset)
                 item.partition.settle()
             self._stopped_running(host)
-        elif not ours or item.sequence != aggregate.last + 1:  # the lease was lost meanwhile: the store's word counts
+        elif not ours or item.sequence != aggregate.last + 1:  # the lease was lost meanwhile: the store decides
             self._stopped_running(host)
             if item.sequence <= aggregate.last and aggregate.items.pop(item.sequence, None) is not None:
                 self._duplicates.add(aggregate, item)
@@ -126,7 +126,7 @@ class Attempts:
             host.finished_running()
 
     def _settle(self, aggregate: Aggregate, judgement: Judgement) -> float | None:
-        """Takes note of a failure. Gives the seconds until the next attempt; None if the message is done."""
+        """Counts a failure. Returns the seconds until the next attempt; None if the message is done."""
         count_judgement(self._counters, judgement, again=aggregate.letter is not None)
         if judgement.settled:
             return None

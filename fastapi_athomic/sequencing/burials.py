@@ -19,7 +19,7 @@ from .calls import Agenda
 class Burials:
     """Writes the dead letters.
 
-    Both methods return None when they are through, or when nothing may start any more. If a letter cannot be written,
+    Both methods return None when they are done, or when nothing may start any more. If a letter cannot be written,
     they return the seconds to wait before the next try.
     """
 
@@ -32,7 +32,7 @@ class Burials:
         self._counters = counters
 
     async def bury(self, worker: Worker, aggregate: Aggregate) -> float | None:
-        """Messages from an aggregate's waiting room. Stops if the missing message comes after all."""
+        """For messages from an aggregate's waiting room. Stops if the missing message comes after all."""
         while aggregate.burials and aggregate.held(monotonic()) and (host := self._assignment.host()) is not None:
             burial = aggregate.burials[0]
             if burial.for_gap and aggregate.last + 1 in aggregate.items:
@@ -50,7 +50,7 @@ class Burials:
         return None
 
     async def refuse(self, worker: Worker, refusals: Refusals) -> float | None:
-        """Messages of one partition that have no place in any sequence. Concludes their offsets."""
+        """For messages of one partition that have no place in any sequence. Concludes their offsets."""
         partition = refusals.partition
         while refusals.letters and partition.open:
             failure = refusals.letters[0]

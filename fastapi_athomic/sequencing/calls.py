@@ -1,6 +1,6 @@
 """The next call to the state store: who is part of it, when it leaves, and what it asks.
 
-While one call is on its way, the next one fills up. A call leaves as soon as there is nothing else to do, and after
+While one call is under way, the next one collects. It is sent as soon as there is nothing else to do, and after
 `linger` seconds at the latest. So a backlog costs less than one round trip per fetched batch, and a single message
 does not wait.
 """
@@ -16,38 +16,38 @@ from .packing import pack
 
 
 class Agenda:
-    """Collects the aggregates that have something for the store, and knows when the next call leaves."""
+    """Collects the aggregates that have something for the store, and knows when the next call is due."""
 
     def __init__(self, linger: float) -> None:
         self._linger = linger  # seconds
-        self.lanes = 0  # with a worker, or waiting for one; counted by `Serving`
-        self.batches = 0  # of messages not yet sorted in; counted by `Intake`
+        self.lanes = 0  # lanes with a worker, or waiting for one; counted by `Serving`
+        self.batches = 0  # batches of messages not yet sorted in; counted by `Intake`
         self.dirty: dict[Aggregate, None] = {}
         """Aggregates that take part in the next call, in this order.
 
         `mark` puts one in. The ledger takes them out, and `Holdings` those that it forgets. The ledger and
-        `Holdings.renew` also put some in directly, when no timer is needed because a call is about to leave.
+        `Holdings.renew` also put some in directly, when no timer is needed because a call is about to be sent.
         """
         self._woken = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def mark(self, aggregate: Aggregate) -> None:
-        """The aggregate has something for the store: a call leaves within `linger` seconds."""
+        """The aggregate has something for the store: a call is sent within `linger` seconds."""
         self.dirty[aggregate] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._linger, self._woken.set)
 
     def hurry(self) -> None:
-        """Called whenever some work has ended: if nothing else is to be done, the call leaves at once."""
+        """Called whenever some work has ended: if there is nothing else to do, the call is sent at once."""
         if self.dirty and not (self.lanes or self.batches):
             self._woken.set()
 
     def wake(self) -> None:
-        """The call leaves at once."""
+        """The call is sent at once."""
         self._woken.set()
 
     async def wait(self, seconds: float) -> None:
-        """Returns when a call has to leave, and after `seconds` at the latest."""
+        """Returns when a call is due, and after `seconds` at the latest."""
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -56,19 +56,19 @@ class Agenda:
         self._woken.clear()
 
     def stop_timer(self) -> None:
-        """A call leaves now, or none ever will."""
+        """Cancels the timer. Called before each look for something to send, and at the end."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class Written(NamedTuple):
-    """What one write tells the store: how far the aggregate was. It goes on while the call is on its way."""
+    """What one write tells the store: how far the aggregate was. The aggregate may advance meanwhile."""
 
     aggregate: Aggregate
     last: int
-    handled: int  # the first so many of `Aggregate.unwritten`
-    buried: int  # the first so many of `Aggregate.buried`
+    handled: int  # this many, from the start of `Aggregate.unwritten`
+    buried: int  # this many, from the start of `Aggregate.buried`
     released: bool  # the lease is given back
 
 
@@ -84,7 +84,7 @@ class PendingCall:
         self.parked: list[tuple[Aggregate, Item]] = []
 
     def write(self, aggregate: Aggregate, take: Take, *, release: bool) -> None:
-        """Tells how far the aggregate is, and renews its lease or gives it back. It must have a token."""
+        """Tells the store how far the aggregate is, and renews its lease or gives it back. It must have a token."""
         assert aggregate.token is not None
         last = aggregate.last if aggregate.last > aggregate.acknowledged else None
         self.call.writes.append(Write(aggregate.key, aggregate.token, last, aggregate.known, take, release))
@@ -99,7 +99,7 @@ class PendingCall:
         self.claimed.append(aggregate)
 
     def park(self, aggregate: Aggregate) -> int:
-        """Puts its early messages into the waiting room. Gives their size in bytes."""
+        """Puts its early messages into the waiting room. Returns their size in bytes."""
         size = 0
         for item in aggregate.early_items():
             packed = pack(item.message)

@@ -8,16 +8,16 @@ from .aggregates import Aggregate, Item
 
 
 class Duplicates:
-    """Skips them, except those that somebody has redriven from the DLQ."""
+    """Skips such messages, except those that somebody has redriven from the DLQ."""
 
     def __init__(self, processor: OrderedMessageProcessor, counters: Counters) -> None:
         self._processor = processor
         self._counters = counters
 
     def add(self, aggregate: Aggregate, item: Item) -> None:
-        """The item is in no list of its aggregate any more, or never was.
+        """Skips the item, or keeps it in `Aggregate.late`. Call this only after removing the item from its aggregate.
 
-        A redriven message is handled although its number is done: its number was passed over when it failed. All
+        A redriven message is handled although its number is done: the aggregate went on when the message failed. All
         others are skipped, and their offsets are concluded.
         """
         if item.partition is None:

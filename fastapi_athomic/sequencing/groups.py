@@ -17,7 +17,7 @@ from ..subscriptions import Sequencing, Subscription
 
 NO_STORE = (
     "an ordered consumer needs a state store that outlives the process: "
-    "set ATHOMIC_STATE_STORE_URL=redis://host:6379/0 (memory:// works for a single process that may forget)"
+    "set ATHOMIC_STATE_STORE_URL=redis://host:6379/0 (memory:// works for a single process that may lose its state)"
 )
 
 

@@ -19,7 +19,7 @@ RENEW = 0.4
 
 
 class Holdings:
-    """All aggregates that this process knows. One that it has no lease of and no work for is forgotten."""
+    """All aggregates that this process knows. One without a lease and without work is forgotten."""
 
     def __init__(self, member: Member, agenda: Agenda, assignment: Assignment, gauge: SequenceGauge) -> None:
         self._member = member
@@ -43,7 +43,7 @@ class Holdings:
     # --- leases without work
 
     def keep_idle(self, aggregate: Aggregate) -> None:
-        """It has nothing to do. Its lease is kept for a while, as more messages may come."""
+        """The aggregate has nothing to do. Its lease is kept for a while, as more messages may come."""
         if aggregate.token is None:
             self._forget(aggregate)
         elif self._assignment.active():
@@ -109,12 +109,12 @@ class Holdings:
         self._gauge.blocked = len(self.blocked)
 
     def note_full(self, aggregate: Aggregate) -> None:
-        """Its waiting room has no room. Only for an aggregate that is not `full` yet."""
+        """The waiting room of the aggregate is full. Only for one that is not noted as `full` yet."""
         aggregate.full = True
         self._gauge.full += 1
 
     def note_room(self, aggregate: Aggregate) -> None:
-        """There is room again, or there may be."""
+        """The waiting room of the aggregate has room again, or may have."""
         if aggregate.full:
             aggregate.full = False
             self._gauge.full -= 1

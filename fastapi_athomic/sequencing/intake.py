@@ -1,6 +1,6 @@
 """Takes in messages from the partitions, and puts each one in its place in its aggregate.
 
-A message is decoded here, long before its turn perhaps, because its aggregate key and sequence number are in its
+A message is decoded here, perhaps long before its turn, because its aggregate key and sequence number are in its
 payload.
 """
 
@@ -41,7 +41,7 @@ class SequenceReader:
         self._number_field = sequencing.sequence_id_field
 
     def read(self, value: Any) -> tuple[bytes, int]:
-        """Gives the aggregate key and the sequence number.
+        """Returns the aggregate key and the sequence number.
 
         The key is a string, an integer, a UUID or bytes. Only its text counts: 1 and "1" are the same aggregate.
 
@@ -78,7 +78,7 @@ class IntakeParts:
 
 
 class Intake:
-    """Sorts in what the session hands over. It gives the event loop back in between, as handlers do."""
+    """Puts the messages that the session hands over in their places. Yields to the event loop in between."""
 
     def __init__(self, parts: IntakeParts) -> None:
         self._processor = parts.processor
@@ -93,7 +93,7 @@ class Intake:
         self._arrived = asyncio.Event()
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
-        """Messages of one partition, in offset order, to be sorted in soon."""
+        """Takes messages of one partition, in offset order. `run` sorts them in soon."""
         self._agenda.batches += 1
         self._intake.append((partition, messages))
         self._arrived.set()

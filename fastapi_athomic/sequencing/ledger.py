@@ -1,6 +1,6 @@
 """The conversation with the state store: sends what is handled, parked and claimed, and acts on the answers.
 
-The offset of a message that is handled or parked is concluded here, when the store has taken note of it (promises P1
+The offset of a message that is handled or parked is concluded here, when the store has acknowledged it (promises P1
 and P17).
 """
 
@@ -27,15 +27,18 @@ from .survey import Survey
 logger = logging.getLogger(__name__)
 
 CALL_AGGREGATES = 250
-"""Most aggregates in one call. Such a call occupies the store and our event loop for a few milliseconds."""
+"""Most writes and claims in one call. Such a call occupies the store and our event loop for a few milliseconds.
+
+Aggregates that only park are not counted: `CALL_BYTES` limits them.
+"""
 CALL_BYTES = 4_000_000
 """Most bytes of parked messages in one call; the last aggregate may exceed it."""
 TICK_SECONDS = 0.1
-"""While we hold aggregates, we call this often at least: to renew leases, and to hear what others parked for us."""
+"""While we hold aggregates, we call at least this often: to renew leases, and to hear what others parked for us."""
 CERTAIN = 0.8
-"""We rely on a lease for this share of it. The rest is for clocks that differ, and the way to the store."""
+"""We rely on a lease for this share of it. The rest allows for clocks that differ, and the way to the store."""
 FULL_SECONDS = 1.0
-"""After this time an aggregate that is full or refused tries again."""
+"""Seconds after which an aggregate that is full or refused tries again."""
 FIRST_DELAY, MAX_DELAY = 0.05, 2.0
 """Seconds between two calls while the store does not answer. They double from the first to the second."""
 
@@ -52,9 +55,9 @@ class LedgerParts:
     assignment: Assignment
     agenda: Agenda
     holdings: Holdings
-    dispatch: Callable[[Aggregate], None]  # something has happened to the aggregate: whoever is next goes on with it
-    found: Callable[[Aggregate, Waiting], None]  # these messages wait for the aggregate in the store
-    duplicate: Callable[[Aggregate, Item], None]  # its number is done, or a message with this number waits already
+    dispatch: Callable[[Aggregate], None]  # the aggregate has changed: passes it on to whoever acts next
+    found: Callable[[Aggregate, Waiting], None]  # takes what waits for the aggregate in the store
+    duplicate: Callable[[Aggregate, Item], None]  # for a number that is done, or waits in the store already
 
 
 class Ledger:
@@ -106,14 +109,18 @@ class Ledger:
         self._apply(asked, reply, began + self._member.lease * CERTAIN)
 
     def _excuse(self, error: StateStoreError, asked: PendingCall) -> None:
-        """Nothing is concluded. The next call asks the same again; what the store has done already stays as it is."""
+        """The call failed. Concludes nothing, and has the next call ask the same again; repeating it is harmless."""
         if self._gauge.trouble is None:
-            logger.warning("group %s: %s; nothing is committed until it answers", self._member.group_id, error)
+            logger.warning(
+                "group %s: %s; handled and early messages are not committed until it answers",
+                self._member.group_id,
+                error,
+            )
         self._gauge.trouble = str(error)
         self._agenda.dirty.update(dict.fromkeys(asked.about()))
 
     def _look_around(self, now: float) -> None:
-        """Looks for what has become due by time: leases to renew or to give back, blocked aggregates to try again."""
+        """Does what is due by time: renews leases and gives them back, has blocked aggregates tried again."""
         active = self._assignment.active()
         self._holdings.give_back_idle(now, active=active)
         for aggregate in list(self._holdings.blocked):
@@ -187,7 +194,7 @@ class Ledger:
             self._survey.note(reply.overview)
 
     def _acknowledge(self, written: Written, valid_until: float, settled: set[PartitionState]) -> None:
-        """The store has taken note: now the offsets may be committed."""
+        """The store has recorded the write: now the offsets may be committed."""
         aggregate, last, handled, buried, released = written
         if released:
             aggregate.give_up_lease()
@@ -201,7 +208,10 @@ class Ledger:
                 item.host.finished_running()
 
     def _lose(self, aggregate: Aggregate) -> None:
-        logger.info("group %s: another member has taken over an aggregate whose lease had ended", self._member.group_id)
+        logger.info(
+            "group %s: our lease of an aggregate is gone: it ended and another member took over, or the store lost it",
+            self._member.group_id,
+        )
         if aggregate.blocked:
             self._holdings.unblock(aggregate)
         for item in aggregate.lose():
@@ -215,7 +225,7 @@ class Ledger:
                 self._later(aggregate)
             return
         done = aggregate.grant(claim, valid_until)
-        if aggregate.last > claim.last:  # the store has lost what it once acknowledged: it is told again
+        if aggregate.last > claim.last:  # the store has lost what it once acknowledged: write it again
             self._agenda.mark(aggregate)
         for item in done:
             self._duplicate(aggregate, item)
@@ -251,7 +261,7 @@ class Ledger:
             self._dispatch(aggregate)
 
     def _knocked(self, keys: Iterable[bytes]) -> None:
-        """Messages were parked for these aggregates, which we hold or nobody holds: look after them at once."""
+        """Messages were parked for these aggregates, which are ours or nobody's: asks for them at once."""
         for key in keys:
             self._agenda.mark(self._holdings.aggregate(key))
         if keys:
@@ -260,7 +270,7 @@ class Ledger:
     # --- the end
 
     async def close(self, seconds: float) -> None:
-        """Writes what is handled and gives all leases back, as far as it gets within `seconds`."""
+        """Writes what is handled and gives back all leases, as far as `seconds` allow."""
         self._agenda.stop_timer()
         try:
             async with asyncio.timeout(seconds):

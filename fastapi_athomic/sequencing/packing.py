@@ -13,7 +13,7 @@ _LENGTH = struct.Struct(">i")  # -1: null
 
 
 def pack(message: RawMessage) -> bytes:
-    """A head of fixed size; then topic, key, value, and name and value of each header, each after its length."""
+    """A head of fixed size; then topic, key, value, and name and value of each header, each preceded by its length."""
     head = _HEAD.pack(VERSION, message.partition, message.offset, message.timestamp, len(message.headers))
     parts = [message.topic.encode(), message.key, message.value]
     for name, value in message.headers:

@@ -18,7 +18,7 @@ from .calls import Agenda
 from .holdings import Holdings
 
 Lane = Aggregate | Refusals
-"""What a worker serves. Nobody else works on it meanwhile: `busy` says so."""
+"""What a worker serves. No second worker serves it meanwhile: `busy` says so."""
 
 
 class Serving:
@@ -44,7 +44,7 @@ class Serving:
         self._guard = parts["guard"]
         self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
 
-    # --- who is next
+    # --- who acts next
 
     def dispatch(self, aggregate: Aggregate) -> None:
         """Called after anything has happened to an aggregate: passes it on to a worker, to the store, or to nobody."""
@@ -56,7 +56,7 @@ class Serving:
             self._agenda.mark(aggregate)
 
     def _to_worker(self, aggregate: Aggregate) -> bool:
-        """False if it has no work that may start now."""
+        """Passes it to a worker. False: it has no work that may start now."""
         now = monotonic()
         if self._assignment.closed or not aggregate.held(now):
             return False

@@ -36,14 +36,14 @@ from .waiting_room import WaitingRoomReader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderedParts:
-    """What ordered consumption is built from, beside what every strategy is built from."""
+    """What ordered consumption is built from, besides what every strategy is built from."""
 
     sequencing: Sequencing
     retry: RetryPolicy
     store: StateStore
     member: Member
     gauge: SequenceGauge
-    linger: float  # seconds; a message that is handled waits this long at most until the store is told
+    linger: float  # seconds; after a message is handled, the store is told within this time
 
 
 class OrderedStrategy:
@@ -141,7 +141,7 @@ class OrderedStrategy:
         await self._ledger.close(grace)
 
     def _know(self, partition: PartitionState) -> None:
-        """The partition is ours. The first one starts the tasks."""
+        """Notes that the partition is ours. The first one starts the tasks."""
         self._assignment.add(partition)
         if not self._tasks and not self._assignment.closed:
             self._start(self._intake.run(), "intake")

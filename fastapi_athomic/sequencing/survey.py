@@ -1,6 +1,6 @@
 """Looks through the waiting rooms of the whole group once in a while.
 
-That finds what nobody would hear of otherwise: messages whose turn has come, but whose process is gone, and gaps that
+This finds what nobody would notice otherwise: messages whose turn has come, but whose process is gone, and gaps that
 stay open. Status and health show the numbers.
 """
 
@@ -15,9 +15,9 @@ from .calls import Agenda
 from .holdings import Holdings
 
 SCAN_SECONDS = 1.0
-"""Between two looks, at most: a quarter of `gap_timeout` where that is less."""
+"""Seconds between two looks, or a quarter of `gap_timeout` where that is less."""
 SCAN_LIMIT = 100
-"""Aggregates of each kind in one look. The next look goes on after them."""
+"""Most aggregates of each kind in one look. The next look continues after them."""
 
 
 class Survey:
@@ -37,7 +37,7 @@ class Survey:
         return now >= self._scan_at
 
     def scan(self, now: float) -> Scan:
-        """What to ask the store for now."""
+        """The scan to send now. The next one is due `seconds` later."""
         self._scan_at = now + self.seconds
         return Scan(self._gauge.gap_timeout, SCAN_LIMIT, self._scan_start)
 

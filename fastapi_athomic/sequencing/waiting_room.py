@@ -37,7 +37,7 @@ class WaitingRoomReader:
         self._name = name
 
     def found(self, aggregate: Aggregate, waiting: Waiting) -> None:
-        """The store has answered what waits for this aggregate, which is ours."""
+        """Takes the store's answer about what waits for this aggregate, whose lease is ours."""
         self._judge_gap(aggregate, waiting)
         if aggregate.burials:
             return
@@ -51,7 +51,7 @@ class WaitingRoomReader:
         aggregate.known = known
 
     def _take(self, aggregate: Aggregate, number: int, message: RawMessage) -> None:
-        """Its turn comes. It could be decoded when it was parked, but perhaps by another release of the app."""
+        """Its turn comes. It could be decoded when it was parked, but perhaps another release of the app did that."""
         try:
             value = self._processor.decode(message)
         except BaseException as error:

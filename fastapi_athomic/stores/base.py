@@ -81,8 +81,8 @@ class Claim(NamedTuple):
 class Waiting(NamedTuple):
     """What waits for one aggregate. `messages`: number and message of those that were asked for, in order."""
 
-    lowest: int  # number of all that wait
-    seconds: float  # since the lowest became the next one, or since a number before it has been missing
+    lowest: int  # the lowest sequence number that waits
+    seconds: float  # how long that number has been next, or a number before it has been missing
     messages: Sequence[tuple[int, bytes]]
 
 

@@ -7,8 +7,8 @@
 --   parked   string: how many messages wait in all waiting rooms
 --   size     hash: aggregate to how many messages wait for it
 --   room:A   sorted set: the waiting messages of aggregate A by sequence number, each as "sequence:message"
---   gaps     sorted set: aggregates whose lowest waiting message is not the next one, by the time since it is so
---   ready    sorted set: aggregates whose next message waits, by the time since it waits
+--   gaps     sorted set: aggregates whose lowest waiting message is not the next one, scored by the time when that began
+--   ready    sorted set: aggregates whose next message waits, scored by the time when that began
 --   knock:M  set: aggregates of member M for which other members have parked messages; expires
 -- All times are milliseconds. `_arguments` in redis.py lists the arguments.
 

@@ -77,7 +77,7 @@ async def test_p20_fault_02_a_pattern_says_once_what_it_leaves_out(
         record.getMessage() for record in caplog.records if record.name == "fastapi_athomic.failures.pattern_topics"
     ]
     assert said == [
-        "g: the pattern leaves out orders.a.dlq, which is made for dead letters or retries: name it to consume it"
+        "g: the pattern leaves out orders.a.dlq, a topic of dead letters or retries: to consume it, subscribe by name"
     ]
 
 
