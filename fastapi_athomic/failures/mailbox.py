@@ -1,4 +1,4 @@
-"""Which dead letters are a handler's, in which topics they stand, and which of them nobody has settled yet."""
+"""Which dead letters are a handler's, which topics hold them, and which of them nobody has settled yet."""
 
 from __future__ import annotations
 

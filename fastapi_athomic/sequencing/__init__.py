@@ -16,7 +16,7 @@ Modules, from the ground up:
     aggregates    what this process knows of one aggregate: its messages, its lease, its state
     assignment    the partitions that this process has
     packing       raw messages as bytes, as they are kept in the waiting room
-    calls         the next call to the store: who takes part, when it leaves, what it asks
+    calls         the next call to the store: who takes part, when it is sent, what it asks
     duplicates    what happens to a message whose number is done already
     burials       dead letters of messages that are never handled
     holdings      all aggregates that this process works on; which leases are renewed or given back

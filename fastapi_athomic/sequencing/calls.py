@@ -1,4 +1,4 @@
-"""The next call to the state store: who is part of it, when it leaves, and what it asks.
+"""The next call to the state store: who is part of it, when it is sent, and what it asks.
 
 While one call is under way, the next one collects. It is sent as soon as there is nothing else to do, and after
 `linger` seconds at the latest. So a backlog costs less than one round trip per fetched batch, and a single message
