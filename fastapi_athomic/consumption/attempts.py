@@ -8,11 +8,11 @@ from ..outcomes import FailureContext
 
 
 class AttemptState:
-    """Attempt counter for the message at the head of a lane.
+    """Attempt counter for the message at the head of a lane, or for the next message of an aggregate.
 
-    `Lane` inherits from it: a separate object would cost an allocation per lane and an attribute look-up per message.
-    `Lane` sets the fields once, in its constructor; after that only the methods here change them. The strategy reads
-    them.
+    `Lane` and `Aggregate` inherit from it: a separate object would cost an allocation for each of them and an attribute
+    look-up per message. They set the fields when they are made; an aggregate also when another message is its next, and
+    its strategy sets `attempt` of one that is blocked. Everything else is done by the methods here.
     """
 
     __slots__ = ("attempt", "first_failed_at", "letter")

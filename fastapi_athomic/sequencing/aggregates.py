@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from ..consumption.attempts import AttemptState
 from ..consumption.partitions import PartitionState
 from ..messages import RawMessage
 from ..outcomes import FailureContext
@@ -42,7 +43,7 @@ class Burial:
         self.for_gap = for_gap  # a number before it is missing; otherwise it cannot be decoded
 
 
-class Aggregate:
+class Aggregate(AttemptState):
     """The messages and the lease of one aggregate key.
 
     The lease is in one of five states, which follow from `token`, `valid_until`, `releasing` and `refused`:
@@ -64,19 +65,16 @@ class Aggregate:
 
     __slots__ = (
         "acknowledged",
-        "attempt",
         "blocked",
         "burials",
         "buried",
         "busy",
-        "first_failed_at",
         "full",
         "items",
         "key",
         "known",
         "last",
         "late",
-        "letter",
         "overdue",
         "refused",
         "releasing",
@@ -108,10 +106,8 @@ class Aggregate:
         # --- the worker. `Serving` sets `busy`, `Attempts` all others
         self.busy = False  # with a worker, waiting for one, or waiting for a delay to pass
         self.running: Item | None = None  # in the handler now
-        self.tried: Item | None = None  # the message that the next three are about
-        self.attempt = 1
-        self.first_failed_at = 0.0  # seconds since the epoch; 0: it has not failed
-        self.letter: FailureContext | None = None  # its dead letter, which could not be written yet
+        self.tried: Item | None = None  # the message that `AttemptState` is about
+        self.begin_anew()
         # --- hindrances. `Holdings` sets `blocked` and `full`. `Survey` sets `overdue`, `WaitingRoomReader` clears it
         self.blocked = False  # its next message has used up its attempts
         self.rests_until = float("-inf")  # monotonic; a blocked aggregate is not tried again before
@@ -190,7 +186,7 @@ class Aggregate:
     def begin(self, item: Item) -> None:
         """An attempt at this message starts. Attempts are counted from one for each message."""
         if self.tried is not item:
-            self.tried, self.attempt, self.first_failed_at, self.letter = item, 1, 0.0, None
+            self.tried, self.attempt, self.first_failed_at, self.letter = item, 1, 0.0, None  # no call: once a message
 
     def left_for_store(self, item: Item) -> None:
         """The store has this message or its number: forgets it here, to be read back when needed."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..complaints import Complaints
-from ..consumption.attempts import count_judgement
 from ..consumption.partitions import PartitionState
-from ..failures.dlq import Judgement, Verdict
+from ..failures.dlq import Judgement
 from ..handling.processors import OrderedMessageProcessor
 from ..observation.counters import Counters
 from ..outcomes import FailureContext
@@ -83,7 +82,7 @@ class Attempts:
             return None
         if not isinstance(outcome, Judgement):
             self._counters.processed += 1
-        elif (delay := self._settle(aggregate, outcome)) is not None:
+        elif (delay := aggregate.note_failure(outcome, self._counters)) is not None:
             self._stopped_running(host)
             return delay
         self._conclude(aggregate, item, host, ours=aggregate.token == token)
@@ -124,18 +123,6 @@ class Attempts:
     def _stopped_running(self, host: PartitionState | None) -> None:
         if host is not None:
             host.finished_running()
-
-    def _settle(self, aggregate: Aggregate, judgement: Judgement) -> float | None:
-        """Counts a failure. Returns the seconds until the next attempt; None if the message is done."""
-        count_judgement(self._counters, judgement, again=aggregate.letter is not None)
-        if judgement.settled:
-            return None
-        if judgement.verdict is Verdict.RETRY:
-            aggregate.attempt += 1
-            aggregate.first_failed_at = judgement.failure.first_failed_at
-        else:
-            aggregate.letter = judgement.failure
-        return judgement.delay
 
     def _block(self, aggregate: Aggregate, item: Item, failure: FailureContext) -> None:
         """Its attempts are used up and nothing may overtake it, so all messages of the aggregate wait in the store."""
