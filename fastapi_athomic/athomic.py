@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -32,7 +31,7 @@ from .payload.pipeline import PayloadPipeline
 from .propagation.middleware import AthomicMiddleware, Identify
 from .publisher import GivenHeaders, Key
 from .run import Run, RunParts
-from .settings import AthomicSettings, read_settings, tell_unknown_variables
+from .settings import AthomicSettings, read_settings
 from .stores.schemes import create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
 from .transports.schemes import create_transport
@@ -339,7 +338,6 @@ def include_athomic(
             f"app.state.{name} exists already: give the second include_athomic() another name and another prefix"
         )
     calling_module = _calling_module()
-    tell_unknown_variables(os.environ)
     athomic = Athomic(
         app,
         settings or read_settings(),

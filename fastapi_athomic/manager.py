@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from .broker import BrokerConnection
 from .consumption.service import ConsumerService
@@ -45,8 +46,13 @@ class ConsumerManager:
     def _build(self, handlers: Sequence[Discovered], tunings: Mapping[str, HandlerTuning]) -> None:
         unknown = sorted(set(tunings) - {handler.subscription.handler_id for handler in handlers})
         if unknown:
-            known = ", ".join(handler.subscription.handler_id for handler in handlers) or "none"
-            raise ConfigurationError(f"tuning for unknown handler {', '.join(unknown)}; the handlers are: {known}")
+            known = [handler.subscription.handler_id for handler in handlers]
+            nearest = get_close_matches(unknown[0], known, n=1)
+            raise ConfigurationError(
+                f"tuning for unknown handler {', '.join(unknown)}"
+                + (f": did you mean {nearest[0]}?" if nearest and len(unknown) == 1 else "")
+                + f"; the handlers are: {', '.join(known) or 'none'}"
+            )
         for discovered in handlers:
             handler_id = discovered.subscription.handler_id
             tuning = tunings.get(handler_id)

@@ -22,6 +22,7 @@ from .loop.isolation import Home
 from .loop.load import LoopLag
 from .loop.termination import told_of_termination
 from .messages import TopicPartition
+from .observation.startup import announce, doubts, server_workers, start_line, stop_line
 from .settings import AthomicSettings
 from .stores.base import StateStore
 from .transports.base import Transport
@@ -75,6 +76,7 @@ class Run:
 
         Calls `ended` when they have stopped, before `reporter` reports the end of their runs.
         """
+        self._say_what_starts()
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
@@ -94,6 +96,11 @@ class Run:
             finally:
                 ended()
             await reporter.finish(min(max(0.0, end - monotonic()), self._settings.request_timeout))
+
+    def _say_what_starts(self) -> None:
+        for doubt in doubts(self._settings, server_workers()):
+            logger.warning("%s", doubt)
+        announce(start_line(self._settings, [consumer.subscription for consumer in self.manager.consumers.values()]))
 
     @contextmanager
     def _told_of_termination(self, reporter: LineageReporter) -> Iterator[None]:
@@ -122,11 +129,12 @@ class Run:
 
     async def _leave(self) -> None:
         """Stops the consumers. Returns even if a handler blocks their event loop."""
-        patience = 0.0
+        patience, begun = 0.0, monotonic()
         try:
             async with asyncio.timeout(self._settings.shutdown_timeout + END_RESERVE):
                 await self.home.run(self.end)
             patience = END_RESERVE
+            announce(stop_line(monotonic() - begun))
         except (TimeoutError, TransportError) as error:
             logger.error(
                 "the consumers could not be stopped, some messages will be handled again: %s",

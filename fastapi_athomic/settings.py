@@ -6,35 +6,34 @@ seconds, all sizes in bytes.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from difflib import get_close_matches
+import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
-
-logger = logging.getLogger(__name__)
-
-PREFIX = "ATHOMIC_"
+from .variables import DELIMITER, PREFIX, Checked, checked_sources, variable
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
-SCHEMES = ("memory", "kafka")
-"""The schemes of `broker_url`. The docstring of `transports.base` lists all places that a new one concerns."""
-STORE_SCHEMES = ("memory://", "redis://", "rediss://", "unix://")
-"""How `state_store_url` may begin. A new one also needs a case in `stores.schemes: create_store`."""
+_PLAINER = {
+    "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number without a unit (durations are in seconds)",
+    "int_parsing": "must be a whole number without a unit",
+}
+"""What is said instead of pydantic's messages of these types."""
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]+")
+"""What Kafka allows in the name of a topic."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KafkaSettings(_Section):
+class KafkaSettings(Checked):
     """How to talk to Apache Kafka. Where librdkafka or the Java client have a name for a setting, it is used here."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -64,14 +63,29 @@ class KafkaSettings(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         with_password = self.security_protocol.startswith("SASL") and self.sasl_mechanism != "GSSAPI"
-        if with_password and (self.sasl_username is None or self.sasl_password is None):
+        if with_password and not (self.sasl_username and self.sasl_password):
             raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+        self._refuse_unused("sasl_", self.security_protocol.startswith("SASL"), "SASL_SSL (or SASL_PLAINTEXT)")
+        self._refuse_unused("ssl_", self.security_protocol.endswith("SSL"), "SSL (or SASL_SSL)")
         if self.heartbeat_interval >= self.session_timeout:
             raise ValueError("heartbeat_interval must be smaller than session_timeout; a third of it is usual")
         return self
 
+    def _refuse_unused(self, prefix: str, used: bool, protocols: str) -> None:
+        """A client would connect without them, and wait in vain for an answer of a listener that needs them."""
+        given = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name.startswith(prefix) and (value := getattr(self, name)) != field.default and (value or value is False)
+        ]
+        if given and not used:
+            raise ValueError(
+                f"{', '.join(given)} would not be used with security_protocol {self.security_protocol}: "
+                f"set it to {protocols}"
+            )
 
-class MemorySettings(_Section):
+
+class MemorySettings(Checked):
     """The embedded broker."""
 
     partitions: Count = 4  # of a topic that is created when it is first used
@@ -79,14 +93,14 @@ class MemorySettings(_Section):
     max_message_bytes: Count = 1_048_576
 
 
-class ContextSettings(_Section):
+class ContextSettings(Checked):
     """What is taken from headers into the `ExecutionContext`."""
 
     trust_identity_headers: bool = False  # take x-tenant-id, x-user-id and x-role from HTTP requests
     max_value_length: Count = 256  # longer header values are ignored
 
 
-class OrderedSettings(_Section):
+class OrderedSettings(Checked):
     """The state store of ordered consumers, and how long a process holds an aggregate."""
 
     lease: PositiveSeconds = 10.0  # how long the aggregates of a process that crashed must wait
@@ -96,7 +110,7 @@ class OrderedSettings(_Section):
     timeout: PositiveSeconds = 5.0  # of one call to the state store
 
 
-class RetryTuning(_Section):
+class RetryTuning(Checked):
     """Overrides single fields of a handler's `RetryPolicy`."""
 
     max_attempts: Annotated[int, Field(ge=0)] | None = None
@@ -106,7 +120,7 @@ class RetryTuning(_Section):
     jitter: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class HandlerTuning(_Section):
+class HandlerTuning(Checked):
     """Overrides options of one handler at deploy time."""
 
     handler: str | None = None  # the handler id; needed in `tuning`, where the key is only a number
@@ -121,18 +135,17 @@ class HandlerTuning(_Section):
     retry: RetryTuning | None = None
 
 
-class AthomicSettings(BaseSettings):
+class AthomicSettings(Checked, BaseSettings):
     """All settings of one `Athomic`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
+        env_nested_delimiter=DELIMITER,
         nested_model_default_partial_update=True,
     )
 
     broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
+    require_broker: bool = False  # refuse memory://, so that a forgotten `broker_url` stops the start
     client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"
 
     # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
@@ -194,43 +207,55 @@ class AthomicSettings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     memory: MemorySettings = MemorySettings()
     context: ContextSettings = ContextSettings()
+    # names of environment variables that begin with ATHOMIC_ and belong to something else; `*` stands for any end.
+    # Others that are no setting are refused
+    ignored_variables: tuple[str, ...] = ()
     handler_tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # by handler id
     tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # ATHOMIC_TUNING__<n>__HANDLER is the handler id
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """pydantic-settings' own sources, in their usual order, which refuse variables that are no settings."""
+        return init_settings, *checked_sources(env_settings, dotenv_settings, file_secret_settings)
+
     @field_validator("broker_url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        scheme, separator, address = url.partition("://")
-        if not separator or scheme not in SCHEMES:
-            raise ValueError("must be memory://, memory://name or kafka://host:port[,host:port]")
-        if scheme == "kafka":
-            for server in address.split(","):
-                _check_server(server)
-        return url
+    def _usable_broker(cls, url: str) -> str:
+        return checked_broker_url(url)
 
     @field_validator("state_store_url")
     @classmethod
-    def _known_store(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(STORE_SCHEMES):
-            raise ValueError(f"must begin with one of {', '.join(STORE_SCHEMES)}")
-        return url
+    def _usable_store(cls, url: SecretStr | None) -> SecretStr | None:
+        return None if url is None else SecretStr(checked_store_url(url.get_secret_value()))
 
     @field_validator("dlq_topic", "retry_topic", "redrive_topic")
     @classmethod
     def _usable_template(cls, template: str) -> str:
         try:
             name = template.format(topic="t", group_id="g", delay=1)
-        except (KeyError, IndexError, ValueError) as error:
+        except (AttributeError, LookupError, ValueError) as error:
             raise ValueError("may use {topic}, {group_id} and {delay} only") from error
         if name == "t":
             raise ValueError("must differ from the topic itself")
+        if not _TOPIC.fullmatch(name):
+            raise ValueError("may have letters, digits, dots, - and _ beside {topic}, {group_id} and {delay}")
         return template
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for key, tuning in self.tuning.items():
-            if tuning.handler is None:
-                raise ValueError(f"tuning.{key} needs `handler`: the id of the handler to tune")
+        if self.require_broker and self.scheme == "memory":
+            raise ValueError(
+                f"{variable(['require_broker'])} is set, but the broker is memory://, in this process only: "
+                f"set {variable(['broker_url'])} to kafka://host:port"
+            )
+        self._check_tuning()
         if self.max_buffered_messages is not None and self.max_poll_messages > self.max_buffered_messages:
             raise ValueError("max_poll_messages must not exceed max_buffered_messages: nothing could be fetched")
         if self.broker_url.startswith("kafka") and self.drain_timeout > self.kafka.max_poll_interval:
@@ -238,6 +263,14 @@ class AthomicSettings(BaseSettings):
                 "drain_timeout must not exceed kafka.max_poll_interval: the broker waits no longer than that"
             )
         return self
+
+    def _check_tuning(self) -> None:
+        keys: dict[str, str] = {}
+        for key, tuning in self.tuning.items():
+            if tuning.handler is None:
+                raise ValueError(f"tuning.{key} needs `handler`: the id of the handler to tune")
+            if (other := keys.setdefault(tuning.handler, key)) != key:
+                raise ValueError(f"tuning.{other} and tuning.{key} are for the same handler: {tuning.handler}")
 
     @property
     def scheme(self) -> str:
@@ -268,38 +301,30 @@ def read_settings() -> AthomicSettings:
     try:
         return AthomicSettings()
     except ValidationError as error:
-        raise ConfigurationError(describe_settings_error(error)) from None
+        raise ConfigurationError(describe_settings_error(error, os.environ)) from None
 
 
-def tell_unknown_variables(names: Iterable[str]) -> None:
-    """Logs the environment variables that begin with `ATHOMIC_` but are no setting, so that a misspelt one is noticed.
-
-    A warning if a setting has nearly the same name; else an info, because something else may read the variable.
-    """
-    known = [name.upper() for name in AthomicSettings.model_fields]
-    for name in sorted(name for name in map(str.upper, names) if name.startswith(PREFIX)):
-        section, *rest = name.removeprefix(PREFIX).split("__")
-        if section in known:
-            continue
-        if meant := get_close_matches(section, known, n=1, cutoff=0.8):
-            nearest = PREFIX + "__".join([meant[0], *rest])
-            logger.warning("environment variable %s is unknown and ignored: did you mean %s?", name, nearest)
-        else:
-            logger.info("environment variable %s is unknown and ignored", name)
-
-
-def describe_settings_error(error: ValidationError) -> str:
+def describe_settings_error(error: ValidationError, environment: Mapping[str, str]) -> str:
     """One line for each wrong setting, under the name of its environment variable."""
-    lines = [
-        f"  {PREFIX}{'__'.join(str(part) for part in item['loc']).upper() or '*'}: {item['msg']}"
-        for item in error.errors(include_input=False, include_url=False)
-    ]
+    lines = [_line(details, environment) for details in error.errors(include_input=False, include_url=False)]
     return "\n".join(["the settings of fastapi_athomic are wrong:", *lines])
 
 
-def _check_server(server: str) -> None:
-    host, separator, port = server.rstrip("/").rpartition(":")
-    if "@" in server:
-        raise ValueError("credentials do not belong in the URL: set kafka.sasl_username and kafka.sasl_password")
-    if not separator or not host or not port.isdigit():
-        raise ValueError("each Kafka server must be host:port; separate several by commas")
+def _line(error: ErrorDetails, environment: Mapping[str, str]) -> str:
+    loc, message = error["loc"], error["msg"].removeprefix("Value error, ")
+    if error["type"] == "refused_variable":
+        return f"  {loc[0]}: {message}"
+    if error["type"] == "unknown_setting" and (nearest := error["ctx"]["nearest"]):
+        message = f"there is no such setting: did you mean {variable([*loc[:-1], *nearest])}?"
+    message = _PLAINER.get(error["type"], message)
+    return f"  {_named(loc, environment)}: {message}" if loc else f"  {message}"
+
+
+def _named(loc: Sequence[str | int], environment: Mapping[str, str]) -> str:
+    """The variable that the value at `loc` is from: its own one, or that of a section, in JSON."""
+    names = {name.upper() for name in environment}
+    for length in range(len(loc), 0, -1):
+        if (name := variable(loc[:length])) in names:
+            inside = ".".join(str(part) for part in loc[length:])
+            return f"{name}, {inside}" if inside else name
+    return variable(loc)

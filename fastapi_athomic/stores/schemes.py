@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..addresses import STORE_SCHEMES
 from ..exceptions import ConfigurationError
-from ..settings import STORE_SCHEMES, AthomicSettings
+from ..settings import AthomicSettings
 from .base import StateStore
 
 

@@ -15,8 +15,8 @@ Methods that are not async answer at once, from memory. Health reports call some
 
 A new transport is a folder beside `memory` and `kafka`, and needs an entry in each of these places:
 
-- `settings`: `SCHEMES`, the check of the URL in `AthomicSettings._known_scheme`, a section for its own settings, and
-  `AthomicSettings.session_timeout` if its broker evicts silent members.
+- `addresses`: `SCHEMES`, and the check of the URL in `checked_broker_url`.
+- `settings`: a section for its own settings, and `AthomicSettings.session_timeout` if its broker evicts silent members.
 - `transports.schemes: create_transport`: a case for the scheme.
 - `stores.schemes: create_store`, if ordered consumers shall work without a `state_store_url`, as with `memory`.
 - `tests/delivery/brokers.py` and `tests/delivery/conftest.py`: the delivery tests then run on it too.

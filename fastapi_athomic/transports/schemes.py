@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..addresses import SCHEMES
 from ..exceptions import ConfigurationError
-from ..settings import SCHEMES, AthomicSettings
+from ..settings import AthomicSettings
 from .base import Transport
 
 

@@ -49,7 +49,7 @@ def connection_options(settings: AthomicSettings) -> dict[str, Any]:
 def _sasl_options(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.sasl_mechanism == "GSSAPI":
         if find_spec("gssapi") is None:
-            raise ConfigurationError("kafka.sasl_mechanism GSSAPI needs the package gssapi")
+            raise ConfigurationError("kafka.sasl_mechanism GSSAPI needs the package gssapi: pip install gssapi")
         return {"sasl_mechanism": "GSSAPI"}
     password = kafka.sasl_password.get_secret_value() if kafka.sasl_password else None
     return {

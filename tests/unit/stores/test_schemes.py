@@ -6,13 +6,13 @@ import pytest
 from pydantic import SecretStr
 
 from fastapi_athomic import AthomicSettings, ConfigurationError
-from fastapi_athomic.settings import STORE_SCHEMES
+from fastapi_athomic.addresses import STORE_SCHEMES
 from fastapi_athomic.stores.schemes import create_store
 
 
 @pytest.mark.parametrize("scheme", STORE_SCHEMES)
 def test_each_scheme_of_the_settings_has_a_store(scheme: str) -> None:
-    assert create_store(AthomicSettings(state_store_url=SecretStr(f"{scheme}/somewhere"))) is not None
+    assert create_store(AthomicSettings(state_store_url=SecretStr(f"{scheme}/0"))) is not None
 
 
 def test_without_a_url_only_a_broker_in_memory_has_a_store() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastapi_athomic import AthomicSettings, ConfigurationError
-from fastapi_athomic.settings import SCHEMES
+from fastapi_athomic.addresses import SCHEMES
 from fastapi_athomic.transports.schemes import create_transport
 
 
