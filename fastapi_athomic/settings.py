@@ -36,25 +36,27 @@ _TOPIC = re.compile(r"[a-zA-Z0-9._-]+")
 class KafkaSettings(Checked):
     """How to talk to Apache Kafka. Where librdkafka or the Java client have a name for a setting, it is used here."""
 
+    # as the listener of the brokers wants it: SSL is TLS, SASL a login
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    # how to log in; GSSAPI needs the package gssapi
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] = "PLAIN"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_password: SecretStr | None = None
-    ssl_check_hostname: bool = True
+    sasl_username: str | None = None  # needed with SASL, but for GSSAPI
+    sasl_password: SecretStr | None = None  # the same
+    ssl_cafile: str | None = None  # a file of certificates to trust; None: those of the system
+    ssl_certfile: str | None = None  # the client's own certificate. All three files are read again when they change
+    ssl_keyfile: str | None = None  # its key, if that is in another file
+    ssl_password: SecretStr | None = None  # of the key
+    ssl_check_hostname: bool = True  # the certificate of a broker must be for its host
     session_timeout: PositiveSeconds = 10.0  # without a heartbeat for this long, a member is evicted by the broker
-    heartbeat_interval: PositiveSeconds = 3.0
-    max_poll_interval: PositiveSeconds = 300.0
-    request_timeout: PositiveSeconds = 40.0
-    fetch_max_wait: PositiveSeconds = 0.25
-    fetch_max_bytes: Count = 52_428_800
-    max_partition_fetch_bytes: Count = 1_048_576
+    heartbeat_interval: PositiveSeconds = 3.0  # a third of `session_timeout` is usual
+    max_poll_interval: PositiveSeconds = 300.0  # the longest that the group waits in a rebalance for who drains
+    request_timeout: PositiveSeconds = 40.0  # for the answer to one request
+    fetch_max_wait: PositiveSeconds = 0.25  # the broker answers after this long, if there are no messages
+    fetch_max_bytes: Count = 52_428_800  # of one answer with messages
+    max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
-    compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
-    linger: Seconds = 0.0
+    compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is published
+    linger: Seconds = 0.0  # how long a message that is published waits for others, to be sent with them
     # static membership (KIP-345): an id that must differ between processes. `{pid}` and `{hostname}` are filled in, and
     # each handler adds a suffix of its own. docs/damaged-batches.md says what happens if two processes share an id
     group_instance_id: str | None = None
@@ -90,7 +92,7 @@ class MemorySettings(Checked):
 
     partitions: Count = 4  # of a topic that is created when it is first used
     retention_messages: Count = 1_000_000  # kept in each partition; older messages are dropped
-    max_message_bytes: Count = 1_048_576
+    max_message_bytes: Count = 1_048_576  # larger messages are refused
 
 
 class ContextSettings(Checked):
@@ -105,7 +107,7 @@ class OrderedSettings(Checked):
 
     lease: PositiveSeconds = 10.0  # how long the aggregates of a process that crashed must wait
     room_per_aggregate: Count = 1_000  # messages that may wait in the state store for their turn
-    room_per_group: Count = 100_000
+    room_per_group: Count = 100_000  # the same, of all aggregates of a group
     key_prefix: Annotated[str, Field(pattern=r"^[^{}]+$")] = "athomic"  # begins all keys in Redis
     timeout: PositiveSeconds = 5.0  # of one call to the state store
 
@@ -113,25 +115,25 @@ class OrderedSettings(Checked):
 class RetryTuning(Checked):
     """Overrides single fields of a handler's `RetryPolicy`."""
 
-    max_attempts: Annotated[int, Field(ge=0)] | None = None
-    delay: Seconds | None = None
-    backoff: Annotated[float, Field(ge=1)] | None = None
-    max_delay: Seconds | None = None
-    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_attempts: Annotated[int, Field(ge=0)] | None = None  # in place, the first one included
+    delay: Seconds | None = None  # before the second attempt
+    backoff: Annotated[float, Field(ge=1)] | None = None  # each delay is so many times the one before
+    max_delay: Seconds | None = None  # no delay is longer
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None  # the part of a delay that is left to chance
 
 
 class HandlerTuning(Checked):
     """Overrides options of one handler at deploy time."""
 
     handler: str | None = None  # the handler id; needed in `tuning`, where the key is only a number
-    enabled: bool = True
-    paused: bool = False  # starts paused
-    concurrency: Count | None = None
-    batch_size: Count | None = None
-    batch_linger_ms: Annotated[int, Field(ge=0)] | None = None
-    timeout: PositiveSeconds | None = None
-    auto_offset_reset: Literal["earliest", "latest"] | None = None
-    enable_lineage: bool | None = None
+    enabled: bool = True  # false: the handler is not started in this process
+    paused: bool = False  # it starts paused
+    concurrency: Count | None = None  # messages, or batches, handled at once
+    batch_size: Count | None = None  # most messages of a batch
+    batch_linger_ms: Annotated[int, Field(ge=0)] | None = None  # how long a batch that is not full waits for more
+    timeout: PositiveSeconds | None = None  # of one attempt
+    auto_offset_reset: Literal["earliest", "latest"] | None = None  # where a new group begins
+    enable_lineage: bool | None = None  # take part in OpenLineage
     retry: RetryTuning | None = None
 
 
@@ -146,23 +148,23 @@ class AthomicSettings(Checked, BaseSettings):
 
     broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
     require_broker: bool = False  # refuse memory://, so that a forgotten `broker_url` stops the start
-    client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"
+    client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"  # the name of this service in the broker's logs
 
     # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
     # `commit_count` messages are done; and never more often than every 5 ms. A thread that computes for more than 0.8
     # of its time commits a third as often, whatever is done
     commit_interval: Seconds = 0.01
-    commit_count: Count = 10
+    commit_count: Count = 10  # see `commit_interval`
     drain_timeout: PositiveSeconds = 20.0  # how long handlers may still run when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # a stop takes no longer, whatever happens
     # True: consumers stop as soon as the process gets SIGTERM, while open requests are still being answered. False:
     # they stop when the server ends the app's lifespan, which uvicorn does after the last response
     drain_on_sigterm: bool = True
-    publish_timeout: PositiveSeconds = 30.0
+    publish_timeout: PositiveSeconds = 30.0  # until the broker has acknowledged a message, or `publish` fails
     request_timeout: PositiveSeconds = 10.0  # for any other call to the broker
     startup_timeout: Seconds = 0.0  # how long the app waits for its consumers before it serves HTTP; 0: not at all
     restart_backoff: PositiveSeconds = 0.5  # the pause before a consumer that broke is rebuilt; doubles each time
-    restart_backoff_max: PositiveSeconds = 30.0
+    restart_backoff_max: PositiveSeconds = 30.0  # that pause grows no longer
 
     # most messages of one partition that wait or run. None: 500, or more for a handler that takes many at once:
     # twice as many as it takes, five times with order by key and with batches
@@ -189,9 +191,9 @@ class AthomicSettings(Checked, BaseSettings):
     # create missing topics where the broker allows it: source topics at the start, those for dead letters, retries and
     # redrives when they are first needed
     create_topics: bool = True
-    dlq_topic: str = "{topic}.{group_id}.dlq"
-    retry_topic: str = "{topic}.{group_id}.retry.{delay}s"
-    redrive_topic: str = "{topic}.{group_id}.redrive"
+    dlq_topic: str = "{topic}.{group_id}.dlq"  # where dead letters go
+    retry_topic: str = "{topic}.{group_id}.retry.{delay}s"  # where messages wait for a later attempt
+    redrive_topic: str = "{topic}.{group_id}.redrive"  # where dead letters that are sent back go
     max_redrives: Count = 5  # how often one dead letter may be sent back
     dlq_traceback: bool = False  # add the traceback to dead letters
     dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # also write headers in these spellings
@@ -199,8 +201,8 @@ class AthomicSettings(Checked, BaseSettings):
     # put the text of handlers' exceptions into dead letters; status and spans show only the type
     expose_error_messages: bool = True
 
-    # where ordered consumers keep their state: redis://, rediss://, unix://, or memory:// for a single process that may
-    # forget it. None: in memory, allowed only if the broker is memory:// too
+    # where ordered consumers keep their state: redis://host:port/0, rediss://, unix://, or memory:// for a single
+    # process that may forget it. None: in memory, allowed only if the broker is memory:// too
     state_store_url: SecretStr | None = None
 
     ordered: OrderedSettings = OrderedSettings()
@@ -210,8 +212,8 @@ class AthomicSettings(Checked, BaseSettings):
     # names of environment variables that begin with ATHOMIC_ and belong to something else; `*` stands for any end.
     # Others that are no setting are refused
     ignored_variables: tuple[str, ...] = ()
-    handler_tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # by handler id
-    tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # ATHOMIC_TUNING__<n>__HANDLER is the handler id
+    handler_tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # options of handlers, by handler id
+    tuning: dict[str, HandlerTuning] = Field(default_factory=dict)  # the same by number, see below
 
     @classmethod
     def settings_customise_sources(
