@@ -163,7 +163,7 @@ def _paths(kind: Any, given: Sequence[str]) -> Iterator[tuple[str, ...]]:
             yield (name,)
             yield from ((name, *rest) for rest in _paths(_without_none(field.annotation), given[1:]))
     elif get_origin(kind) is dict:
-        key = given[0] if given else "0"
+        key = (given[0] if given else "") or "0"
         yield from ((key, *rest) for rest in _paths(get_args(kind)[1], given[1:]))
 
 
@@ -229,7 +229,7 @@ class Checked(BaseModel):
             for name, refusal in refusals.items()
         ]
         if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
+            raise ValidationError.from_exception_data(cls.__name__, errors)
         return checked
 
 

@@ -71,6 +71,7 @@ def test_stores_are_shown_without_credentials(url: str, shown: str) -> None:
         ("redis://a:port", "host:port/number"),
         ("redis://a:6379/shop", "host:port/number"),
         ("redis://ann:s3#cret@a:6379/0", "in a password write / as %2F, # as %23"),
+        ("redis://ann:12#cret@a:6379/0", "in a password write / as %2F, # as %23"),
         ("redis://ann:s3/cret@a:6379/0", "in a password write / as %2F, # as %23"),
     ],
 )

@@ -140,11 +140,18 @@ def test_credentials_that_are_empty_are_not_given() -> None:
         {"kafka": {"sasl_password": "s3cret", "sasl_user": "ann"}},
         {"kafka": {"sasl_pasword": "s3cret"}},
         {"commit_count": "s3cret"},
+        {"state_store_url": "redis://ann:s3cret@host", "require_broker": True},
     ],
 )
 def test_errors_show_no_values(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         AthomicSettings(**given)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_errors_of_a_section_show_no_values() -> None:
+    with pytest.raises(ValidationError, match="would not be used") as caught:
+        KafkaSettings(sasl_username="ann", sasl_password=SecretStr("p"), ssl_cafile="s3cret")
     assert "s3cret" not in str(caught.value)
 
 

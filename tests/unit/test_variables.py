@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fastapi_athomic import AthomicSettings, ConfigurationError, include_athomic
 from fastapi_athomic.settings import read_settings
@@ -31,6 +31,7 @@ MISSPELT = {
     "ATHOMIC_TUNING__0__CONCURENCY": "ATHOMIC_TUNING__0__CONCURRENCY",
     "ATHOMIC_TUNING__0__RETRY__MAX_ATEMPTS": "ATHOMIC_TUNING__0__RETRY__MAX_ATTEMPTS",
     "ATHOMIC_TUNING_0_HANDLER": "ATHOMIC_TUNING__0__HANDLER",
+    "ATHOMIC_TUNING____HANDLER": "ATHOMIC_TUNING__0__HANDLER",
     "ATHOMIC_BROKER_URL__HOST": "ATHOMIC_BROKER_URL",
     "ATHOMIC_KAFKA__LINGER__MS": "ATHOMIC_KAFKA__LINGER",
     "ATHOMIC_KAFKA__BOOTSTRAP_SERVERS": "ATHOMIC_BROKER_URL",
@@ -204,6 +205,21 @@ def test_a_subclass_may_add_fields_and_aliases(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ATHOMIC_SHOP", "books")
     monkeypatch.setenv("ATHOMIC_BROKERS", "kafka://a:9092")
     assert (Settings().shop, Settings().broker_url) == ("books", "kafka://a:9092")
+
+
+def test_p22_a_subclass_may_add_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Settings(AthomicSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            vault = InitSettingsSource(settings_cls, {"client_id": "shop"})
+            return *super().settings_customise_sources(settings_cls, *sources, **named), vault
+
+    assert Settings().client_id == "shop"
+    monkeypatch.setenv("ATHOMIC_CLIENTID", "books")
+    with pytest.raises(ValidationError, match="did you mean ATHOMIC_CLIENT_ID"):
+        Settings()
 
 
 def test_the_variables_of_another_prefix_are_not_ours_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
