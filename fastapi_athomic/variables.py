@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 PREFIX = "ATHOMIC_"
 DELIMITER = "__"
@@ -115,15 +115,16 @@ def checked_sources(
     dotenv_settings: PydanticBaseSettingsSource,
     secret_settings: PydanticBaseSettingsSource,
 ) -> Iterator[PydanticBaseSettingsSource]:
-    """The sources of pydantic-settings, checked. Files with secrets may have nested names, too."""
-    if isinstance(env_settings, EnvSettingsSource):
-        yield CheckedSource(env_settings)
-    if isinstance(dotenv_settings, DotEnvSettingsSource):
-        yield CheckedSource(dotenv_settings, "in the .env file: ")
+    """The sources of pydantic-settings, checked. Files with secrets may have nested names, too.
+
+    A source of the user's own, in the place of one of them, is left as it is.
+    """
+    for source, where in ((env_settings, ""), (dotenv_settings, "in the .env file: ")):
+        yield CheckedSource(source, where) if isinstance(source, EnvSettingsSource) else source
     yield secret_settings
     directories = getattr(secret_settings, "secrets_dir", None)
     if directories is not None and isinstance(env_settings, EnvSettingsSource):
-        nested = EnvSettingsSource(env_settings.settings_cls, env_nested_delimiter=DELIMITER)
+        nested = EnvSettingsSource(env_settings.settings_cls, env_prefix=env_settings.env_prefix)
         nested.env_vars = dict(_secret_files(directories, env_settings.env_prefix))
         yield CheckedSource(nested, "in the directory of secrets: ")
 
