@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI
 
 from .broker import BrokerConnection
-from .discovery import Discovered
+from .discovery import Search
 from .factory import ConsumerFactory, FactoryParts
 from .handling.plans import Provider
 from .lifecycle import LifecycleManager
@@ -24,6 +24,7 @@ from .publisher import Publisher
 from .settings import AthomicSettings
 from .stores.base import StateStore
 from .transports.base import Transport
+from .unclaimed import tell_unclaimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class AppParts:
     pipeline: PayloadPipeline
     requests: RequestGauge
     loop_lag: LoopLag  # of the event loop of the routes
-    find_handlers: Callable[[], list[Discovered]]
+    search: Search  # for handlers
     providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
     known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
 
@@ -66,7 +67,8 @@ def assemble(parts: AppParts) -> Assembly:
     broker = BrokerConnection(transport, settings)
     lifecycle.register(broker)
     publisher = Publisher(transport, broker, parts.pipeline, orchestrators.of_publisher(), settings)
-    handlers = parts.find_handlers()
+    handlers = parts.search.find()
+    tell_unclaimed(parts.search, settings.unclaimed_handlers)
     share = LoopShare(
         settings.slice_seconds,
         parts.requests,

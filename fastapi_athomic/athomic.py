@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from types import ModuleType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -17,7 +16,7 @@ from starlette.requests import HTTPConnection
 from .assembly import AppParts, Assembly, assemble
 from .broker import NOT_RUNNING
 from .decorators import build_ordered_subscription, build_subscription
-from .discovery import Discovered, discover
+from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, PublishError
 from .exporters.metrics import Collector, Metering
 from .exporters.reporters import lineage_reporter
@@ -64,15 +63,7 @@ class Athomic:
         self._prefix = prefix
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
-        self._bound: list[Discovered] = []  # handlers that were decorated by methods of this object
-        self._find_handlers = partial(
-            discover,
-            app,
-            calling_module=calling_module,
-            packages=tuple(packages),
-            handlers=tuple(handlers),
-            bound=self._bound,
-        )
+        self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._pipeline = PayloadPipeline()
         self._transport = create_transport(settings)
         self._store = create_store(settings)
@@ -264,7 +255,7 @@ class Athomic:
             raise ConfigurationError(
                 f"handler {subscription.handler_id}: the app is already running; define handlers before it starts"
             )
-        self._bound.append(Discovered(function, subscription))
+        self._search.bound.append(Discovered(function, subscription))
         return function
 
     def _running(self) -> Run:
@@ -298,7 +289,7 @@ class Athomic:
                 pipeline=self._pipeline,
                 requests=self.requests,
                 loop_lag=self.loop_lag,
-                find_handlers=self._find_handlers,
+                search=self._search,
                 providers={Athomic: lambda _: self},
                 known={get_athomic: lambda _: self},
             )

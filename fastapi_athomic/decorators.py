@@ -22,7 +22,7 @@ from .subscriptions import (
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NO_OPTIONS = {"topics", "pattern", "group_id", "sequencing"}
+_NO_OPTIONS = {"topics", "pattern", "group_id", "sequencing", "site"}
 _OPTION_NAMES = {field.name for field in dataclass_fields(Subscription)} - _NO_OPTIONS
 _SEQUENCING = ("first_sequence", "gap_timeout", "on_gap", "on_failure")
 

@@ -6,14 +6,18 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Router
 
 from .exceptions import ConfigurationError, DiscoveryError, DuplicateHandlerError
+from .sightings import claim, place, qualified_name
 from .subscriptions import Subscription, subscriptions_of
 
 Handler = Callable[..., Any]
@@ -27,89 +31,176 @@ class Discovered:
     subscription: Subscription
 
 
-def discover(
-    app: FastAPI,
-    *,
-    calling_module: str,
-    packages: Iterable[str | ModuleType] = (),
-    handlers: Iterable[Handler] = (),
-    bound: Iterable[Discovered] = (),
-) -> list[Discovered]:
-    """All handlers of the app, each once, in the order in which they were found.
-
-    It searches the module that called `include_athomic`, the modules of the app's route handlers, and `packages` with
-    their sub-packages. `handlers` and `bound` (decorated with a method of `Athomic`) are added as they are.
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Search:
+    """Where the handlers of one app are.
 
     Raises:
-        ConfigurationError: one of `handlers` has no subscription. The error names it.
-        DiscoveryError: a module cannot be imported. The error names it.
-        DuplicateHandlerError: two handlers share an id. The error names the id and both handlers.
+        ConfigurationError: `packages` or `handlers` is no list.
     """
-    found: dict[str, Discovered] = {}
-    modules = dict.fromkeys((calling_module, *_route_modules(app)))
-    for module in (*_loaded(modules), *_package_modules(packages)):
-        for function in list(vars(module).values()):
-            for subscription in subscriptions_of(function):
-                _add(found, Discovered(function, subscription))
-    for handler in handlers:
-        _add_given(found, handler)
-    for discovered in bound:
-        _add(found, discovered)
-    return list(found.values())
+
+    app: FastAPI
+    calling_module: str  # the one that called `include_athomic`
+    packages: Sequence[str | ModuleType] = ()
+    handlers: Sequence[Handler] = ()
+    bound: list[Discovered] = field(default_factory=list)  # decorated with a method of `Athomic`
+
+    def __post_init__(self) -> None:
+        if isinstance(self.packages, str | ModuleType):
+            raise ConfigurationError("packages must be a list: include_athomic(app, packages=[...])")
+        if not isinstance(self.handlers, Iterable):
+            raise ConfigurationError("handlers must be a list: include_athomic(app, handlers=[...])")
+        self.packages, self.handlers = tuple(self.packages), tuple(self.handlers)
+        _searches.add(self)
+
+    def find(self) -> list[Discovered]:
+        """All handlers of the app, each once, in the order in which they were found.
+
+        It searches the module that called `include_athomic`, the modules of the app's route handlers, and `packages`
+        with their sub-packages, which it imports. `handlers` and `bound` are added as they are.
+
+        Raises:
+            ConfigurationError: one of `handlers` has no subscription, or is a method without an object. It is named.
+            DiscoveryError: a module cannot be imported. The error names it.
+            DuplicateHandlerError: two handlers share an id. The error names the id and both handlers.
+        """
+        found: dict[str, Discovered] = {}
+        for module in (*self._modules_of_app(), *_package_modules(self.packages)):
+            for discovered in _in_module(module):
+                _add(found, discovered)
+        for handler in self.handlers:
+            for discovered in _given(handler):
+                _add(found, discovered)
+        for discovered in self.bound:
+            _add(found, discovered)
+        return list(found.values())
+
+    def searched(self) -> list[ModuleType]:
+        """The modules in which `find` looks, without those that are not imported yet."""
+        names = [module.__name__ if isinstance(module, ModuleType) else module for module in self.packages]
+        below = tuple(f"{name}." for name in names)
+        loaded = [name for name in list(sys.modules) if name in names or name.startswith(below)]
+        given = [module for module in self.packages if isinstance(module, ModuleType)]
+        return [*self._modules_of_app(), *given, *_loaded(loaded)]
+
+    def claim_all(self) -> None:
+        """Claims the handlers that `find` would return, as far as their modules are imported. It imports nothing."""
+        for module in self.searched():
+            for discovered in _in_module(module):
+                claim(discovered.subscription.site)
+        for handler in self.handlers:
+            for subscription in subscriptions_of(handler):
+                claim(subscription.site)
+
+    def _modules_of_app(self) -> Iterator[ModuleType]:
+        return _loaded(dict.fromkeys((self.calling_module, *_route_modules(self.app))))
+
+
+_searches: WeakSet[Search] = WeakSet()
+
+
+def searches() -> list[Search]:
+    """Those of all apps of the process that still exist."""
+    return list(_searches)
+
+
+def _in_module(module: ModuleType) -> Iterator[Discovered]:
+    for function in list(vars(module).values()):
+        for subscription in subscriptions_of(function):
+            yield Discovered(function, subscription)
+
+
+def _given(handler: Handler) -> Iterator[Discovered]:
+    subscriptions = subscriptions_of(handler)
+    if not subscriptions:
+        raise ConfigurationError(f"{place(handler)} is in `handlers` but has no subscription: {_advice(handler)}")
+    for subscription in subscriptions:
+        yield Discovered(handler, subscription)
+
+
+def _advice(given: Handler) -> str:
+    """What to do about something in `handlers` that has no subscription."""
+    owner = given if isinstance(given, type) else type(given)
+    methods = [name for each in owner.__mro__ for name, value in vars(each).items() if subscriptions_of(value)]
+    if methods:
+        return f"give its method, {'of an object of it, ' if owner is given else ''}handlers=[....{methods[0]}]"
+    return "decorate it with subscribe_to"
 
 
 def _add(found: dict[str, Discovered], new: Discovered) -> None:
-    known = found.setdefault(new.subscription.handler_id, new)
-    if known is not new and not _same(known.function, new.function, known.subscription is new.subscription):
-        raise DuplicateHandlerError(
-            f"handler id {new.subscription.handler_id} is used twice: by {_place(known.function)} and by "
-            f"{_place(new.function)}; give one of them another handler_id"
-        )
-
-
-def _same(one: Handler, other: Handler, one_subscription: bool) -> bool:
-    """The same function may be found twice: through two imports, or because its module was imported under two names."""
-    if one_subscription:
-        return one == other
-    return inspect.isfunction(one) and inspect.isfunction(other) and one is not other and _place(one) == _place(other)
-
-
-def _add_given(found: dict[str, Discovered], handler: Handler) -> None:
-    subscriptions = subscriptions_of(handler)
-    if not subscriptions:
+    if _lacks_object(new.function):
         raise ConfigurationError(
-            f"{_place(handler)} is in `handlers` but has no subscription: decorate it with subscribe_to"
+            f"handler {new.subscription.handler_id}: {place(new.function)} is a method without its object; "
+            f"give that of an object: handlers=[....{new.function.__name__}]"
         )
-    for subscription in subscriptions:
-        _add(found, Discovered(handler, subscription))
+    claim(new.subscription.site)
+    known = found.setdefault(new.subscription.handler_id, new)
+    if known is new or _same(known, new):
+        return
+    if place(known.function) != place(new.function):
+        advice = "give one of them another handler_id"
+    elif inspect.ismethod(new.function):
+        advice = (
+            "they are one method of two objects; subscribe each under an id and in a group of its own: "
+            "athomic.subscribe_to(topic, group_id=..., handler_id=...)(object.method)"
+        )
+    elif known.subscription is new.subscription:
+        advice = "one of them wraps the other: leave only the one that is to run in searched modules and `handlers`"
+    else:
+        advice = "give each a handler_id, or use functools.wraps in the decorator or function that made both"
+    raise DuplicateHandlerError(
+        f"handler id {new.subscription.handler_id} is used twice: by {place(known.function)} and by "
+        f"{place(new.function)}; {advice}"
+    )
 
 
-def _place(function: Handler) -> str:
-    function = getattr(function, "__func__", function)
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{name} ({getattr(function, '__module__', '?')}, line {code.co_firstlineno if code else '?'})"
+def _same(one: Discovered, other: Discovered) -> bool:
+    """The same function may be found twice: through two imports, or because its module was executed under two names.
+
+    A module that is executed twice has two sets of global variables; two functions that one decorator or factory has
+    made share theirs, and are two handlers.
+    """
+    if one.subscription is other.subscription:
+        return one.function == other.function
+    ours, others = inspect.unwrap(one.function), inspect.unwrap(other.function)
+    if not inspect.isfunction(ours) or not inspect.isfunction(others):
+        return False
+    return place(ours) == place(others) and ours.__globals__ is not others.__globals__
+
+
+def _lacks_object(function: Handler) -> bool:
+    """It is a function that a class defines, and its first parameter wants an object of that class."""
+    parent = qualified_name(function).rpartition(".")[0]
+    if not inspect.isfunction(function) or not parent or parent.endswith("<locals>"):
+        return False
+    parameters = inspect.signature(function, follow_wrapped=False).parameters
+    return next(iter(parameters), None) == "self"
 
 
 def _route_modules(app: FastAPI) -> Iterator[str]:
-    for endpoint in _endpoints(app):
+    for endpoint in _endpoints(app.routes):
         module = getattr(inspect.unwrap(endpoint), "__module__", None)
         if module and module.partition(".")[0] not in ("fastapi", "starlette", __package__):
             yield module
 
 
-def _endpoints(app: FastAPI) -> Iterator[Handler]:
-    """Those of included routers too: FastAPI includes them lazily, while older versions copy their routes."""
+def _endpoints(routes: Sequence[BaseRoute]) -> Iterator[Handler]:
+    """Those of included routers too: FastAPI includes them lazily, while older versions copy their routes.
+
+    And those of mounted apps, as nobody runs their lifespan; not of one that has an `Athomic` of its own.
+    """
     try:
         from fastapi.routing import iter_route_contexts
     except ImportError:
-        contexts: Iterable[Any] = app.routes
+        contexts: Iterable[Any] = routes
     else:
-        contexts = iter_route_contexts(app.routes)
+        contexts = iter_route_contexts(routes)
     for context in contexts:
-        endpoint = getattr(context, "endpoint", None)
+        endpoint, mounted = getattr(context, "endpoint", None), getattr(context, "app", None)
         if callable(endpoint):
             yield endpoint
+        elif isinstance(mounted, Starlette | Router) and all(each.app is not mounted for each in searches()):
+            yield from _endpoints(mounted.routes)
 
 
 def _loaded(names: Iterable[str]) -> Iterator[ModuleType]:

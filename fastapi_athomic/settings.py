@@ -150,6 +150,9 @@ class AthomicSettings(Checked, BaseSettings):
     require_broker: bool = False  # refuse memory://, so that a forgotten `broker_url` stops the start
     client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"  # the name of this service in the broker's logs
 
+    # decorated handlers that no app takes in are named at the start: in warnings, or in the error that refuses it
+    unclaimed_handlers: Literal["warn", "refuse", "ignore"] = "warn"
+
     # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
     # `commit_count` messages are done; and never more often than every 5 ms. A thread that computes for more than 0.8
     # of its time commits a third as often, whatever is done

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from types import MethodType
 from typing import Any, Literal, TypedDict, TypeVar
 
 from .exceptions import ConfigurationError
 from .payload.pipeline import PayloadPipeline
 from .retry import RetryPolicy
 from .settings import HandlerTuning
+from .sightings import Site, module_of, place, qualified_name, see
 
 F = TypeVar("F", bound=Callable[..., Any])
 Topics = str | Iterable[str] | re.Pattern[str]
@@ -84,6 +86,8 @@ class Subscription:
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # for a group without a commit on the topic
     enable_lineage: bool = True
     sequencing: Sequencing | None = None  # set by `ordered_consumer`
+    # where the function was decorated; None for handlers of one app (`athomic.subscribe_to`), which are never searched
+    site: Site | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for problem, message in (
@@ -151,23 +155,46 @@ class Subscription:
 
 
 def note(function: F, subscription: Subscription) -> F:
-    """Adds the subscription to those of the function, and returns the function."""
-    target = getattr(function, "__func__", function)  # a bound method takes no attributes
-    setattr(target, MARK, (*getattr(target, MARK, ()), subscription))
+    """Adds the subscription to those of the function, and returns the function.
+
+    Raises:
+        ConfigurationError: it is a class, or takes no attributes: search could not find the subscription again.
+    """
+    where = f"handler {subscription.handler_id}"
+    if isinstance(function, type):
+        raise ConfigurationError(f"{where}: a class cannot be a handler; decorate a function or a method")
+    target = _holder(function)
+    known = subscriptions_of(function)
+    try:
+        setattr(target, MARK, (*known, replace(subscription, site=see(function))))
+    except (AttributeError, TypeError):
+        raise ConfigurationError(
+            f"{where}: {place(function)} takes no attributes; decorate a function that calls it"
+        ) from None
     return function
 
 
 def subscriptions_of(function: object) -> tuple[Subscription, ...]:
     """The subscriptions of this function itself, not of one that it wraps."""
-    holder = getattr(function, "__func__", function)
-    noted = getattr(holder, "__dict__", {}).get(MARK, ())
+    try:
+        # not `getattr`: a search meets proxies that raise when they are asked for an attribute outside of a request
+        noted = object.__getattribute__(_holder(function), "__dict__").get(MARK, ())
+    except AttributeError:  # it has slots
+        return ()
     return noted if isinstance(noted, tuple) else ()
 
 
+def _holder(function: Any) -> Any:
+    """What carries the subscriptions: a bound method takes no attributes."""
+    return function.__func__ if issubclass(type(function), MethodType | staticmethod | classmethod) else function
+
+
 def default_id(function: Callable[..., Any]) -> str:
-    """The handler id of a function that was given none: its module and qualified name."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '?')}.{name}"
+    """The handler id of a function that was given none: its module and qualified name.
+
+    The module's name is the one by which it would be imported, so the id is the same however the app is started.
+    """
+    return f"{module_of(function)}.{qualified_name(function)}"
 
 
 def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:

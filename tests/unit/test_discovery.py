@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
+import os
+import runpy
+import subprocess
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
 
 from fastapi_athomic import ConfigurationError, DiscoveryError, DuplicateHandlerError, subscribe_to
-from fastapi_athomic.discovery import Discovered, discover
+from fastapi_athomic.discovery import Discovered, Search
+from fastapi_athomic.sightings import importable_name
+from tests.support.modules import Write
 
 HANDLER = """
 from fastapi_athomic import subscribe_to
@@ -20,34 +26,13 @@ from fastapi_athomic import subscribe_to
 async def {name}(message: str) -> None: ...
 """
 
-Write = Callable[..., None]
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes importable modules: `write(**{"shop/billing": source})`."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
-
-    def write_modules(**sources: str) -> None:
-        for path, source in sources.items():
-            file = tmp_path / f"{path}.py"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(textwrap.dedent(source))
-        importlib.invalidate_caches()
-
-    yield write_modules
-    for name in set(sys.modules) - before:
-        if not name.startswith("fastapi_athomic."):  # what the package loads when it is used stays as it is
-            del sys.modules[name]
-
 
 def ids(found: list[Discovered]) -> list[str]:
     return [discovered.subscription.handler_id for discovered in found]
 
 
 def search(app: FastAPI | None = None, **options: object) -> list[str]:
-    return ids(discover(app or FastAPI(), calling_module="nowhere", **options))  # type: ignore[arg-type]
+    return ids(Search(app=app or FastAPI(), calling_module="nowhere", **options).find())  # type: ignore[arg-type]
 
 
 def test_a_package_is_searched_with_all_below_it(write: Write) -> None:
@@ -76,7 +61,7 @@ def test_the_calling_module_and_those_of_routes_are_searched(write: Write) -> No
     app, outer = FastAPI(), APIRouter()
     outer.include_router(importlib.import_module("routes3").router)
     app.include_router(outer)
-    assert ids(discover(app, calling_module="caller3")) == ["caller3.one", "routes3.two"]
+    assert ids(Search(app=app, calling_module="caller3").find()) == ["caller3.one", "routes3.two"]
 
 
 def test_one_function_seen_through_two_imports_is_one_handler(write: Write) -> None:
@@ -154,3 +139,141 @@ def test_modules_are_not_imported_to_find_routes() -> None:
     assert search(app) == []
     assert "never.imported" not in sys.modules
     assert not isinstance(sys.modules.get("never"), ModuleType)
+
+
+def test_modules_of_routes_of_mounted_apps_are_searched(write: Write) -> None:
+    source = (
+        HANDLER.format(name="bill") + "\nfrom fastapi import FastAPI\nsub = FastAPI()\n@sub.get('/x')\ndef x(): ...\n"
+    )
+    write(mounted8=source, mounted9=source)
+    app = FastAPI()
+    with_its_own = importlib.import_module("mounted9").sub
+    kept = Search(app=with_its_own, calling_module="mounted9")
+    app.mount("/8", importlib.import_module("mounted8").sub)
+    app.mount("/9", with_its_own)
+    assert search(app) == ["mounted8.bill"]
+    assert ids(kept.find()) == ["mounted9.bill"]
+
+
+def test_two_that_one_decorator_made_are_two_handlers(write: Write) -> None:
+    """They stand at one place, and it used to be taken for one function: the second one vanished."""
+    without_wraps = "def logged(function):\n    async def inner(message: str) -> None: ...\n    return inner\n"
+    write(
+        decorators10=without_wraps,
+        shop10="from fastapi_athomic import subscribe_to\nfrom decorators10 import logged\n"
+        "@subscribe_to('a', group_id='g')\n@logged\ndef one(): ...\n"
+        "@subscribe_to('b', group_id='g')\n@logged\ndef two(): ...\n",
+    )
+    with pytest.raises(DuplicateHandlerError, match=r"logged.<locals>.inner is used twice.*functools.wraps"):
+        search(packages=["shop10"])
+
+
+def test_a_handler_beside_its_wrapper_is_told_apart_from_it(write: Write) -> None:
+    wrapper = "import functools\n@functools.wraps(bill)\ndef wrapped(message: str) -> None: ...\n"
+    write(shop14=HANDLER.format(name="bill") + wrapper)
+    with pytest.raises(DuplicateHandlerError, match=r"shop14\.bill is used twice.*one of them wraps the other"):
+        search(packages=["shop14"])
+
+
+class Billing:
+    @subscribe_to("t", group_id="g", handler_id="method")
+    async def handle(self, message: str) -> None: ...
+
+    @staticmethod
+    @subscribe_to("t", group_id="other", handler_id="static")
+    async def static(message: str) -> None: ...
+
+
+def test_one_method_of_two_objects_needs_two_ids() -> None:
+    one, two = Billing(), Billing()
+    assert search(handlers=[one.handle, one.handle]) == ["method"]
+    with pytest.raises(DuplicateHandlerError, match=r"one method of two objects.*athomic\.subscribe_to\(.*handler_id"):
+        search(handlers=[one.handle, two.handle])
+
+
+def test_a_method_that_is_given_keeps_its_object() -> None:
+    searching = Search(app=FastAPI(), calling_module="nowhere", handlers=[Billing().handle])
+    gc.collect()
+    (found,) = searching.find()
+    assert isinstance(found.function.__self__, Billing)  # type: ignore[attr-defined]
+
+
+def test_a_method_without_its_object_is_refused_and_a_static_method_is_not() -> None:
+    with pytest.raises(ConfigurationError, match=r"Billing.handle .* is a method without its object.*\.handle\]"):
+        search(handlers=[Billing.handle])
+    assert search(handlers=[Billing.static]) == ["static"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [(Billing, "of an object of it"), (Billing(), r"give its method, handlers=")]
+)
+def test_an_object_in_place_of_its_method_gets_a_sentence(given: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Billing .*no subscription.*{words}.*\.handle\]"):
+        search(handlers=[given])
+
+
+@pytest.mark.parametrize(("option", "given"), [("packages", "shop"), ("handlers", Billing.static)])
+def test_what_should_be_a_list_gets_a_sentence(option: str, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{option} must be a list: .*{option}=\[\.\.\.\]"):
+        Search(app=FastAPI(), calling_module="nowhere", **{option: given})
+
+
+def test_a_proxy_that_raises_when_it_is_touched_stops_no_search(write: Write) -> None:
+    proxy = "class Proxy:\n    def __getattribute__(self, name):\n        raise RuntimeError(name)\nrequest = Proxy()\n"
+    write(shop11=HANDLER.format(name="bill") + proxy)
+    assert search(packages=["shop11"]) == ["shop11.bill"]
+
+
+# --- ids do not depend on how the app is started
+
+STARTED = """
+import sys
+from fastapi import FastAPI
+from fastapi_athomic import include_athomic, subscribe_to
+
+app = FastAPI()
+athomic = include_athomic(app)
+
+@subscribe_to("t", group_id="g")
+async def bill(message: str) -> None: ...
+
+if __name__ in ("__main__", "__mp_main__"):
+    print([each.subscription.handler_id for each in athomic._search.find()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "handler_id"),
+    [
+        (lambda: runpy.run_module("shop12.main", run_name="__main__", alter_sys=True), "shop12.main.bill"),
+        (lambda: runpy.run_module("shop12", run_name="__main__", alter_sys=True), "shop12.__main__.bill"),
+        (lambda: runpy.run_path("shop12/main.py", run_name="__main__"), "main.bill"),
+        (lambda: runpy.run_path("shop12/main.py", run_name="__mp_main__"), "main.bill"),
+    ],
+    ids=["python -m shop12.main", "python -m shop12", "python shop12/main.py", "spawned by it"],
+)
+def test_ids_are_those_of_the_imported_module(
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    start: Callable[[], object],
+    handler_id: str,
+) -> None:
+    write(**{"shop12/__init__": "", "shop12/main": STARTED, "shop12/__main__": STARTED})
+    monkeypatch.chdir(tmp_path)
+    start()
+    assert capsys.readouterr().out.strip() == str([handler_id])
+
+
+def test_a_module_that_cannot_be_imported_keeps_its_name() -> None:
+    assert importable_name("__main__", {"__spec__": None}) == "__main__", "python -c, or a console"
+
+
+def test_a_script_has_the_ids_that_it_has_under_uvicorn(write: Write, tmp_path: Path) -> None:
+    write(shop13=STARTED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "shop13.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    imported = importlib.import_module("shop13").athomic._search.find()  # as uvicorn does it
+    assert done.stdout.strip() == str(ids(imported)) == "['shop13.bill']"

@@ -24,12 +24,12 @@ FLOORS = [
     ["sequencing"],
     ["consumption"],
     ["handling"],
-    ["failures"],
+    ["failures", "unclaimed"],
     ["publisher", "decorators", "discovery", "observation"],
     ["broker", "subscriptions", "propagation"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints"],
-    ["messages", "variables", "addresses", "exceptions"],
+    ["messages", "variables", "addresses", "exceptions", "sightings"],
 ]
 """From the top. ARCHITECTURE.md says what each room is for."""
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
