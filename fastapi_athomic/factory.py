@@ -13,6 +13,7 @@ from .consumption.lanes import create_strategy
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
 from .consumption.read_ahead import max_buffered
+from .consumption.rivals import Rivals
 from .consumption.service import ConsumerService, ServiceParts
 from .consumption.session import ConsumerSession
 from .consumption.sources import ensure_sources
@@ -64,6 +65,7 @@ class ConsumerFactory:
         """`subscriptions` are those of all handlers of the app: topic patterns leave out the DLQs that they name."""
         self._parts = parts
         self._settings = parts.settings
+        self._rivals = Rivals()
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
         self._own_topics = OwnTopics(self._settings, subscriptions)
         self._watch = TopicWatch(
@@ -82,9 +84,10 @@ class ConsumerFactory:
         """
         subscription = discovered.subscription.tuned(tuning)
         plan = self._compile(discovered, subscription)
+        returns = ReturnTopics(subscription, self._settings, self._own_topics)
+        self._rivals.admit(discovered, returns)
         gauge = self._ordered_groups.admit(subscription, plan.target_type)
         counters = Counters()
-        returns = ReturnTopics(subscription, self._settings, self._own_topics)
         dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings, returns, self._watch)
         dlq_handler.check_names()
         self._left_behind.add(dlq_handler)
@@ -185,7 +188,7 @@ class ConsumerFactory:
             handler_id=subscription.handler_id,
             client_id=settings.client_id,
             topics=subscription.topics,
-            pattern=pattern_topics(subscription, returns),
+            pattern=pattern_topics(subscription, returns, lambda topic: self._rivals.take(subscription, topic)),
             followed=tuple(sorted(followed)),
             drain_timeout=settings.drain_timeout,
             max_poll_messages=settings.max_poll_messages,

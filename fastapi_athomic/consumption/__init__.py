@@ -21,6 +21,7 @@ Modules, from the ground up:
     partitions  one assigned partition: its stage (open, held, leaving, revoked), its messages, its offsets
     positions   decides from which offset a partition is read
     read_ahead  decides how many messages of a partition are fetched ahead
+    rivals      refuses handlers that would take each other's messages: one topic in one group
     sources     the topics that a subscription names: creates them, or says which are missing
     strategies  the protocol of strategies
     workers     the tasks that serve lanes

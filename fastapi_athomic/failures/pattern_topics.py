@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 from ..subscriptions import Subscription
 from .return_topics import ReturnTopics
@@ -21,11 +22,15 @@ class PatternTopics:
     other's dead letters would make dead letters without end.
     """
 
-    def __init__(self, handler_id: str, pattern: re.Pattern[str], returns: ReturnTopics) -> None:
+    def __init__(
+        self, handler_id: str, pattern: re.Pattern[str], returns: ReturnTopics, taken: Callable[[str], None]
+    ) -> None:
+        """`taken` is called with each source topic that it takes."""
         self.pattern = pattern.pattern
         self._handler_id = handler_id
         self._sources = pattern
         self._returns = returns
+        self._taken = taken
         self._decided: dict[str, bool] = {}
         self._left_out: set[str] = set()
 
@@ -38,6 +43,7 @@ class PatternTopics:
 
     def _decide(self, topic: str) -> bool:
         if self._returns.consumes(topic):
+            self._taken(topic)
             if self._returns.shortens(topic):  # its retry and redrive topics are recognized from now on: decide again
                 self._decided = {name: followed for name, followed in self._decided.items() if followed}
             return True
@@ -58,7 +64,9 @@ class PatternTopics:
             )
 
 
-def pattern_topics(subscription: Subscription, returns: ReturnTopics) -> PatternTopics | None:
-    """Which topics the subscription consumes, if it is by pattern; None if it is by names."""
+def pattern_topics(
+    subscription: Subscription, returns: ReturnTopics, taken: Callable[[str], None]
+) -> PatternTopics | None:
+    """Which topics the subscription consumes, if it is by pattern; None if it is by names. `taken`: see above."""
     pattern = subscription.pattern
-    return PatternTopics(subscription.handler_id, pattern, returns) if pattern is not None else None
+    return PatternTopics(subscription.handler_id, pattern, returns, taken) if pattern is not None else None
