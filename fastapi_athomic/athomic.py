@@ -12,10 +12,11 @@ from typing import Any, Self, TypeVar, Unpack
 from fastapi import FastAPI
 from fastapi.params import Depends
 from starlette.requests import HTTPConnection
+from starlette.routing import Router
 
 from .assembly import AppParts, Assembly, assemble
 from .broker import NOT_RUNNING
-from .decorators import build_ordered_subscription, build_subscription
+from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, PublishError
 from .exporters.metrics import Collector, Metering
@@ -118,6 +119,7 @@ class Athomic:
 
     # --- subscribing
 
+    @with_brackets
     def subscribe_to(self, topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
         """`fastapi_athomic.subscribe_to` for this app only: for closures and app factories."""
 
@@ -126,6 +128,7 @@ class Athomic:
 
         return bind
 
+    @with_brackets
     def ordered_consumer(
         self,
         topic: Topics,
@@ -322,8 +325,9 @@ def include_athomic(
         the one to use.
 
     Raises:
-        ConfigurationError: the settings are wrong, or the app already has an `Athomic` of that name.
+        ConfigurationError: the settings are wrong, or `app` is no FastAPI app or has an `Athomic` of that name already.
     """
+    _check_app(app)
     if getattr(app.state, name, None) is not None:
         raise ConfigurationError(
             f"app.state.{name} exists already: give the second include_athomic() another name and another prefix"
@@ -342,7 +346,13 @@ def include_athomic(
     router = new_router(prefix, dependencies, athomic.lifespan)
     add_routes(router, athomic.manager, athomic.loop_lag)
     app.include_router(router)
-    app.add_middleware(AthomicMiddleware, settings=athomic.settings, gauge=athomic.requests, identify=identify)
+    app.add_middleware(
+        AthomicMiddleware,
+        settings=athomic.settings,
+        gauge=athomic.requests,
+        identify=identify,
+        started=lambda: athomic.manager() is not None,
+    )
     return athomic
 
 
@@ -350,7 +360,10 @@ def get_athomic(connection: HTTPConnection) -> Athomic:
     """A FastAPI dependency: the app's `Athomic`, in routes and in handlers."""
     athomic = getattr(connection.app.state, "athomic", None)
     if not isinstance(athomic, Athomic):
-        raise ConfigurationError("this app has no athomic: call app.include_athomic() first")
+        raise ConfigurationError(
+            "this app has no athomic: call include_athomic(app) first; the routes of a mounted app do not get that of "
+            "the app around it"
+        )
     return athomic
 
 
@@ -358,6 +371,17 @@ def install() -> None:
     """Gives `FastAPI` the method `include_athomic`, unless it already has one of that name."""
     if not hasattr(FastAPI, "include_athomic"):
         FastAPI.include_athomic = include_athomic  # type: ignore[attr-defined]
+
+
+def _check_app(app: object) -> None:
+    if isinstance(app, Router):
+        raise ConfigurationError(
+            "include_athomic needs the FastAPI app, not a router: call include_athomic(app) once, and "
+            "app.include_router(router); handlers beside the router's routes are found"
+        )
+    if not isinstance(app, FastAPI):
+        kind = f"the class {app.__name__}" if isinstance(app, type) else f"an object of {type(app).__name__}"
+        raise ConfigurationError(f"include_athomic needs a FastAPI app, not {kind}")
 
 
 def _calling_module() -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields as dataclass_fields
-from typing import Any, TypeVar, Unpack
+from functools import wraps
+from typing import Any, TypeVar, Unpack, cast
 
 from .exceptions import ConfigurationError
+from .sightings import place
 from .subscriptions import (
     ConsumerOptions,
     OrderedOptions,
@@ -27,6 +29,22 @@ _OPTION_NAMES = {field.name for field in dataclass_fields(Subscription)} - _NO_O
 _SEQUENCING = ("first_sequence", "gap_timeout", "on_gap", "on_failure")
 
 
+def with_brackets(decorator: F) -> F:
+    """Without brackets Python calls a decorator with the handler in place of the topic: says so."""
+
+    @wraps(decorator)
+    def checked(*args: Any, **options: Any) -> Any:
+        if args and callable(args[-1]):
+            name, topic = decorator.__name__, '("topic", group_id="...")'
+            raise ConfigurationError(
+                f"{name} above {place(args[-1])} needs brackets that say what to consume: @{name}{topic}"
+            )
+        return decorator(*args, **options)
+
+    return cast("F", checked)
+
+
+@with_brackets
 def subscribe_to(topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
     """Makes the function a handler of one topic, of several, or of all whose whole name matches a compiled pattern.
 
@@ -40,6 +58,7 @@ def subscribe_to(topic: Topics, *, group_id: str, **options: Unpack[ConsumerOpti
     return decorate
 
 
+@with_brackets
 def ordered_consumer(
     topic: Topics,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -19,6 +20,8 @@ from .context import (
     set_context,
     undo_context,
 )
+
+logger = logging.getLogger(__name__)
 
 Identify = Callable[[Scope, ExecutionContext], ExecutionContext]
 
@@ -45,14 +48,20 @@ class AthomicMiddleware:
         settings: AthomicSettings,
         gauge: RequestGauge | None = None,
         identify: Identify | None = None,
+        started: Callable[[], bool] | None = None,
     ) -> None:
         self.app = app
         self._settings = settings.context
         self._gauge = gauge or RequestGauge()
         self._identify = identify
+        self._started = started  # None once it was asked: at the first request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if self._started is not None:
+                started, self._started = self._started(), None
+                if not started:
+                    _tell_unstarted(scope)
             with self._gauge:
                 await self._with_context(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -88,6 +97,17 @@ class AthomicMiddleware:
         if context.request_id is not None and _VISIBLE.fullmatch(context.request_id):
             return context
         return replace(context, request_id=_new_id())
+
+
+def _tell_unstarted(scope: Scope) -> None:
+    """A server runs the lifespan of the app that it was given, and of no app that is mounted in that one."""
+    mount = scope.get("root_path")
+    logger.warning(
+        "a request came%s, but the app's lifespan has not begun, so none of its consumers runs: a mounted app must be "
+        "started by the app around it (async with sub_app.router.lifespan_context(sub_app): in its lifespan), or call "
+        "include_athomic on that one; in a test use `with TestClient(app)`",
+        f" for the app at {mount}" if mount else "",
+    )
 
 
 def _new_id() -> str:

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
 
 from fastapi_athomic import (
     Athomic,
@@ -41,6 +42,42 @@ def test_the_method_and_the_function_are_the_same() -> None:
     assert isinstance(athomic, Athomic)
     assert app.state.athomic is athomic
     assert isinstance(include_athomic(FastAPI(), MEMORY), Athomic)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (APIRouter(), "not a router: call include_athomic(app) once, and app.include_router(router)"),
+        (Starlette(), "a FastAPI app, not an object of Starlette"),
+        (FastAPI, "a FastAPI app, not the class FastAPI"),
+    ],
+)
+def test_what_is_no_app_gets_a_sentence(given: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        include_athomic(given, MEMORY)
+    assert words in str(caught.value)
+
+
+def test_a_route_of_a_mounted_app_is_told_that_it_gets_nothing_from_the_app_around_it() -> None:
+    app, sub = FastAPI(), FastAPI()
+    include_athomic(app, MEMORY)
+    app.mount("/sub", sub)
+
+    @sub.get("/x")
+    def route(athomic: Annotated[Athomic, Depends(get_athomic)]) -> None: ...
+
+    with TestClient(app) as client, pytest.raises(ConfigurationError, match="routes of a mounted app do not get that"):
+        client.get("/sub/x")
+
+
+def test_athomics_own_decorators_need_brackets_too() -> None:
+    athomic = new_app(MEMORY)
+
+    def handle(message: str) -> None: ...
+
+    for decorator in (athomic.subscribe_to, athomic.ordered_consumer):
+        with pytest.raises(ConfigurationError, match="needs brackets that say what to consume"):
+            decorator(handle)  # type: ignore[call-arg, arg-type]
 
 
 def test_a_method_of_that_name_is_never_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:

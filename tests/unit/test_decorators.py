@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -126,3 +127,27 @@ def test_a_wrong_option_of_an_ordered_consumer_is_named(options: dict[str, Any],
     given = {"aggregate_key_field": "id", "sequence_id_field": "n", **options}
     with pytest.raises(ConfigurationError, match=message):
         ordered_consumer("events", group_id="g", **given)(bill)
+
+
+@pytest.mark.parametrize("decorator", [subscribe_to, ordered_consumer])
+def test_without_brackets(decorator: Any) -> None:
+    async def bill(message: str) -> None: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        decorator(bill)
+    assert "<locals>.bill (tests.unit.test_decorators, line " in str(caught.value)
+    assert f"needs brackets that say what to consume: @{decorator.__name__}" in str(caught.value)
+    assert '("topic", group_id="...")' in str(caught.value)
+
+
+def test_a_class_and_what_takes_no_attributes_are_no_handlers() -> None:
+    with pytest.raises(ConfigurationError, match="a class cannot be a handler; decorate a function or a method"):
+        subscribe_to("t", group_id="g")(type("Billing", (), {}))
+    with pytest.raises(ConfigurationError, match=r"print \(builtins, .*takes no attributes; decorate a function"):
+        subscribe_to("t", group_id="g")(print)
+
+
+def test_the_id_of_a_partial_is_that_of_its_function() -> None:
+    made = subscribe_to("t", group_id="g")(partial(test_the_id_of_a_partial_is_that_of_its_function))
+    (subscription,) = subscriptions_of(made)
+    assert subscription.handler_id == f"{__name__}.test_the_id_of_a_partial_is_that_of_its_function"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -189,3 +191,34 @@ async def test_what_is_neither_http_nor_websocket_passes() -> None:
 
     await AthomicMiddleware(inner, settings=AthomicSettings())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert seen == [({"type": "lifespan"}, ExecutionContext())]
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "lifespan has not begun" in record.getMessage()]
+
+
+def test_a_mounted_app_that_nobody_starts_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    outer = FastAPI()
+    outer.mount("/sub", app_with())
+    with TestClient(outer) as client:
+        for _ in range(2):
+            assert client.get("/sub/context").status_code == 200
+    (line,) = complaints(caplog)
+    assert "for the app at /sub" in line
+    assert "none of its consumers runs" in line
+    assert "sub_app.router.lifespan_context(sub_app)" in line
+
+
+def test_a_mounted_app_that_is_started_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    sub = app_with()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with sub.router.lifespan_context(sub):
+            yield
+
+    outer = FastAPI(lifespan=lifespan)
+    outer.mount("/sub", sub)
+    with TestClient(outer) as client:
+        client.get("/sub/context")
+    assert complaints(caplog) == []
