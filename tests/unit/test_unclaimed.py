@@ -205,6 +205,30 @@ def test_a_factory_in_another_module_of_the_app(write: Write, named: Named) -> N
     assert len(named("shop32.main")) == 1
 
 
+def test_a_factory_in_a_searched_module_of_another_package(write: Write, named: Named) -> None:
+    load(write, "library40", FACTORY)
+    importlib.import_module("library40").create()
+    assert len(named("shop40.main", packages=["library40"])) == 1
+
+
+def test_what_a_factory_made_for_an_app_speaks_for_what_it_makes_later(write: Write, named: Named) -> None:
+    load(write, "shop41", FACTORY + "    return bill")
+    create = importlib.import_module("shop41").create
+    assert named("shop41", handlers=[create()]) == []
+    gc.collect()
+    later = create()
+    assert named("shop41") == []
+    assert later is not None
+
+
+def test_a_decorator_of_another_module_hides_not_whose_handler_it_is(write: Write, named: Named) -> None:
+    write(decorators42=WITHOUT_WRAPS)
+    load(write, "shop42", "from decorators42 import logged" + HANDLER.replace("async", "@logged\nasync"))
+    (line,) = named("decorators42")
+    assert "handler logged.<locals>.inner (shop42, line " in line
+    assert 'packages=["shop42"]' in line
+
+
 def test_closures_of_finished_tests_are_not_named(named: Named) -> None:
     @subscribe_to("orders", group_id="g")
     async def handle(message: str) -> None: ...

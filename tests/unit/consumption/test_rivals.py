@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from fastapi_athomic import AthomicSettings, ConfigurationError, RetryPolicy, ordered_consumer, subscribe_to
+from fastapi_athomic.consumption.rivals import Rivals
 from fastapi_athomic.settings import HandlerTuning
+from fastapi_athomic.subscriptions import subscriptions_of
 from tests.support.apps import eventually, new_app, running
 
 Handler = Callable[..., Any]
@@ -66,11 +68,13 @@ async def test_one_pattern_twice() -> None:
         await start(handler(re.compile(r"orders\..*"), "one"), handler(re.compile(r"orders\..*"), "two"))
 
 
+@pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("returning", ["t.g.retry.10s", "t.g.redrive"])
-async def test_the_retry_and_redrive_topics_of_another_handler(returning: str) -> None:
+async def test_the_retry_and_redrive_topics_of_another_handler(returning: str, order: int) -> None:
     retry = RetryPolicy(retry_topics=(10,), allow_reordering=True)
+    handlers = [handler("t", "one", retry=retry), handler(returning, "two")]
     with pytest.raises(ConfigurationError, match=f"both consume {returning} in group g"):
-        await start(handler("t", "one", retry=retry), handler(returning, "two"))
+        await start(*handlers[::order])
 
 
 NO_RIVALS = {
@@ -103,3 +107,11 @@ async def test_two_patterns_are_named_when_a_topic_shows_that_both_match_it(capl
     (line,) = [record.getMessage() for record in caplog.records if "both consume" in record.getMessage()]
     assert re.match("handlers (one and two|two and one) both consume shop-eu in group g, because both patterns", line)
     assert "give each a group_id of its own" in line
+
+
+def test_each_new_session_finds_the_same_topics_and_says_nothing_new(caplog: pytest.LogCaptureFixture) -> None:
+    rivals = Rivals()
+    for _ in range(2):
+        for one in (handler(re.compile("a.*"), "one"), handler(re.compile(".*b"), "two")):
+            rivals.take(subscriptions_of(one)[0], "ab")
+    assert len(caplog.records) == 1
