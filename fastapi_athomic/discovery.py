@@ -123,7 +123,8 @@ def _advice(given: Handler) -> str:
     owner = given if isinstance(given, type) else type(given)
     methods = [name for each in owner.__mro__ for name, value in vars(each).items() if subscriptions_of(value)]
     if methods:
-        return f"give its method, {'of an object of it, ' if owner is given else ''}handlers=[....{methods[0]}]"
+        given_object = f"{owner.__name__}(...)" if owner is given else "object"
+        return f"give the method of an object, handlers=[{given_object}.{methods[0]}]"
     return "decorate it with subscribe_to"
 
 
@@ -131,7 +132,7 @@ def _add(found: dict[str, Discovered], new: Discovered) -> None:
     if _lacks_object(new.function):
         raise ConfigurationError(
             f"handler {new.subscription.handler_id}: {place(new.function)} is a method without its object; "
-            f"give that of an object: handlers=[....{new.function.__name__}]"
+            f"give that of an object: handlers=[{_of_object(new.function)}]"
         )
     claim(new.subscription.site)
     known = found.setdefault(new.subscription.handler_id, new)
@@ -175,6 +176,11 @@ def _lacks_object(function: Handler) -> bool:
         return False
     parameters = inspect.signature(function, follow_wrapped=False).parameters
     return next(iter(parameters), None) == "self"
+
+
+def _of_object(method: Handler) -> str:
+    owner, _, name = qualified_name(method).rpartition(".")
+    return f"{owner.rpartition('.')[2]}(...).{name}"
 
 
 def _route_modules(app: FastAPI) -> Iterator[str]:

@@ -199,17 +199,17 @@ def test_a_method_that_is_given_keeps_its_object() -> None:
 
 
 def test_a_method_without_its_object_is_refused_and_a_static_method_is_not() -> None:
-    with pytest.raises(ConfigurationError, match=r"Billing.handle .* is a method without its object.*\.handle\]"):
+    with pytest.raises(ConfigurationError, match=r"Billing\.handle .* is a method without its object") as caught:
         search(handlers=[Billing.handle])
+    assert "handlers=[Billing(...).handle]" in str(caught.value)
     assert search(handlers=[Billing.static]) == ["static"]
 
 
-@pytest.mark.parametrize(
-    ("given", "words"), [(Billing, "of an object of it"), (Billing(), r"give its method, handlers=")]
-)
-def test_an_object_in_place_of_its_method_gets_a_sentence(given: Any, words: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"Billing .*no subscription.*{words}.*\.handle\]"):
+@pytest.mark.parametrize(("given", "advice"), [(Billing, "Billing(...).handle"), (Billing(), "object.handle")])
+def test_an_object_in_place_of_its_method_gets_a_sentence(given: Any, advice: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"Billing .*no subscription: give the method of an object") as caught:
         search(handlers=[given])
+    assert f"handlers=[{advice}]" in str(caught.value)
 
 
 @pytest.mark.parametrize(("option", "given"), [("packages", "shop"), ("handlers", Billing.static)])
