@@ -166,11 +166,12 @@ def note(function: F, subscription: Subscription) -> F:
     target = _holder(function)
     known = subscriptions_of(function)
     try:
-        setattr(target, MARK, (*known, replace(subscription, site=see(function))))
+        setattr(target, MARK, known)
     except (AttributeError, TypeError):
         raise ConfigurationError(
             f"{where}: {place(function)} takes no attributes; decorate a function that calls it"
         ) from None
+    setattr(target, MARK, (*known, replace(subscription, site=see(function))))
     return function
 
 

@@ -12,7 +12,15 @@ from weakref import WeakSet
 import pytest
 from fastapi import FastAPI
 
-from fastapi_athomic import AthomicSettings, DiscoveryError, discovery, include_athomic, sightings, subscribe_to
+from fastapi_athomic import (
+    AthomicSettings,
+    ConfigurationError,
+    DiscoveryError,
+    discovery,
+    include_athomic,
+    sightings,
+    subscribe_to,
+)
 from fastapi_athomic.discovery import Search
 from fastapi_athomic.settings import HandlerTuning
 from fastapi_athomic.unclaimed import Policy, tell_unclaimed
@@ -296,6 +304,12 @@ def test_refusing_names_all_and_says_how_to_start_all_the_same(write: Write, nam
 def test_ignoring_says_nothing(write: Write, named: Named) -> None:
     load(write, "shop38", HANDLER)
     assert named(policy="ignore") == []
+
+
+def test_what_the_decorator_refuses_is_not_named(named: Named) -> None:
+    with pytest.raises(ConfigurationError, match="takes no attributes"):
+        subscribe_to("orders", group_id="g")(print)
+    assert named() == []
 
 
 async def test_an_app_that_starts_names_them_and_one_that_refuses_does_not_start(
