@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..error_text import located
 from ..exceptions import PayloadDecodeError
 from .target import Target
 
@@ -54,12 +55,13 @@ def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise PayloadDecodeError("the payload is not UTF-8", step="str") from None
+        raise PayloadDecodeError("step str: the payload is not UTF-8", step="str") from None
 
 
 def _no_null(target_type: Any) -> PayloadDecodeError:
     name = getattr(target_type, "__name__", str(target_type))
-    return PayloadDecodeError(f"the payload is null, and the handler's type {name} does not allow None", step="json")
+    text = f"step json: the payload is null, and the handler's type {name} does not allow None"
+    return PayloadDecodeError(text, step="json")
 
 
 def _from_json(target: Target) -> Decoder:
@@ -78,8 +80,8 @@ def _from_json(target: Target) -> Decoder:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # from a validator of the user's
-            problem = type(error).__name__
+            problem = f"a validator raised {located(error)}"
         # outside the except block, as a traceback through the validation error would show the payload
-        raise PayloadDecodeError(f"the payload is not a valid {target.name}: {problem}", step="json")
+        raise PayloadDecodeError(f"step json: the payload is not a valid {target.name}: {problem}", step="json")
 
     return decode

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError
 from .deserialization import Decoder, deserializer
 from .serialization import serialize
@@ -93,4 +94,4 @@ def _undo(step: PayloadStep, data: bytes) -> bytes:
 
 
 def _failed(step: PayloadStep, doing: str, error: BaseException) -> str:
-    return f"step {step.name} could not {doing} the payload: {type(error).__name__}"
+    return f"step {step.name} could not {doing} the payload: {located(error)}"

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+from ..error_text import problems_in_words
 from ..exceptions import ConfigurationError
 
-MAX_ERRORS = 5
-"""An error names at most this many problems of one payload."""
 _MODES: tuple[Literal["validation", "serialization"], ...] = ("validation", "serialization")
 
 
@@ -42,11 +41,10 @@ class Target:
 
     def describe(self, error: ValidationError) -> str:
         """Where and how the validation failed, without showing any of the payload."""
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [f"{self._place(item['loc'])}{item['type']}" for item in found[:MAX_ERRORS]]
-        return "; ".join(problems) + ("; ..." if len(found) > MAX_ERRORS else "")
+        found = error.errors(include_url=False, include_input=False)
+        return problems_in_words(found, self._place)
 
-    def _place(self, location: Iterable[int | str]) -> str:
+    def _place(self, location: Iterable[int | str], kind: str) -> str:
         """Keys that are not fields of the type come from the payload, so they become a question mark."""
         parts = [str(part) if isinstance(part, int) or part in self._known_names else "?" for part in location]
         return f"{'.'.join(parts)}: " if parts else ""

@@ -105,7 +105,8 @@ def test_the_error_says_where_and_how_and_never_shows_the_payload() -> None:
     payload = b'{"order_id": "s3cret", "amount": 1, "placed_at": "s3cret", "s3cret": 1}'
     with pytest.raises(PayloadDecodeError) as caught:
         PIPELINE.decoder(Order)(payload)
-    assert "order_id: uuid_parsing" in str(caught.value)
+    assert str(caught.value).startswith("step json: the payload is not a valid Order: ")
+    assert "order_id: uuid_parsing (Input should be a valid UUID)" in str(caught.value)
     assert "?: extra_forbidden" in str(caught.value)
     assert caught.value.step == "json"
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
@@ -120,9 +121,14 @@ def test_the_error_of_a_users_validator_does_not_show_the_payload() -> None:
         def check(cls, value: str) -> str:
             raise (ValueError if value.startswith("v") else LookupError)(value)
 
-    for secret in (b'{"value": "v-s3cret"}', b'{"value": "l-s3cret"}'):
+    for secret, told in (
+        (b'{"value": "v-s3cret"}', "value: value_error (refused by a validator, with ValueError in "),
+        (b'{"value": "l-s3cret"}', "the payload is not a valid Strict: a validator raised LookupError in "),
+    ):
         with pytest.raises(PayloadDecodeError) as caught:
             PIPELINE.decoder(Strict)(secret)
+        assert told in str(caught.value)
+        assert f"{Strict.check.__qualname__}, line " in str(caught.value), "where to look"
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
