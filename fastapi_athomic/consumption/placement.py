@@ -115,13 +115,20 @@ class Placement:
             logger.warning("%s: %s; it will be tried again", self._name, self.problem)
             return
         self.problem = None
-        for place, start in starts.items():
-            if still_ours() and place in self.unplaced:
-                await self._place_one(place, start)
+        placed: dict[TopicPartition, Start] = {}
+        try:
+            for place, start in starts.items():
+                if still_ours() and place in self.unplaced and await self._place_one(place, start):
+                    placed[place] = start  # noqa: PERF403 - what is placed is told even if this is cut off
+        finally:
+            report(self._name, placed)
         self._wake()
 
-    async def _place_one(self, place: TopicPartition, start: Start) -> None:
-        """Gives one partition a new state, unless it goes on in its old log, and has the client read from its start."""
+    async def _place_one(self, place: TopicPartition, start: Start) -> bool:
+        """Gives one partition a new state, unless it goes on in its old log, and has the client read from its start.
+
+        False: the partition has just been taken from us.
+        """
         old = self._assignment.states.get(place)
         if old is None or not start.goes_on:
             self._assignment.revoke([old] if old is not None else [])
@@ -131,10 +138,10 @@ class Placement:
             await self._client().seek(place, start.committed.offset)
         except TransportError as error:  # it was just taken from us: a rebalance is on its way
             logger.info("%s: %s", self._name, error)
-            return
+            return False
         self._parts.counters.lost_to_retention += start.dropped
-        report(self._name, place, start)
         self.unplaced.pop(place, None)  # gone already if the group has just taken it
+        return True
 
     # --- topics that are deleted
 

@@ -202,12 +202,22 @@ class StartingPoints:
         return Start(committed=_stamped(first, stamp), stamp=stamp, cause="truncated", to_commit=True)
 
 
-def report(name: str, place: TopicPartition, start: Start) -> None:
-    """Logs where the consumer `name` reads on, and why, unless a commit said so."""
+def report(name: str, starts: Mapping[TopicPartition, Start]) -> None:
+    """Logs where the consumer `name` reads on, and why, unless a commit said so. First positions are in one line."""
+    begun: dict[tuple[str, int], list[int]] = {}  # numbers of partitions, by topic and offset
+    for place, start in starts.items():
+        if start.cause == "begun":
+            begun.setdefault((place.topic, start.committed.offset), []).append(place.partition)
+        else:
+            _report_other(name, place, start)
+    if begun:
+        places = (f"{topic}{sorted(numbers)} from offset {offset}" for (topic, offset), numbers in begun.items())
+        logger.info("%s: nothing is committed yet, reading begins at: %s", name, ", ".join(places))
+
+
+def _report_other(name: str, place: TopicPartition, start: Start) -> None:
     offset = start.committed.offset
-    if start.cause == "begun":
-        logger.info("%s: nothing is committed for %s, it is read from offset %d", name, place, offset)
-    elif start.cause == "retention":
+    if start.cause == "retention":
         logger.warning(
             "%s: %s: retention dropped offsets %d to %d before they were read: up to %d messages are lost. Reading "
             "goes on at the oldest message that is kept. To prevent this, raise the topic's retention",

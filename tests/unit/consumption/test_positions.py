@@ -420,3 +420,18 @@ async def test_p22_fault_15_what_retention_dropped_unread_is_told_and_counted(
         assert "t[0]: retention dropped offsets 0 to 6" in caplog.text
         await athomic.drain()
         assert made.committed() == {0: 10}
+
+
+async def test_first_positions_of_all_partitions_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fastapi_athomic.consumption.positions")
+
+    @subscribe_to(["t", "u"], group_id="g", handler_id="h")
+    async def handle(message: str) -> None: ...
+
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", memory=MemorySettings(partitions=3))
+    async with running(new_app(settings, handle)):
+        pass
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("h: nothing is committed yet, reading begins at: ")
+    assert "t[0, 1, 2] from offset 0" in line
+    assert "u[0, 1, 2] from offset 0" in line
