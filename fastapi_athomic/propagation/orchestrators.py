@@ -42,4 +42,5 @@ class Orchestrators:
             client_id=self._settings.client_id,
             group_id=group_id,
             record_keys=self._settings.trace_message_keys,
+            expose_errors=self._settings.expose_error_messages,
         )

@@ -17,6 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TracerProvider
 
+from ..error_text import presentable, summary, type_name
 from ..messages import FAILURE_TRACE, REDRIVES, Headers, PublishedMessage, RawMessage
 from .context import Messages
 from .trace_headers import NO_CONTEXT, SPAN_KEY, TraceHeaders, read_w3c
@@ -55,6 +56,7 @@ class MessagingTelemetryAdapter:
         propagator: None: the global one.
         system: `messaging.system`, the scheme of the transport.
         record_keys: put message keys on spans. They may be personal data, so it is off by default.
+        expose_errors: record what exceptions say, not only their types and the places they passed through.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class MessagingTelemetryAdapter:
         client_id: str = "",
         group_id: str = "",
         record_keys: bool = False,
+        expose_errors: bool = True,
     ) -> None:
         self.trace_headers = TraceHeaders(propagator)
         self._remote_context = self.trace_headers.remote_context
         self._common = {SYSTEM: system} | ({CLIENT_ID: client_id} if client_id else {})
         self._group = {GROUP: group_id} if group_id else {}
         self._record_keys = record_keys
+        self._expose_errors = expose_errors
         self._spans_of_topics: dict[str, tuple[str, dict[str, Any]]] = {}
         self._first_attempts: dict[MessageId, SpanContext] = {}
         self._tracer = _tracer(tracer_provider)
@@ -125,15 +129,19 @@ class MessagingTelemetryAdapter:
         return span, trace.set_span_in_context(span, NO_CONTEXT)
 
     def finish(self, span: Span, error: BaseException | None, first_attempt_of: Messages | None = None) -> None:
-        """Ends the span. Records only the type of an error: its text may contain payload.
+        """Ends the span. An error is recorded as the conventions say: an event `exception`, `error.type`, the status.
 
-        `first_attempt_of` are the messages if this was their first attempt: later ones will link to it.
+        https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/ and
+        https://opentelemetry.io/docs/specs/semconv/general/recording-errors/. `first_attempt_of` are the messages if
+        this was their first attempt: later ones will link to it.
         """
-        if error is not None and span.is_recording():
-            _record_error(span, error)
-            if first_attempt_of is not None:
-                self._remember(first_attempt_of, span.get_span_context())
-        span.end()
+        try:
+            if error is not None and span.is_recording():
+                if first_attempt_of is not None:
+                    self._remember(first_attempt_of, span.get_span_context())
+                self._record_error(span, error)
+        finally:
+            span.end()
 
     # --- publishing
 
@@ -159,6 +167,12 @@ class MessagingTelemetryAdapter:
             span.set_attributes({PARTITION: str(result.partition), OFFSET: result.offset})
 
     # --- parts
+
+    def _record_error(self, span: Span, error: BaseException) -> None:
+        exposed = self._expose_errors
+        span.set_attribute(ERROR_TYPE, type_name(error))
+        span.set_status(StatusCode.ERROR, summary(error, exposed=exposed))
+        span.record_exception(presentable(error, exposed=exposed))
 
     def _span_of_topic(self, topic: str) -> tuple[str, dict[str, Any]]:
         """The name of the `process` spans of a topic, and the attributes that all of them have."""
@@ -190,14 +204,6 @@ def _id(messages: Messages) -> MessageId:
 
 def _of_value(value: bytes | None) -> dict[str, Any]:
     return {TOMBSTONE: True} if value is None else {BODY_SIZE: len(value)}
-
-
-def _record_error(span: Span, error: BaseException) -> None:
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    span.set_attribute(ERROR_TYPE, name)
-    span.add_event("exception", {"exception.type": name})
-    span.set_status(StatusCode.ERROR, kind.__name__)
 
 
 def _tracer(provider: TracerProvider | None) -> trace.Tracer:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextvars import copy_context
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.context import attach, detach
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
 from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.trace import Link, SpanKind, StatusCode
+from pydantic import TypeAdapter, ValidationError
 
 from fastapi_athomic.messages import PublishedMessage
 from fastapi_athomic.propagation import telemetry
@@ -93,20 +95,78 @@ def test_p15_keys_are_on_spans_only_where_asked_for(exported: Exported) -> None:
     assert attributes_of(exported.only())["messaging.kafka.message.key"] == "s3cret-key"
 
 
-def test_p15_an_error_is_its_type_without_its_words(exported: Exported) -> None:
-    class OrderError(Exception):
-        pass
+class OrderError(Exception):
+    def __str__(self) -> str:
+        return "card\nrefused"
 
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def the_exception(span: ReadableSpan) -> dict[str, Any]:
+    (event,) = span.events
+    assert event.name == "exception"
+    return dict(event.attributes or {})
+
+
+def test_an_error_is_recorded_as_the_conventions_say(exported: Exported) -> None:
+    """https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/"""
     tested = orchestrator(exported.provider)
-    for error in (LookupError("s3cret"), OrderError("s3cret"), asyncio.CancelledError("s3cret")):
-        tested.close(tested.open(message()), error)
+    for error in (LookupError("no such order"), OrderError(), asyncio.CancelledError()):
+        tested.close(tested.open(message()), raised(error))
     builtin, own, cancelled = exported.get_finished_spans()
-    assert builtin.status.status_code is StatusCode.ERROR
-    assert attributes_of(builtin)["error.type"] == "LookupError"
-    assert [event.name for event in builtin.events] == ["exception"]
-    assert attributes_of(own)["error.type"] == f"{__name__}.{OrderError.__qualname__}"
+    assert {span.status.status_code for span in (builtin, own, cancelled)} == {StatusCode.ERROR}
+    assert builtin.status.description == "LookupError: no such order"
+    assert attributes_of(builtin)["error.type"] == the_exception(builtin)["exception.type"] == "LookupError"
+    assert the_exception(builtin)["exception.message"] == "no such order"
+    assert re.search(r"^Traceback .*in raised.*LookupError: no such order$", stacktrace(builtin), re.DOTALL)
+    name = f"{__name__}.OrderError"
+    assert attributes_of(own)["error.type"] == the_exception(own)["exception.type"] == name
+    assert own.status.description == f"{name}: card refused", "one line"
     assert attributes_of(cancelled)["error.type"] == "asyncio.exceptions.CancelledError"
-    assert not any("s3cret" in span.to_json() for span in (builtin, own, cancelled))
+
+
+def stacktrace(span: ReadableSpan) -> str:
+    return str(the_exception(span)["exception.stacktrace"]).strip()
+
+
+def test_p15_inputs_of_validation_errors_are_not_recorded(exported: Exported) -> None:
+    tested = orchestrator(exported.provider)
+    planted = "".join(("s3", "cret"))  # the traceback shows the line below
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[int]).validate_python([planted])
+    tested.close(tested.open(message()), caught.value)
+    span = exported.only()
+    assert "s3cret" not in span.to_json()
+    assert "0: int_parsing (Input should be a valid integer" in the_exception(span)["exception.message"]
+    assert the_exception(span)["exception.type"].endswith(".ValidationError")
+
+
+def test_p15_without_its_words_an_error_is_its_type_and_where_it_was_raised(exported: Exported) -> None:
+    tested = orchestrator(exported.provider, expose_errors=False)
+    tested.close(tested.open(message()), raised(LookupError("s3cret")))
+    span = exported.only()
+    assert "s3cret" not in span.to_json()
+    assert span.status.description == "LookupError"
+    assert (the_exception(span)["exception.type"], the_exception(span)["exception.message"]) == ("LookupError", "")
+    assert "in raised" in stacktrace(span)
+    assert attributes_of(span)["error.type"] == "LookupError"
+
+
+def test_a_span_whose_error_cannot_be_recorded_ends_all_the_same(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(telemetry, "presentable", broken)
+    tested = orchestrator(exported.provider)
+    tested.close(tested.open(message()), ValueError())
+    assert exported.only().status.status_code is StatusCode.ERROR
 
 
 def test_a_retry_is_linked_to_the_first_attempt(exported: Exported) -> None:
