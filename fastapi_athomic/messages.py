@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -110,6 +111,15 @@ class MessageHeaders(Mapping[str, bytes | None]):
 
     def __repr__(self) -> str:  # names only: values may be secret
         return f"<MessageHeaders {', '.join(self._values)}>"
+
+
+def key_text(key: bytes) -> str:
+    """A key for people: as text if it is UTF-8 that can be printed, else in base64."""
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        text = ""
+    return text if text.isprintable() and text else f"base64:{b64encode(key).decode()}"
 
 
 class DeliveryAttempt(NamedTuple):

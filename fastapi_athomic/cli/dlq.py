@@ -83,9 +83,7 @@ async def _list(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
         print_json([_as_json(letter) for letter in found])
         return OK
     for letter in found:
-        failed_at = letter.failed_at.isoformat(timespec="seconds") if letter.failed_at else "?"
-        place = f"{letter.topic}  {letter.partition}/{letter.offset}"
-        print(f"{place}  {failed_at}  {letter.error_stage}  {letter.error_type}")
+        print(letter)
     print(f"{len(found)} dead letters" + (" or more" if len(found) == options.limit else ""), file=sys.stderr)
     return OK
 

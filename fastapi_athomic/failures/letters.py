@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..messages import REDRIVES, MessageHeaders, OutgoingMessage, RawMessage
+from ..error_text import one_line
+from ..messages import REDRIVES, MessageHeaders, OutgoingMessage, RawMessage, key_text
 from .letter_headers import (
     DIGEST,
     GROUP,
@@ -21,6 +22,9 @@ from .letter_headers import (
     read_moment,
     read_number,
 )
+
+LONGEST_COLUMN = 120
+"""Characters of a key, or of what the exception says, in a line about a letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,19 @@ class DeadLetter:
 
     def __repr__(self) -> str:  # neither payload nor key
         return f"<DeadLetter {self.topic}[{self.partition}]@{self.offset} {self.error_type}>"
+
+    def __str__(self) -> str:
+        """One line for people: place, time, stage, error and key, which may be personal data. Long texts are cut."""
+        columns = (
+            self.topic,
+            f"{self.partition}/{self.offset}",
+            self.failed_at.isoformat(timespec="seconds") if self.failed_at else "?",
+            self.error_stage or "?",
+            f"key={key_text(self.key)}" if self.key is not None else "no key",
+            self.error_type or "?",
+            self.error_message or "",
+        )
+        return "  ".join(filter(None, (one_line(column, LONGEST_COLUMN) for column in columns)))
 
 
 def read_letter(message: RawMessage) -> DeadLetter:

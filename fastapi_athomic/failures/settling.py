@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import time
+from typing import Literal
 
 from ..exceptions import (
     ConfigurationError,
@@ -20,6 +21,8 @@ from .letters import DeadLetter, SentBack, is_original, redriven
 from .mailbox import DeadLetterParts, Mailbox
 from .markers import marker
 
+Resolution = Literal["redriven", "discarded"]
+
 CHUNK = 100
 """How many dead letters are sent at once, and settled by one marker."""
 
@@ -28,6 +31,13 @@ NOT_FOLLOWED = "the handler does not consume the source topic any more"
 TOO_LARGE = "the redrive topic does not take a message so large"
 NO_KEY = "the redrive topic is compacted and the message has no key"
 """Reasons in `SettlingReport.refused`."""
+
+UNNOTED: Mapping[Resolution, str] = {
+    "redriven": "dead letters were sent back, but that could not be noted in {topic}; redrive again, which notes it "
+    "and sends none of them twice",
+    "discarded": "dead letters stay open, because that they are discarded could not be noted in {topic}; try again",
+}
+"""What is said when a marker cannot be written."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -192,7 +202,7 @@ class Settling:
                 sent.add(letter)  # the same letter may be in another partition of the DLQ topic, too
         return failure
 
-    async def _mark(self, topic: str, letters: Sequence[DeadLetter], resolution: str, reason: str) -> None:
+    async def _mark(self, topic: str, letters: Sequence[DeadLetter], resolution: Resolution, reason: str) -> None:
         """Writes the marker; several with fewer letters each if the topic does not take one so large."""
         message = marker(topic, letters, resolution, reason, time())
         (result,) = await self._transport.producer.send([message], self._settings.publish_timeout)
@@ -201,9 +211,8 @@ class Settling:
             for half in (letters[:middle], letters[middle:]):
                 await self._mark(topic, half, resolution, reason)
         elif isinstance(result, Exception):
-            raise TransportError(
-                f"that dead letters were {resolution} could not be noted in {topic}, try again: {result}"
-            ) from result
+            what = UNNOTED[resolution].format(topic=topic)
+            raise TransportError(f"{what}: {result}") from result
 
     async def _original(self, letter: DeadLetter) -> RawMessage | None:
         """The message that the letter was made of, if the source topic still has it."""

@@ -78,7 +78,7 @@ async def test_list_show_redrive_and_discard(
     listed = shell.json("list", HANDLER)
     assert [letter["value"] for letter in listed] == [f"bad {number}" for number in range(4)]
     partition = str(listed[0]["partition"])
-    assert "builtins.RuntimeError" in shell("list", HANDLER)
+    assert "key=k  builtins.RuntimeError  s3cret reason" in shell("list", HANDLER)
     shown = shell.json("show", HANDLER, "--partition", partition, "--offset", "1")
     assert (shown["value"], shown["key"], shown["original_topic"]) == ("bad 1", "k", module)
     assert (shown["id"], shown["handler_id"], shown["omitted"]) == (listed[1]["id"], HANDLER, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fastapi_athomic import (
@@ -16,7 +18,7 @@ from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.memory.transport import MemoryTransport
 from tests.support.apps import running
-from tests.unit.failures.letter_shop import LARGE, ONCE, UNPACKED, Shop
+from tests.unit.failures.letter_shop import LARGE, ONCE, REASON, UNPACKED, Shop
 
 # --- fault 5: letters that have lost a part
 
@@ -218,6 +220,32 @@ async def test_p20_fault_11_earlier_versions_see_what_this_one_has_settled() -> 
     assert (sent.text("athomic-letter-id"), sent.text("athomic-dead-letter")) == (ids[0], "t.g.dlq/0/2")
 
 
+async def test_a_discard_that_cannot_be_noted_says_that_the_letters_stay_open() -> None:
+    shop = Shop()
+    shop.put("t", b"x")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        shop.broker.refuse("t.g.dlq")
+        with pytest.raises(TransportError, match="dead letters stay open, because that they are discarded could not"):
+            await athomic.dead_letters("h").discard(reason="r")
+        assert await athomic.dead_letters("h").count() == 1
+
+
+async def test_a_letter_is_a_line_for_people() -> None:
+    shop = Shop()
+    shop.put("t", b"x", key=b"o-17")
+    async with running(shop.app()) as athomic:
+        await athomic.drain()
+        (letter,) = await athomic.dead_letters("h").browse()
+    line = str(letter)
+    assert line.startswith("t.g.dlq  0/0  20")
+    assert line.endswith(f"+00:00  handler  key=o-17  builtins.RuntimeError  {REASON[:117]}...")
+    for key, shown in ((None, "no key"), (b"\xff", "key=base64:/w==")):
+        assert f"  {shown}  builtins.RuntimeError" in str(replace(letter, key=key))
+    forged = str(replace(letter, error_message="a\nb\x1b[31m", error_type="x\r", error_stage=None, failed_at=None))
+    assert forged == "t.g.dlq  0/0  ?  ?  key=o-17  x  a b [31m", "anybody can write to these topics"
+
+
 async def test_p20_fault_11_what_was_purged_from_the_redrive_topic_is_sent_again() -> None:
     shop = Shop()
     shop.put("t", b"x")
@@ -225,7 +253,7 @@ async def test_p20_fault_11_what_was_purged_from_the_redrive_topic_is_sent_again
         await athomic.drain()
         shop.broken = False
         shop.broker.refuse("t.g.dlq")  # sent, but not marked
-        with pytest.raises(TransportError, match="could not be noted"):
+        with pytest.raises(TransportError, match="were sent back, but that could not be noted in"):
             await athomic.dead_letters("h").redrive()
         shop.broker.allow("t.g.dlq")
         await athomic.drain()
