@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from traceback import walk_tb
 from uuid import uuid4
 
-from .messages import Origin, RawMessage
+from .error_text import line_of_the_service, one_line, summary
+from .messages import Origin, RawMessage, key_text
+
+LONGEST_KEY = 100
+"""Characters of a key in a log line."""
 
 
 class Stage(StrEnum):
@@ -50,21 +53,26 @@ class FailureContext:
         return f"<FailureContext {self.message!r} {self.stage} attempt {self.attempt}: {type(self.error).__name__}>"
 
     def __str__(self) -> str:
-        """For a log line. Has no payload, nor the error's message, which may contain some."""
-        topic, partition, offset = self.message.topic, self.message.partition, self.message.offset
-        line = _line_of_the_service(self.error) if self.stage is Stage.HANDLER else ""
-        what = f"{self.stage}, attempt {self.attempt}: {type(self.error).__name__}{line}"
-        return f"{topic}[{partition}]@{offset} failed ({what})"
+        return self.in_words()
 
+    def in_words(self, *, exposed: bool = True, with_key: bool = False, messages: int = 1) -> str:
+        """A sentence for a log line: which message failed, where, at which attempt, and with what.
 
-PASSED_THROUGH = (__package__, "asyncio", "contextlib")
-"""Packages whose frames are skipped in a traceback, to find the service's own code."""
-
-
-def _line_of_the_service(error: BaseException) -> str:
-    """The place in the handler or dependency that the error passed through, without a file path; else empty."""
-    for frame, line in walk_tb(error.__traceback__):
-        module = str(frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in PASSED_THROUGH:
-            return f" in {module}.{frame.f_code.co_qualname}, line {line}"
-    return ""
+        Args:
+            exposed: with what the exception says (setting `expose_error_messages`); inputs of validation errors are
+                left out in any case.
+            with_key: with the message's key (setting `trace_message_keys`).
+            messages: how many failed together, in a batch that begins with `message`.
+        """
+        message = self.message
+        what = "a message" if messages == 1 else f"a batch of {messages} messages"
+        where = f"partition {message.partition}, offset {message.offset}"
+        if with_key and message.key is not None:
+            where += f", key {one_line(key_text(message.key), LONGEST_KEY)}"
+        if (origin := self.origin).topic != message.topic:
+            where += f"; at first {origin.topic}, partition {origin.partition}, offset {origin.offset}"
+        how = f"stage {self.stage}, attempt {self.attempt}"
+        if self.stage is not Stage.DECODE and (line := line_of_the_service(self.error)):
+            how += f", {line}"
+        error = summary(self.error, exposed=exposed)
+        return f"{what} of {message.topic} ({where}) failed ({how}): {error}"

@@ -200,8 +200,10 @@ class AthomicSettings(Checked, BaseSettings):
     max_redrives: Count = 5  # how often one dead letter may be sent back
     dlq_traceback: bool = False  # add the traceback to dead letters
     dlq_header_spellings: tuple[Literal["spring", "smallrye"], ...] = ()  # also write headers in these spellings
-    trace_message_keys: bool = False  # put message keys on spans; keys may be personal data
-    # put the text of handlers' exceptions into dead letters; status and spans show only the type
+    # put message keys on spans, and into the log lines of failures; keys may be personal data
+    trace_message_keys: bool = False
+    # show what handlers' exceptions say in logs, spans, status and dead letters; off: only types and places.
+    # Inputs of pydantic's validation errors are never shown
     expose_error_messages: bool = True
 
     # where ordered consumers keep their state: redis://host:port/0, rediss://, unix://, or memory:// for a single

@@ -184,13 +184,15 @@ class BatchStrategy:
         lane.partition.settle()
         if lane.work:  # empty if the partition was released meanwhile
             lane.work.popleft()
-        rest, delay = self._after(unit, report)
+        rest, delay = self._after(lane, unit, report)
         if not lane.partition.revoked:
             lane.work.extendleft(reversed([*report.undecodable, *rest]))
         self._counters.failed += len(report.undecodable) + (report.failure is not None)
         return delay
 
-    def _after(self, unit: BatchUnit, report: BatchReport) -> tuple[list[BatchUnit | FailureContext], float | None]:
+    def _after(
+        self, lane: BatchLane, unit: BatchUnit, report: BatchReport
+    ) -> tuple[list[BatchUnit | FailureContext], float | None]:
         """What to do with the messages that were not handled, and the seconds to wait before it."""
         failure, left = report.failure, report.left
         if failure is None:
@@ -199,9 +201,14 @@ class BatchStrategy:
             decision = self._processor.decide(failure)
             if decision.delay is not None:
                 self._counters.retried += 1
+                if not lane.partition.revoked:
+                    self._processor.log.again(failure, decision.delay, len(left))
                 return [BatchUnit(left, unit.attempt + 1, failure.first_failed_at)], decision.delay
         if report.blamed or len(left) == 1:
             return [failure, *([BatchUnit(left[1:])] if left[1:] else [])], None
+        if unit.halved:
+            self._processor.log.note(failure)  # elsewhere `decide` does
+        self._processor.log.halved(failure, len(left), again=unit.halved)
         middle = len(left) // 2
         return [
             BatchUnit(half, unit.attempt, failure.first_failed_at, halved=True)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic, time
 
-from ..exceptions import AthomicError, TransportError
+from ..error_text import presentable
+from ..exceptions import AthomicError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
 from ..messages import TopicPartition
 from ..observation.counters import Counters
@@ -100,7 +101,7 @@ class ConsumerService:
         self.state = ServiceState.NEW
         self.restarts = 0
         self.paused = parts.paused
-        self.last_error: BaseException | None = None
+        self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
@@ -200,8 +201,12 @@ class ConsumerService:
             running.cancel()
         await asyncio.wait([running], timeout=1)
         if broke and not running.cancelled() and (error := running.exception()) is not None:
-            self.last_error = error
-            logger.error("%s: consumption broke off (%s), it will be started again", self.name, _describe(error))
+            self.restart_error = error
+            # no traceback where the broker or the store is the cause: it says nothing beyond the error's own words
+            unforeseen = not isinstance(error, TransportError | StateStoreError)
+            shown = presentable(error, exposed=self._settings.expose_error_messages) if unforeseen else None
+            what = "consumption broke off (%s), it will be started again"
+            logger.error(f"%s: {what}", self.name, _describe(error), exc_info=shown)
 
     def _note_ready(self) -> None:
         self._become(ServiceState.RUNNING)
@@ -229,7 +234,7 @@ class ConsumerService:
         if self.state is not ServiceState.RUNNING or self._session is None:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
             said = f" ({SAID[self.state]})" if self.state in SAID else ""
-            error = f": {_describe(self.last_error)}" if self.last_error else ""
+            error = f": {_describe(self.restart_error)}" if self.restart_error else ""
             return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
         return judge(self._facts(self._session), self.subscription, self._settings)
 
@@ -278,8 +283,9 @@ class ConsumerService:
             rates=self._rates(),
             oldest_in_flight_seconds=monotonic() - oldest if oldest is not None else None,
             last_message_at=_moment(session.last_message_at) if session else None,
-            last_error=type(self.last_error).__name__ if self.last_error else None,
+            last_error=self.dlq_handler.log.last_error,
             restarts=self.restarts,
+            last_restart_reason=_describe(self.restart_error) if self.restart_error else None,
             dlq_topics=self._dlq_topics(),
             ordered=self._gauge.status() if self._gauge is not None else None,
         )

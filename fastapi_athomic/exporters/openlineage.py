@@ -125,7 +125,7 @@ class LineageEvents:
         try:
             async with asyncio.timeout(timeout):
                 for consumer in self._consumers():
-                    failed = consumer.last_error is not None
+                    failed = consumer.restart_error is not None
                     await self._report(consumer, RunState.FAIL if failed else RunState.COMPLETE)
                 await self._worker.call(self._client.close)
         except TimeoutError:
@@ -169,7 +169,7 @@ class LineageEvents:
         }
         if state is RunState.FAIL:  # the type only: its text may hold data
             facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(
-                message=type(consumer.last_error).__name__, programmingLanguage="PYTHON"
+                message=type(consumer.restart_error).__name__, programmingLanguage="PYTHON"
             )
         return RunEvent(
             eventTime=datetime.now(UTC).isoformat(),

@@ -7,17 +7,19 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypedDict
+from weakref import WeakKeyDictionary
 
 from ..complaints import Complaints
+from ..error_text import presentable, type_name
 from ..exceptions import ConfigurationError, TopicNotFoundError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
-from ..observation.logs import fields_of
 from ..outcomes import FailureContext, Stage
 from ..retry import RetryDecision, RetryPolicy
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription, is_topic_name
 from ..transports.base import Transport
+from .failure_log import FailureLog
 from .own_topics import SHORTEST_FIT
 from .return_topics import ReturnTopics
 from .topic_watch import TopicWatch, missing
@@ -71,11 +73,11 @@ class DLQHandler:
 
     There is one for each handler. It is used by:
 
-    - the processors: `handle`, `decide`, `move` and `hold` judge failures; `returns` tells whether a message came back,
-      and where it was first;
+    - the processors: `handle`, `decide`, `move` and `hold` judge failures; `log` tells what became of those that are
+      not judged here; `returns` tells whether a message came back, and where it was first;
     - the session: `prepare` when partitions are assigned, `forget` when they are revoked, sought to another offset, or
       lost with their topic;
-    - the service: `blocked` for health, `topic_for` and `returns` for status;
+    - the service: `blocked` for health, `topic_for`, `returns` and `log` for status;
     - `Mailbox` and `Settling`: `topic_for`, `returns` and `redrive_topic`;
     - `LeftBehind`: `topic_for`, `returns`, `handler_id` and `group_id`;
     - the factory: `check_names`, once, before anything starts.
@@ -98,7 +100,9 @@ class DLQHandler:
         self._topics = topics
         self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
         self._complaints = Complaints()
-        self._writer = LetterWriter(transport, settings, returns, topics, self._report)
+        self.log = FailureLog(subscription.retry, settings)
+        self._decisions = WeakKeyDictionary[FailureContext, RetryDecision]()
+        self._writer = LetterWriter(transport, settings, returns, topics, self.log.tell)
         self._write_delays: dict[TopicPartition, float] = {}
         self.blocked: dict[TopicPartition, str] = {}  # partitions that wait since a write failed, and why it failed
 
@@ -139,13 +143,17 @@ class DLQHandler:
         """RETRY if the policy wants another attempt in place, else as `move`. Does not raise if the broker is down."""
         decision = self.decide(failure)
         if decision.delay is not None:
-            self._report(failure, logging.INFO, f"will be retried in {decision.delay:.2f} s")
+            self.log.again(failure, decision.delay)
             return Judgement(Verdict.RETRY, failure, decision.delay)
         return await self.move(failure)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
-        """The retry policy's decision on this failure. Writes nothing."""
-        decision = self._decided(self._subscription.retry, failure)
+        """The retry policy's decision on this failure. The policy is asked once: later calls give the same answer."""
+        decision = self._decisions.get(failure)
+        if decision is not None:
+            return decision
+        self.log.note(failure)
+        decision = self._decisions[failure] = self._decided(self._subscription.retry, failure)
         if decision.problem is not None and self._complaints.due(decision.problem) is not None:
             logger.warning("%s: RetryPolicy: %s; the default is used", failure.handler_id, decision.problem)
         return decision
@@ -176,28 +184,31 @@ class DLQHandler:
         """
         later = self.decide(failure).later
         if self.returns.is_dead_letter(failure.message):
-            self._report(failure, logging.ERROR, "is left alone: it is already a dead letter of another handler")
+            what = "it is left alone, as it is already a dead letter of another handler"
+            self.log.tell(failure, logging.ERROR, what, traceback=True)
             return Judgement(Verdict.SKIPPED, failure)
         if later is not None:
             topic = self.returns.retry(failure.origin.topic, self.returns.stage_of(failure.message.topic) + 1)
             problem = await self._writer.write(topic, failure, later)
             if not isinstance(problem, NEVER):
                 return self._moved(Verdict.DEFERRED, topic, failure, problem)
-            self._report(failure, logging.WARNING, f"cannot go to {topic}, and goes to the DLQ instead: {problem}")
+            what = f"it cannot go to the retry topic {topic}, and goes to the DLQ instead: {problem}"
+            self.log.tell(failure, logging.WARNING, what)
         dlq = self.topic_for(failure.origin.topic)
         if dlq is None:
-            self._report(failure, logging.ERROR, "is skipped: the handler has no dead-letter topic")
+            self.log.tell(failure, logging.ERROR, "it is skipped, as the handler has no DLQ topic", traceback=True)
             return Judgement(Verdict.SKIPPED, failure)
         return self._moved(Verdict.DEAD_LETTERED, dlq, failure, await self._writer.write(dlq, failure, None))
 
     def _moved(self, verdict: Verdict, topic: str, failure: FailureContext, problem: Exception | None) -> Judgement:
         partition = failure.message.topic_partition
+        dead = verdict is Verdict.DEAD_LETTERED
         if problem is not None:
-            return self._block(partition, failure, f"dead letter to {topic} refused: {problem}")
+            what = "dead letter to" if dead else "message to the retry topic"
+            return self._block(partition, failure, f"{what} {topic} refused: {problem}")
         self._unblock(partition)
-        self._report(
-            failure, logging.ERROR if verdict is Verdict.DEAD_LETTERED else logging.WARNING, f"went to {topic}"
-        )
+        where = f"it went to the DLQ topic {topic}" if dead else f"it went to the retry topic {topic}"
+        self.log.tell(failure, logging.ERROR if dead else logging.WARNING, where, traceback=True)
         return Judgement(verdict, failure)
 
     async def prepare(self, sources: Collection[str]) -> None:
@@ -240,23 +251,20 @@ class DLQHandler:
         for partition in partitions:
             self._unblock(partition)
 
-    def _report(self, failure: FailureContext, level: int, what: str) -> None:
-        """Logs one line per failure. Of many that are alike `Complaints` lets only some through."""
-        held_back = self._complaints.due(f"{level} {type(failure.error).__name__}")
-        if held_back is not None:
-            extra = fields_of(failure.message, failure.handler_id)
-            more = f" ({held_back} more like it were not logged)" if held_back else ""
-            logger.log(level, "%s: %s and %s%s", failure.handler_id, failure, what, more, extra=extra)
-
-    def hold(self, failure: FailureContext, reason: str) -> Judgement:
-        """BLOCKED, with a reason that health shows. For a failure that could not be judged."""
-        return self._block(failure.message.topic_partition, failure, reason)
+    def hold(self, failure: FailureContext, problem: BaseException) -> Judgement:
+        """BLOCKED, for a failure that could not be judged because of a problem of ours."""
+        partition = failure.message.topic_partition
+        reason = f"its failure could not be judged: {type_name(problem)}"
+        if partition not in self.blocked:
+            shown = presentable(problem, exposed=self._settings.expose_error_messages)
+            logger.error("%s: %s waits: %s", self.handler_id, partition, reason, exc_info=shown)
+        return self._block(partition, failure, reason)
 
     def _block(self, partition: TopicPartition, failure: FailureContext, reason: str) -> Judgement:
         delay = self._write_delays.get(partition, FIRST_WRITE_DELAY)
         self._write_delays[partition] = min(delay * 2, MAX_WRITE_DELAY)
         if partition not in self.blocked:
-            logger.error("%s: %s waits: %s", failure.handler_id, partition, reason)
+            self.log.tell(failure, logging.ERROR, f"{partition} waits: {reason}", traceback=True)
         self.blocked[partition] = reason
         return Judgement(Verdict.BLOCKED, failure, delay)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 
+from ..error_text import presentable, text_of
 from ..messages import FAILURE_TRACE, Headers, MessageHeaders, RawMessage
 from ..outcomes import FailureContext
 from ..settings import AthomicSettings
@@ -63,14 +64,15 @@ def dead_letter_headers(failure: FailureContext, settings: AthomicSettings, *, b
         "consumer-group": failure.group_id,
         "handler": failure.handler_id,
         "error-type": _type_name(error),
-        "error-message": _text(error)[:length] if settings.expose_error_messages else "",
+        "error-message": text_of(error, exposed=settings.expose_error_messages)[:length],
         "error-stage": failure.stage.value,
         "attempts": str(failure.attempt),
         "first-failed-at": moment_text(failure.first_failed_at),
         "failed-at": moment_text(failure.failed_at),
     }
     if settings.dlq_traceback and not brief:
-        values["error-traceback"] = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_LENGTH:]
+        shown = presentable(error, exposed=settings.expose_error_messages)
+        values["error-traceback"] = "".join(traceback.format_exception(shown))[-MAX_TRACEBACK_LENGTH:]
     own: Headers = tuple((PREFIX + name, value.encode("utf-8", "replace")) for name, value in values.items())
     for spelling in settings.dlq_header_spellings if not brief else ():
         own += FOREIGN_SPELLINGS[spelling](failure, values["error-message"])
@@ -110,15 +112,6 @@ FOREIGN_SPELLINGS: Mapping[str, Callable[[FailureContext, str], Headers]] = {"sp
 
 def _type_name(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a user's __str__ may fail; the dead letter must be written all the same
-        return ""
 
 
 def moment_text(seconds: float) -> str:

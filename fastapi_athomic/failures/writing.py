@@ -29,7 +29,7 @@ from .letter_headers import (
 from .return_topics import ReturnTopics
 from .topic_watch import TopicWatch
 
-Report = Callable[[FailureContext, int, str], None]
+Tell = Callable[[FailureContext, int, str], None]
 """Logs what happened to a failure: takes the failure, the log level, and the end of the sentence."""
 
 
@@ -112,13 +112,13 @@ class LetterWriter:
     """
 
     def __init__(
-        self, transport: Transport, settings: AthomicSettings, returns: ReturnTopics, topics: TopicWatch, report: Report
+        self, transport: Transport, settings: AthomicSettings, returns: ReturnTopics, topics: TopicWatch, tell: Tell
     ) -> None:
         self._transport = transport
         self._settings = settings
         self._returns = returns
         self._topics = topics
-        self._report = report
+        self._tell = tell
         # by failure: the topic it was sent to, and the send that is not acknowledged yet
         self._under_way = WeakKeyDictionary[FailureContext, tuple[str, NotAcknowledgedError]]()
 
@@ -174,7 +174,7 @@ class LetterWriter:
                 draft = draft.keyed()
         if draft is not None and draft.omitted and not isinstance(result, Exception):
             left_out = " and ".join(draft.omitted)
-            self._report(failure, logging.WARNING, f"is too large for {topic}: written without its {left_out}")
+            self._tell(failure, logging.WARNING, f"it is too large for {topic}: written without its {left_out}")
         return result
 
     async def _send(self, draft: Draft, *, alone: bool) -> PublishedMessage | Exception:

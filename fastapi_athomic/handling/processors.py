@@ -58,7 +58,8 @@ class _Processor:
     somebody else cancelled. Three things are no failure of the message, and are raised to the caller: anything after
     `closed` was set, the end of the event loop, and a `KeyboardInterrupt` in the main thread (Ctrl-C).
 
-    The strategy sets `closed` in its own `close`, just before it cancels the handlers.
+    The strategy sets `closed` in its own `close`, just before it cancels the handlers. It tells the `log` what becomes
+    of failures that it deals with itself.
     """
 
     def __init__(self, parts: ProcessorParts) -> None:
@@ -69,6 +70,7 @@ class _Processor:
         self._decode = parts.decode
         self._orchestrator = parts.orchestrator
         self._dlq_handler = parts.dlq_handler
+        self.log = parts.dlq_handler.log
         self._call: Call = parts.plan.call if parts.timeout is None else limited(parts.plan.call, parts.timeout)
 
     def decide(self, failure: FailureContext) -> RetryDecision:
@@ -91,7 +93,7 @@ class _Processor:
         except BaseException as error:
             if self._ended_by(error):
                 raise
-            return self._dlq_handler.hold(failure, f"its failure could not be judged: {type(error).__name__}")
+            return self._dlq_handler.hold(failure, error)
 
     def _ended_by(self, error: BaseException) -> bool:
         """Whether this error is no failure of the message: we cancelled the call, or the event loop or process ends."""
@@ -154,9 +156,10 @@ class SingleMessageProcessor(_Processor):
             error = caught
             if self._ended_by(caught):
                 raise
-            if fence is not None and fence.revoked:
-                return None
             failure = self._failure(message, caught, _stage(stage, caught), attempt, first_failed_at)
+            if fence is not None and fence.revoked:
+                self.log.fenced(failure)
+                return None
             return await self._safely(self._dlq_handler.handle, failure)
         finally:
             if scope is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class HealthStatus(StrEnum):
@@ -86,6 +86,22 @@ class OrderedStatus(BaseModel):
     oldest_gap_seconds: float  # how long a number has been missing
 
 
+class LastError(BaseModel):
+    """The last time that a message failed, at whichever attempt."""
+
+    type: str = Field(description="The exception's type, with its module unless it is one of Python's own")
+    message: str | None = Field(
+        description="What the exception says, in one line of up to 500 characters and without inputs of validation "
+        "errors; null with `expose_error_messages=false`"
+    )
+    stage: str = Field(description="In which step: `headers`, `decode`, `handler` or `timeout`")
+    topic: str = Field(description="The topic it was read from, perhaps a retry or redrive topic")
+    partition: int = Field(description="Its place in the topic")
+    offset: int = Field(description="Its place in the partition; of a batch that failed, the first message's")
+    at: datetime = Field(description="When it failed, in UTC")
+    count: int = Field(description="How many attempts have failed since the consumer was built, this one included")
+
+
 class ConsumerStatus(BaseModel):
     id: str
     topics: list[str]
@@ -103,7 +119,11 @@ class ConsumerStatus(BaseModel):
     rates: Rates
     oldest_in_flight_seconds: float | None
     last_message_at: datetime | None
-    last_error: str | None  # only its type: the text of a handler's error may hold data
-    restarts: int
+    last_error: LastError | None = Field(description="The last failure of a message; null if there was none")
+    restarts: int = Field(description="How often the consumer was rebuilt because consumption broke off")
+    last_restart_reason: str | None = Field(
+        description="Why consumption broke off for the last time: the client died, the broker refused, no progress. "
+        "Of errors that are not the package's own only the type"
+    )
     dlq_topics: list[str]
     ordered: OrderedStatus | None = None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..complaints import Complaints
 from ..consumption.partitions import PartitionState
 from ..failures.dlq import Judgement
 from ..handling.processors import OrderedMessageProcessor
@@ -20,8 +18,6 @@ from .assignment import Assignment
 from .calls import Agenda
 from .duplicates import Duplicates
 from .holdings import Holdings
-
-logger = logging.getLogger(__name__)
 
 SHORTEST_REST = 1.0
 """Seconds. A blocked aggregate rests at least this long before its message is tried again."""
@@ -54,7 +50,6 @@ class Attempts:
         self._holdings = parts.holdings
         self._duplicates = parts.duplicates
         self._counters = parts.counters
-        self._complaints = Complaints()
 
     async def make(self, aggregate: Aggregate, item: Item) -> float | None:
         """Makes one attempt. Returns the seconds until the next attempt at this message; None if none is due."""
@@ -127,15 +122,6 @@ class Attempts:
     def _block(self, aggregate: Aggregate, item: Item, failure: FailureContext) -> None:
         """Its attempts are used up and nothing may overtake it, so all messages of the aggregate wait in the store."""
         self._counters.failed += 1
+        self._processor.log.blocks(failure, self._rest_seconds, first=not aggregate.blocked)
         self._holdings.block(aggregate, self._rest_seconds)
         aggregate.tried = None
-        held_back = self._complaints.due(type(failure.error).__name__)
-        if held_back is not None:
-            more = f" ({held_back} more like it were not logged)" if held_back else ""
-            logger.error(
-                "%s: %r blocks its aggregate, and is tried again every %g s%s",
-                failure.handler_id,
-                failure,
-                self._rest_seconds,
-                more,
-            )

@@ -288,13 +288,17 @@ def test_the_routes_are_typed_in_openapi() -> None:
     fields = schema["components"]["schemas"]["ConsumerStatus"]["properties"]
     assert {"id", "topics", "group_id", "ordering", "state", "ready", "assignment", "counters", "rates"} <= set(fields)
     assert {"oldest_in_flight_seconds", "last_message_at", "last_error", "restarts"} <= set(fields)
+    described = schema["components"]["schemas"]["LastError"]["properties"]
+    assert described.keys() == {"type", "message", "stage", "topic", "partition", "offset", "at", "count"}
+    assert all(field["description"] for field in described.values())
+    assert "broke off" in fields["last_restart_reason"]["description"]
 
 
 async def test_status_tells_what_happened() -> None:
     @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=2, delay=0))
     async def handle(message: str) -> None:
         if message == "bad":
-            raise RuntimeError("s3cret")
+            raise RuntimeError("no such customer")
 
     async with running(new_app(MEMORY, handle)) as athomic:
         for message in ("good", "bad", "good"):
@@ -309,7 +313,8 @@ async def test_status_tells_what_happened() -> None:
     assert (place.position, place.committed, place.end_offset, place.lag, place.in_flight) == (3, 3, 3, 0, 0)
     assert status.last_message_at is not None
     assert status.dlq_topics == ["t.g.dlq"]
-    assert "s3cret" not in status.model_dump_json()
+    assert status.last_error is not None
+    assert (status.last_error.message, status.last_error.offset, status.last_error.count) == ("no such customer", 1, 2)
 
 
 # --- tuning
@@ -337,7 +342,9 @@ async def test_a_handler_is_tuned_by_settings_alone() -> None:
 # --- supervision
 
 
-async def test_a_worker_that_dies_does_not_stop_the_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_dies_does_not_stop_the_consumer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """By a fault of our own: handlers cannot kill them."""
     record = Record()
 
@@ -355,7 +362,11 @@ async def test_a_worker_that_dies_does_not_stop_the_consumer(monkeypatch: pytest
         await record.until(lambda seen: "second" in seen)
         await athomic.drain()
         (status,) = athomic.consumers()
-    assert status.last_error == "ZeroDivisionError"
+    assert status.last_error is None, "no message failed"
+    assert status.last_restart_reason == "ZeroDivisionError"
+    (line,) = [line for line in caplog.records if "consumption broke off" in line.getMessage()]
+    assert line.getMessage() == "h: consumption broke off (ZeroDivisionError), it will be started again"
+    assert line.exc_info is not None, "nobody foresaw it: the traceback says where to look"
 
 
 async def test_p07_a_dead_letter_waits_until_the_dlq_can_be_written() -> None:

@@ -373,7 +373,7 @@ async def test_p21_fault_04_errors_that_cannot_be_looked_at_are_attempts(caplog:
     tries = Tries()
     tries.fail_with(raising(UnspeakableError), retry=RetryPolicy(max_attempts=3, delay=0, fatal=(TouchyError,)))
     (headers,) = await tries.check()
-    assert headers.text("athomic-error-message") == ""
+    assert headers.text("athomic-error-message") == f"(its text cannot be told: {__name__}.Panic)"
     assert "h: RetryPolicy: retry_on or fatal raised Panic" in caplog.text
 
 
