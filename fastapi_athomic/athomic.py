@@ -18,7 +18,7 @@ from .assembly import AppParts, Assembly, assemble
 from .broker import NOT_RUNNING
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
-from .exceptions import ConfigurationError, PublishError
+from .exceptions import ConfigurationError, NotIncludedError, PublishError
 from .exporters.metrics import Collector, Metering
 from .exporters.reporters import lineage_reporter
 from .failures.dead_letters import DeadLetters
@@ -35,6 +35,7 @@ from .settings import AthomicSettings, read_settings
 from .stores.schemes import create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
 from .transports.schemes import create_transport
+from .web.not_found import answer_not_found
 from .web.routes import add_routes, new_router
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -152,7 +153,7 @@ class Athomic:
         """The dead letters of one handler, to browse, redrive or discard.
 
         Raises:
-            ConfigurationError: there is no such handler.
+            HandlerNotFoundError: there is no such handler. A route that lets it escape answers 404.
             PublishError: the app is not running; see `offline`.
         """
         return self._running().dead_letters(handler_id)
@@ -181,7 +182,8 @@ class Athomic:
         seconds to finish. The offset is committed, so it also holds after a restart.
 
         Raises:
-            ConfigurationError: there is no such handler.
+            HandlerNotFoundError, TopicNotFoundError, PartitionNotFoundError: there is none. A route that lets one of
+            these escape answers 404.
             PublishError: the app is not running.
             TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
         """
@@ -346,6 +348,7 @@ def include_athomic(
     router = new_router(prefix, dependencies, athomic.lifespan)
     add_routes(router, athomic.manager, athomic.loop_lag)
     app.include_router(router)
+    answer_not_found(app)
     app.add_middleware(
         AthomicMiddleware,
         settings=athomic.settings,
@@ -360,11 +363,20 @@ def get_athomic(connection: HTTPConnection) -> Athomic:
     """A FastAPI dependency: the app's `Athomic`, in routes and in handlers."""
     athomic = getattr(connection.app.state, "athomic", None)
     if not isinstance(athomic, Athomic):
-        raise ConfigurationError(
-            "this app has no athomic: call include_athomic(app) first; the routes of a mounted app do not get that of "
-            "the app around it"
-        )
+        raise NotIncludedError(_not_included(connection.app))
     return athomic
+
+
+def _not_included(app: Any) -> str:
+    named = [name for name, value in getattr(app.state, "_state", {}).items() if isinstance(value, Athomic)]
+    if named:
+        return (
+            f"get_athomic finds app.state.athomic, but this app has {', '.join(f'app.state.{name}' for name in named)}"
+        )
+    return (
+        "this app has no athomic: call include_athomic(app) first, for the very app whose route this is; the routes of a "
+        "mounted app do not get that of the app around it"
+    )
 
 
 def install() -> None:

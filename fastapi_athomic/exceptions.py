@@ -4,14 +4,19 @@ AthomicError
 ├── ConfigurationError            the settings or the wiring are wrong: stops the start-up
 │   ├── DiscoveryError            a module with handlers cannot be searched
 │   ├── DuplicateHandlerError     two subscriptions share one id
-│   └── HandlerSignatureError     a handler's parameters cannot be filled in
+│   ├── HandlerSignatureError     a handler's parameters cannot be filled in
+│   └── NotIncludedError          the app of a request has no `Athomic` (a LookupError, too)
+├── NotFoundError                 what a caller named does not exist: 404 in a route (a LookupError, too)
+│   ├── HandlerNotFoundError      no handler has this id (a ConfigurationError, too)
+│   ├── SourceNotFoundError       the handler does not consume this topic (a ConfigurationError, too)
+│   ├── PartitionNotFoundError    the topic has no such partition (a TransportError, too)
+│   └── TopicNotFoundError        the topic does not exist and is not created (a TransportError, too)
 ├── TransportError                the broker refused or could not be reached
 │   ├── TransportClosedError      used after it was closed
 │   ├── CommitFailedError         the group went on without this member
 │   ├── MessageRefusedError       the topic does not accept such a message, however often it is sent
 │   ├── MessageTooLargeError      larger than the broker accepts
-│   ├── NotAcknowledgedError      sent, but not acknowledged in time: it may still be written
-│   └── TopicNotFoundError        the topic does not exist and is not created
+│   └── NotAcknowledgedError      sent, but not acknowledged in time: it may still be written
 ├── PublishError                  a message was not acknowledged
 ├── PayloadError                  a payload step failed
 │   ├── PayloadEncodeError
@@ -53,6 +58,25 @@ class HandlerSignatureError(ConfigurationError):
     """The parameters of a handler cannot be filled in."""
 
 
+class NotIncludedError(ConfigurationError, LookupError):
+    """The app has no `Athomic`: call `include_athomic(app)` first."""
+
+
+class NotFoundError(AthomicError, LookupError):
+    """What was asked for does not exist.
+
+    `include_athomic` answers it with 404 where a route lets it escape, unless the app has a handler of its own for it.
+    """
+
+
+class HandlerNotFoundError(NotFoundError, ConfigurationError):
+    """No handler of the app has this id."""
+
+
+class SourceNotFoundError(NotFoundError, ConfigurationError):
+    """The handler does not consume this topic."""
+
+
 class TransportError(AthomicError):
     """The broker refused the request or could not be reached."""
 
@@ -85,8 +109,12 @@ class NotAcknowledgedError(TransportError):
         self.wait = wait
 
 
-class TopicNotFoundError(TransportError):
+class TopicNotFoundError(NotFoundError, TransportError):
     """The topic does not exist."""
+
+
+class PartitionNotFoundError(NotFoundError, TransportError):
+    """The topic has no such partition."""
 
 
 class PublishError(AthomicError):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from time import monotonic
 from typing import TypeVar
 
 from .assembly import Assembly
 from .consumption.service import ConsumerService
-from .exceptions import ConfigurationError, PublishError, TransportError
+from .exceptions import HandlerNotFoundError, PartitionNotFoundError, PublishError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
@@ -176,16 +177,19 @@ class Run:
         """See `Athomic.seek`."""
         service = self._service(handler_id)
         bounds = (await self._transport.bounds(place.topic, self._settings.request_timeout)).get(place.partition)
-        if bounds is None or not bounds[0] <= offset <= bounds[1]:
-            kept = f"from {bounds[0]} to {bounds[1]}" if bounds is not None else "none, there is no such partition"
+        if bounds is None:
+            raise PartitionNotFoundError(f"{place} cannot go on at offset {offset}: there is no such partition")
+        if not bounds[0] <= offset <= bounds[1]:
+            kept = f"from {bounds[0]} to {bounds[1]}"
             raise TransportError(f"{place} cannot go on at offset {offset}: its offsets are {kept}")
         await service.seek(place, offset)
 
     def _service(self, handler_id: str) -> ConsumerService:
         service = self.manager.consumers.get(handler_id)
         if service is None:
-            known = ", ".join(self.manager.consumers) or "none"
-            raise ConfigurationError(f"there is no handler {handler_id}; the handlers are: {known}")
+            raise HandlerNotFoundError(
+                f"there is no handler {handler_id}{_instead(handler_id, self.manager.consumers)}"
+            )
         return service
 
     # --- of all consumers
@@ -263,3 +267,10 @@ class Run:
         await self._lifecycle.stop(self._stop_timeout)
         if self._store is not None:
             await self._store.close()
+
+
+def _instead(name: str, known: Collection[str]) -> str:
+    """What else could have been meant, as the end of a sentence."""
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{hint or ';'} the handlers are: {', '.join(known) or 'none'}"

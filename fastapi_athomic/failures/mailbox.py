@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, SourceNotFoundError
 from ..loop.isolation import Home
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
@@ -121,14 +121,14 @@ class Mailbox:
         """The handler's DLQ topics that exist. `source`: only those for this topic.
 
         Raises:
-            ConfigurationError: the handler has no DLQ, or does not consume `source`; or it follows a pattern, and
-                `source` must say which topic is meant.
+            SourceNotFoundError: the handler does not consume `source`.
+            ConfigurationError: it has no DLQ; or it follows a pattern, and `source` must say which topic is meant.
         """
         sources = self._subscription.topics if source is None else (source,)
         if source is None and self._subscription.pattern is not None and not isinstance(self._subscription.dlq, str):
             raise ConfigurationError(f"{self._subscription.handler_id} follows a pattern: say which topic is meant")
         if source is not None and not self.consumes(source):
-            raise ConfigurationError(f"{self._subscription.handler_id} does not consume {source}")
+            raise SourceNotFoundError(f"{self._subscription.handler_id} does not consume {source}")
         topics = list(dict.fromkeys(topic for name in sources for topic in self._dlq_topics(name)))
         if isinstance(self._subscription.dlq, str) and not topics:  # of a pattern
             topics = [self._subscription.dlq]
