@@ -52,21 +52,27 @@ class Assembly(NamedTuple):
     publisher: Publisher
 
 
-def assemble(parts: AppParts) -> Assembly:
-    """Finds the handlers and wires everything that they need.
+def new_publisher(parts: AppParts, connection: BrokerConnection) -> Publisher:
+    """What the app publishes with. Its spans go to the tracer provider that the app has now."""
+    return Publisher(parts.transport, connection, parts.pipeline, _orchestrators(parts).of_publisher(), parts.settings)
+
+
+def _orchestrators(parts: AppParts) -> Orchestrators:
+    transport = parts.transport
+    provider = resolve_tracer_provider(parts.app)
+    return Orchestrators(parts.settings, provider, scheme=transport.scheme, address=transport.address)
+
+
+def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
+    """Finds the handlers and wires everything that they need. They wait for `connection`.
 
     Raises:
         ConfigurationError: something is wrong with a handler or with the settings; the app must not start.
     """
     settings, transport = parts.settings, parts.transport
     instrument_app(parts.app, prefix=parts.prefix)
-    orchestrators = Orchestrators(
-        settings, resolve_tracer_provider(parts.app), scheme=transport.scheme, address=transport.address
-    )
     lifecycle = LifecycleManager()
-    broker = BrokerConnection(transport, settings)
-    lifecycle.register(broker)
-    publisher = Publisher(transport, broker, parts.pipeline, orchestrators.of_publisher(), settings)
+    lifecycle.register(connection)
     handlers = parts.search.find()
     tell_unclaimed(parts.search, settings.unclaimed_handlers)
     share = LoopShare(
@@ -80,7 +86,7 @@ def assemble(parts: AppParts) -> Assembly:
         settings=settings,
         transport=transport,
         pipeline=parts.pipeline,
-        orchestrators=orchestrators,
+        orchestrators=_orchestrators(parts),
         share=share,
         providers=parts.providers,
         known=parts.known,
@@ -92,6 +98,6 @@ def assemble(parts: AppParts) -> Assembly:
         factory=ConsumerFactory(factory_parts, [handler.subscription for handler in handlers]),
         tuning=settings.tuning_by_handler(),
         lifecycle=lifecycle,
-        broker=broker,
+        broker=connection,
     )
-    return Assembly(manager, lifecycle, publisher)
+    return Assembly(manager, lifecycle, new_publisher(parts, connection))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -13,15 +14,17 @@ from fastapi import FastAPI
 from fastapi.params import Depends
 from starlette.requests import HTTPConnection
 from starlette.routing import Router
+from starlette.types import Lifespan
 
-from .assembly import AppParts, Assembly, assemble
-from .broker import NOT_RUNNING
+from .assembly import AppParts, Assembly, assemble, new_publisher
+from .broker import NOT_RUNNING, BrokerConnection
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, NotIncludedError, PublishError
 from .exporters.metrics import Collector, Metering
 from .exporters.reporters import lineage_reporter
 from .failures.dead_letters import DeadLetters
+from .loop.dropped import told_if_dropped
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
@@ -35,10 +38,21 @@ from .settings import AthomicSettings, read_settings
 from .stores.schemes import create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
 from .transports.schemes import create_transport
+from .uplink import Uplink
 from .web.not_found import answer_not_found
 from .web.routes import add_routes, new_router
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+NOT_CONSUMING = (
+    "the app is not running its consumers: they start when the app's own lifespan has started (after its `yield`), in "
+    "this process, and stop before it ends"
+)
+"""The text of a `PublishError`."""
+
+
+def _not_sent(call: str, what: str, given: Mapping[str, Any]) -> str:
+    return f"{what} not sent to {given['topic']!r}; in a `def` function call athomic.{call}_sync"
 
 
 class Athomic:
@@ -70,10 +84,12 @@ class Athomic:
         self._transport = create_transport(settings)
         self._store = create_store(settings)
         self._metering = Metering(self.manager, self._transport.scheme)
-        self._run: Run | None = None
+        self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
+        self._run: Run | None = None  # the consumers, inside it
 
     # --- publishing
 
+    @told_if_dropped(partial(_not_sent, "publish", "the message was"))
     async def publish(
         self,
         topic: str,
@@ -87,18 +103,19 @@ class Athomic:
 
         The message is a pydantic model, a dataclass, anything that JSON can hold, `bytes` or `str` (sent as they are),
         or None (a tombstone). Its headers carry the current trace, context and lineage. Messages with the same key go
-        to the same partition.
+        to the same partition. It may be awaited in any event loop of the process; see `publish_sync` for sync code.
 
         Raises:
             PublishError: the broker did not acknowledge it within `publish_timeout` seconds, or the app is not running.
             PayloadEncodeError: the message cannot be encoded.
             ConfigurationError: the topic name is invalid.
         """
-        run = self._running()
-        return await run.publishing(
-            lambda: run.publisher.publish(topic, message, key=key, headers=headers, partition=partition)
+        link = self._link()
+        return await link.publishing(
+            lambda: link.publisher.publish(topic, message, key=key, headers=headers, partition=partition)
         )
 
+    @told_if_dropped(partial(_not_sent, "publish_many", "the messages were"))
     async def publish_many(
         self,
         topic: str,
@@ -115,8 +132,62 @@ class Athomic:
             PayloadEncodeError: one of them cannot be encoded; none is published.
             ConfigurationError: the topic name is invalid.
         """
-        run = self._running()
-        return await run.publishing(lambda: run.publisher.publish_many(topic, messages, key=key, headers=headers))
+        link = self._link()
+        return await link.publishing(lambda: link.publisher.publish_many(topic, messages, key=key, headers=headers))
+
+    def publish_sync(
+        self,
+        topic: str,
+        message: object,
+        *,
+        key: Key = None,
+        headers: GivenHeaders = None,
+        partition: int | None = None,
+        timeout: float | None = None,
+    ) -> PublishedMessage:
+        """`publish` for sync code: `def` routes, handlers and dependencies, and threads of the app's own.
+
+        It waits for the broker's acknowledgement, for up to `timeout` seconds (None: `publish_timeout`). The trace,
+        context and lineage of the calling thread travel with the message.
+
+        Raises:
+            PublishError: the broker did not acknowledge it in time, the app is not running or stops meanwhile, or the
+            calling thread runs an event loop, which this would block: await `publish` there.
+            PayloadEncodeError: the message cannot be encoded.
+            ConfigurationError: the topic name is invalid.
+        """
+        link = self._link()
+        return link.publishing_sync(
+            "publish",
+            lambda: link.publisher.publish(topic, message, key=key, headers=headers, partition=partition),
+            timeout,
+        )
+
+    def publish_many_sync(
+        self,
+        topic: str,
+        messages: Iterable[Any],
+        *,
+        key: Callable[[Any], Key] | None = None,
+        headers: GivenHeaders = None,
+        timeout: float | None = None,
+    ) -> list[PublishedMessage]:
+        """`publish_many` for sync code, see `publish_sync`.
+
+        `messages` and `key` are evaluated in the calling thread.
+
+        Raises:
+            PublishError, PayloadEncodeError, ConfigurationError: as `publish_many` and `publish_sync` say.
+        """
+        link = self._link()
+        given = [*messages]
+        keys = iter([key(message) for message in given]) if key is not None else None
+        key_of = (lambda _: next(keys)) if keys is not None else None
+        return link.publishing_sync(
+            "publish_many",
+            lambda: link.publisher.publish_many(topic, given, key=key_of, headers=headers),
+            timeout,
+        )
 
     # --- subscribing
 
@@ -154,7 +225,7 @@ class Athomic:
 
         Raises:
             HandlerNotFoundError: there is no such handler. A route that lets it escape answers 404.
-            PublishError: the app is not running; see `offline`.
+            PublishError: the consumers are not running; see `offline`.
         """
         return self._running().dead_letters(handler_id)
 
@@ -166,7 +237,7 @@ class Athomic:
             ConfigurationError: something is wrong with a handler.
             TransportError: the broker cannot be reached.
         """
-        run = self._new_run(SameLoop())
+        run = self._new_run(SameLoop(self.settings.request_timeout), self._new_connection())
         await self._transport.start(self.settings.request_timeout)
         try:
             yield run.dead_letters
@@ -184,7 +255,7 @@ class Athomic:
         Raises:
             HandlerNotFoundError, TopicNotFoundError, PartitionNotFoundError: there is none. A route that lets one of
             these escape answers 404.
-            PublishError: the app is not running.
+            PublishError: the consumers are not running.
             TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
         """
         run = self._running()
@@ -241,17 +312,45 @@ class Athomic:
 
     # --- lifespan
 
+    def around(self, lifespan: Lifespan[Any]) -> Lifespan[Any]:
+        """The app's own lifespan with ours around it and within it.
+
+        The connection to the broker is there first and goes last: both ends of the app's own lifespan may publish. The
+        consumers run inside it: the app's resources start before them and stop after.
+        """
+
+        @asynccontextmanager
+        async def around(app: Any) -> AsyncIterator[Any]:
+            async with self._linked_up() as link, lifespan(app) as state, self._consuming(link):
+                yield state
+
+        return around
+
     @asynccontextmanager
-    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Runs the consumers inside the app's own lifespan: the app's resources start before them and stop after."""
+    async def _linked_up(self) -> AsyncIterator[Uplink]:
         in_thread = self.settings.isolation == "thread"
-        home = LoopThread(self.settings.request_timeout) if in_thread else SameLoop()
-        run = self._new_run(home)
+        home = (LoopThread if in_thread else SameLoop)(self.settings.request_timeout)
+        connection = self._new_connection()
+        link = Uplink(home, connection, new_publisher(self._parts(), connection), self.settings)
+        self._uplink = link
+        try:
+            async with link.opened():
+                yield link
+        finally:
+            self._uplink = None
+
+    @asynccontextmanager
+    async def _consuming(self, link: Uplink) -> AsyncIterator[None]:
+        run = self._new_run(link.home, link.connection)
+        link.publisher = run.publisher
         reporter = lineage_reporter(run.manager, self._transport, self.settings)
         self._metering.begin(run.manager)
         self._run = run
-        async with run.lifespan(reporter, self._forget_run):
-            yield
+        try:
+            async with run.lifespan(reporter, self._forget_run):
+                yield
+        finally:
+            link.seconds_left = run.seconds_left
 
     # --- internals
 
@@ -263,18 +362,27 @@ class Athomic:
         self._search.bound.append(Discovered(function, subscription))
         return function
 
+    def _link(self) -> Uplink:
+        if self._uplink is None:
+            raise PublishError(NOT_RUNNING)
+        self._uplink.check_process()
+        return self._uplink
+
     def _running(self) -> Run:
         if self._run is None:
-            raise PublishError(NOT_RUNNING)
+            raise PublishError(NOT_CONSUMING)
         return self._run
 
     def _forget_run(self) -> None:
         self._run = None
 
-    def _new_run(self, home: Home) -> Run:
+    def _new_connection(self) -> BrokerConnection:
+        return BrokerConnection(self._transport, self.settings)
+
+    def _new_run(self, home: Home, connection: BrokerConnection) -> Run:
         return Run(
             RunParts(
-                assembly=self._assemble(),
+                assembly=self._assemble(connection),
                 settings=self.settings,
                 transport=self._transport,
                 store=self._store,
@@ -283,21 +391,22 @@ class Athomic:
             )
         )
 
-    def _assemble(self) -> Assembly:
-        return assemble(
-            AppParts(
-                app=self.app,
-                prefix=self._prefix,
-                settings=self.settings,
-                transport=self._transport,
-                store=self._store,
-                pipeline=self._pipeline,
-                requests=self.requests,
-                loop_lag=self.loop_lag,
-                search=self._search,
-                providers={Athomic: lambda _: self},
-                known={get_athomic: lambda _: self},
-            )
+    def _assemble(self, connection: BrokerConnection | None = None) -> Assembly:
+        return assemble(self._parts(), connection or self._new_connection())
+
+    def _parts(self) -> AppParts:
+        return AppParts(
+            app=self.app,
+            prefix=self._prefix,
+            settings=self.settings,
+            transport=self._transport,
+            store=self._store,
+            pipeline=self._pipeline,
+            requests=self.requests,
+            loop_lag=self.loop_lag,
+            search=self._search,
+            providers={Athomic: lambda _: self},
+            known={get_athomic: lambda _: self},
         )
 
 
@@ -345,9 +454,10 @@ def include_athomic(
         name=name,
     )
     setattr(app.state, name, athomic)
-    router = new_router(prefix, dependencies, athomic.lifespan)
+    router = new_router(prefix, dependencies)
     add_routes(router, athomic.manager, athomic.loop_lag)
     app.include_router(router)
+    app.router.lifespan_context = athomic.around(app.router.lifespan_context)
     answer_not_found(app)
     app.add_middleware(
         AthomicMiddleware,
@@ -374,8 +484,8 @@ def _not_included(app: Any) -> str:
             f"get_athomic finds app.state.athomic, but this app has {', '.join(f'app.state.{name}' for name in named)}"
         )
     return (
-        "this app has no athomic: call include_athomic(app) first, for the very app whose route this is; the routes of a "
-        "mounted app do not get that of the app around it"
+        "this app has no athomic: call include_athomic(app) first, for the very app whose route this is; the routes of "
+        "a mounted app do not get that of the app around it"
     )
 
 

@@ -19,12 +19,18 @@ PING_SECONDS = 5.0
 """Most seconds that the answer to one ping may take."""
 PINGS = 2
 """So many pings in a row must fail before the cluster counts as unreachable: after one, a single broker may be down."""
-NOT_RUNNING = "the app is not running: this works between its start-up and its shutdown"
+NOT_RUNNING = (
+    "the app is not running in this process: publish from its routes, its handlers or its own lifespan (before and "
+    "after `yield`), not at import time, not after its end, and not from another process"
+)
 """The text of a `PublishError`."""
 
 
 class BrokerConnection:
-    """Connects, and from then on checks that the broker answers. `last_error` says why it cannot be reached."""
+    """Connects, and from then on checks that the broker answers. `last_error` says why it cannot be reached.
+
+    It lives from `begin` to `end`. As a service of the consumers' lifecycle it only makes them wait for the broker.
+    """
 
     name = "broker"
     depends_on: tuple[str, ...] = ()
@@ -35,11 +41,24 @@ class BrokerConnection:
         self._settings = settings
         self._connected = asyncio.Event()
         self._stopped = False
+        self._connecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self.last_error: TransportError | None = None  # None while the broker can be reached
 
+    async def begin(self) -> None:
+        """Connects in the background."""
+        self._connecting = asyncio.create_task(self._connect(), name="athomic-connect")
+
     async def start(self) -> None:
-        """Tries to connect until it succeeds."""
+        """Returns when the broker has been reached. Call it after `begin`."""
+        if self._connecting is not None:
+            await asyncio.shield(self._connecting)
+
+    async def stop(self, timeout: float) -> None:
+        """Leaves the connection open: the app may publish after its consumers have stopped."""
+
+    async def _connect(self) -> None:
+        """Tries until it succeeds."""
         delay = self._settings.restart_backoff
         while True:
             try:
@@ -77,13 +96,15 @@ class BrokerConnection:
                 return None
         return error
 
-    async def stop(self, timeout: float) -> None:
+    async def end(self, timeout: float) -> None:
         """Disconnects within `timeout` seconds."""
         self._stopped = True
-        self._connected.clear()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        self._connected.set()  # whoever waits is told
+        tasks = [task for task in (self._connecting, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._transport.stop(timeout)
 
     async def wait_until_connected(self, timeout: float) -> None:
@@ -92,12 +113,12 @@ class BrokerConnection:
         Raises:
             PublishError: it was not within `timeout` seconds, or the app has stopped.
         """
+        if not self._connected.is_set():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._connected.wait()
+            except TimeoutError:
+                reason = self.last_error or "no answer yet"
+                raise PublishError(f"the broker cannot be reached, tried for {timeout:g} s: {reason}") from None
         if self._stopped:
             raise PublishError(NOT_RUNNING)
-        if self._connected.is_set():
-            return
-        try:
-            async with asyncio.timeout(timeout):
-                await self._connected.wait()
-        except TimeoutError:
-            raise PublishError(f"the broker cannot be reached: {self.last_error or 'no answer yet'}") from None

@@ -1,19 +1,18 @@
-"""One run of an app, from start-up to shutdown: starts what `assembly` wired, and stops it in time."""
+"""One run of an app's consumers: starts what `assembly` wired, inside the app's own lifespan, and stops it in time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from time import monotonic
-from typing import TypeVar
 
 from .assembly import Assembly
 from .consumption.service import ConsumerService
-from .exceptions import HandlerNotFoundError, PartitionNotFoundError, PublishError, TransportError
+from .exceptions import HandlerNotFoundError, PartitionNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
@@ -29,8 +28,6 @@ from .stores.base import StateStore
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 END_RESERVE = 1.5
 """Seconds beyond `shutdown_timeout` after which consumers that have not stopped are abandoned."""
@@ -51,10 +48,10 @@ class RunParts:
 
 
 class Run:
-    """One run of an app's lifespan.
+    """The consumers of one run of an app's lifespan. They come after its `Uplink`, and go before it.
 
-    `lifespan` and `publishing` are awaited in the event loop of the routes, the other coroutines in that of the
-    consumers: `run.home.run(run.wait_until_started)`.
+    `lifespan` is awaited in the event loop of the routes, the other coroutines in that of the consumers:
+    `run.home.run(run.wait_until_started)`.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -68,6 +65,7 @@ class Run:
         self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
         self._watching: asyncio.Task[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
+        self.seconds_left = settings.shutdown_timeout  # of it, after the stop; 0: they have not stopped
 
     # --- called in the event loop of the routes
 
@@ -82,21 +80,21 @@ class Run:
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
         try:
-            await self.home.open()
             with tuned_collector(self._settings.tune_gc), self._told_of_termination(reporter):
                 await self.home.run(self.begin)
                 yield
         finally:
             if watching is not None:
                 watching.cancel()
-            end = monotonic() + self._settings.shutdown_timeout
+            end, self.seconds_left = monotonic() + self._settings.shutdown_timeout, 0.0
             reporting.cancel()
             reporter.note_topics()
             try:
-                await self._leave()
+                stopped = await self._leave()
             finally:
                 ended()
             await reporter.finish(min(max(0.0, end - monotonic()), self._settings.request_timeout))
+            self.seconds_left = max(0.0, end - monotonic()) if stopped else 0.0
 
     def _say_what_starts(self) -> None:
         for doubt in doubts(self._settings, server_workers()):
@@ -128,32 +126,20 @@ class Run:
                 for task in draining:
                     task.cancel()
 
-    async def _leave(self) -> None:
-        """Stops the consumers. Returns even if a handler blocks their event loop."""
-        patience, begun = 0.0, monotonic()
+    async def _leave(self) -> bool:
+        """Stops the consumers. Returns even if a handler blocks their event loop; False: they have not stopped."""
+        begun = monotonic()
         try:
             async with asyncio.timeout(self._settings.shutdown_timeout + END_RESERVE):
                 await self.home.run(self.end)
-            patience = END_RESERVE
             announce(stop_line(monotonic() - begun))
         except (TimeoutError, TransportError) as error:
             logger.error(
                 "the consumers could not be stopped, some messages will be handled again: %s",
                 error or "out of time",
             )
-        finally:
-            await self.home.close(patience)  # also if this shutdown is cancelled: a thread would outlive it
-
-    async def publishing(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Calls and awaits `work`, which uses `publisher`, in the consumers' event loop.
-
-        Raises:
-            PublishError: publishing failed, or that event loop does not answer.
-        """
-        try:
-            return await self.home.run(work)
-        except TransportError as error:
-            raise PublishError(str(error)) from error
+            return False
+        return True
 
     # --- of one handler
 
@@ -256,7 +242,7 @@ class Run:
         await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
 
     async def end(self) -> None:
-        """Stops all services, whether they had started or not: the consumers, then the connection to the broker."""
+        """Stops the consumers, whether they had started or not, then their state store."""
         if self._watching is not None:
             self._watching.cancel()
         if self._start_task is not None:

@@ -94,6 +94,6 @@ def _add_metrics(router: APIRouter, manager: Callable[[], ConsumerManager | None
         return Response(content, media_type=content_type)
 
 
-def new_router(prefix: str, dependencies: Sequence[Depends], lifespan: Callable[..., object]) -> APIRouter:
-    """A router without routes; FastAPI runs `lifespan` inside that of the app that includes it."""
-    return APIRouter(prefix=prefix, tags=["consumers"], dependencies=list(dependencies), lifespan=lifespan)  # type: ignore[arg-type]
+def new_router(prefix: str, dependencies: Sequence[Depends]) -> APIRouter:
+    """A router without routes."""
+    return APIRouter(prefix=prefix, tags=["consumers"], dependencies=list(dependencies))

@@ -24,7 +24,7 @@ FLOORS = [
     ["sequencing"],
     ["consumption"],
     ["handling"],
-    ["failures", "unclaimed"],
+    ["failures", "unclaimed", "uplink"],
     ["publisher", "decorators", "discovery", "observation"],
     ["broker", "subscriptions", "propagation"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],

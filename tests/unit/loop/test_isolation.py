@@ -142,7 +142,7 @@ def test_p22_work_that_meets_the_end_is_done_or_refused_with_a_word(random: Rand
 
 
 async def test_without_a_thread_work_is_done_here() -> None:
-    home = SameLoop()
+    home = SameLoop(patience=5)
     await home.open()
     assert await home.run(where) == await where()
     await home.close(1)
@@ -207,7 +207,7 @@ async def test_the_thread_ends_also_when_the_shutdown_is_cancelled() -> None:
         record.note(number)
         await asyncio.Event().wait()
 
-    lifespan = athomic.lifespan(athomic.app)
+    lifespan = athomic.app.router.lifespan_context(athomic.app)
     await lifespan.__aenter__()
     await athomic.wait_until_ready()
     await athomic.publish("t", 0)
