@@ -20,7 +20,7 @@ from .assembly import AppParts, Assembly, assemble, new_publisher
 from .broker import NOT_RUNNING, BrokerConnection
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
-from .exceptions import ConfigurationError, NotIncludedError, PublishError
+from .exceptions import ConfigurationError, NotIncludedError, PublishError, TransportError
 from .exporters.metrics import Collector, Metering
 from .exporters.reporters import lineage_reporter
 from .failures.dead_letters import DeadLetters
@@ -33,7 +33,7 @@ from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
 from .propagation.middleware import AthomicMiddleware, Identify
 from .publisher import GivenHeaders, Key
-from .run import Run, RunParts
+from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings, read_settings
 from .stores.schemes import create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
@@ -275,11 +275,12 @@ class Athomic:
         """Returns when all consumers have their partitions.
 
         Raises:
-            TimeoutError: they did not get them within `timeout` seconds.
+            TimeoutError: they did not get them within `timeout` seconds. It says which one waits, and for what.
+            PublishError: the consumers are not running.
             Exception: the error of a required service that could not start.
         """
         run = self._running()
-        async with asyncio.timeout(timeout):
+        async with _within(timeout, run, "the consumers are not ready"):
             await run.home.run(run.wait_until_started)
         return self
 
@@ -287,10 +288,12 @@ class Athomic:
         """Returns when every message in the consumers' partitions has been handled and committed. For tests.
 
         Raises:
-            TimeoutError: that took longer than `timeout` seconds.
+            TimeoutError: that took longer than `timeout` seconds. It says what is left, and what it waits for: a
+            handler, a retry topic, an operator who paused the consumer.
+            PublishError: the consumers are not running.
         """
         run = self._running()
-        async with asyncio.timeout(timeout):
+        async with _within(timeout, run, "not all messages are handled and committed"):
             while not await run.home.run(run.is_drained):  # noqa: ASYNC110 - there is no event for the last commit
                 await asyncio.sleep(0.005)
 
@@ -408,6 +411,23 @@ class Athomic:
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},
         )
+
+
+@asynccontextmanager
+async def _within(seconds: float, run: Run, failure: str) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, with an error that says what is still waited for."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        try:
+            waiting = await run.home.run(run.still_waiting, LOOK_SECONDS + 1)
+        except TransportError as error:
+            waiting = str(error)
+        raise TimeoutError(f"{failure} after {seconds:g} s: {waiting}") from None
 
 
 def include_athomic(

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from .broker import BrokerConnection
 from .consumption.service import ConsumerService
 from .discovery import Discovered
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, TransportError
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
 from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
@@ -68,6 +68,11 @@ class ConsumerManager:
     def note_failure(self, error: BaseException) -> None:
         """Call it when the services could not be started. The app is unhealthy from then on, until it is restarted."""
         self._failure = error
+
+    @property
+    def broker_error(self) -> TransportError | None:
+        """Why the broker cannot be reached; None while it can."""
+        return self._broker.last_error
 
     @property
     def consumers(self) -> Mapping[str, ConsumerService]:

@@ -12,7 +12,7 @@ from time import monotonic
 
 from .assembly import Assembly
 from .consumption.service import ConsumerService
-from .exceptions import HandlerNotFoundError, PartitionNotFoundError, TransportError
+from .exceptions import HandlerNotFoundError, PartitionNotFoundError, TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
@@ -23,6 +23,7 @@ from .loop.load import LoopLag
 from .loop.termination import told_of_termination
 from .messages import TopicPartition
 from .observation.startup import announce, doubts, server_workers, start_line, stop_line
+from .observation.waiting import still_waiting
 from .settings import AthomicSettings
 from .stores.base import StateStore
 from .transports.base import Transport
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 END_RESERVE = 1.5
 """Seconds beyond `shutdown_timeout` after which consumers that have not stopped are abandoned."""
+LOOK_SECONDS = 1.0
+"""How long the broker is asked for the ends of topics, to say what is still waited for."""
 STOP_RESERVE = 1.5
 """Seconds of `shutdown_timeout`, at most a tenth of it, kept in reserve for services that take too long to stop."""
 
@@ -185,15 +188,36 @@ class Run:
         consumers = self.manager.consumers.values()
         if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
             return False
-        topics = {place.topic for consumer in consumers for place in consumer.positions()}
-        ends = {topic: await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics}
+        try:
+            ends = await self._ends(self._settings.request_timeout)
+        except TransportError:  # the broker is away, or a topic was deleted: who waits is told so in the end
+            return False
         reached = all(
-            position is not None and position >= ends[place.topic][place.partition][1]
+            position is not None and position >= ends[place]
             for consumer in consumers
             for place, position in consumer.positions().items()
-            if place.topic in ends
+            if place in ends
         )
         return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
+
+    async def _ends(self, timeout: float) -> dict[TopicPartition, int]:
+        """Where the broker says that the topics end of which partitions are assigned here."""
+        consumers = self.manager.consumers.values()
+        topics = {place.topic for consumer in consumers for place in consumer.positions()}
+        bounds = {topic: await self._transport.bounds(topic, timeout) for topic in topics}
+        return {TopicPartition(topic, number): end for topic in topics for number, (_, end) in bounds[topic].items()}
+
+    async def still_waiting(self) -> str:
+        """What keeps the consumers from being ready, or drained, as the end of a sentence."""
+        ends, error = dict[TopicPartition, int](), self.manager.broker_error
+        try:
+            ends = await self._ends(LOOK_SECONDS)
+        except TopicNotFoundError:
+            pass  # health names it
+        except TransportError as caught:
+            error = error or caught
+        work = [consumer.work(ends) for consumer in self.manager.consumers.values()]
+        return still_waiting(work, str(error) if error is not None else None)
 
     def _blame(self, handler_id: str, seconds: float) -> None:
         consumer = self.manager.consumers.get(handler_id)

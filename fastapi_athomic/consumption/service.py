@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,6 +25,7 @@ from ..observation.status import (
     PartitionStatus,
     Rates,
 )
+from ..observation.waiting import ConsumerWork, PartitionWork
 from ..propagation.headers import HeadersOrchestrator
 from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
@@ -300,6 +301,48 @@ class ConsumerService:
     def settled(self) -> bool:
         """All known messages of the assigned partitions are concluded and committed. For the consumers' event loop."""
         return self._session is not None and self.ready and self._session.settled()
+
+    def work(self, ends: Mapping[TopicPartition, int]) -> ConsumerWork:
+        """What is not done. `ends`: of partitions, where the broker says they end. For the consumers' event loop."""
+        session, now = self._session, monotonic()
+        oldest = session.oldest_start() if session is not None else None
+        states = list(session.states.values()) if session is not None else []
+        partitions = [self._partition_work(session, state, ends) for state in states] if session is not None else []
+        return ConsumerWork(
+            handler_id=self.name,
+            ready=self.ready,
+            paused=self.paused,
+            moving=session is not None and session.without_partitions_since is not None,
+            in_handler=now - oldest if oldest is not None else None,
+            parked=self._gauge.parked if self._gauge is not None else 0,
+            reasons=self.health().reasons,
+            partitions=[partition for partition in partitions if partition is not None],
+        )
+
+    def _partition_work(
+        self, session: ConsumerSession, state: PartitionState, ends: Mapping[TopicPartition, int]
+    ) -> PartitionWork | None:
+        """None: it is done."""
+        place, tracker, client = state.topic_partition, state.tracker, session.client()
+        end = ends.get(place, client.end_offset(place))
+        first = tracker.position if tracker.position is not None else client.position(place)
+        left = max(0, end - first) if end is not None and first is not None else None
+        if left == 0 and tracker.settled:
+            return None
+        return PartitionWork(
+            place=place,
+            left=left,
+            in_hand=state.buffered,
+            running=state.running,
+            due_in=self._due_in(state),
+            blocked=place in self.dlq_handler.blocked,
+        )
+
+    def _due_in(self, state: PartitionState) -> float | None:
+        retry, written = self.dlq_handler.returns.place(state.topic_partition.topic), state.oldest_timestamp
+        if retry is None or retry.delay is None or written is None:
+            return None
+        return written / 1000 + retry.delay - time()
 
     # --- lineage
 
