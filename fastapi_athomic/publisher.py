@@ -54,7 +54,7 @@ class Publisher:
             outgoing = OutgoingMessage(topic, _key(key), value, scope.headers, partition)
             (result,) = await self._send([outgoing])
             if isinstance(result, Exception):
-                raise PublishError(f"message to {topic} was not published: {result}") from result
+                raise PublishError(f"message to {topic} was not published: {self._reason(result)}") from result
             self._orchestrator.published(scope, result)
             return result
         except BaseException as caught:
@@ -76,7 +76,7 @@ class Publisher:
         error: BaseException | None = None
         try:
             results = await self._send([OutgoingMessage(topic, k, value, scope.headers) for k, value in encoded])
-            return _all_published(topic, results)
+            return self._all_published(topic, results)
         except BaseException as caught:
             error = caught
             raise
@@ -108,14 +108,19 @@ class Publisher:
             results[index] = result
         return results
 
+    def _all_published(self, topic: str, results: list[PublishedMessage | Exception]) -> list[PublishedMessage]:
+        published = [result for result in results if not isinstance(result, Exception)]
+        first = next((result for result in results if isinstance(result, Exception)), None)
+        if first is not None:
+            lost, all_of = len(results) - len(published), len(results)
+            raise PublishError(
+                f"{lost} of {all_of} messages to {topic} were not published: {self._reason(first)}"
+            ) from first
+        return published
 
-def _all_published(topic: str, results: list[PublishedMessage | Exception]) -> list[PublishedMessage]:
-    published = [result for result in results if not isinstance(result, Exception)]
-    first = next((result for result in results if isinstance(result, Exception)), None)
-    if first is not None:
-        lost = len(results) - len(published)
-        raise PublishError(f"{lost} of {len(results)} messages to {topic} were not published: {first}") from first
-    return published
+    def _reason(self, error: Exception) -> str:
+        known = self._connection.last_error
+        return str(error) if known is None else f"{error} (the broker cannot be reached: {known})"
 
 
 def _key(key: Key) -> bytes | None:

@@ -74,9 +74,10 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
     try:
         await asyncio.wait({task}, timeout=max(0.0, seconds))
     finally:
-        if not task.done():
+        late = not task.done()
+        if late:
             abandon(task)
-    if not task.done():
+    if late:
         raise TransportError(f"{doing}: no answer within {seconds:.3g} s")
     if task.cancelled():
         raise TransportError(f"{doing}: cancelled by the Kafka client")

@@ -32,7 +32,7 @@ from .producer_clients import Client, ProducerClients
 from .single import SingleWriter
 
 METADATA_PAUSE = 0.05
-"""Seconds between two metadata requests for a topic that was just created."""
+"""Seconds between two metadata requests for a topic that was just created, or while no broker answers."""
 NO_REFUSALS = (*AUTHORIZATION_ERRORS, InvalidTopicError)
 """Errors that concern the whole topic, so the batch is not to blame, and the client can still be used."""
 
@@ -183,7 +183,10 @@ class KafkaProducer:
             await within(client.client.force_metadata_update(), end - monotonic(), f"asking for topic {topic}")
         while cluster.partitions_for_topic(topic) is None:
             client.client.add_topic(topic)
-            await within(client.client.force_metadata_update(), end - monotonic(), f"asking for topic {topic}")
+            doing = f"asking for topic {topic}"
+            if not await within(client.client.force_metadata_update(), end - monotonic(), doing):
+                await self._pause(f"{doing}: no broker answers", end)
+                continue
             if cluster.partitions_for_topic(topic) is not None:
                 return
             if topic in cluster.unauthorized_topics:
@@ -191,6 +194,12 @@ class KafkaProducer:
             if topic not in self._created or monotonic() > end:
                 raise TopicNotFoundError(f"topic {topic} does not exist")
             await asyncio.sleep(METADATA_PAUSE)
+
+    async def _pause(self, problem: str, end: float) -> None:
+        """Before the brokers are asked again. Raises `TransportError` if there is no time for that."""
+        if self._clients.closed or monotonic() + METADATA_PAUSE >= end:
+            raise TransportError(problem)
+        await asyncio.sleep(METADATA_PAUSE)
 
     # --- messages that aiokafka's producer does not take
 
