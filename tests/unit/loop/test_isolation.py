@@ -148,6 +148,67 @@ async def test_without_a_thread_work_is_done_here() -> None:
     await home.close(1)
 
 
+KINDS = pytest.mark.parametrize("kind", [SameLoop, LoopThread])
+
+
+@KINDS
+async def test_a_thread_without_a_loop_gets_results_and_errors_with_its_context(kind: type[SameLoop]) -> None:
+    home = kind(patience=5)
+    await home.open()
+
+    async def work() -> tuple[str, Any]:
+        return variable.get(), await where()
+
+    async def fail() -> None:
+        raise LookupError("there")
+
+    def ask() -> tuple[str, Any]:
+        variable.set("of the thread")
+        with pytest.raises(LookupError, match="there"):
+            home.call(fail, 30)
+        return home.call(work, 30)
+
+    seen, place = await asyncio.to_thread(ask)
+    assert seen == "of the thread"
+    assert variable.get() == "unset"
+    assert place == await home.run(where)
+    await home.close(5)
+
+
+@KINDS
+async def test_a_thread_that_waits_for_work_is_let_go_at_the_end(kind: type[SameLoop]) -> None:
+    home, begun, cancelled = kind(patience=5), Gate(), Gate()
+    await home.open()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    waiting = asyncio.create_task(asyncio.to_thread(home.call, wait, 600))
+    await begun.wait()
+    await home.close(5)
+    with pytest.raises(TransportError, match="ended before the work was done"):
+        await waiting
+    await cancelled.wait()
+    with pytest.raises(TransportError, match="has ended"):
+        await asyncio.to_thread(home.call, wait, 600)
+
+
+@KINDS
+async def test_work_for_another_loop_or_thread_has_a_limit(kind: type[SameLoop]) -> None:
+    home = kind(patience=5)
+    await home.open()
+    forever = partial(asyncio.sleep, 600)
+    with pytest.raises(TransportError, match=r"it took longer than 0\.05 s"):
+        await asyncio.to_thread(home.call, forever, 0.05)
+    with pytest.raises(TransportError, match=r"it took longer than 0\.05 s"):
+        await asyncio.to_thread(lambda: asyncio.run(home.run(forever, 0.05)))
+    await home.close(5)
+
+
 async def test_all_handlers_of_an_app_share_one_thread_which_ends_with_it() -> None:
     athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread"))
     record = Record()
