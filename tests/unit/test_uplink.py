@@ -67,7 +67,7 @@ async def test_both_ends_of_the_apps_own_lifespan_publish(isolation: Any) -> Non
     assert "athomic-consumers" not in {thread.name for thread in threading.enumerate()}
 
 
-@pytest.mark.filterwarnings("ignore:.*on_event is deprecated")
+@pytest.mark.filterwarnings("ignore:.*on_startup and on_shutdown.*:DeprecationWarning")  # of older versions
 def test_startup_handlers_and_routers_with_a_lifespan_publish_too() -> None:
     record = Record()
 
