@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -59,14 +60,26 @@ def context_manager(function: Function, threads: HandlerThreads) -> Callable[...
     @asynccontextmanager
     async def in_threads(**kwargs: Any) -> AsyncIterator[Any]:
         manager = make(**kwargs)
-        value = await threads.run(partial(_uninterrupted, manager.__enter__))
+        # one for both halves: what is set before the yield is seen after it, and its token can be reset there. The
+        # handler does not see it: FastAPI, too, calls a sync dependency with a copy of the context
+        context = copy_context()
+        entered: list[Any] = []
+        given = False
+
+        def enter() -> None:
+            entered.append(context.run(_uninterrupted, manager.__enter__))
+
         try:
-            yield value
+            await threads.run(enter)
+            given = True
+            yield entered[0]
         except BaseException as error:
-            leave = partial(_uninterrupted, manager.__exit__, type(error), error, error.__traceback__)
-            if not await threads.run(leave):
+            if not entered:
+                raise
+            leave = partial(context.run, _uninterrupted, manager.__exit__, type(error), error, error.__traceback__)
+            if not await threads.run(leave, withdraw=False) or not given:
                 raise
         else:
-            await threads.run(partial(_uninterrupted, manager.__exit__, None, None, None))
+            await threads.run(partial(context.run, _uninterrupted, manager.__exit__, None, None, None), withdraw=False)
 
     return in_threads

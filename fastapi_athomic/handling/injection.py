@@ -1,8 +1,9 @@
 """Dependency injection: reads a handler's signature when the app starts, and compiles how it is called.
 
-The markers are FastAPI's (`Depends` as a default or in `Annotated`), and so are the rules: a dependency is resolved
-once per message unless `use_cache=False`, `yield` dependencies clean up after the handler, sync functions run in a
-thread, and `dependency_overrides` apply. A message has no HTTP request: a signature that needs one is refused.
+The markers are FastAPI's (`Depends` as a default or in `Annotated`, both also behind a PEP 695 alias), and so are the
+rules: a dependency is resolved once per message unless `use_cache=False`, `yield` dependencies clean up after the
+handler (whatever their scope), sync functions run in a thread, and `dependency_overrides` apply. A message has no HTTP
+request: a signature that needs one is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from fastapi import BackgroundTasks, Request, Response, WebSocket, params
 from fastapi.security import SecurityScopes
@@ -20,6 +21,7 @@ from starlette.requests import HTTPConnection
 
 from ..exceptions import HandlerSignatureError
 from ..messages import DeliveryAttempt, MessageHeaders, RawMessage
+from ..payload.annotations import expanded, split
 from ..propagation.context import ExecutionContext, get_context
 from .functions import Function, caller, context_manager, is_async
 from .plans import Argument, Call, Node, OverridablePlan, Overrides, Plan, Provider, Replaced
@@ -44,6 +46,7 @@ _BATCH: Mapping[Any, Provider] = {
     list[MessageHeaders]: lambda delivery: [MessageHeaders(message.headers) for message in delivery.messages or ()],
 }
 _HTTP_ONLY = (Request, Response, WebSocket, HTTPConnection, BackgroundTasks, SecurityScopes)
+_SCOPES = (None, "function", "request")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -85,7 +88,7 @@ def compile_handler(
     by_type = {**(_BATCH if batch else _SINGLE), **(providers or {})}
     compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS))
     message, others = compiler.parameters_of_handler(function)
-    target = target_type if target_type is not None else compiler.target_of(message, batch)
+    target = compiler.target_of(message, batch) if target_type is None else compiler.given_target(target_type)
     plain = compiler.compile(function, others, {})
     depends = any(_depends(parameter) is not None for parameter in others)
     call = OverridablePlan(partial(compiler.compile, function, others), plain, overrides) if depends else plain
@@ -118,7 +121,8 @@ class _Compiler:
         if not parameters or parameters[0].kind not in _POSITIONAL:
             raise self._wrong("its first parameter must be the message")
         message, *others = parameters
-        if _depends(message) is not None or message.annotation in (MessageHeaders, ExecutionContext, DeliveryAttempt):
+        injected = (MessageHeaders, ExecutionContext, DeliveryAttempt)
+        if _depends(message) is not None or split(message.annotation)[0] in injected:
             raise self._wrong(f"its first parameter must be the message, but {message.name} is injected")
         return message, others
 
@@ -126,13 +130,17 @@ class _Compiler:
         annotation = message.annotation
         if annotation is inspect.Parameter.empty:
             raise self._wrong(f"annotate {message.name} with the type of the message, or give target_type")
+        kind = split(annotation)[0]
         if not batch:
-            if get_origin(annotation) is list and get_args(annotation) == (RawMessage,):
+            if get_origin(kind) is list and get_args(kind) == (RawMessage,):
                 raise self._wrong(f"{message.name} is a list of raw messages, but batch_size is not set")
-            return annotation
-        if get_origin(annotation) not in (list, Sequence) or not get_args(annotation):
+            return _target(annotation)
+        if get_origin(kind) not in (list, Sequence) or not get_args(kind):
             raise self._wrong(f"with batch_size, {message.name} must be annotated as list[...]")
-        return get_args(annotation)[0]
+        return self._resolved(_target, get_args(kind)[0], "the handler")
+
+    def given_target(self, target_type: Any) -> Any:
+        return self._resolved(_target, target_type, "the handler's target_type")
 
     # --- dependencies
 
@@ -180,6 +188,12 @@ class _Compiler:
     def _dependency(
         self, parameter: inspect.Parameter, depends: params.Depends, where: str, building: _Building
     ) -> Argument:
+        scope = getattr(depends, "scope", None)  # FastAPI has it since 0.121
+        if scope not in _SCOPES:
+            raise self._wrong(
+                f"parameter {parameter.name} of {where} has the unknown dependency scope {scope!r}: use 'function' or "
+                "'request' (either ends after the handler), or none"
+            )
         function = depends.dependency or _plain(parameter.annotation)
         if isinstance(depends, params.Security) or not callable(function):
             what = "a security scheme" if isinstance(depends, params.Security) else "no dependency that can be called"
@@ -207,15 +221,23 @@ class _Compiler:
 
     def _parameters(self, function: Function, where: str) -> list[inspect.Parameter]:
         try:
-            signature = inspect.signature(function, eval_str=True)
+            signature = self._resolved(partial(inspect.signature, eval_str=True), function, where)
+        except (ValueError, TypeError) as error:
+            raise self._wrong(f"{where} has no signature that can be read: {error}") from error
+        return [
+            parameter.replace(annotation=self._resolved(expanded, parameter.annotation, where))
+            for parameter in signature.parameters.values()
+        ]
+
+    def _resolved(self, resolve: Callable[[Any], Any], named: Any, where: str) -> Any:
+        """What `resolve` makes of annotations, which may name types as text or through aliases."""
+        try:
+            return resolve(named)
         except NameError as error:
             raise self._wrong(
                 f"an annotation of {where} cannot be resolved: {error}; "
                 "types that annotations name as text must be defined at the module's level"
             ) from error
-        except (ValueError, TypeError) as error:
-            raise self._wrong(f"{where} has no signature that can be read: {error}") from error
-        return list(signature.parameters.values())
 
     def _wrong(self, problem: str) -> HandlerSignatureError:
         return HandlerSignatureError(f"handler {self._handler_id}: {problem}")
@@ -245,17 +267,21 @@ def _has_http_marker(parameter: inspect.Parameter) -> bool:
 
 
 def _markers(parameter: inspect.Parameter) -> tuple[Any, ...]:
-    return get_args(parameter.annotation)[1:] if get_origin(parameter.annotation) is Annotated else ()
+    return split(parameter.annotation)[1]
 
 
 def _plain(annotation: Any) -> Any:
-    """The type without `Annotated` and without `| None`."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, UnionType):
-        members = [member for member in get_args(annotation) if member is not NoneType]
-        return members[0] if len(members) == 1 else annotation
-    return annotation
+    """The type without `Annotated`, without aliases and without `| None`."""
+    kind = split(annotation)[0]
+    if get_origin(kind) in (Union, UnionType):
+        members = [member for member in get_args(kind) if member is not NoneType]
+        return _plain(members[0]) if len(members) == 1 else kind
+    return kind
+
+
+def _target(annotation: Any) -> Any:
+    """What a message is decoded into: what is annotated counts, except beside `RawMessage`, which is not decoded."""
+    return RawMessage if split(annotation)[0] is RawMessage else expanded(annotation)
 
 
 def _name(thing: Any) -> str:

@@ -158,11 +158,12 @@ class HandlerThreads:
         self._roster: Roster[_Job] = Roster(size)
         self._complained = False  # about a thread that could not be started
 
-    async def run(self, function: Callable[[], Any]) -> Any:
+    async def run(self, function: Callable[[], Any], *, withdraw: bool = True) -> Any:
         """Runs the function in a thread, with a copy of the current context variables.
 
         If this call is cancelled while the function runs, it ends only when the function has returned, so that nothing
-        else takes its place. A function that has not begun, because all threads are busy, is not run at all.
+        else takes its place. A function that has not begun, because all threads are busy, is not run at all, unless
+        `withdraw` is False: then it is waited for.
 
         Raises:
             ThreadStartError: no thread is running, and none could be started.
@@ -176,7 +177,7 @@ class HandlerThreads:
                 try:
                     await asyncio.wait([future])
                 except asyncio.CancelledError as error:
-                    if self._roster.take_back(job):
+                    if withdraw and self._roster.take_back(job):
                         raise
                     cancelled = error
             if cancelled is not None:

@@ -5,15 +5,19 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pytest
-from fastapi import BackgroundTasks, Depends, Header, Query, Request, Response, Security
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, Query, Request, Response, Security
 from fastapi.security import OAuth2PasswordBearer
+from httpx import ASGITransport, AsyncClient
+from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from fastapi_athomic import ExecutionContext, HandlerSignatureError, MessageHeaders, set_context
 from fastapi_athomic.handling.injection import HandlerPlan, compile_handler
 from fastapi_athomic.handling.plans import Delivery
+from fastapi_athomic.handling.threads import HandlerThreads
 from fastapi_athomic.messages import DeliveryAttempt, RawMessage
 
 MESSAGE = RawMessage("t", 1, 2, 3, b"k", b"v", (("h", b"1"),))
@@ -218,6 +222,112 @@ async def test_a_sync_dependency_rolls_back_when_the_handler_is_cancelled() -> N
     assert steps == ["rollback"]
 
 
+async def test_a_sync_dependency_enters_and_leaves_in_one_context_that_the_handler_does_not_see() -> None:
+    steps: list[str] = []
+
+    def tenant() -> Iterator[None]:
+        token = variable.set("dependency")
+        yield
+        steps.append(variable.get())
+        variable.reset(token)  # raises in any other context
+        steps.append(variable.get())
+
+    async def handle(message: str, _: None = Depends(tenant)) -> str:
+        return variable.get()
+
+    variable.set("app")
+    assert await call(handle) == "app"
+    assert steps == ["dependency", "app"]
+
+
+async def test_a_handler_sees_of_a_sync_dependencys_context_what_a_route_sees() -> None:
+    def tenant() -> Iterator[None]:
+        variable.set("dependency")
+        yield
+
+    async def handle(message: str = "", _: None = Depends(tenant)) -> str:
+        return variable.get()
+
+    app = FastAPI()
+    app.get("/")(handle)
+    variable.set("app")
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://app") as client:
+        answer = await client.get("/")
+    assert answer.json() == await call(handle) == "app"
+
+
+async def test_a_context_variable_of_an_async_dependency_is_seen_by_the_handler() -> None:
+    async def tenant() -> AsyncIterator[None]:
+        token = variable.set("dependency")
+        yield
+        variable.reset(token)
+
+    async def handle(message: str, _: None = Depends(tenant)) -> str:
+        return variable.get()
+
+    variable.set("app")
+    assert await call(handle) == "dependency"
+    assert variable.get() == "app"
+
+
+async def test_a_sync_dependency_that_was_cancelled_while_it_entered_is_left() -> None:
+    steps: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def session() -> Iterator[None]:
+        entered.set()
+        go_on.wait(30)
+        try:
+            yield
+        except asyncio.CancelledError:  # swallowed: the message is cancelled all the same
+            steps.append("closed")
+
+    async def handle(message: str, _: None = Depends(session)) -> None:
+        steps.append("handled")
+
+    task = asyncio.create_task(call(handle))
+    await asyncio.to_thread(entered.wait, 30)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["closed"]
+
+
+async def test_a_sync_dependency_is_left_although_its_call_is_cancelled_and_all_threads_are_busy() -> None:
+    steps: list[str] = []
+    threads = HandlerThreads(1)
+    busy, go_on, started = threading.Event(), threading.Event(), asyncio.Event()
+    release = asyncio.Event()
+
+    def session() -> Iterator[None]:
+        yield
+        steps.append("closed")
+
+    def hold() -> None:
+        busy.set()
+        go_on.wait(30)
+
+    async def handle(message: str, _: None = Depends(session)) -> None:
+        started.set()
+        await release.wait()
+
+    task = asyncio.create_task(call(handle, threads=threads))
+    await started.wait()
+    other = asyncio.create_task(threads.run(hold))
+    await asyncio.to_thread(busy.wait, 30)
+    release.set()
+    for _ in range(5):  # the handler returns, and leaving waits for the thread
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await other
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["closed"]
+
+
 async def test_dependency_overrides_count_also_when_set_after_the_start() -> None:
     async def real() -> str:
         return "real"
@@ -298,6 +408,48 @@ async def test_a_sync_handler_counts_as_running_until_its_thread_returns() -> No
     assert done.is_set()
 
 
+# --- aliases (PEP 695); Python 3.12 has syntax for them: `type Text = str`
+
+T = TypeVar("T")
+Text = TypeAliasType("Text", str)
+Raw = TypeAliasType("Raw", RawMessage)
+POSITIVE = Field(gt=0)
+Checked = TypeAliasType("Checked", Annotated[int, POSITIVE])
+Batch = TypeAliasType("Batch", list[T], type_params=(T,))
+Texts = TypeAliasType("Texts", list[Text])
+Base = TypeAliasType("Base", Annotated[int, Depends(base)])
+OwnService = TypeAliasType("OwnService", Annotated[Service, Depends()])
+MaybeContext = TypeAliasType("MaybeContext", ExecutionContext | None)
+Token = TypeAliasType("Token", Annotated[str, Security(oauth)])
+Web = TypeAliasType("Web", Request)
+
+
+async def test_aliases_are_unwrapped_in_messages_and_dependencies() -> None:
+    async def handle(
+        message: Text, base: Base, service: OwnService, raw: Raw, context: MaybeContext = None
+    ) -> tuple[Any, ...]:
+        return message, base, service.attempt, raw, context
+
+    context = set_context(tenant_id="acme")
+    assert plan(handle).target_type is str
+    assert await call(handle) == ("value", 2, 2, MESSAGE, context)
+
+
+def test_aliases_of_messages_mean_the_type_with_what_is_annotated() -> None:
+    async def checked(message: Checked) -> None: ...
+    async def raw(message: Raw) -> None: ...
+    async def annotated(message: Annotated[Raw, "as it came"]) -> None: ...
+    async def batch(messages: Batch[Text]) -> None: ...
+    async def texts(messages: Texts) -> None: ...
+    async def raws(messages: Annotated[list[Raw], "as they came"]) -> None: ...
+
+    assert plan(checked).target_type == Annotated[int, POSITIVE]
+    assert plan(raw).target_type is RawMessage
+    assert plan(annotated).target_type is RawMessage
+    assert plan(checked, target_type=Raw).target_type is RawMessage
+    assert [plan(each, batch=True).target_type for each in (batch, texts, raws)] == [str, str, RawMessage]
+
+
 # --- signatures that make no sense
 
 
@@ -319,6 +471,11 @@ def inner_request(message: str, value: str = Depends(request)) -> None: ...
 def injected_first(headers: MessageHeaders) -> None: ...
 def depends_first(value: str = Depends(unannotated)) -> None: ...
 def list_without_batch(messages: list[RawMessage]) -> None: ...
+def raw_list_alias(messages: Batch[RawMessage]) -> None: ...
+def aliased_request(message: str, request: Web) -> None: ...
+def aliased_security(message: str, token: Token) -> None: ...
+def aliased_headers(headers: TypeAliasType("H", MessageHeaders)) -> None: ...  # type: ignore[valid-type]
+def scoped(message: str, value: str = Depends(unannotated, scope="message")) -> None: ...  # type: ignore[arg-type]
 def forward(message: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -349,6 +506,11 @@ def loops(message: str, value: None = Depends(looping)) -> None: ...
         (injected_first, "headers is injected"),
         (depends_first, "value is injected"),
         (list_without_batch, "batch_size is not set"),
+        (raw_list_alias, "batch_size is not set"),
+        (aliased_request, "parameter request of the handler comes from an HTTP request"),
+        (aliased_security, "a security scheme"),
+        (aliased_headers, "headers is injected"),
+        (scoped, "parameter value of the handler has the unknown dependency scope 'message': use 'function' or"),
         (forward, "Nowhere"),
         (loops, "depends on itself"),
     ],
