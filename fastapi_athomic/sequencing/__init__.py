@@ -13,6 +13,7 @@ Words:
     refusal       a message goes to the DLQ because it has no place in any sequence
 
 Modules, from the ground up:
+    fields        does the type of the messages have the two fields? Asked once, at the start
     aggregates    what this process knows of one aggregate: its messages, its lease, its state
     assignment    the partitions that this process has
     packing       raw messages as bytes, as they are kept in the waiting room

@@ -48,6 +48,10 @@ class OrderedGroups:
         elif group in self._groups:
             problem = f"group {group} has another ordered consumer: their sequence numbers would mix"
         else:
+            # here, because apps without ordered consumers need none of these modules
+            from .fields import check_fields
+
+            check_fields(subscription.handler_id, sequencing, target_type)
             self._groups.add(group)
             import_module(".strategy", __package__)  # at the start-up, not when the first session is built
             return SequenceGauge(gap_timeout=sequencing.gap_timeout)
