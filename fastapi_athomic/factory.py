@@ -19,6 +19,7 @@ from .consumption.session import ConsumerSession
 from .consumption.sources import ensure_sources
 from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts
 from .discovery import Discovered
+from .exceptions import ConfigurationError
 from .failures.dlq import DLQHandler
 from .failures.left_behind import LeftBehind
 from .failures.own_topics import OwnTopics
@@ -34,6 +35,7 @@ from .loop.fairness import LoopShare
 from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.gauges import SequenceGauge
+from .payload.deserialization import Decoder
 from .payload.pipeline import PayloadPipeline
 from .propagation.orchestrators import Orchestrators
 from .sequencing.groups import OrderedGroups
@@ -149,7 +151,7 @@ class ConsumerFactory:
             handler_id=subscription.handler_id,
             group_id=subscription.group_id,
             plan=plan,
-            decode=None if plan.target_type is RawMessage else pipeline.decoder(plan.target_type),
+            decode=_decoder(subscription.handler_id, pipeline, plan.target_type),
             orchestrator=orchestrator,
             dlq_handler=dlq_handler,
             max_attempts=subscription.retry.total_attempts,
@@ -208,3 +210,13 @@ class ConsumerFactory:
     async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
         await self._left_behind.warn(dlq_handler, client)
         await self._watch.follow(client, dlq_handler.returns, followed)
+
+
+def _decoder(handler_id: str, pipeline: PayloadPipeline, target_type: Any) -> Decoder | None:
+    """None for a handler that takes messages as they came."""
+    if target_type is RawMessage:
+        return None
+    try:
+        return pipeline.decoder(target_type)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"handler {handler_id}: {error}") from error

@@ -73,4 +73,4 @@ def type_name(kind: Any) -> str:
         return "None"
     if isinstance(kind, list):  # the parameters of a Callable
         return f"[{', '.join(map(type_name, kind))}]"
-    return getattr(kind, "__qualname__", None) or getattr(kind, "__name__", None) or repr(kind)
+    return getattr(kind, "__name__", None) or repr(kind)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
+from .annotations import split
 from .target import Target
 
 Decoder = Callable[[bytes | None], Any]
@@ -76,7 +77,7 @@ def _from_json(target: Target) -> Decoder:
         try:
             return validate(data)
         except ValidationError as error:
-            problem = target.describe(error)
+            problem = target.describe(error) + _for_lists(target, error)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # from a validator of the user's
@@ -85,3 +86,15 @@ def _from_json(target: Target) -> Decoder:
         raise PayloadDecodeError(f"step json: the payload is not a valid {target.name}: {problem}", step="json")
 
     return decode
+
+
+def _for_lists(target: Target, error: ValidationError) -> str:
+    """What to do if the type is a list and the message is none: its author may have meant a batch."""
+    kind = split(target.type)[0]
+    if (get_origin(kind) or kind) not in (list, Sequence):
+        return ""
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["loc"] or first["type"] == "json_invalid" or isinstance(first["input"], list):
+        return ""
+    found = "an object" if isinstance(first["input"], dict) else "no list"
+    return f"; the handler takes {target.name}, and one message was {found}: for batches of messages set batch_size"

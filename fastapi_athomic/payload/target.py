@@ -11,6 +11,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from ..error_text import problems_in_words
 from ..exceptions import ConfigurationError
+from .annotations import type_name
 
 _MODES: tuple[Literal["validation", "serialization"], ...] = ("validation", "serialization")
 
@@ -24,12 +25,13 @@ class Target:
 
     def __init__(self, target_type: Any) -> None:
         self.type = target_type
-        self.name = getattr(target_type, "__name__", None) or str(target_type)
+        self.name = type_name(target_type)
         try:
             self.adapter: TypeAdapter[Any] = TypeAdapter(target_type)
             self.adapter.rebuild()
         except (PydanticUserError, NameError, TypeError) as error:
-            raise ConfigurationError(f"messages cannot be decoded into {self.name}: {error}") from error
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ConfigurationError(f"messages cannot be decoded into {self.name}: {reason}") from error
 
     @property
     def allows_none(self) -> bool:
