@@ -193,10 +193,10 @@ class Athomic:
 
     @with_brackets
     def subscribe_to(self, topic: Topics, *, group_id: str, **options: Unpack[ConsumerOptions]) -> Callable[[F], F]:
-        """`fastapi_athomic.subscribe_to` for this app only: for closures and app factories."""
+        """`fastapi_athomic.subscribe_to` for this app only, with the same options: for closures and app factories."""
 
         def bind(function: F) -> F:
-            return self._bind(function, build_subscription(function, topic, group_id, dict(options)))
+            return self._bind(function, build_subscription(function, topic, group_id, options))
 
         return bind
 
@@ -210,11 +210,11 @@ class Athomic:
         sequence_id_field: str,
         **options: Unpack[OrderedOptions],
     ) -> Callable[[F], F]:
-        """`fastapi_athomic.ordered_consumer` for this app only: for closures and app factories."""
+        """`fastapi_athomic.ordered_consumer` for this app only, with the same options."""
 
         def bind(function: F) -> F:
             fields = (aggregate_key_field, sequence_id_field)
-            return self._bind(function, build_ordered_subscription(function, topic, group_id, fields, dict(options)))
+            return self._bind(function, build_ordered_subscription(function, topic, group_id, fields, options))
 
         return bind
 

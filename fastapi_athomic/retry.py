@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .checks import BOOLEAN, POSITIVE_SECONDS, SECONDS, Check, first_problem, is_number, is_whole, or_none, shown
 from .exceptions import ConfigurationError
 from .outcomes import Stage
 from .settings import RetryTuning
@@ -54,7 +55,7 @@ class RetryPolicy:
     while attempts are left, with a warning.
 
     Raises:
-        ConfigurationError: a value out of its range.
+        ConfigurationError: a value of a wrong type or out of its range, or values that contradict each other.
     """
 
     max_attempts: int = 3  # all attempts, the first included; 0: no limit
@@ -65,31 +66,33 @@ class RetryPolicy:
     max_elapsed: float | None = None  # seconds since the first failure, after which no attempt is started
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
     fatal: tuple[type[BaseException], ...] = ()
-    # after the attempts in place: seconds in each retry topic, with one attempt after each. Later messages do not wait
+    # after the attempts in place: ascending seconds in retry topics, one attempt after each. Later messages do not wait
     retry_topics: tuple[float, ...] = ()
     allow_reordering: bool = False  # the user accepts that retry topics break the order of partition and key
 
     def __post_init__(self) -> None:
-        for problem, message in (
-            (self.max_attempts < 0, "max_attempts must be 0 (no limit) or more"),
-            (not callable(self.delay) and not self.delay >= 0, "delay must not be negative (seconds)"),
-            (not 1 <= self.backoff < math.inf, "backoff must be 1 or more, and finite"),
-            (not self.max_delay >= 0, "max_delay must not be negative (seconds)"),
-            (not 0 <= self.jitter <= 1, "jitter must lie between 0 and 1"),
-            (self.max_elapsed is not None and not self.max_elapsed > 0, "max_elapsed must be positive (seconds)"),
-            (
-                not isinstance(self.retry_topics, tuple) or any(not _is_delay(delay) for delay in self.retry_topics),
-                "retry_topics must be a tuple of positive numbers (seconds)",
-            ),
-            (
-                len(set(self.retry_topics)) < len(self.retry_topics),
-                "retry_topics must differ: each topic is named after its delay",
-            ),
-            (not _are_exceptions(self.retry_on), "retry_on must be a tuple of exception types"),
-            (not _are_exceptions(self.fatal), "fatal must be a tuple of exception types"),
-        ):
-            if problem:
-                raise ConfigurationError(f"RetryPolicy: {message}")
+        problem = first_problem(self, _CHECKS) or self._contradiction()
+        if problem is not None:
+            raise ConfigurationError(f"RetryPolicy: {problem}")
+
+    def _contradiction(self) -> str | None:
+        """What is wrong with options that are each right."""
+        if not callable(self.delay) and self.delay > self.max_delay and self.delay != DEFAULT_DELAY:
+            return f"delay ({self.delay:g} s) exceeds max_delay ({self.max_delay:g} s): raise max_delay, too"
+        if self.max_attempts == 0 and (self.delay == 0 or self.max_delay == 0):
+            return (
+                "max_attempts=0 means no limit, and a message would be tried again without a pause: set a delay, or "
+                "max_attempts=1 for a single attempt"
+            )
+        if self.max_attempts == 0 and self.retry_topics:
+            return "max_attempts=0 means no limit, so no message would ever come to the retry_topics: set max_attempts"
+        names = [f"{delay:g}" for delay in self.retry_topics]
+        if len(set(names)) < len(names):
+            return f"retry_topics must differ: each topic is named after its delay, {', '.join(names)}"
+        if list(self.retry_topics) != sorted(self.retry_topics):
+            ascending = shown(tuple(sorted(self.retry_topics)))
+            return f"retry_topics must ascend, each delay longer than the one before: {ascending}"
+        return None
 
     def decide(
         self,
@@ -129,7 +132,11 @@ class RetryPolicy:
         return self.max_elapsed is None or elapsed <= self.max_elapsed
 
     def tuned(self, tuning: RetryTuning | None) -> RetryPolicy:
-        """The policy with the fields that an operator set in the settings."""
+        """The policy with the fields that an operator set in the settings.
+
+        Raises:
+            ConfigurationError: they contradict those of the policy.
+        """
         if tuning is None:
             return self
         return replace(self, **tuning.model_dump(exclude_none=True))
@@ -193,9 +200,25 @@ def _any_leaf(error: BaseException, types: tuple[type[BaseException], ...]) -> b
     return bool(types) and (isinstance(error, types) or any(isinstance(leaf, types) for leaf in _leaves(error)))
 
 
-def _is_delay(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
 def _are_exceptions(types: Any) -> bool:
     return isinstance(types, tuple) and all(isinstance(t, type) and issubclass(t, BaseException) for t in types)
+
+
+_EXCEPTIONS = Check(_are_exceptions, "a tuple of exception types, such as (ValueError,)")
+_CHECKS = {
+    "max_attempts": Check(lambda value: is_whole(value) and value >= 0, "a whole number: 1 or more, or 0 for no limit"),
+    "delay": Check(
+        lambda value: callable(value) or SECONDS.holds(value), f"{SECONDS.text}, or a function that returns them"
+    ),
+    "backoff": Check(lambda value: is_number(value) and value >= 1, "a number of 1 or more"),
+    "max_delay": SECONDS,
+    "jitter": Check(lambda value: is_number(value) and 0 <= value <= 1, "a number between 0 and 1"),
+    "max_elapsed": or_none(POSITIVE_SECONDS, "no limit"),
+    "retry_on": _EXCEPTIONS,
+    "fatal": _EXCEPTIONS,
+    "retry_topics": Check(
+        lambda value: isinstance(value, tuple) and all(map(POSITIVE_SECONDS.holds, value)),
+        "a tuple of numbers of seconds above 0, such as (10, 60)",
+    ),
+    "allow_reordering": BOOLEAN,
+}

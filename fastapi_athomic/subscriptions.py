@@ -8,6 +8,18 @@ from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Literal, TypedDict, TypeVar
 
+from .checks import (
+    BOOLEAN,
+    COUNT,
+    NAME,
+    POSITIVE_SECONDS,
+    Check,
+    first_problem,
+    is_whole,
+    one_of,
+    or_none,
+    shown,
+)
 from .exceptions import ConfigurationError
 from .payload.pipeline import PayloadPipeline
 from .retry import RetryPolicy
@@ -22,28 +34,33 @@ OnFailure = Literal["dead_letter", "block"]
 
 MARK = "__athomic_subscriptions__"
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # Kafka's `Topic.validate`
-_ORDERINGS = ("partition", "key", "none")
+_PATTERN = re.compile(r"[*+?^$|()\[\]\\]")  # characters of a regular expression that no topic name has
 
 
-class ConsumerOptions(TypedDict, total=False):
-    """The options of `subscribe_to`. `Subscription` explains each."""
+class CommonOptions(TypedDict, total=False):
+    """The options of every handler. The decorators' docstrings explain each."""
 
     target_type: Any
-    ordering: Ordering
     concurrency: int
-    batch_size: int | None
-    batch_linger_ms: int
     retry: RetryPolicy
     dlq: bool | str
     payload: PayloadPipeline | None
     timeout: float | None
     auto_offset_reset: Literal["earliest", "latest"]
-    handler_id: str
+    handler_id: str | None
     enable_lineage: bool
 
 
-class OrderedOptions(ConsumerOptions, total=False):
-    """The options of `ordered_consumer`. `Subscription` and `Sequencing` explain each."""
+class ConsumerOptions(CommonOptions, total=False):
+    """The options of `subscribe_to`."""
+
+    ordering: Ordering
+    batch_size: int | None
+    batch_linger_ms: int
+
+
+class OrderedOptions(CommonOptions, total=False):
+    """The options of `ordered_consumer`."""
 
     first_sequence: int
     gap_timeout: float
@@ -90,32 +107,32 @@ class Subscription:
     site: Site | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        problem = first_problem(self, _CHECKS) or self._contradiction()
+        if problem is not None:
+            raise ConfigurationError(f"handler {shown_id(self.handler_id)}: {problem}")
+        for topic in self.topics:
+            check_topic(topic, f"handler {self.handler_id}")
+        if isinstance(self.dlq, str):
+            check_topic(self.dlq, f"handler {self.handler_id}: dlq")
+
+    def _contradiction(self) -> str | None:
+        """What is wrong with options that are each right."""
+        ordered = self.sequencing is not None
         for problem, message in (
-            (not self.group_id or not isinstance(self.group_id, str), "group_id must not be empty"),
-            (
-                self.ordering not in _ORDERINGS,
-                f"ordering must be one of {', '.join(_ORDERINGS)}, not {self.ordering!r}",
-            ),
-            (not _is_count(self.concurrency), "concurrency must be a whole number of 1 or more"),
-            (self.batch_size is not None and not _is_count(self.batch_size), "batch_size must be 1 or more"),
-            (self.batch_linger_ms < 0, "batch_linger_ms must not be negative"),
             (
                 self.batch_size is not None and self.ordering != "partition",
                 "a batch comes from one partition: ordering must be 'partition'",
             ),
-            (self.timeout is not None and self.timeout <= 0, "timeout must be positive (seconds), or None"),
-            (self.auto_offset_reset not in ("earliest", "latest"), "auto_offset_reset must be 'earliest' or 'latest'"),
-            (not isinstance(self.retry, RetryPolicy), "retry must be a RetryPolicy"),
             (
-                isinstance(self.retry, RetryPolicy) and self._loses_order(),
+                self._loses_order(),
                 "retry topics let later messages overtake: set ordering='none', or RetryPolicy(allow_reordering=True)",
             ),
             (
-                self.sequencing is not None and isinstance(self.retry, RetryPolicy) and bool(self.retry.retry_topics),
+                ordered and bool(self.retry.retry_topics),
                 "an ordered consumer has no retry topics: later messages of the sequence would overtake",
             ),
             (
-                self.sequencing is not None and self.batch_size is not None,
+                ordered and self.batch_size is not None,
                 "an ordered consumer takes one message at a time: batch_size must be None",
             ),
             (
@@ -124,9 +141,8 @@ class Subscription:
             ),
         ):
             if problem:
-                raise ConfigurationError(f"handler {self.handler_id}: {message}")
-        for topic in self.topics:
-            check_topic(topic, f"handler {self.handler_id}")
+                return message
+        return None
 
     def _loses_order(self) -> bool:
         ordered = self.ordering != "none" or self.sequencing is not None
@@ -151,7 +167,11 @@ class Subscription:
             raise ConfigurationError(
                 f"handler {self.handler_id}: tuning sets batch_size, but the handler takes single messages"
             )
-        return replace(self, retry=self.retry.tuned(tuning.retry), **changes)
+        try:
+            retry = self.retry.tuned(tuning.retry)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"handler {self.handler_id}: with its tuning, {error}") from error
+        return replace(self, retry=retry, **changes)
 
 
 def note(function: F, subscription: Subscription) -> F:
@@ -205,21 +225,28 @@ def topic_names(topic: Any, handler_id: str) -> tuple[str, ...]:
         ConfigurationError: names the handler.
     """
     names = (topic,) if isinstance(topic, str) else topic
-    if not isinstance(names, Iterable):
-        raise ConfigurationError(f"handler {handler_id}: topic must be a name, a list of names or a compiled pattern")
-    names = tuple(dict.fromkeys(names))
+    if not isinstance(names, Iterable) or isinstance(names, bytes):
+        raise ConfigurationError(
+            f"handler {handler_id}: topic must be a name, a list of names or a compiled pattern, not {shown(topic)}"
+        )
+    names = tuple(names)
+    for name in names:
+        check_topic(name, f"handler {handler_id}")
     if not names:
         raise ConfigurationError(f"handler {handler_id}: at least one topic is needed")
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def check_topic(name: object, where: str) -> None:
     """Raises `ConfigurationError` if Kafka does not allow this as a topic name. `where` begins the error."""
-    if not is_topic_name(name):
-        raise ConfigurationError(
-            f"{where}: invalid topic name {name!r}: "
-            "1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed, but not '.' or '..'"
-        )
+    if is_topic_name(name):
+        return
+    pattern = isinstance(name, str) and _PATTERN.search(name)
+    raise ConfigurationError(
+        f"{where}: invalid topic name {shown(name)}: "
+        "1 to 249 of the characters a-z A-Z 0-9 . _ - are allowed, but not '.' or '..'"
+        + ("; for all topics that match a pattern give re.compile(...)" if pattern else "")
+    )
 
 
 def is_topic_name(name: object) -> bool:
@@ -229,24 +256,39 @@ def is_topic_name(name: object) -> bool:
 
 def check_sequencing(handler_id: str, sequencing: Sequencing) -> None:
     """Raises `ConfigurationError`, which names the handler and the option, if a value makes no sense."""
-    for problem, message in (
-        (not sequencing.aggregate_key_field, "aggregate_key_field must name a field of the message"),
-        (not sequencing.sequence_id_field, "sequence_id_field must name a field of the message"),
-        (sequencing.gap_timeout <= 0, "gap_timeout must be positive (seconds)"),
-        (sequencing.on_gap not in ("wait", "skip", "dead_letter"), "on_gap must be 'wait', 'skip' or 'dead_letter'"),
-        (sequencing.on_failure not in ("dead_letter", "block"), "on_failure must be 'dead_letter' or 'block'"),
-        (
-            not _is_whole(sequencing.first_sequence) or abs(sequencing.first_sequence) >= 2**53,
-            "first_sequence must be a whole number below 2**53",
-        ),
-    ):
-        if problem:
-            raise ConfigurationError(f"handler {handler_id}: {message}")
+    problem = first_problem(sequencing, _SEQUENCING_CHECKS)
+    if problem is not None:
+        raise ConfigurationError(f"handler {shown_id(handler_id)}: {problem}")
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def shown_id(handler_id: object) -> str:
+    """The id as errors show it, also one that is wrong itself."""
+    return handler_id if NAME.holds(handler_id) else shown(handler_id)  # type: ignore[return-value]
 
 
-def _is_count(value: Any) -> bool:
-    return _is_whole(value) and value >= 1
+_FIELD = NAME._replace(text="the name of a field of the message")
+_CHECKS = {
+    "handler_id": NAME,
+    "group_id": NAME,
+    "ordering": one_of("partition", "key", "none"),
+    "concurrency": COUNT,
+    "batch_size": or_none(COUNT, "one message at a time"),
+    "batch_linger_ms": Check(lambda value: is_whole(value) and value >= 0, "a whole number of milliseconds, 0 or more"),
+    "retry": Check(lambda value: isinstance(value, RetryPolicy), "a RetryPolicy, such as RetryPolicy(max_attempts=5)"),
+    "dlq": Check(
+        lambda value: isinstance(value, bool | str),
+        "True (a topic by the settings' template), False (failed messages are skipped) or the name of a topic",
+    ),
+    "payload": or_none(Check(lambda value: isinstance(value, PayloadPipeline), "a PayloadPipeline"), "the app's"),
+    "timeout": or_none(POSITIVE_SECONDS, "no limit"),
+    "auto_offset_reset": one_of("earliest", "latest"),
+    "enable_lineage": BOOLEAN,
+}
+_SEQUENCING_CHECKS = {
+    "aggregate_key_field": _FIELD,
+    "sequence_id_field": _FIELD,
+    "first_sequence": Check(lambda value: is_whole(value) and abs(value) < 2**53, "a whole number below 2**53"),
+    "gap_timeout": POSITIVE_SECONDS,
+    "on_gap": one_of("wait", "skip", "dead_letter"),
+    "on_failure": one_of("dead_letter", "block"),
+}

@@ -1,13 +1,19 @@
+import inspect
 import re
+from dataclasses import MISSING, fields
+from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from fastapi_athomic import Athomic
 from fastapi_athomic.decorators import ordered_consumer, subscribe_to
 from fastapi_athomic.exceptions import ConfigurationError
+from fastapi_athomic.payload.pipeline import PayloadPipeline
 from fastapi_athomic.retry import RetryPolicy
-from fastapi_athomic.subscriptions import Sequencing, subscriptions_of
+from fastapi_athomic.settings import HandlerTuning, RetryTuning
+from fastapi_athomic.subscriptions import ConsumerOptions, OrderedOptions, Sequencing, Subscription, subscriptions_of
 
 
 def bill(order: dict[str, Any]) -> None: ...
@@ -77,27 +83,67 @@ def test_an_undecorated_function_has_none() -> None:
         ("a b", {}, "invalid topic name 'a b'"),
         ("..", {}, "invalid topic name"),
         ("x" * 250, {}, "invalid topic name"),
+        (r"orders\..*", {}, r"invalid topic name .*; for all topics that match a pattern give re.compile\(...\)"),
         ([], {}, "at least one topic"),
-        (5, {}, "topic must be a name, a list of names or a compiled pattern"),
+        (5, {}, "topic must be a name, a list of names or a compiled pattern, not 5"),
+        (b"orders", {}, "topic must be a name, a list of names or a compiled pattern, not a bytes"),
         ([5], {}, "invalid topic name 5"),
+        ([["a"]], {}, "invalid topic name \\['a'\\]"),
         (re.compile(b"x"), {}, "str pattern"),
-        ("a", {"group_id": ""}, "group_id must not be empty"),
-        ("a", {"ordering": "random"}, "ordering must be one of partition, key, none"),
-        ("a", {"concurrency": 0}, "concurrency must be a whole number of 1 or more"),
-        ("a", {"concurrency": True}, "concurrency must be a whole number of 1 or more"),
-        ("a", {"batch_size": 0}, "batch_size must be 1 or more"),
-        ("a", {"batch_linger_ms": -1}, "batch_linger_ms must not be negative"),
+        ("a", {"group_id": ""}, "group_id must be text that is not empty, .*, not ''"),
+        ("a", {"group_id": " billing"}, "group_id must be text that is not empty, and has no space around it"),
+        ("a", {"group_id": None}, "group_id must be text that is not empty, .*, not None"),
+        ("a", {"ordering": "random"}, "ordering must be 'partition', 'key' or 'none', not 'random'$"),
+        ("a", {"ordering": "keys"}, "ordering must be .* not 'keys': did you mean 'key'[?]"),
+        ("a", {"ordering": ["key"]}, r"ordering must be 'partition', 'key' or 'none', not \['key'\]"),
+        ("a", {"concurrency": 0}, "concurrency must be a whole number of 1 or more, not 0"),
+        ("a", {"concurrency": True}, "concurrency must be a whole number of 1 or more, not True"),
+        ("a", {"concurrency": "4"}, "concurrency must be a whole number of 1 or more, not '4'"),
+        ("a", {"concurrency": 4.0}, "concurrency must be a whole number of 1 or more, not 4.0"),
+        (
+            "a",
+            {"batch_size": 0},
+            r"batch_size must be a whole number of 1 or more, or None \(one message at a time\), not",
+        ),
+        ("a", {"batch_size": "5"}, "batch_size must be a whole number of 1 or more"),
+        ("a", {"batch_linger_ms": -1}, "batch_linger_ms must be a whole number of milliseconds, 0 or more, not -1"),
+        ("a", {"batch_linger_ms": 0.5}, "batch_linger_ms must be a whole number of milliseconds"),
         ("a", {"batch_size": 5, "ordering": "key"}, "ordering must be 'partition'"),
-        ("a", {"timeout": 0}, "timeout must be positive"),
-        ("a", {"auto_offset_reset": "middle"}, "auto_offset_reset must be"),
-        ("a", {"retry": 3}, "retry must be a RetryPolicy"),
-        ("a", {"concurency": 3}, "unknown option concurency; known are .*concurrency"),
+        ("a", {"timeout": 0}, r"timeout must be a number of seconds above 0, or None \(no limit\), not 0"),
+        ("a", {"timeout": "5"}, "timeout must be a number of seconds above 0, .* not '5'"),
+        ("a", {"timeout": float("inf")}, "timeout must be a number of seconds above 0, .* not inf"),
+        ("a", {"timeout": timedelta(seconds=5)}, "timeout must be a number of seconds above 0, .* not a timedelta"),
+        ("a", {"dlq": 1}, "dlq must be True .* False .* or the name of a topic, not 1"),
+        ("a", {"dlq": None}, "dlq must be True .* False .* or the name of a topic, not None"),
+        ("a", {"dlq": "my errors"}, "dlq: invalid topic name 'my errors'"),
+        ("a", {"payload": "json"}, r"payload must be a PayloadPipeline, or None \(the app's\), not 'json'"),
+        ("a", {"auto_offset_reset": "erliest"}, "auto_offset_reset must be .* did you mean 'earliest'"),
+        ("a", {"retry": 3}, r"retry must be a RetryPolicy, such as RetryPolicy\(max_attempts=5\), not 3"),
+        ("a", {"retry": RetryPolicy}, "retry must be a RetryPolicy, .*, not the class RetryPolicy"),
+        ("a", {"enable_lineage": 1}, "enable_lineage must be True or False, not 1"),
+        ("a", {"concurency": 3}, "unknown option concurency: did you mean 'concurrency'[?]"),
+        ("a", {"gap_timeout": 3}, "gap_timeout is an option of ordered_consumer"),
+        ("a", {"speed": 3}, "unknown option speed; known are .*concurrency"),
+        ("a", {"sequencing": None}, "unknown option sequencing; known are"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_handler(topic: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"handler {re.escape(__name__)}\.bill: .*{message}"):
         subscribe_to(topic, **{"group_id": "g", **options})(bill)
     assert subscriptions_of(bill) == ()
+
+
+@pytest.mark.parametrize("handler_id", ["", 5, " a"])
+def test_an_id_is_text(handler_id: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"^handler {handler_id!r}: handler_id must be text that is not empty"):
+        noted("t", group_id="g", handler_id=handler_id)
+
+
+def test_a_tuning_that_contradicts_the_policy_names_the_handler() -> None:
+    subscription = noted("t", group_id="g", handler_id="h", retry=RetryPolicy(delay=20))
+    tuning = HandlerTuning(retry=RetryTuning(delay=60))
+    with pytest.raises(ConfigurationError, match=r"^handler h: with its tuning, RetryPolicy: delay .60 s. exceeds"):
+        subscription.tuned(tuning)
 
 
 def test_an_ordered_consumer_notes_how_it_finds_its_order() -> None:
@@ -111,13 +157,19 @@ def test_an_ordered_consumer_notes_how_it_finds_its_order() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"aggregate_key_field": ""}, "aggregate_key_field"),
-        ({"sequence_id_field": ""}, "sequence_id_field"),
-        ({"gap_timeout": 0}, "gap_timeout"),
-        ({"on_gap": "panic"}, "on_gap"),
-        ({"on_failure": "retry"}, "on_failure"),
-        ({"first_sequence": 2**53}, "first_sequence"),
-        ({"first_sequence": True}, "first_sequence"),
+        ({"aggregate_key_field": ""}, "aggregate_key_field must be the name of a field of the message, not ''"),
+        ({"aggregate_key_field": 3}, "aggregate_key_field must be the name of a field of the message, not 3"),
+        ({"sequence_id_field": ""}, "sequence_id_field must be the name of a field"),
+        ({"gap_timeout": 0}, "gap_timeout must be a number of seconds above 0, not 0"),
+        ({"gap_timeout": None}, "gap_timeout must be a number of seconds above 0, not None"),
+        ({"on_gap": "panic"}, "on_gap must be 'wait', 'skip' or 'dead_letter', not 'panic'$"),
+        ({"on_gap": "dead-letter"}, "on_gap must be .* did you mean 'dead_letter'"),
+        ({"on_failure": "retry"}, "on_failure must be 'dead_letter' or 'block', not 'retry'"),
+        ({"first_sequence": 2**53}, r"first_sequence must be a whole number below 2\*\*53"),
+        ({"first_sequence": True}, "first_sequence must be a whole number"),
+        ({"first_sequence": "1"}, "first_sequence must be a whole number"),
+        ({"gap_timout": 1}, "unknown option gap_timout: did you mean 'gap_timeout'"),
+        ({"concurrency": "4"}, "concurrency must be a whole number"),
         ({"batch_size": 10}, "takes one message at a time"),
         ({"retry": RetryPolicy(retry_topics=(1,), allow_reordering=True)}, "has no retry topics"),
         ({"unknown": 1}, "unknown option unknown"),
@@ -125,7 +177,7 @@ def test_an_ordered_consumer_notes_how_it_finds_its_order() -> None:
 )
 def test_a_wrong_option_of_an_ordered_consumer_is_named(options: dict[str, Any], message: str) -> None:
     given = {"aggregate_key_field": "id", "sequence_id_field": "n", **options}
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(ConfigurationError, match=rf"handler {re.escape(__name__)}\.bill: .*{message}"):
         ordered_consumer("events", group_id="g", **given)(bill)
 
 
@@ -151,3 +203,91 @@ def test_the_id_of_a_partial_is_that_of_its_function() -> None:
     made = subscribe_to("t", group_id="g")(partial(test_the_id_of_a_partial_is_that_of_its_function))
     (subscription,) = subscriptions_of(made)
     assert subscription.handler_id == f"{__name__}.test_the_id_of_a_partial_is_that_of_its_function"
+
+
+# --- signatures and docstrings
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    return {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(kind)
+        if each.default is not MISSING or each.default_factory is not MISSING
+    }
+
+
+DECORATORS = pytest.mark.parametrize(
+    ("decorator", "options", "defaults", "own"),
+    [
+        (subscribe_to, ConsumerOptions, defaults_of(Subscription), ["topic", "group_id"]),
+        (
+            ordered_consumer,
+            OrderedOptions,
+            defaults_of(Subscription) | defaults_of(Sequencing),
+            ["topic", "group_id", "aggregate_key_field", "sequence_id_field"],
+        ),
+    ],
+    ids=["subscribe_to", "ordered_consumer"],
+)
+
+
+@DECORATORS
+def test_the_signature_shows_every_option_with_its_type_and_its_default(
+    decorator: Any, options: type, defaults: dict[str, Any], own: list[str]
+) -> None:
+    parameters = dict(inspect.signature(decorator, eval_str=True).parameters)
+    unknown = parameters.pop("unknown")
+    assert get_args(unknown.annotation)[0].__annotations__ == {}, "type checkers refuse what is not in the signature"
+    assert list(parameters)[: len(own)] == own
+    types = get_type_hints(options)
+    assert {name: each.annotation for name, each in parameters.items() if name not in own} == types
+    expected = {name: defaults.get(name) for name in types}  # the handler id has no default in a subscription
+    assert {name: each.default for name, each in parameters.items() if name not in own} == expected
+
+
+@DECORATORS
+def test_the_docstring_says_in_a_line_what_each_option_means(
+    decorator: Any, options: type, defaults: dict[str, Any], own: list[str]
+) -> None:
+    arguments = inspect.getdoc(decorator).partition("Args:\n")[2].partition("\n\n")[0]  # type: ignore[union-attr]
+    assert re.findall(r"^    (\w+): \S", arguments, re.MULTILINE) == [
+        name for name in inspect.signature(decorator).parameters if name != "unknown"
+    ]
+
+
+@DECORATORS
+def test_the_methods_of_an_app_take_the_same_options(
+    decorator: Any, options: type, defaults: dict[str, Any], own: list[str]
+) -> None:
+    parameters = dict(inspect.signature(getattr(Athomic, decorator.__name__), eval_str=True).parameters)
+    assert get_args(parameters.pop("options").annotation) == (options,)
+    assert list(parameters) == ["self", *own]
+
+
+def test_what_is_given_reaches_the_subscription() -> None:
+    pipeline, retry = PayloadPipeline(), RetryPolicy(max_attempts=7)
+    common = {
+        "target_type": int,
+        "concurrency": 2,
+        "retry": retry,
+        "dlq": "errors",
+        "payload": pipeline,
+        "timeout": 5,
+        "auto_offset_reset": "latest",
+        "handler_id": "h",
+        "enable_lineage": False,
+    }
+    single = {**common, "ordering": "partition", "batch_size": 3, "batch_linger_ms": 7}
+    subscription = noted("t", group_id="g", **single)
+    assert {name: getattr(subscription, name) for name in single} == single
+    assert set(single) == set(ConsumerOptions.__annotations__)
+
+    def handler(order: dict[str, Any]) -> None: ...
+
+    sequence = {"first_sequence": 5, "gap_timeout": 3.0, "on_gap": "skip", "on_failure": "block"}
+    names: dict[str, Any] = {"aggregate_key_field": "id", "sequence_id_field": "n"}
+    ordered_consumer("t", group_id="g", **names, **common, **sequence)(handler)  # type: ignore[arg-type]
+    (subscription,) = subscriptions_of(handler)
+    assert {name: getattr(subscription, name) for name in common} == common
+    assert subscription.sequencing == Sequencing(**names, **sequence)  # type: ignore[arg-type]
+    assert {*common, *sequence} == set(OrderedOptions.__annotations__)

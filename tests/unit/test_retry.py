@@ -1,7 +1,9 @@
+import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from fastapi_athomic.exceptions import ConfigurationError
@@ -130,26 +132,56 @@ def test_the_number_of_attempts_is_exactly_the_maximum(maximum: int, attempt: in
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {"max_attempts": -1},
-        {"delay": -1},
-        {"delay": float("nan")},
-        {"backoff": 0.5},
-        {"max_delay": -1},
-        {"max_delay": float("nan")},
-        {"backoff": float("nan")},
-        {"backoff": float("inf")},
-        {"jitter": 2},
-        {"max_elapsed": 0},
-        {"max_elapsed": float("nan")},
-        {"retry_on": ValueError},
-        {"fatal": ("ValueError",)},
+        ({"max_attempts": -1}, "max_attempts must be a whole number: 1 or more, or 0 for no limit, not -1"),
+        ({"max_attempts": "3"}, "max_attempts must be a whole number: .* not '3'"),
+        ({"max_attempts": True}, "max_attempts must be a whole number: .* not True"),
+        ({"max_attempts": None}, "max_attempts must be a whole number: .* not None"),
+        ({"max_attempts": 3.0}, "max_attempts must be a whole number: .* not 3.0"),
+        ({"delay": -1}, "delay must be a number of seconds, 0 or more, or a function that returns them, not -1"),
+        ({"delay": "1"}, "delay must be a number of seconds, .* not '1'"),
+        ({"delay": None}, "delay must be a number of seconds"),
+        ({"delay": math.nan}, "delay must be a number of seconds"),
+        ({"delay": math.inf}, "delay must be a number of seconds"),
+        ({"delay": timedelta(seconds=1)}, "delay must be a number of seconds, .* not a timedelta"),
+        ({"backoff": 0.5}, "backoff must be a number of 1 or more, not 0.5"),
+        ({"backoff": math.nan}, "backoff must be"),
+        ({"backoff": math.inf}, "backoff must be"),
+        ({"max_delay": -1}, "max_delay must be a number of seconds, 0 or more"),
+        ({"max_delay": math.nan}, "max_delay must be"),
+        ({"max_delay": math.inf}, "max_delay must be"),
+        ({"max_delay": None}, "max_delay must be"),
+        ({"jitter": 2}, "jitter must be a number between 0 and 1, not 2"),
+        ({"jitter": True}, "jitter must be"),
+        ({"max_elapsed": 0}, r"max_elapsed must be a number of seconds above 0, or None \(no limit\), not 0"),
+        ({"max_elapsed": math.nan}, "max_elapsed must be"),
+        ({"max_elapsed": "60"}, "max_elapsed must be"),
+        ({"retry_on": ValueError}, r"retry_on must be a tuple of exception types, .*, not the class ValueError"),
+        ({"fatal": ("ValueError",)}, r"fatal must be a tuple of exception types, .*, not \('ValueError'\)"),
+        ({"fatal": [ValueError]}, r"fatal must be a tuple of exception types, such as \(ValueError,\), not \["),
+        ({"retry_topics": (0,)}, "retry_topics must be a tuple of numbers of seconds above 0, such as"),
+        ({"retry_topics": [10]}, "retry_topics must be a tuple"),
+        ({"retry_topics": 10}, "retry_topics must be a tuple"),
+        ({"retry_topics": ("10s",)}, "retry_topics must be a tuple"),
+        ({"retry_topics": (math.inf,)}, "retry_topics must be a tuple"),
+        ({"retry_topics": (10, 10.0)}, "retry_topics must differ: each topic is named after its delay, 10, 10"),
+        ({"retry_topics": (10, 10.0000001)}, "retry_topics must differ"),
+        ({"retry_topics": (60, 5)}, r"retry_topics must ascend, each delay longer than the one before: \(5, 60\)"),
+        ({"allow_reordering": "yes"}, "allow_reordering must be True or False, not 'yes'"),
+        ({"delay": 60}, r"delay \(60 s\) exceeds max_delay \(30 s\): raise max_delay, too"),
+        ({"max_attempts": 0, "delay": 0}, "max_attempts=0 means no limit, .* without a pause: set a delay"),
+        ({"max_attempts": 0, "max_delay": 0}, "max_attempts=0 means no limit, .* without a pause"),
+        ({"max_attempts": 0, "retry_topics": (1,)}, "max_attempts=0 .* no message would ever come to the retry_topics"),
     ],
 )
-def test_values_out_of_range_are_named(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+def test_nonsense_is_named_with_what_is_allowed(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^RetryPolicy: {said}"):
         RetryPolicy(**wrong)
+
+
+def test_a_maximum_below_the_default_delay_needs_no_delay_of_its_own() -> None:
+    assert decide(RetryPolicy(max_delay=0.1, jitter=0)) == 0.1
 
 
 def test_tuning_replaces_single_fields() -> None:
@@ -171,15 +203,24 @@ errors = st.sampled_from(
         ExceptionGroup("g", [ValueError()]),
     ]
 )
+
+
+def policy_or_reject(**options: Any) -> RetryPolicy:
+    try:
+        return RetryPolicy(**options)
+    except ConfigurationError:  # they contradict each other
+        reject()
+
+
 policies = st.builds(
-    RetryPolicy,
+    policy_or_reject,
     max_attempts=st.integers(0, 5),
     delay=st.floats(0, 10),
     backoff=st.floats(1, 3),
     max_delay=st.floats(0, 20),
     jitter=st.floats(0, 1),
     max_elapsed=st.none() | st.floats(0.1, 100),
-    retry_topics=st.lists(st.floats(0.1, 100), unique=True, max_size=3).map(tuple),
+    retry_topics=st.lists(st.floats(0.1, 100), unique=True, max_size=3).map(sorted).map(tuple),
     retry_on=st.sampled_from([(Exception,), (ValueError,)]),
     fatal=st.sampled_from([(), (LookupError,)]),
 )

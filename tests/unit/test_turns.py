@@ -15,7 +15,7 @@ from fastapi_athomic.stores.memory import store_named
 from tests.support.apps import eventually, running
 
 KEYS = 300
-ENDLESS = RetryPolicy(delay=0, max_attempts=0)
+ENDLESS = RetryPolicy(delay=lambda attempt, error: 0, max_attempts=0)
 
 
 class Step(BaseModel):
