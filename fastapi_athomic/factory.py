@@ -22,6 +22,7 @@ from .discovery import Discovered
 from .exceptions import ConfigurationError
 from .failures.dlq import DLQHandler
 from .failures.left_behind import LeftBehind
+from .failures.name_clashes import NameClashes
 from .failures.own_topics import OwnTopics
 from .failures.pattern_topics import pattern_topics
 from .failures.return_topics import ReturnTopics
@@ -69,6 +70,7 @@ class ConsumerFactory:
         self._settings = parts.settings
         self._rivals = Rivals()
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
+        self._name_clashes = NameClashes()
         self._own_topics = OwnTopics(self._settings, subscriptions)
         self._watch = TopicWatch(
             self._parts.transport,
@@ -92,6 +94,7 @@ class ConsumerFactory:
         counters = Counters()
         dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings, returns, self._watch)
         dlq_handler.check_names()
+        self._name_clashes.admit(dlq_handler.uses)
         self._left_behind.add(dlq_handler)
         self._watch.expect(returns.expected())
         processor_parts = self._processor_parts(subscription, plan, dlq_handler)

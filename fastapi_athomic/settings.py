@@ -31,6 +31,7 @@ _PLAINER = {
 """What is said instead of pydantic's messages of these types."""
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]+")
 """What Kafka allows in the name of a topic."""
+_INSTANCE_ID = re.compile(r"(?:[a-zA-Z0-9._-]|\{pid\}|\{hostname\})+")
 
 
 class KafkaSettings(Checked):
@@ -61,6 +62,14 @@ class KafkaSettings(Checked):
     # each handler adds a suffix of its own. docs/damaged-batches.md says what happens if two processes share an id
     group_instance_id: str | None = None
     replication_factor: int = -1  # of topics that we create; -1: the broker's default
+
+    @field_validator("group_instance_id")
+    @classmethod
+    def _usable_instance_id(cls, template: str | None) -> str | None:
+        """Kafka's rule is that of topic names (`JoinGroupRequest.validateGroupInstanceId`). We add 9 characters."""
+        if template is not None and not (_INSTANCE_ID.fullmatch(template) and len(template) <= 240):
+            raise ValueError("1 to 240 of the characters a-z A-Z 0-9 . _ - are allowed, besides {pid} and {hostname}")
+        return template
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -20,6 +20,7 @@ Modules, from the ground up:
     topic_watch     which own topics exist on the broker: creates those to write to, follows those to consume
     failure_log     tells what became of each failure: in the log, and as the last error in the status
     writing         writes one failed message to a DLQ or retry topic
+    name_clashes    do the topics of different handlers get along? Asked once, at the start
     dlq             decides what happens to a failure, and has it done. Processors call it
     left_behind     warns at the start of messages that earlier deploys left in own topics
     mailbox         finds a handler's letters, and which of them are open

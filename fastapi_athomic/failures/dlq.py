@@ -20,6 +20,7 @@ from ..settings import AthomicSettings
 from ..subscriptions import Subscription, is_topic_name
 from ..transports.base import Transport
 from .failure_log import FailureLog
+from .name_clashes import Uses
 from .own_topics import SHORTEST_FIT
 from .return_topics import ReturnTopics
 from .topic_watch import TopicWatch, missing
@@ -80,7 +81,7 @@ class DLQHandler:
     - the service: `blocked` for health, `topic_for`, `returns` and `log` for status;
     - `Mailbox` and `Settling`: `topic_for`, `returns` and `redrive_topic`;
     - `LeftBehind`: `topic_for`, `returns`, `handler_id` and `group_id`;
-    - the factory: `check_names`, once, before anything starts.
+    - the factory: `check_names` and `uses`, once, before anything starts.
 
     `returns` and `blocked` are for reading only.
     """
@@ -114,6 +115,12 @@ class DLQHandler:
         if isinstance(dlq, str):
             return dlq
         return self.returns.name(self._settings.dlq_topic, source)
+
+    @property
+    def uses(self) -> Uses:
+        """The topics that the handler names or may need. Those of a pattern are not known."""
+        dead_letters = {source: self.topic_for(source) for source in self._subscription.topics}
+        return Uses(self.handler_id, dead_letters, self.returns.expected())
 
     def check_names(self) -> None:
         """Checks the names of the topics that this handler may need.

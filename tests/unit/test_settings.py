@@ -77,6 +77,10 @@ def test_a_wrong_setting_is_named_by_its_variable(
     ("changes", "said"),
     [
         ({"drain_timeout": 301.0}, "drain_timeout must not exceed kafka.max_poll_interval"),
+        ({"kafka": {"group_instance_id": "my pod"}}, "1 to 240 of the characters a-z A-Z 0-9 . _ - are allowed"),
+        ({"kafka": {"group_instance_id": ""}}, "1 to 240 of the characters"),
+        ({"kafka": {"group_instance_id": "{pod}"}}, "besides {pid} and {hostname}"),
+        ({"kafka": {"group_instance_id": "x" * 241}}, "1 to 240 of the characters"),
         ({"kafka": {"heartbeat_interval": 20}}, "heartbeat_interval must be smaller than session_timeout"),
         ({"kafka": {"session_timeout": 0}}, "greater than 0"),
         ({"no_such_setting": 1}, "no_such_setting\n  there is no such setting"),
