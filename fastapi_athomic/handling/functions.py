@@ -83,3 +83,24 @@ def context_manager(function: Function, threads: HandlerThreads) -> Callable[...
             await threads.run(partial(context.run, _uninterrupted, manager.__exit__, None, None, None), withdraw=False)
 
     return in_threads
+
+
+def limited_call(function: Callable[..., Awaitable[Any]], semaphore: Callable[[], Any]) -> Callable[..., Any]:
+    """The same function, called while it holds the semaphore of the current event loop."""
+
+    async def call(**kwargs: Any) -> Any:
+        async with semaphore():
+            return await function(**kwargs)
+
+    return call
+
+
+def limited_manager(make: Callable[..., Any], semaphore: Callable[[], Any]) -> Callable[..., Any]:
+    """The same context managers, which hold the semaphore of the current event loop until they are left."""
+
+    @asynccontextmanager
+    async def manager(**kwargs: Any) -> AsyncIterator[Any]:
+        async with semaphore(), make(**kwargs) as value:
+            yield value
+
+    return manager

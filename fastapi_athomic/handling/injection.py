@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
@@ -23,7 +23,7 @@ from ..exceptions import HandlerSignatureError
 from ..messages import DeliveryAttempt, MessageHeaders, RawMessage
 from ..payload.annotations import expanded, split
 from ..propagation.context import ExecutionContext, get_context
-from .functions import Function, caller, context_manager, is_async
+from .functions import Function, caller, context_manager, is_async, limited_call, limited_manager
 from .plans import Argument, Call, Node, OverridablePlan, Overrides, Plan, Provider, Replaced
 from .threads import HandlerThreads
 
@@ -204,7 +204,7 @@ class _Compiler:
         if function in building.path:
             raise self._wrong(f"dependency {_name(function)} depends on itself")
         if not (depends.use_cache and function in building.slots):
-            building.nodes.append(self._node(function, building))
+            building.nodes.append(_limited(self._node(function, building), depends))
             building.slots[function] = len(building.nodes) - 1
         return Argument(parameter.name, slot=building.slots[function])
 
@@ -260,6 +260,15 @@ def _depends(parameter: inspect.Parameter) -> params.Depends | None:
         return parameter.default
     markers = [marker for marker in _markers(parameter) if isinstance(marker, params.Depends)]
     return markers[-1] if markers else None
+
+
+def _limited(node: Node, depends: params.Depends) -> Node:
+    """Keeps `Depends(max_concurrency=...)`. The limit is FastAPI's own object, as routes and handlers share it."""
+    limit = getattr(depends, "_concurrency", None)  # an older FastAPI has none
+    if limit is None:
+        return node
+    wrap = limited_manager if node.is_manager else limited_call
+    return replace(node, function=wrap(node.function, limit.get_semaphore))
 
 
 def _has_http_marker(parameter: inspect.Parameter) -> bool:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
+from inspect import signature
 from typing import Annotated, Any, TypeVar
 
 import pytest
@@ -326,6 +328,50 @@ async def test_a_sync_dependency_is_left_although_its_call_is_cancelled_and_all_
     with pytest.raises(asyncio.CancelledError):
         await task
     assert steps == ["closed"]
+
+
+async def plain_slot(raw: RawMessage) -> None:
+    await slots.use()
+
+
+async def yielding_slot(raw: RawMessage) -> AsyncIterator[None]:
+    async with slots.taken():
+        yield
+
+
+class Slots:
+    """Counts how many use it at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        yield
+        self.now -= 1
+
+    async def use(self) -> None:
+        async with self.taken():
+            await asyncio.sleep(0)
+
+
+slots = Slots()
+
+
+@pytest.mark.skipif("max_concurrency" not in signature(Depends).parameters, reason="this FastAPI has no such option")
+@pytest.mark.parametrize("function", [plain_slot, yielding_slot])
+async def test_a_dependencys_max_concurrency_holds_for_handlers(function: Callable[..., Any]) -> None:
+    slots.__init__()  # type: ignore[misc]
+
+    async def handle(message: str, _: None = Depends(function, max_concurrency=2)) -> None:
+        await asyncio.sleep(0)
+
+    compiled = plan(handle)
+    await asyncio.gather(*(compiled.call("value", DELIVERY) for _ in range(10)))
+    assert slots.most == 2
 
 
 async def test_dependency_overrides_count_also_when_set_after_the_start() -> None:
