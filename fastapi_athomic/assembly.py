@@ -96,7 +96,7 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
     manager = ConsumerManager(
         handlers=handlers,
         factory=ConsumerFactory(factory_parts, [handler.subscription for handler in handlers]),
-        tuning=settings.tuning_by_handler(),
+        settings=settings,
         lifecycle=lifecycle,
         broker=connection,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from fastapi import FastAPI
 from fastapi.params import Depends
+from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 from starlette.routing import Router
 from starlette.types import Lifespan
@@ -40,7 +42,10 @@ from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
 from .transports.schemes import create_transport
 from .uplink import Uplink
 from .web.not_found import answer_not_found
-from .web.routes import add_routes, new_router
+from .web.overlaps import overlaps
+from .web.routes import RouteOptions, RouteParts, new_routers
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,6 +82,7 @@ class Athomic:
         self.settings = settings
         self.name = name
         self._prefix = prefix
+        self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
@@ -311,7 +317,7 @@ class Athomic:
             from .exporters.prometheus import PrometheusCollector
         except ImportError:
             raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
-        return PrometheusCollector(self.manager, self.loop_lag)
+        return PrometheusCollector(self.manager, self.loop_lag, self.settings)
 
     # --- lifespan
 
@@ -346,6 +352,7 @@ class Athomic:
     async def _consuming(self, link: Uplink) -> AsyncIterator[None]:
         run = self._new_run(link.home, link.connection)
         link.publisher = run.publisher
+        self._warn_of_overlaps(run.manager)
         reporter = lineage_reporter(run.manager, self._transport, self.settings)
         self._metering.begin(run.manager)
         self._run = run
@@ -356,6 +363,17 @@ class Athomic:
             link.seconds_left = run.seconds_left
 
     # --- internals
+
+    def add_routes(self, options: RouteOptions) -> None:
+        """Adds the package's routes to the app. `include_athomic` calls it, once."""
+        parts = RouteParts(manager=self.manager, lag=self.loop_lag, settings=self.settings)
+        for router in new_routers(parts, options):
+            self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
+            self.app.include_router(router)
+
+    def _warn_of_overlaps(self, manager: ConsumerManager) -> None:
+        for problem in overlaps(self.app, self._prefix, self._endpoints, manager.consumers):
+            logger.warning("routes: %s", problem)
 
     def _bind(self, function: F, subscription: Subscription) -> F:
         if self._run is not None:
@@ -438,6 +456,8 @@ def include_athomic(
     handlers: Sequence[Callable[..., Any]] = (),
     prefix: str = "/consumers",
     dependencies: Sequence[Depends] = (),
+    probe_dependencies: Sequence[Depends] | None = None,
+    include_in_schema: bool = True,
     name: str = "athomic",
     identify: Identify | None = None,
 ) -> Athomic:
@@ -450,6 +470,9 @@ def include_athomic(
         handlers: handlers that no search would find (closures, tests).
         prefix: the path under which the routes are added.
         dependencies: FastAPI dependencies of every one of these routes.
+        probe_dependencies: those of the probes (`/health/live`, `/health/ready`, `/health/startup`) in place of
+        `dependencies`; `()` opens them, and their answers say no more than yes or no. None: `dependencies`.
+        include_in_schema: whether the OpenAPI document shows these routes.
         name: the attribute of `app.state` that holds the `Athomic`. A second one on the same app needs another name
         and another prefix.
         identify: sets the identity of a request: it gets the ASGI scope and the `ExecutionContext` so far, and returns
@@ -474,9 +497,14 @@ def include_athomic(
         name=name,
     )
     setattr(app.state, name, athomic)
-    router = new_router(prefix, dependencies)
-    add_routes(router, athomic.manager, athomic.loop_lag)
-    app.include_router(router)
+    athomic.add_routes(
+        RouteOptions(
+            prefix=prefix,
+            dependencies=dependencies,
+            probe_dependencies=probe_dependencies,
+            include_in_schema=include_in_schema,
+        )
+    )
     app.router.lifespan_context = athomic.around(app.router.lifespan_context)
     answer_not_found(app)
     app.add_middleware(

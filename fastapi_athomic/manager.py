@@ -12,8 +12,9 @@ from .discovery import Discovered
 from .exceptions import ConfigurationError, TransportError
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
+from .observation.process import this_process
 from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
-from .settings import HandlerTuning
+from .settings import AthomicSettings
 
 logger = logging.getLogger(__name__)
 
@@ -26,24 +27,26 @@ class ConsumerManager:
         *,
         handlers: Sequence[Discovered],
         factory: ConsumerFactory,
-        tuning: Mapping[str, HandlerTuning],
+        settings: AthomicSettings,
         lifecycle: LifecycleManager,
         broker: BrokerConnection,
     ) -> None:
-        """Builds a service for each handler and registers it with `lifecycle`. `tuning` is by handler id.
+        """Builds a service for each handler and registers it with `lifecycle`.
 
         Raises:
             ConfigurationError: something is wrong with a handler, or a tuning names one that does not exist.
         """
+        self._settings = settings
         self._factory = factory
         self._lifecycle = lifecycle
         self._broker = broker
         self._consumers: dict[str, ConsumerService] = {}
         self._was_ready = False
         self._failure: BaseException | None = None  # why the services could not be started
-        self._build(handlers, tuning)
+        self._build(handlers)
 
-    def _build(self, handlers: Sequence[Discovered], tunings: Mapping[str, HandlerTuning]) -> None:
+    def _build(self, handlers: Sequence[Discovered]) -> None:
+        tunings = self._settings.tuning_by_handler()
         unknown = sorted(set(tunings) - {handler.subscription.handler_id for handler in handlers})
         if unknown:
             known = [handler.subscription.handler_id for handler in handlers]
@@ -96,7 +99,8 @@ class ConsumerManager:
             statuses.append(HealthStatus.UNHEALTHY)
         status = worst(statuses)
         self._was_ready = self._was_ready or status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
-        return HealthReport(status=status, consumers=consumers, reasons=reasons)
+        process = this_process(self._settings.instance_id)
+        return HealthReport(status=status, process=process, consumers=consumers, reasons=reasons)
 
     def _common_reasons(self) -> list[str]:
         reasons = []
@@ -122,10 +126,11 @@ class ConsumerManager:
         return self._was_ready or self.ready
 
 
-def unstarted() -> HealthReport:
+def unstarted(settings: AthomicSettings) -> HealthReport:
     """The health of an app that has not started."""
     return HealthReport(
         status=HealthStatus.STARTING,
+        process=this_process(settings.instance_id),
         consumers=dict[str, ConsumerHealth](),
         reasons=["the app has not started: if it is mounted in another app, that one must run its lifespan"],
     )

@@ -158,6 +158,9 @@ class AthomicSettings(Checked, BaseSettings):
     broker_url: str = "memory://"  # memory://, memory://name, kafka://host:port[,host:port]
     require_broker: bool = False  # refuse memory://, so that a forgotten `broker_url` stops the start
     client_id: Annotated[str, Field(min_length=1)] = "fastapi-athomic"  # the name of this service in the broker's logs
+    # the name of this process in answers and metrics, with `{hostname}` and `{pid}` filled in. Workers that share an
+    # address need names that differ, and a name that is the same after a restart keeps the number of time series small
+    instance_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")] = "{hostname}:{pid}"
 
     # decorated handlers that no app takes in are named at the start: in warnings, or in the error that refuses it
     unclaimed_handlers: Literal["warn", "refuse", "ignore"] = "warn"

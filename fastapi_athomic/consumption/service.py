@@ -17,6 +17,7 @@ from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
 from ..observation.health import ConsumerFacts, judge
+from ..observation.process import this_process
 from ..observation.status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -267,6 +268,7 @@ class ConsumerService:
         oldest = session.oldest_start() if session else None
         return ConsumerStatus(
             id=self.name,
+            process=this_process(self._settings.instance_id),
             topics=list(subscription.topics),
             pattern=subscription.pattern.pattern if subscription.pattern else None,
             group_id=subscription.group_id,

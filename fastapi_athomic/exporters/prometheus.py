@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -10,25 +11,30 @@ from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
 from ..loop.load import LoopLag
 from ..manager import ConsumerManager
-from ..observation.status import ConsumerStatus, HealthStatus
+from ..observation.process import this_process
+from ..observation.status import ConsumerStatus, HealthStatus, ProcessInfo
+from ..settings import AthomicSettings
 from .metrics import COUNTERS, Managers
 
-LABELS = ("handler", "group")
+LABELS = ("instance_id", "handler", "group")
+"""`instance_id` tells workers apart that share an address: there Prometheus' own label `instance` is the same."""
 PLACE = (*LABELS, "topic", "partition")
 
 
 class PrometheusCollector(Collector):
     """For a registry of `prometheus_client`: `registry.register(athomic.prometheus_collector())`."""
 
-    def __init__(self, manager: Managers, lag: LoopLag) -> None:
+    def __init__(self, manager: Managers, lag: LoopLag, settings: AthomicSettings) -> None:
         self._manager = manager
         self._lag = lag
+        self._settings = settings
 
     def describe(self) -> Iterable[Metric]:
         """Returns nothing: which metrics there are depends on the handlers."""
@@ -37,23 +43,25 @@ class PrometheusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         manager = self._manager()
         statuses = manager.statuses() if manager is not None else []
+        process = this_process(self._settings.instance_id)
+        yield _info(process)
         yield from self._counters(statuses)
         yield from self._gauges(statuses)
         if manager is not None:
-            yield from self._histograms(manager)
-        lag = GaugeMetricFamily("athomic_event_loop_lag_seconds", "How late the event loop is")
-        lag.add_metric((), self._lag.seconds)
+            yield from self._histograms(manager, process.instance_id)
+        lag = GaugeMetricFamily("athomic_event_loop_lag_seconds", "How late the event loop is", labels=LABELS[:1])
+        lag.add_metric((process.instance_id,), self._lag.seconds)
         yield lag
 
     def _counters(self, statuses: list[ConsumerStatus]) -> Iterator[Metric]:
         for name, summary in COUNTERS.items():
             family = CounterMetricFamily(f"athomic_consumer_{name}", summary, labels=LABELS)
             for status in statuses:
-                family.add_metric((status.id, status.group_id), getattr(status.counters, name))
+                family.add_metric(_labels(status), getattr(status.counters, name))
             yield family
         restarts = CounterMetricFamily("athomic_consumer_restarts", "Times a consumer was rebuilt", labels=LABELS)
         for status in statuses:
-            restarts.add_metric((status.id, status.group_id), status.restarts)
+            restarts.add_metric(_labels(status), status.restarts)
         yield restarts
 
     def _gauges(self, statuses: list[ConsumerStatus]) -> Iterator[Metric]:
@@ -62,7 +70,7 @@ class PrometheusCollector(Collector):
         age = GaugeMetricFamily("athomic_consumer_lag_seconds", "Age of the first unfinished message", labels=PLACE)
         in_flight = GaugeMetricFamily("athomic_consumer_in_flight", "Messages taken in, not concluded", labels=PLACE)
         for status in statuses:
-            labels = (status.id, status.group_id)
+            labels = _labels(status)
             healthy.add_metric(labels, float(status.health.status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)))
             for place in status.assignment:
                 where = (*labels, place.topic, str(place.partition))
@@ -73,7 +81,7 @@ class PrometheusCollector(Collector):
                     age.add_metric(where, place.lag_seconds)
         yield from (healthy, lag, age, in_flight)
 
-    def _histograms(self, manager: ConsumerManager) -> Iterator[Metric]:
+    def _histograms(self, manager: ConsumerManager, instance_id: str) -> Iterator[Metric]:
         summaries = {
             "process": "Seconds in the handler, decoding included",
             "queue": "Seconds from the message's timestamp to the handler",
@@ -83,8 +91,20 @@ class PrometheusCollector(Collector):
             for consumer in manager.consumers.values():
                 histogram = getattr(consumer.counters.timings, name)
                 buckets = [(_bound(bound), count) for bound, count in histogram.cumulative()]
-                family.add_metric((consumer.name, consumer.subscription.group_id), buckets, histogram.total)
+                labels = (instance_id, consumer.name, consumer.subscription.group_id)
+                family.add_metric(labels, buckets, histogram.total)
             yield family
+
+
+def _labels(status: ConsumerStatus) -> tuple[str, ...]:
+    return status.process.instance_id, status.id, status.group_id
+
+
+def _info(process: ProcessInfo) -> Metric:
+    info = InfoMetricFamily("athomic_process", "The process that was scraped")
+    values = {name: str(value) for name, value in process}
+    info.add_metric((), {**values, "version": version("fastapi-athomic")})
+    return info
 
 
 def _bound(seconds: float) -> str:

@@ -25,6 +25,14 @@ def worst(statuses: list[HealthStatus]) -> HealthStatus:
     return max(statuses, key=SEVERITY.index, default=HealthStatus.HEALTHY)
 
 
+class ProcessInfo(BaseModel):
+    """Which process answers: with several workers behind one address every request may meet another one."""
+
+    instance_id: str  # the setting `instance_id`, filled in
+    host: str
+    pid: int
+
+
 class ConsumerHealth(BaseModel):
     status: HealthStatus
     reasons: list[str] = []
@@ -32,6 +40,7 @@ class ConsumerHealth(BaseModel):
 
 class HealthReport(BaseModel):
     status: HealthStatus
+    process: ProcessInfo
     consumers: dict[str, ConsumerHealth]
     reasons: list[str] = []  # about all consumers: the broker cannot be reached, a service could not start
 
@@ -104,6 +113,7 @@ class LastError(BaseModel):
 
 class ConsumerStatus(BaseModel):
     id: str
+    process: ProcessInfo
     topics: list[str]
     pattern: str | None
     group_id: str

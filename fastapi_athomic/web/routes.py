@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.params import Depends
@@ -11,9 +13,15 @@ from starlette.responses import PlainTextResponse
 
 from ..loop.load import LoopLag
 from ..manager import ConsumerManager, unstarted
+from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
+from ..settings import AthomicSettings
 
 UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
+INSTANCE_HEADER = "x-athomic-instance"
+"""The response header that holds the setting `instance_id`: which of several workers has answered."""
+SHOWN_IDS = 20
+"""At most so many ids are listed in the answer to a request for an unknown one."""
 
 
 class ProbeResult(BaseModel):
@@ -22,26 +30,58 @@ class ProbeResult(BaseModel):
     ok: bool
 
 
-def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None], lag: LoopLag) -> None:
-    """Adds health, probes, metrics and status. `manager` returns None while the app does not run."""
-    _add_metrics(router, manager, lag)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteParts:
+    """What the routes of one `Athomic` answer from."""
 
-    @router.get(
-        "/health",
-        summary="Health of all consumers",
-        responses={UNAVAILABLE: {"model": HealthReport, "description": "Unhealthy or starting"}},
+    manager: Callable[[], ConsumerManager | None]  # returns None while the app does not run
+    lag: LoopLag
+    settings: AthomicSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteOptions:
+    """How the routes are added."""
+
+    prefix: str
+    dependencies: Sequence[Depends]
+    probe_dependencies: Sequence[Depends] | None  # None: the same as `dependencies`
+    include_in_schema: bool
+
+
+def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ...]:
+    """The probes, and the others."""
+    named = Depends(_naming_the_process(parts.settings))
+    own = options.probe_dependencies
+    open_to_all = own is not None and not own  # then an answer says yes or no, and does not name the host
+    probes = _router(options, [*(options.dependencies if own is None else own), *(() if open_to_all else (named,))])
+    others = _router(options, [*options.dependencies, named])
+    _add_probes(probes, parts)
+    _add_metrics(others, parts)
+    _add_statuses(others, parts)
+    return probes, others
+
+
+def _router(options: RouteOptions, dependencies: list[Depends]) -> APIRouter:
+    return APIRouter(
+        prefix=options.prefix,
+        tags=["consumers"],
+        dependencies=dependencies,
+        include_in_schema=options.include_in_schema,
     )
-    async def health(response: Response) -> HealthReport:
-        """The worst status of all consumers, with reasons; 503 when unhealthy or starting."""
-        current = manager()
-        report = current.health() if current else unstarted()
-        if report.status in (HealthStatus.UNHEALTHY, HealthStatus.STARTING):
-            response.status_code = UNAVAILABLE
-        return report
 
+
+def _naming_the_process(settings: AthomicSettings) -> Callable[[Response], object]:
+    async def name_process(response: Response) -> None:
+        response.headers[INSTANCE_HEADER] = instance_id(settings.instance_id)
+
+    return name_process
+
+
+def _add_probes(router: APIRouter, parts: RouteParts) -> None:
     def probe(path: str, summary: str, answer: Callable[[ConsumerManager], bool], *, unstarted_answer: bool) -> None:
         async def check(response: Response) -> ProbeResult:
-            current = manager()
+            current = parts.manager()
             ok = answer(current) if current else unstarted_answer
             if not ok:
                 response.status_code = UNAVAILABLE
@@ -59,9 +99,24 @@ def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None],
     probe("ready", "Readiness: all consumers consume", lambda m: m.ready, unstarted_answer=False)
     probe("startup", "Start-up: all consumers have consumed once", lambda m: m.has_come_up, unstarted_answer=False)
 
+
+def _add_statuses(router: APIRouter, parts: RouteParts) -> None:
+    @router.get(
+        "/health",
+        summary="Health of all consumers",
+        responses={UNAVAILABLE: {"model": HealthReport, "description": "Unhealthy or starting"}},
+    )
+    async def health(response: Response) -> HealthReport:
+        """The worst status of all consumers, with reasons; 503 when unhealthy or starting."""
+        current = parts.manager()
+        report = current.health() if current else unstarted(parts.settings)
+        if report.status in (HealthStatus.UNHEALTHY, HealthStatus.STARTING):
+            response.status_code = UNAVAILABLE
+        return report
+
     @router.get("", summary="Status of all consumers")
     async def consumers() -> list[ConsumerStatus]:
-        current = manager()
+        current = parts.manager()
         return current.statuses() if current else []
 
     @router.get(
@@ -70,14 +125,28 @@ def add_routes(router: APIRouter, manager: Callable[[], ConsumerManager | None],
         responses={404: {"description": "No consumer has this id"}},
     )
     async def consumer(consumer_id: str) -> ConsumerStatus:
-        current = manager()
+        current = parts.manager()
         service = current.consumers.get(consumer_id) if current else None
         if service is None:
-            raise HTTPException(404, f"no consumer has the id {consumer_id!r}")
+            known = current.consumers if current else None
+            headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
+            raise HTTPException(404, _not_found(consumer_id, known), headers)
         return service.status()
 
 
-def _add_metrics(router: APIRouter, manager: Callable[[], ConsumerManager | None], lag: LoopLag) -> None:
+def _not_found(wanted: str, known: Iterable[str] | None) -> str:
+    if known is None:
+        return f"no consumer has the id {wanted!r}: the app has not started"
+    ids = sorted(known)
+    if not ids:
+        return f"no consumer has the id {wanted!r}: the app has no handlers"
+    if near := get_close_matches(wanted, ids, n=3):
+        return f"no consumer has the id {wanted!r}; did you mean {' or '.join(near)}?"
+    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+    return f"no consumer has the id {wanted!r}; there are {', '.join(ids[:SHOWN_IDS])}{more}"
+
+
+def _add_metrics(router: APIRouter, parts: RouteParts) -> None:
     @router.get(
         "/metrics",
         summary="Metrics for Prometheus",
@@ -85,15 +154,11 @@ def _add_metrics(router: APIRouter, manager: Callable[[], ConsumerManager | None
         responses={NOT_IMPLEMENTED: {"description": "The extra `prometheus` is not installed"}},
     )
     async def metrics() -> Response:
+        headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
         try:
             from ..exporters.prometheus import PrometheusCollector, exposition
         except ImportError:
             hint = "install fastapi-athomic[prometheus] for metrics\n"
-            return PlainTextResponse(hint, status_code=NOT_IMPLEMENTED)
-        content, content_type = exposition(PrometheusCollector(manager, lag))
-        return Response(content, media_type=content_type)
-
-
-def new_router(prefix: str, dependencies: Sequence[Depends]) -> APIRouter:
-    """A router without routes."""
-    return APIRouter(prefix=prefix, tags=["consumers"], dependencies=list(dependencies))
+            return PlainTextResponse(hint, NOT_IMPLEMENTED, headers)
+        content, content_type = exposition(PrometheusCollector(parts.manager, parts.lag, parts.settings))
+        return Response(content, media_type=content_type, headers=headers)

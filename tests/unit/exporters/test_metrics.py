@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
 from typing import Any
@@ -13,13 +15,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from fastapi_athomic import AthomicSettings, ConfigurationError, RetryPolicy, include_athomic
+from fastapi_athomic import AthomicSettings, ConfigurationError, RetryPolicy, __version__, include_athomic
 from fastapi_athomic.observation.timings import Histogram, Timings
 from tests.support.apps import running
 
 
 def app() -> Any:
-    athomic = include_athomic(FastAPI(), AthomicSettings())
+    athomic = include_athomic(FastAPI(), AthomicSettings(instance_id="worker-1"))
 
     @athomic.subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=2, delay=0))
     async def handle(message: str) -> None:
@@ -52,7 +54,7 @@ async def test_a_scrape_agrees_with_the_status() -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     found = samples(answer.text)
-    own = frozenset({("handler", "h"), ("group", "g")})
+    own = frozenset({("instance_id", "worker-1"), ("handler", "h"), ("group", "g")})
     for name in ("received", "processed", "failed", "retried", "dead_lettered", "skipped", "rebalances"):
         assert found[f"athomic_consumer_{name}_total", own] == getattr(status.counters, name), name
     assert found["athomic_consumer_healthy", own] == 1
@@ -61,8 +63,23 @@ async def test_a_scrape_agrees_with_the_status() -> None:
     for histogram in ("process", "queue"):
         assert found[f"athomic_consumer_{histogram}_seconds_count", own] == 3
         assert found[f"athomic_consumer_{histogram}_seconds_bucket", own | {("le", "+Inf")}] == 3
-    assert found["athomic_event_loop_lag_seconds", frozenset()] >= 0
+    assert found["athomic_event_loop_lag_seconds", frozenset({("instance_id", "worker-1")})] >= 0
     assert "s3cret" not in answer.text
+
+
+async def test_every_sample_says_which_process_it_is_of() -> None:
+    athomic = app()
+    async with running(athomic), AsyncClient(transport=ASGITransport(athomic.app), base_url="http://app") as http:
+        found = samples((await http.get("/consumers/metrics")).text)
+    assert len(found) > 30
+    assert {dict(labels).get("instance_id") for _, labels in found} == {"worker-1"}
+    (info,) = [dict(labels) for name, labels in found if name == "athomic_process_info"]
+    assert info == {
+        "instance_id": "worker-1",
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "version": __version__,
+    }
 
 
 async def test_an_app_may_collect_in_its_own_registry() -> None:
@@ -70,7 +87,7 @@ async def test_an_app_may_collect_in_its_own_registry() -> None:
     registry.register(athomic.prometheus_collector())
     async with running(athomic):
         await publish(athomic)
-        labels = {"handler": "h", "group": "g"}
+        labels = {"instance_id": "worker-1", "handler": "h", "group": "g"}
         assert registry.get_sample_value("athomic_consumer_processed_total", labels) == 2
 
 
