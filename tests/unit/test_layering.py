@@ -29,7 +29,7 @@ FLOORS = [
     ["broker", "subscriptions", "propagation"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints"],
-    ["messages", "variables", "addresses", "exceptions", "sightings", "error_text", "checks"],
+    ["messages", "variables", "addresses", "exceptions", "sightings", "error_text", "checks", "rights"],
 ]
 """From the top. ARCHITECTURE.md says what each room is for."""
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
