@@ -250,6 +250,21 @@ class Athomic:
         finally:
             await self._transport.stop(self.settings.request_timeout)
 
+    # --- before a deploy
+
+    async def check(self) -> ConsumerManager:
+        """Finds and wires the handlers as a start does, and starts nothing: what passes would start. Asks no broker.
+
+        For tests and `fastapi-athomic check`. What a start would warn of is logged. Returns the consumers, not started.
+
+        Raises:
+            ConfigurationError: the app would not start. `problems` has the single errors, if there are several.
+        """
+        manager = self._assemble().manager
+        lineage_reporter(manager, self._transport, self.settings)
+        self._warn_of_overlaps(manager)
+        return manager
+
     # --- positions
 
     async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:

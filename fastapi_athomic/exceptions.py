@@ -31,7 +31,7 @@ AthomicError
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 
@@ -43,7 +43,14 @@ class AthomicError(Exception):
 
 
 class ConfigurationError(AthomicError):
-    """The settings or the wiring of the application are wrong."""
+    """The settings or the wiring of the application are wrong.
+
+    `problems` has the single errors if several were found together; else it is empty.
+    """
+
+    def __init__(self, message: str | None = None, problems: Sequence[ConfigurationError] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class DiscoveryError(ConfigurationError):
@@ -169,3 +176,11 @@ class ThreadStartError(AthomicError):
 
 class HandlerTimeoutError(AthomicError):
     """The handler ran longer than its timeout."""
+
+
+def raise_all(problems: Sequence[ConfigurationError]) -> None:
+    """Raises the error as it is, or one that says what all of them say; nothing if there are none."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigurationError("\n".join(map(str, problems)), problems)

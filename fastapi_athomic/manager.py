@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from .broker import BrokerConnection
 from .consumption.service import ConsumerService
 from .discovery import Discovered
-from .exceptions import ConfigurationError, TransportError
+from .exceptions import ConfigurationError, TransportError, raise_all
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
 from .observation.process import this_process
@@ -34,7 +34,7 @@ class ConsumerManager:
         """Builds a service for each handler and registers it with `lifecycle`.
 
         Raises:
-            ConfigurationError: something is wrong with a handler, or a tuning names one that does not exist.
+            ConfigurationError: something is wrong with handlers, or a tuning names one that does not exist.
         """
         self._settings = settings
         self._factory = factory
@@ -47,14 +47,17 @@ class ConsumerManager:
 
     def _build(self, handlers: Sequence[Discovered]) -> None:
         tunings = self._settings.tuning_by_handler()
+        problems: list[ConfigurationError] = []
         unknown = sorted(set(tunings) - {handler.subscription.handler_id for handler in handlers})
         if unknown:
             known = [handler.subscription.handler_id for handler in handlers]
             nearest = get_close_matches(unknown[0], known, n=1)
-            raise ConfigurationError(
-                f"tuning for unknown handler {', '.join(unknown)}"
-                + (f": did you mean {nearest[0]}?" if nearest and len(unknown) == 1 else "")
-                + f"; the handlers are: {', '.join(known) or 'none'}"
+            problems.append(
+                ConfigurationError(
+                    f"tuning for unknown handler {', '.join(unknown)}"
+                    + (f": did you mean {nearest[0]}?" if nearest and len(unknown) == 1 else "")
+                    + f"; the handlers are: {', '.join(known) or 'none'}"
+                )
             )
         for discovered in handlers:
             handler_id = discovered.subscription.handler_id
@@ -62,9 +65,14 @@ class ConsumerManager:
             if tuning is not None and not tuning.enabled:
                 logger.info("handler %s is switched off by its tuning (enabled=false)", handler_id)
                 continue
-            service = self._factory.create(discovered, tuning)
+            try:
+                service = self._factory.create(discovered, tuning)
+            except ConfigurationError as error:  # there may be more: all are told at once
+                problems.append(error)
+                continue
             self._lifecycle.register(service)
             self._consumers[handler_id] = service
+        raise_all(problems)
         if not handlers:
             logger.warning("no handlers were found; decorate one with subscribe_to, or name its module in `packages`")
 

@@ -1,19 +1,21 @@
-"""The command line `fastapi-athomic`. Each area of commands (`dlq`) is a module.
+"""The command line `fastapi-athomic`. Each command, and each area of commands (`dlq`), is a module.
 
 Takes arguments; gives an exit status. Commands import the app to learn its settings and handlers, and start no
-consumer. An area's `add_commands` adds its parsers, and sets `run`: the coroutine function that runs a command.
+consumer. A module's `add_commands` adds its parsers, and sets `run`: the coroutine function that runs a command.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from ..exceptions import AthomicError
-from . import dlq
-from .terminal import FAILED
+from . import check, dlq, handlers, topics
+from .terminal import FAILED, INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,10 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AthomicError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastapi-athomic", description="Tools for the consumers of a FastAPI app.")
-    areas = parser.add_subparsers(dest="area", required=True)
-    dlq.add_commands(areas)
+    parser = argparse.ArgumentParser(
+        prog="fastapi-athomic",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # --version stays on one line
+        description="Tools for the consumers of a FastAPI app.",
+        epilog="fastapi-athomic COMMAND --help explains a command. `python -m fastapi_athomic` is the same.",
+    )
+    parser.add_argument("--version", action="version", version=_versions())
+    areas = parser.add_subparsers(dest="area", required=True, metavar="COMMAND")
+    for each in (check, handlers, topics, dlq):
+        each.add_commands(areas)
     return parser
+
+
+def _versions() -> str:
+    """What a report of a fault should name."""
+    others = ", ".join(f"{name} {version(name)}" for name in ("fastapi", "aiokafka", "pydantic"))
+    return f"fastapi-athomic {version('fastapi-athomic')} (Python {platform.python_version()}, {others})"

@@ -14,7 +14,7 @@ from typing import Any
 from ..exceptions import AthomicError
 from ..failures.dead_letters import DeadLetters
 from ..failures.letters import DeadLetter
-from .app import find_athomic
+from .app import add_app_options, find_athomic, refuse_memory
 from .terminal import OK, REFUSED, agreed, print_json, progress_bar
 
 
@@ -34,9 +34,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("handler", metavar="HANDLER_ID")
-    command.add_argument(
-        "--app", required=True, metavar="MODULE:ATTRIBUTE", help="where the app is, such as example_app.main:app"
-    )
+    add_app_options(command)
     command.add_argument("--topic", help="only those from this source topic")
     command.add_argument("--partition", type=int, help="partition of the DLQ topic")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -63,7 +61,8 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Runs the command that the options name; returns its exit status."""
-    athomic = find_athomic(options.app)
+    athomic = find_athomic(options)
+    refuse_memory(athomic)
     command: Callable[[DeadLetters, argparse.Namespace], Any] = {
         "list": _list,
         "show": _show,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..failures.settling import Progress
 
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done, an error, the user did not agree."""
+INTERRUPTED = 130
+"""Exit status after Ctrl+C, as shells have it: 128 and the number of the signal."""
 
 
 def agreed(question: str) -> bool:
@@ -34,6 +36,13 @@ def progress_bar(total: int) -> Iterator[Progress | None]:
         return
     with tqdm(total=total, unit="msg", disable=not sys.stderr.isatty(), leave=False) as bar:
         yield bar.update
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints columns that are as wide as what is in them."""
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_json(value: object) -> None:

@@ -44,8 +44,8 @@ class Shell:
         self._directory, self._module = directory, module
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "ATHOMIC_BROKER_URL": f"kafka://{bootstrap}"}
 
-    def __call__(self, *arguments: str, status: int = 0, app: str | None = None) -> str:
-        command = [sys.executable, "-W", "error", "-m", "fastapi_athomic.cli", "dlq", *arguments]
+    def __call__(self, *arguments: str, status: int = 0, app: str | None = None, area: str = "dlq") -> str:
+        command = [sys.executable, "-W", "error", "-m", "fastapi_athomic", area, *arguments]
         done = subprocess.run(
             [*command, "--app", app or f"{self._module}:app"],
             cwd=self._directory,
@@ -59,8 +59,8 @@ class Shell:
         assert done.returncode == status, done.stderr
         return done.stdout if status == 0 else done.stderr
 
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
+    def json(self, *arguments: str, area: str = "dlq") -> Any:
+        return json.loads(self(*arguments, "--json", area=area))
 
 
 async def test_list_show_redrive_and_discard(
@@ -92,7 +92,11 @@ async def test_list_show_redrive_and_discard(
     assert "2 of 2 settled" in shell("redrive", HANDLER, "--all", "--yes")
     assert shell.json("list", HANDLER) == []
 
+    topics = {topic["name"]: topic["partitions"] for topic in shell.json("--ask-broker", area="topics")["topics"]}
+    assert topics[module] == topics[f"{module}.{module}.dlq"] == topics[f"{module}.{module}.redrive"] > 0
+    assert topics.keys() == {module, f"{module}.{module}.dlq", f"{module}.{module}.redrive"}
+
     assert "there is no handler nobody" in shell("list", "nobody", status=1)
-    assert "cannot be imported" in shell("list", HANDLER, app="no_such_module:app", status=1)
+    assert "there is no module no_such_module" in shell("list", HANDLER, app="no_such_module:app", status=1)
     assert "has no athomic" in shell("list", HANDLER, app="json:dumps", status=1)
     assert "no dead letter at this place" in shell("show", HANDLER, "--offset", "99", status=1)

@@ -347,7 +347,7 @@ class World:
     def redrive_by_command(self, handler: str) -> dict[str, Any]:
         """Redrives by the command line, as an operator would, whether the service runs or not."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        command = [sys.executable, "-m", "fastapi_athomic.cli", "dlq", "redrive", handler]
+        command = [sys.executable, "-m", "fastapi_athomic", "dlq", "redrive", handler]
         done = subprocess.run(
             [*command, "--app", "tests.life.service:app", "--all", "--yes", "--json"],
             env=inherited | self.environment() | {"PYTHONPATH": str(ROOT)},

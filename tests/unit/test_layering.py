@@ -15,6 +15,7 @@ PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
 
 FLOORS = [
+    ["__main__"],
     ["cli"],
     ["athomic"],
     ["run", "web"],

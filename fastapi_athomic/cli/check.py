@@ -1,0 +1,100 @@
+"""`fastapi-athomic check`: would the app start? For CI: no broker is asked, and nothing is started."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ..exceptions import AthomicError, ConfigurationError
+from .app import add_app_options, find_athomics, told
+from .terminal import FAILED, OK, print_json
+
+_LOGGER = logging.getLogger(__package__.partition(".")[0])
+
+
+@dataclass(slots=True)
+class _Findings:
+    handlers: list[str] = field(default_factory=list)  # ids
+    problems: list[str] = field(default_factory=list)  # because of which the app would not start
+    warnings: list[str] = field(default_factory=list)
+    brokers: set[str] = field(default_factory=set)  # schemes
+
+
+def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command `check`."""
+    command = areas.add_parser(
+        "check",
+        help="would the app start? finds and compiles handlers, validates settings; asks no broker",
+        description="Finds and compiles the handlers and validates the settings, as a start of the app does. No broker "
+        "is asked, nothing is started. The exit status is 1 if the app would not start.",
+    )
+    add_app_options(command)
+    command.add_argument("--strict", action="store_true", help="fail if there are warnings, too")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Prints a sentence for each problem; returns the exit status."""
+    findings = _Findings()
+    with _warnings_into(findings.warnings):
+        try:
+            for athomic in find_athomics(options):
+                findings.brokers.add(athomic.settings.scheme)
+                try:
+                    findings.handlers += (await athomic.check()).consumers
+                except ConfigurationError as error:
+                    findings.problems += map(str, error.problems or (error,))
+                except Exception as error:  # of the user's code, which a start would run too
+                    findings.problems.append(told(error))
+        except AthomicError as error:
+            findings.problems.append(str(error))
+    failed = bool(findings.problems or (options.strict and findings.warnings))
+    if options.json:
+        print_json(
+            {
+                "ok": not failed,
+                "handlers": findings.handlers,
+                "problems": findings.problems,
+                "warnings": findings.warnings,
+            }
+        )
+    else:
+        _print(findings)
+    return FAILED if failed else OK
+
+
+def _print(findings: _Findings) -> None:
+    for problem in findings.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    for warning in findings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if findings.problems:
+        return
+    count = len(findings.handlers)
+    print(f"{count} handler{'' if count == 1 else 's'} would start: {', '.join(findings.handlers) or 'none'}")
+    if findings.brokers == {"memory"}:
+        print("The broker is memory:// here. Set the variables of production to check what they concern, too.")
+
+
+@contextmanager
+def _warnings_into(warnings: list[str]) -> Iterator[None]:
+    """Collects what the package logs as a warning or worse: what a start would log."""
+
+    class Collecting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (said := record.getMessage()) not in warnings:
+                warnings.append(said)
+
+    handler = Collecting(logging.WARNING)
+    propagate, _LOGGER.propagate = _LOGGER.propagate, False  # else each would be printed twice
+    _LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.propagate = propagate

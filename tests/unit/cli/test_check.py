@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.unit.cli.conftest import Command, Write
+
+APP = """
+from fastapi import FastAPI
+from pydantic import BaseModel
+from fastapi_athomic import include_athomic, ordered_consumer, subscribe_to
+
+class Order(BaseModel):
+    number: int
+
+app = FastAPI()
+include_athomic(app)
+"""
+GOOD = """
+@subscribe_to("orders", group_id="billing", handler_id="bill")
+async def bill(order: Order) -> None: ...
+"""
+BROKEN = """
+@subscribe_to("orders", group_id="shipping", handler_id="ship")
+async def ship(order: Order, address: str) -> None: ...
+
+@subscribe_to("orders", group_id="mail", handler_id="mail")
+async def mail(order) -> None: ...
+"""
+
+
+def test_an_app_that_would_start(write: Write, command: Command) -> None:
+    write(fine1=APP + GOOD)
+    answer = command("check", "--app", "fine1", "--strict")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("1 handler would start: bill\n")
+    assert "The broker is memory:// here. Set the variables of production" in answer.out
+
+
+def test_all_problems_are_told_not_only_the_first(write: Write, command: Command) -> None:
+    write(broken1=APP + GOOD + BROKEN)
+    answer = command("check", "--app", "broken1")
+    assert answer.status == 1
+    ship, mail = answer.err.splitlines()
+    assert ship.startswith("error: handler ship: nothing provides parameter address")
+    assert mail.startswith("error: handler mail: annotate order with the type of the message")
+    assert answer.out == ""
+
+
+def test_a_tuning_that_fits_no_handler_is_one_more_problem(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHOMIC_TUNING__0__HANDLER", "bil")
+    write(broken2=APP + GOOD + BROKEN)
+    problems = command("check", "--app", "broken2", "--json").json["problems"]
+    assert [problem.split(":")[0] for problem in problems] == [
+        "tuning for unknown handler bil; the handlers are",
+        "handler ship",
+        "handler mail",
+    ]
+
+
+def test_what_only_kafka_needs_is_checked_without_asking_it(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHOMIC_BROKER_URL", "kafka://127.0.0.1:1")
+    write(
+        kafka1=APP + GOOD,
+        kafka2=APP
+        + """
+@ordered_consumer("o", group_id="g", handler_id="seq", aggregate_key_field="number", sequence_id_field="number")
+async def handle(order: Order) -> None: ...
+""",
+    )
+    answer = command("check", "--app", "kafka1")
+    assert (answer.status, answer.out) == (0, "1 handler would start: bill\n")
+    assert "ATHOMIC_STATE_STORE_URL" in command("check", "--app", "kafka2").err
+
+
+def test_what_a_start_would_warn_of_is_told(write: Write, command: Command) -> None:
+    write(warned1=APP + GOOD + "\n@app.get('/consumers')\ndef consumers() -> None: ...\n")
+    answer = command("check", "--app", "warned1")
+    assert answer.status == 0
+    assert answer.err.startswith("warning: routes: /consumers (warned1.consumers) gets no request")
+    assert answer.err.count("warned1.consumers") == 1
+    assert command("check", "--app", "warned1", "--strict").status == 1
+
+
+def test_an_app_without_handlers_is_warned_of(write: Write, command: Command) -> None:
+    write(warned2=APP)
+    answer = command("check", "--app", "warned2")
+    assert "warning: no handlers were found; decorate one with subscribe_to" in answer.err
+    assert "0 handlers would start: none" in answer.out
+
+
+def test_the_packages_logging_is_as_it_was_afterwards(write: Write, command: Command) -> None:
+    logger = logging.getLogger("fastapi_athomic")
+    before = (logger.propagate, list(logger.handlers))
+    write(fine2=APP + GOOD)
+    command("check", "--app", "fine2")
+    assert (logger.propagate, list(logger.handlers)) == before
+
+
+def test_an_error_that_is_not_ours_is_told_with_its_line(write: Write, command: Command) -> None:
+    write(broken4=APP + "\nfrom broken4_model import handle\n", broken4_model=BROKEN_TYPE)
+    answer = command("check", "--app", "broken4")
+    assert answer.status == 1
+    assert answer.err.startswith("error: ")
+    assert "broken4_model.py, line 6: raise OSError('gone')" in answer.err
+
+
+BROKEN_TYPE = """
+from fastapi_athomic import subscribe_to
+
+class Model:
+    def __get_pydantic_core_schema__(source, handler):
+        raise OSError('gone')
+
+@subscribe_to("t", group_id="g")
+async def handle(message: Model) -> None: ...
+"""
+
+
+def test_json(write: Write, command: Command) -> None:
+    write(fine3=APP + GOOD, broken5=APP + GOOD + BROKEN)
+    assert command("check", "--app", "fine3", "--json").json == {
+        "ok": True,
+        "handlers": ["bill"],
+        "problems": [],
+        "warnings": [],
+    }
+    answer = command("check", "--app", "broken5", "--json")
+    assert answer.status == 1
+    assert not answer.json["ok"]
+    assert len(answer.json["problems"]) == 2
+    assert "there is no module" in command("check", "--app", "nothing_there", "--json").json["problems"][0]
