@@ -41,9 +41,11 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 async def run(options: argparse.Namespace) -> int:
     """Prints a sentence for each problem; returns the exit status."""
     findings = _Findings()
-    with _warnings_into(findings.warnings):
+    with _collected(findings.warnings) as collector:
         try:
-            for athomic in find_athomics(options):
+            athomics = find_athomics(options)
+            collector.listen()
+            for athomic in athomics:
                 findings.brokers.add(athomic.settings.scheme)
                 try:
                     findings.handlers += (await athomic.check()).consumers
@@ -81,20 +83,35 @@ def _print(findings: _Findings) -> None:
         print("The broker is memory:// here. Set the variables of production to check what they concern, too.")
 
 
-@contextmanager
-def _warnings_into(warnings: list[str]) -> Iterator[None]:
+class _Collector(logging.Handler):
     """Collects what the package logs as a warning or worse: what a start would log."""
 
-    class Collecting(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if (said := record.getMessage()) not in warnings:
-                warnings.append(said)
+    def __init__(self, warnings: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._warnings = warnings
 
-    handler = Collecting(logging.WARNING)
-    propagate, _LOGGER.propagate = _LOGGER.propagate, False  # else each would be printed twice
-    _LOGGER.addHandler(handler)
+    def emit(self, record: logging.LogRecord) -> None:
+        if (said := record.getMessage()) not in self._warnings:
+            self._warnings.append(said)
+
+    def listen(self) -> None:
+        """Call it again when the app has been imported: it may have configured logging, and switched ours off."""
+        for name in [*logging.root.manager.loggerDict]:
+            if f"{name}.".startswith(f"{_LOGGER.name}."):
+                logger = logging.getLogger(name)
+                logger.disabled = False
+                logger.setLevel(min(logger.level, logging.WARNING))
+        _LOGGER.propagate = False  # else each would be printed twice
+        if self not in _LOGGER.handlers:
+            _LOGGER.addHandler(self)
+
+
+@contextmanager
+def _collected(warnings: list[str]) -> Iterator[_Collector]:
+    collector, propagate = _Collector(warnings), _LOGGER.propagate
+    collector.listen()
     try:
-        yield
+        yield collector
     finally:
-        _LOGGER.removeHandler(handler)
+        _LOGGER.removeHandler(collector)
         _LOGGER.propagate = propagate

@@ -255,6 +255,28 @@ async def test_what_no_waiting_cures_stops_the_start_up(broken: str) -> None:
             pass
 
 
+async def test_a_start_names_everything_that_is_wrong_and_so_does_the_check() -> None:
+    @subscribe_to("t", group_id="g", handler_id="good")
+    async def good(message: str) -> None: ...
+
+    @subscribe_to("t", group_id="h", handler_id="one")
+    async def one(message: str, nobody: int) -> None: ...
+
+    @subscribe_to("t", group_id="i", handler_id="two")
+    async def two(message) -> None: ...  # type: ignore[no-untyped-def]
+
+    athomic = new_app(MEMORY, good, one, two)
+    for attempt in (athomic.check, athomic.app.router.lifespan_context(athomic.app).__aenter__):
+        with pytest.raises(ConfigurationError, match=r"handler one: .*\nhandler two: ") as raised:
+            await attempt()
+        assert [type(problem) for problem in raised.value.problems] == [HandlerSignatureError] * 2
+    fine = new_app(MEMORY, good)
+    assert list((await fine.check()).consumers) == ["good"]
+    assert fine.health() is None, "nothing was started"
+    async with running(fine):
+        assert [status.id for status in fine.consumers()] == ["good"], "a check does not disturb a start"
+
+
 # --- routes
 
 

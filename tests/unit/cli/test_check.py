@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import fastapi_athomic
 from tests.unit.cli.conftest import Command, Write
 
 APP = """
@@ -96,10 +100,26 @@ def test_an_app_without_handlers_is_warned_of(write: Write, command: Command) ->
 
 def test_the_packages_logging_is_as_it_was_afterwards(write: Write, command: Command) -> None:
     logger = logging.getLogger("fastapi_athomic")
-    before = (logger.propagate, list(logger.handlers))
+    logger.propagate = True
+    before = list(logger.handlers)
     write(fine2=APP + GOOD)
     command("check", "--app", "fine2")
-    assert (logger.propagate, list(logger.handlers)) == before
+    assert logger.propagate
+    assert logger.handlers == before
+
+
+LOGGING = """
+import logging.config
+logging.config.dictConfig({"version": 1, "loggers": {"fastapi_athomic": {"level": "ERROR", "handlers": []}}})
+"""
+
+
+def test_an_app_that_configures_logging_hides_no_warning(write: Write) -> None:
+    write(warned3=LOGGING + APP)
+    program = [sys.executable, "-m", "fastapi_athomic", "check", "--app", "warned3", "--app-dir", str(Path.cwd())]
+    root = Path(fastapi_athomic.__file__).parents[1]
+    done = subprocess.run(program, cwd=root, capture_output=True, text=True, check=True)  # its logging is for good
+    assert "warning: no handlers were found" in done.stderr
 
 
 def test_an_error_that_is_not_ours_is_told_with_its_line(write: Write, command: Command) -> None:
