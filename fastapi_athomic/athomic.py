@@ -31,6 +31,7 @@ from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .messages import PublishedMessage, TopicPartition
+from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
 from .propagation.middleware import AthomicMiddleware, Identify
@@ -263,6 +264,8 @@ class Athomic:
         manager = self._assemble().manager
         lineage_reporter(manager, self._transport, self.settings)
         self._warn_of_overlaps(manager)
+        for doubt in doubts(self.settings, workers=1):
+            logger.warning("%s", doubt)
         return manager
 
     # --- positions

@@ -59,7 +59,7 @@ def test_a_tuning_that_fits_no_handler_is_one_more_problem(
     write(broken2=APP + GOOD + BROKEN)
     problems = command("check", "--app", "broken2", "--json").json["problems"]
     assert [problem.split(":")[0] for problem in problems] == [
-        "tuning for unknown handler bil; the handlers are",
+        "tuning for unknown handler bil",
         "handler ship",
         "handler mail",
     ]
@@ -89,6 +89,17 @@ def test_what_a_start_would_warn_of_is_told(write: Write, command: Command) -> N
     assert answer.err.startswith("warning: routes: /consumers (warned1.consumers) gets no request")
     assert answer.err.count("warned1.consumers") == 1
     assert command("check", "--app", "warned1", "--strict").status == 1
+
+
+def test_a_broker_that_others_cannot_see_is_warned_of(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHOMIC_STATE_STORE_URL", "redis://localhost")
+    write(warned4=APP + GOOD)
+    answer = command("check", "--app", "warned4", "--strict")
+    assert answer.status == 1
+    assert "warning: " in answer.err
+    assert "memory://" in answer.err
 
 
 def test_an_app_without_handlers_is_warned_of(write: Write, command: Command) -> None:
