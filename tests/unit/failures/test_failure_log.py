@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from fastapi_athomic import Athomic, AthomicSettings, BatchItemError, RetryPolicy, subscribe_to
+from fastapi_athomic import Athomic, AthomicSettings, BatchItemError, RawMessage, RetryPolicy, subscribe_to
 from fastapi_athomic import complaints as complaints_module
 from fastapi_athomic.complaints import BURST
 from fastapi_athomic.decorators import ordered_consumer
@@ -188,6 +188,14 @@ async def test_what_is_retried_for_ever_shows_its_traceback_at_once_and_again_af
         await eventually(lambda: desk.with_traceback == [logging.WARNING] * 2)
 
 
+async def test_each_message_that_is_retried_for_ever_shows_its_first_traceback(desk: Desk) -> None:
+    retry = RetryPolicy(max_attempts=0, delay=3_600, max_delay=3_600)
+    async with desk.open(desk.handler(retry=retry, ordering="none")) as athomic:
+        await athomic.publish_many("t", ["x", "y"])
+        await eventually(lambda: len(desk.told) == 2)
+    assert desk.with_traceback == [logging.WARNING] * 2
+
+
 async def test_a_policy_of_ones_own_may_have_no_end_and_shows_the_traceback_too(desk: Desk) -> None:
     class Own(RetryPolicy):
         def decide(self, *args: Any, **options: Any) -> Any:
@@ -219,7 +227,7 @@ async def test_a_retry_topic_that_cannot_be_written_is_not_called_a_dead_letter(
         await athomic.publish("t", "x")
         await eventually(lambda: desk.told)
         assert "t[0] waits: message to the retry topic t.g.retry.10s refused" in desk.told[0].getMessage()
-        assert "message to the retry topic t.g.retry.10s refused" in str(athomic.health())
+        await eventually(lambda: "message to the retry topic t.g.retry.10s refused" in str(athomic.health()))
 
 
 async def test_what_cannot_be_described_is_not_done_twice(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +298,18 @@ async def test_a_message_that_blocks_its_aggregate_is_told_with_its_traceback_on
             f"{__name__}.FraudError: card refused; it blocks its aggregate, and is tried again every 0.01 s" in blocks
         )
         assert desk.with_traceback == [logging.ERROR]
+
+
+async def test_what_fails_after_its_partition_was_revoked_is_told_too(desk: Desk) -> None:
+    class Revoked:
+        revoked = True
+
+    manager, _, _ = new_app(AthomicSettings(), desk.handler())._assemble()
+    session: Any = manager.consumers["h"]._new_session(False)
+    message = RawMessage("t", 0, 7, 0, None, b"x", ())
+    assert await session._strategy._processor.process(message, 1, 0.0, Revoked()) is None
+    assert desk.line(logging.INFO).endswith("; its partition was revoked meanwhile, and the new owner handles it")
+    assert desk.with_traceback == []
 
 
 # --- what must not be shown
