@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 
 from .exceptions import PublishError, TransportError
 from .settings import AthomicSettings
@@ -65,7 +66,7 @@ class BrokerConnection:
                 await self._transport.start(CONNECT_SECONDS)
                 break
             except TransportError as error:
-                if self.last_error is None:
+                if str(error) != str(self.last_error):
                     logger.warning("the broker cannot be reached, trying again: %s", error)
                 self.last_error = error
             await asyncio.sleep(delay)
@@ -76,13 +77,17 @@ class BrokerConnection:
 
     async def _watch(self) -> None:
         """Keeps `last_error` up to date: the client libraries reconnect forever, and report nothing."""
+        away_since = 0.0  # on the monotonic clock
         while True:
             await asyncio.sleep(PING_INTERVAL)
             error = await self._ping()
             if error is not None and self.last_error is None:
+                away_since = monotonic()
                 logger.warning("the broker can no longer be reached, trying again: %s", error)
             elif error is None and self.last_error is not None:
-                logger.warning("the broker can be reached again")
+                logger.warning("the broker can be reached again after %.0f s", monotonic() - away_since)
+            elif error is not None and str(error) != str(self.last_error):
+                logger.warning("the broker still cannot be reached, for another reason: %s", error)
             self.last_error = error
 
     async def _ping(self) -> TransportError | None:

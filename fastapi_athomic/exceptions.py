@@ -16,7 +16,8 @@ AthomicError
 │   ├── CommitFailedError         the group went on without this member
 │   ├── MessageRefusedError       the topic does not accept such a message, however often it is sent
 │   ├── MessageTooLargeError      larger than the broker accepts
-│   └── NotAcknowledgedError      sent, but not acknowledged in time: it may still be written
+│   ├── NotAcknowledgedError      sent, but not acknowledged in time: it may still be written
+│   └── NotAuthorizedError        the broker's authorizer refused: the text says which right is missing
 ├── PublishError                  a message was not acknowledged
 ├── PayloadError                  a payload step failed
 │   ├── PayloadEncodeError
@@ -31,7 +32,7 @@ AthomicError
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 
@@ -114,6 +115,18 @@ class NotAcknowledgedError(TransportError):
     def __init__(self, message: str | None, wait: Callable[[float], Awaitable[Any]]) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+class NotAuthorizedError(TransportError):
+    """The broker's authorizer refused: a right is missing.
+
+    `topics` are those that were refused; empty if it was not about topics. What was asked in the same request for
+    other topics was done.
+    """
+
+    def __init__(self, message: str | None = None, topics: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.topics = frozenset(topics)
 
 
 class TopicNotFoundError(NotFoundError, TransportError):

@@ -208,7 +208,7 @@ class ConsumerFactory:
         if subscription.pattern is not None:
             return frozenset()
         await ensure_sources(subscription, self._parts.transport, self._settings)
-        return await self._watch.existing(returns.brings_back)
+        return await self._watch.readable(returns.brings_back)
 
     async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
         await self._left_behind.warn(dlq_handler, client)

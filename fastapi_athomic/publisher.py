@@ -102,6 +102,8 @@ class Publisher:
             )
         except TransportError as error:
             logger.warning("missing topics could not be created: %s", error)
+            for index in missed:  # why it was not created says more than that it is missing
+                results[index] = error
             return results
         again = await self._transport.producer.send([messages[index] for index in missed], max(0.1, end - monotonic()))
         for index, result in zip(missed, again, strict=True):

@@ -22,6 +22,7 @@ from .variables import DELIMITER, PREFIX, Checked, checked_sources, variable
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Assignor = Literal["roundrobin", "range", "sticky"]
 
 _PLAINER = {
     "bool_parsing": "must be true or false",
@@ -58,6 +59,8 @@ class KafkaSettings(Checked):
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is published
     linger: Seconds = 0.0  # how long a message that is published waits for others, to be sent with them
+    # how a group's partitions are shared out, the preferred way first. All members must offer one that the others do
+    partition_assignment_strategy: Annotated[tuple[Assignor, ...], Field(min_length=1)] = ("roundrobin",)
     # static membership (KIP-345): an id that must differ between processes. `{pid}` and `{hostname}` are filled in, and
     # each handler adds a suffix of its own. docs/damaged-batches.md says what happens if two processes share an id
     group_instance_id: str | None = None

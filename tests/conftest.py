@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.kafka_broker import IMPATIENT, ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
 from tests.support.mock_cluster import MockCluster
 from tests.support.redis_server import ExternalRedis, RedisServer, RedisUnavailableError, start_redis
+from tests.support.secure_kafka import SecureKafka
 
 REQUIRE_VARIABLE = "ATHOMIC_TEST_REQUIRE_BROKERS"
 """Set to 1 where a missing Kafka or Redis must fail the run: in CI."""
@@ -65,6 +66,18 @@ def impatient_kafka(
         broker = KafkaBroker(tmp_path_factory.mktemp("impatient") / "broker", heap="300m", **IMPATIENT)
     except KafkaUnavailableError as error:
         _do_without(f"a broker that closes idle connections: {error}")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """An Apache Kafka with SASL, TLS and an authorizer. Each test makes a user of its own."""
+    try:
+        broker = SecureKafka(tmp_path_factory.mktemp("secure") / "broker")
+    except KafkaUnavailableError as error:
+        _do_without(f"a broker with an authorizer: {error}")
     broker.start()
     yield broker
     broker.stop()

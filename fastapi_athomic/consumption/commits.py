@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 
-from ..exceptions import CommitFailedError, TopicNotFoundError, TransportError
+from ..exceptions import CommitFailedError, NotAuthorizedError, TopicNotFoundError, TransportError
 from ..loop.load import ThreadLoad
-from ..transports.base import TransportConsumer
+from ..transports.base import CommittedOffset, TransportConsumer
 from .assignment import Assignment
 from .partitions import PartitionState
 from .parts import SessionParts
@@ -56,6 +56,7 @@ class Committer:
         self.lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
         self._load = ThreadLoad()
+        self.problem: str | None = None  # why the last commit failed; that does not stop consumption
 
     def expect_work(self) -> None:
         """There is, or will be, something to commit: messages have been fetched, or a position has moved."""
@@ -78,11 +79,20 @@ class Committer:
                 logger.info("%s: commit refused, a rebalance is on its way: %s", self._name, error)
                 await asyncio.sleep(LOOK_SECONDS)
             except TransportError as error:
-                logger.warning("%s: commit failed, it will be tried again: %s", self._name, error)
+                self._tell(f"commit failed, it will be tried again: {error}")
                 await asyncio.sleep(LOOK_SECONDS)
+            else:
+                self._tell(None)
             answered = monotonic()
             if all(state.tracker.settled for state in self._assignment.states.values()):
                 self._work_seen.clear()
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            logger.warning("%s: %s", self._name, problem)
+        elif problem is None and self.problem is not None:
+            logger.warning("%s: commits are accepted again", self._name)
+        self.problem = problem
 
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
@@ -121,7 +131,17 @@ class Committer:
             self._done_at_commit = self._counters.done
             if not due:
                 return
-            await self._client().commit({state.topic_partition: offset for state, offset in due.items()}, timeout)
+            try:
+                await self._client().commit({state.topic_partition: offset for state, offset in due.items()}, timeout)
+            except NotAuthorizedError as error:
+                if error.topics:  # the other topics' offsets were committed
+                    refused = {state for state in due if state.topic_partition.topic in error.topics}
+                    _note({state: offset for state, offset in due.items() if state not in refused})
+                raise
             self._counters.commits += 1
-            for state, offset in due.items():
-                state.tracker.committed_as(offset)
+            _note(due)
+
+
+def _note(committed: Mapping[PartitionState, CommittedOffset]) -> None:
+    for state, offset in committed.items():
+        state.tracker.committed_as(offset)

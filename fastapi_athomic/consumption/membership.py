@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from time import monotonic
 
-from ..exceptions import CommitFailedError, TransportError
+from ..exceptions import CommitFailedError, NotAuthorizedError, TransportError
 from ..messages import TopicPartition
 from ..transports.base import CommittedOffset, TransportConsumer
 from .assignment import Assignment
@@ -124,6 +124,10 @@ class Membership:
             )
             assignment.revoke_all()
             self._placement.unplaced.clear()
+        except NotAuthorizedError as error:
+            if not error.topics or error.topics >= {place.topic for place in offsets}:  # it did not look at the group
+                logger.warning("%s: membership still in doubt: %s", self._name, error)
+                return
         except TransportError as error:
             logger.warning("%s: membership still in doubt, as the broker did not confirm it: %s", self._name, error)
             return

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..exceptions import CommitFailedError, TransportError
 from ..messages import TopicPartition
+from ..rights import missing_right
 from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
@@ -111,10 +112,9 @@ class Placement:
             logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._name, error)
             return
         except TransportError as error:
-            self.problem = f"cannot begin to read {_listed(unplaced)}: {error}"
-            logger.warning("%s: %s; it will be tried again", self._name, self.problem)
+            self._tell(f"cannot begin to read {_listed(unplaced)}: {error}")
             return
-        self.problem = None
+        self._tell(self._denial(unplaced))
         placed: dict[TopicPartition, Start] = {}
         try:
             for place, start in starts.items():
@@ -123,6 +123,26 @@ class Placement:
         finally:
             report(self._name, placed)
         self._wake()
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            logger.warning("%s: %s; it will be tried again", self._name, problem)
+        self.problem = problem
+
+    def _denial(self, places: Iterable[TopicPartition]) -> str | None:
+        """What health says about partitions that are ours, but must not be read."""
+        denied = sorted(filter(self._is_denied, places))
+        topics = ", ".join(dict.fromkeys(place.topic for place in denied))
+        return f"cannot read {_listed(denied)}: {missing_right('Read', 'Topic', topics)}" if denied else None
+
+    def _is_denied(self, place: TopicPartition) -> bool:
+        info = (self.topics or {}).get(place.topic)
+        return info is not None and "Read" in info.denied
+
+    @property
+    def pending(self) -> bool:
+        """A partition that is ours and may be read has no position yet."""
+        return not all(map(self._is_denied, self.unplaced))
 
     async def _place_one(self, place: TopicPartition, start: Start) -> bool:
         """Gives one partition a new state, unless it goes on in its old log, and has the client read from its start.

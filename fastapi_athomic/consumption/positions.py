@@ -76,12 +76,13 @@ class StartingPoints:
     ) -> tuple[dict[TopicPartition, Start], Mapping[str, TopicInfo | None]]:
         """Where each partition is read from, and the topics as `client.topics` gives them.
 
-        Partitions whose topic is gone are left out. First positions are committed; if `still_ours` returns False
-        before that, nothing is committed, and no partition is returned. Raises `TransportError`.
+        Partitions whose topic is gone, or must not be read, are left out. First positions are committed; if
+        `still_ours` returns False before that, nothing is committed, and no partition is returned. Raises
+        `TransportError`.
         """
         end = monotonic() + timeout
         topics = await client.topics(timeout)
-        there = {place: lost for place, lost in wanted.items() if topics.get(place.topic) is not None}
+        there = {place: lost for place, lost in wanted.items() if _may_read(topics.get(place.topic))}
         unlost = [place for place, lost in there.items() if lost is None]
         committed = await client.committed(unlost, end - monotonic()) if unlost else {}
         starts = {
@@ -148,7 +149,7 @@ class StartingPoints:
         """The stamps of the group's commits, by topic: for these topics, or for all that match the pattern."""
         if self._reset == "earliest" and not self._seen.keys() & begun:
             return {}
-        sources = [name for name in topics if name in begun or self._pattern]
+        sources = [name for name, info in topics.items() if _may_read(info) and (name in begun or self._pattern)]
         places = [TopicPartition(name, n) for name in sources for n in range(_partitions(topics.get(name)))]
         found: dict[str, list[Stamp]] = {}
         for place, commit in (await client.committed(places, end - monotonic())).items():
@@ -240,6 +241,11 @@ def _info(topics: Mapping[str, TopicInfo | None], place: TopicPartition) -> Topi
     info = topics[place.topic]
     assert info is not None, "partitions of topics that are gone were left out"
     return info
+
+
+def _may_read(info: TopicInfo | None) -> bool:
+    """Asking for the offsets of a topic that must not be read, or committing one, fails for all others, too."""
+    return info is not None and "Read" not in info.denied
 
 
 def _stamp_now(info: TopicInfo) -> Stamp:

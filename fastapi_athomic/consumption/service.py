@@ -253,7 +253,7 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=dict(self.dlq_handler.blocked),
-            problems=session.problems(),
+            problems=[*session.problems(), *self.dlq_handler.problems()],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             topics=session.topics,
         )

@@ -174,7 +174,7 @@ class ConsumerSession:
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
         membership, client = self._membership, self.client()
-        placed = membership.joined.is_set() and not self._placement.unplaced
+        placed = membership.joined.is_set() and not self._placement.pending
         complete = placed and (self._assignment.states or not client.assignment())
         held = client.held()  # by the transport, because it cannot read the next message; not a `Hold`
         lagging = any(self._lags(place) for place in wanted if place not in held)
@@ -288,7 +288,11 @@ class ConsumerSession:
 
     def problems(self) -> list[str]:
         """What an operator should look at although consumption goes on, a sentence each."""
-        known = [problem for problem in (self._placement.problem, self._membership.warning) if problem]
+        known = [
+            problem
+            for problem in (self._placement.problem, self._committer.problem, self._membership.warning)
+            if problem
+        ]
         if self._connected is None:
             return known
         held = [f"{partition} {reason}" for partition, reason in self._connected.held().items()]

@@ -11,11 +11,12 @@ from weakref import WeakKeyDictionary
 
 from ..complaints import Complaints
 from ..error_text import presentable, type_name
-from ..exceptions import ConfigurationError, TopicNotFoundError
+from ..exceptions import ConfigurationError, NotAuthorizedError, TopicNotFoundError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
 from ..outcomes import FailureContext, Stage
 from ..retry import RetryDecision, RetryPolicy
+from ..rights import missing_right
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription, is_topic_name
 from ..transports.base import Transport
@@ -78,7 +79,7 @@ class DLQHandler:
       not judged here; `returns` tells whether a message came back, and where it was first;
     - the session: `prepare` when partitions are assigned, `forget` when they are revoked, sought to another offset, or
       lost with their topic;
-    - the service: `blocked` for health, `topic_for`, `returns` and `log` for status;
+    - the service: `blocked` and `problems` for health, `topic_for`, `returns` and `log` for status;
     - `Mailbox` and `Settling`: `topic_for`, `returns` and `redrive_topic`;
     - `LeftBehind`: `topic_for`, `returns`, `handler_id` and `group_id`;
     - the factory: `check_names` and `uses`, once, before anything starts.
@@ -221,24 +222,32 @@ class DLQHandler:
     async def prepare(self, sources: Collection[str]) -> None:
         """Called when partitions of these topics are assigned to this process.
 
-        With `create_topics` off, checks that their DLQ and retry topics exist. (Else they are created when they are
-        needed.) Writing checks again.
+        Checks that their DLQ and retry topics may be written to and, with `create_topics` off, that they exist. (Else
+        they are created when they are needed.) Writing checks again.
 
         Raises:
-            TransportError: topics are missing, which the error names; or the broker does not answer.
+            TransportError: topics are missing or must not be written to, the error names them; or the broker does not
+                answer.
         """
         self._topics.note_move()
-        if self._settings.create_topics:
-            return
-        needed = [topic for source in sources for topic in self._needed(self.returns.source_of(source))]
+        needed = sorted({topic for source in sources for topic in self._needed(self.returns.source_of(source))})
         counts = await self._transport.partition_counts(needed, self._settings.request_timeout)
-        absent = sorted({topic for topic in needed if topic not in counts})
-        if absent:
-            raise TopicNotFoundError(missing(absent))
+        denied = [topic for topic in needed if counts.denies("Write", topic)]
+        absent = [topic for topic in needed if topic not in counts and topic not in denied]
+        problems = [missing(absent)] if absent and not self._settings.create_topics else []
+        if denied:
+            problems.append(f"what fails will wait, {missing_right('Write', 'Topic', ', '.join(denied))}")
+            raise NotAuthorizedError("; ".join(problems), denied)
+        if problems:
+            raise TopicNotFoundError(problems[0])
 
     def _needed(self, source: str) -> list[str]:
         dlq = self.topic_for(source)
         return [*([dlq] if dlq is not None else []), *self.returns.retries(source)]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the retry and redrive topics that come back to this handler, a sentence each."""
+        return self._topics.problems(self.returns.brings_back)
 
     async def redrive_topic(self, source: str) -> str:
         """The topic through which dead letters of `source` come back. It is created if it is missing.

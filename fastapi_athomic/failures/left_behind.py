@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
-from ..exceptions import TransportError
+from ..exceptions import NotAuthorizedError, TransportError
 from ..messages import TopicPartition
 from ..settings import AthomicSettings
 from ..transports.base import Transport, TransportConsumer
@@ -51,11 +52,13 @@ class LeftBehind:
         try:
             topics = sorted(await self._watch.existing(lambda topic: True))
             for topic, source in self._old_dead_letters(handler, topics):
-                if count := await self._kept(topic):
-                    self._warn_of_letters(handler, topic, source, count)
+                with suppress(NotAuthorizedError):  # then these are not ours to tell of
+                    if count := await self._kept(topic):
+                        self._warn_of_letters(handler, topic, source, count)
             for topic, source in self._unfollowed(handler, topics):
-                if count := await self._not_handled(topic, client):
-                    self._warn_of_messages(handler, topic, source, count)
+                with suppress(NotAuthorizedError):
+                    if count := await self._not_handled(topic, client):
+                        self._warn_of_messages(handler, topic, source, count)
             self._unsaid.discard(handler)
         except TransportError as error:
             logger.debug("cannot look for topics of earlier deploys now, will try again: %s", error)

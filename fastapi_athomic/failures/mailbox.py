@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from ..exceptions import ConfigurationError, SourceNotFoundError
+from ..exceptions import ConfigurationError, NotAuthorizedError, SourceNotFoundError
 from ..loop.isolation import Home
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
+from ..rights import missing_right
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 from ..transports.base import Transport
@@ -123,6 +124,7 @@ class Mailbox:
         Raises:
             SourceNotFoundError: the handler does not consume `source`.
             ConfigurationError: it has no DLQ; or it follows a pattern, and `source` must say which topic is meant.
+            NotAuthorizedError: a DLQ topic must not be read, or the broker does not say whether it exists.
         """
         sources = self._subscription.topics if source is None else (source,)
         if source is None and self._subscription.pattern is not None and not isinstance(self._subscription.dlq, str):
@@ -133,6 +135,10 @@ class Mailbox:
         if isinstance(self._subscription.dlq, str) and not topics:  # of a pattern
             topics = [self._subscription.dlq]
         known = await self._transport.partition_counts(topics, self._settings.request_timeout)
+        earlier = {topic for name in sources for topic in self._dlq_topics(name)[1:]}
+        for topic in topics:  # one of an earlier deploy may be hidden because there never was one
+            if known.denies("Read", topic) and (topic in known or topic not in earlier):
+                raise NotAuthorizedError(missing_right("Read", "Topic", topic), [topic])
         if not known and self._subscription.dlq is False:
             raise ConfigurationError(f"{self._subscription.handler_id} has no dead letters: its dlq is off")
         return [topic for topic in topics if topic in known]

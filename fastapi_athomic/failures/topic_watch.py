@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Collection
 from time import monotonic
 
-from ..exceptions import TopicNotFoundError, TransportError
-from ..transports.base import Transport, TransportConsumer
+from ..exceptions import NotAuthorizedError, TopicNotFoundError, TransportError
+from ..rights import missing_right
+from ..transports.base import TopicCounts, Transport, TransportConsumer
 from .return_topics import ReturnTopics
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class TopicWatch:
         self._counts: dict[str, tuple[int, float]] = {}  # by topic to write to: partitions, and when that was heard
         self._questions: dict[str, asyncio.Future[int]] = {}  # by topic: requests under way for its partitions
         self._present: dict[str, int] = {}  # topics that exist, and how many requests in a row have missed them
+        self._unreadable: set[str] = set()  # those of them that we must not read
+        self._hidden: set[str] = set()  # those of which the broker does not even say whether they exist
         self._wanted: set[str] = set()  # names of topics that handlers would follow
         self._asked_at = self._listed_at = float("-inf")
         self._moved = True  # there was a rebalance since the last listing
@@ -59,6 +62,7 @@ class TopicWatch:
         """How many partitions the topic has. If it is missing it is created, with as many as its source.
 
         Raises:
+            NotAuthorizedError: it must not be written to, or not be created.
             TransportError: it is missing and may not be created, or the broker does not answer.
         """
         count, heard_at = self._counts.get(topic, (0, float("-inf")))
@@ -80,16 +84,23 @@ class TopicWatch:
             self._tell()
 
     async def _ask_or_make(self, topic: str, source: str) -> int:
-        counts = await self._transport.partition_counts([topic, source], self._timeout)
+        counts = await self._ask_to_write(topic, source)
         if topic not in counts:
             if not self._create_topics:
                 raise TopicNotFoundError(missing([topic]))
             await self._transport.create_topics({topic: counts.get(source, -1)}, self._timeout)
             logger.info("topic %s was created: it is needed now", topic)
-            counts = await self._transport.partition_counts([topic], self._timeout)
+            counts = await self._ask_to_write(topic)
         if topic not in counts:
             raise TopicNotFoundError(f"topic {topic} was created, but the broker does not know it yet")
+        self._note_rights(topic, counts)
         return counts[topic]
+
+    async def _ask_to_write(self, topic: str, *others: str) -> TopicCounts:
+        counts = await self._transport.partition_counts([topic, *others], self._timeout)
+        if counts.denies("Write", topic):
+            raise NotAuthorizedError(missing_right("Write", "Topic", topic), [topic])
+        return counts
 
     def forget(self, topic: str) -> None:
         """Called when a write to it failed: it may have been deleted or recreated. The next write asks again."""
@@ -110,10 +121,24 @@ class TopicWatch:
         async with self._asking:
             if monotonic() - self._asked_at >= FOLLOW_SECONDS / 2:
                 await self._look()
-        return self._belonging(belongs)
-
-    def _belonging(self, belongs: Callable[[str], bool]) -> frozenset[str]:
         return frozenset(filter(belongs, self._present))
+
+    async def readable(self, belongs: Callable[[str], bool]) -> frozenset[str]:
+        """Those of `existing` that may be read: a consumer that followed another would get nowhere with all of them."""
+        return await self.existing(belongs) - self._unreadable
+
+    def problems(self, belongs: Callable[[str], bool]) -> list[str]:
+        """Which of these topics exist, but must not be read: a sentence each."""
+        return [
+            f"what comes to {topic} waits: {missing_right('Read', 'Topic', topic)}"
+            for topic in sorted(filter(belongs, set(self._unreadable)))
+        ]
+
+    def _note_rights(self, topic: str, counts: TopicCounts) -> None:
+        if not counts.denies("Read", topic):
+            self._unreadable.discard(topic)
+        elif topic not in self._unreadable:
+            self._unreadable.add(topic)
 
     def note_move(self) -> None:
         """Called after a rebalance: a process of another deploy may have left retry topics."""
@@ -122,15 +147,22 @@ class TopicWatch:
     async def _look(self) -> None:
         now = monotonic()
         if self._moved and now - self._listed_at >= LISTING_SECONDS:
-            found = await self._list()
+            counts = await self._list()
         else:
-            found = set(await self._transport.partition_counts({*self._wanted, *self._present}, self._timeout))
+            counts = await self._transport.partition_counts({*self._wanted, *self._present}, self._timeout)
         self._asked_at = now
+        hidden = {topic for topic in counts.denied if counts.denies("Describe", topic)}
+        self._hidden -= counts.keys()
+        self._tell_of_hidden(hidden)
+        found = {*counts, *(hidden & self._present.keys())}  # what is hidden need not be gone
+        for topic in found:
+            self._note_rights(topic, counts)
         missed = {topic: misses + 1 for topic, misses in self._present.items() if topic not in found}
         present = {topic: misses for topic, misses in missed.items() if misses < MISSES} | dict.fromkeys(found, 0)
         self._present = present
+        self._unreadable.intersection_update(present)
 
-    async def _list(self) -> set[str]:
+    async def _list(self) -> TopicCounts:
         self._moved = False
         try:
             listed = await self._transport.partition_counts(None, self._timeout)
@@ -138,7 +170,13 @@ class TopicWatch:
             self._moved = True
             raise
         self._listed_at = monotonic()
-        return {topic for topic in listed if topic in self._wanted or self._made(topic)}
+        ours = {topic: count for topic, count in listed.items() if topic in self._wanted or self._made(topic)}
+        return TopicCounts(ours, {topic: listed.denied[topic] for topic in ours if topic in listed.denied})
+
+    def _tell_of_hidden(self, hidden: set[str]) -> None:
+        for topic in sorted(hidden - self._hidden - self._present.keys()):
+            logger.info("if there is a topic %s, it is not consumed: %s", topic, missing_right("Read", "Topic", topic))
+        self._hidden |= hidden
 
     async def follow(self, client: TransportConsumer, returns: ReturnTopics, followed: frozenset[str]) -> None:
         """Keeps a consumer subscribed to those of its retry and redrive topics that exist. Runs until it is cancelled.
@@ -152,7 +190,7 @@ class TopicWatch:
                 if not await _comes(news, FOLLOW_SECONDS):
                     await self._look_again(returns)
                 news.clear()
-                found = self._belonging(returns.brings_back)
+                found = frozenset(filter(returns.brings_back, self._present)) - self._unreadable
                 if found != followed and await _subscribe(client, found):
                     followed = found
         finally:

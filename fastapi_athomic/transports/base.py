@@ -26,9 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
+from ..rights import Operation
 
 OffsetReset = Literal["earliest", "latest"]
 BEGINNING, END = -2, -1
@@ -61,6 +63,26 @@ class TopicInfo(NamedTuple):
     id: bytes  # 16 bytes; a topic that is deleted and created again gets a new one (KIP-516); empty if unknown
     partitions: int
     cluster: bytes = b""  # 8 bytes that identify the cluster; empty if unknown
+    denied: frozenset[Operation] = frozenset()  # see `TopicCounts.denied`
+
+
+class TopicCounts(dict[str, int]):
+    """The number of partitions of each topic.
+
+    `denied`: by topic, which of Describe, Read and Write the broker's authorizer refuses; topics of which nothing is
+    refused, or nothing is known, are left out. Without Describe nobody knows whether the topic exists: it is in
+    `denied` only.
+    """
+
+    def __init__(
+        self, counts: Mapping[str, int] = MappingProxyType({}), denied: Mapping[str, frozenset[Operation]] | None = None
+    ) -> None:
+        super().__init__(counts)
+        self.denied = denied or {}
+
+    def denies(self, operation: Operation, topic: str) -> bool:
+        """Whether the authorizer refuses the operation, as far as is known."""
+        return operation in self.denied.get(topic, ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +187,7 @@ class TransportConsumer(Protocol):
         Raises:
             CommitFailedError: the group went on without this member; others may own the partitions by now.
             TopicNotFoundError: one of the topics was deleted. The offsets of the others were committed.
+            NotAuthorizedError: it names topics that must not be read. The offsets of the others were committed.
             TransportError: anything else. The offsets may have been committed.
         """
 
@@ -283,10 +306,11 @@ class Transport(Protocol):
         """The one producer; usable between `start` and `stop`."""
         ...
 
-    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> TopicCounts:
         """The number of partitions of each of these topics, without those that do not exist. None: of all topics.
 
-        Creates no topic. Raises `TransportError`.
+        A topic that is left out need not be missing: an authorizer may hide it, see `TopicCounts.denied`. Creates no
+        topic. Raises `TransportError`.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from time import monotonic
 from typing import Any
 
@@ -60,7 +61,10 @@ async def test_p08_the_app_is_up_before_the_broker_and_recovers_without_a_restar
         assert athomic.consumers()[0].restarts == 0
 
 
-async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(mortal_kafka: KafkaBroker) -> None:
+async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(
+    mortal_kafka: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     record = Record()
     sent: list[int] = []
 
@@ -91,6 +95,10 @@ async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(mortal_k
         await publishing
         await record.until(lambda seen: set(seen) >= set(range(300)), 60)
         await eventually(lambda: status(athomic) == "healthy", 60)
+        await eventually(lambda: "the broker can be reached again after" in caplog.text, 60)
+    refused = [text for text in caplog.messages if text.startswith("Unable connect to node")]
+    assert len(refused) == len(set(refused)), "one line for each change of state"
+    assert "more lines like those of aiokafka above were left out" in caplog.text
     for key in range(5):
         first_seen = list(dict.fromkeys(number for number in record.seen if number % 5 == key))
         assert first_seen == sorted(first_seen), "out of order"

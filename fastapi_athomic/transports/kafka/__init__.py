@@ -7,8 +7,9 @@ process with the same `group_instance_id`.
 aiokafka lacks some things that we need, so these modules use private parts of it. They are written for aiokafka 0.14,
 and `pyproject.toml` allows no other. Before it allows a newer version, check each of these:
 
-- `client`, to find brokers that have moved: `_metadata_update`, `_get_conn`, `_conns` of `AIOKafkaClient`, and its
-  connection options (`_ssl_context`, `_sasl_...`).
+- `client`, to find brokers that have moved, and to say why none answers: `_metadata_update`, `_md_synchronizer`,
+  `_sync_task`, `_get_conn`, `_conns` of `AIOKafkaClient`, and its connection options (`_ssl_context`, `_sasl_...`).
+- `client_log`, to calm its log: the names of its loggers; and that each of its tasks begins in a call from here.
 - `group_member`, to put our own parts into `AIOKafkaConsumer`: its `_client`, `_subscription`, `_fetcher`,
   `_coordinator`, `_loop`. To keep the idle clock right, and to fetch nothing before `seek`: `_fetch_count`,
   `_last_fetch_ended`, `_assigned_state` of `SubscriptionState`. To commit as the member we are: `_commit_lock`,

@@ -11,10 +11,13 @@ from aiokafka import errors
 from ...exceptions import (
     CommitFailedError,
     MessageTooLargeError,
+    NotAuthorizedError,
     TopicNotFoundError,
     TransportClosedError,
     TransportError,
 )
+from ...rights import CLUSTER, Operation, missing_right
+from .client_log import client_context
 
 T = TypeVar("T")
 
@@ -29,6 +32,11 @@ _COMMIT_ERRORS = (
 )
 _TOO_LARGE_ERRORS = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 _WRONG_TIME = "the timestamp is refused: compare this machine's clock with the topic's message.timestamp settings"
+_OTHER_ASSIGNORS = (
+    "InconsistentGroupProtocolError: other members of the group offer none of the assignors that this one offers; set "
+    "kafka.partition_assignment_strategy (ATHOMIC_KAFKA__PARTITION_ASSIGNMENT_STRATEGY) to one that they offer, or use "
+    "another group_id"
+)
 _CLOSED_ERRORS = (errors.ProducerClosed, errors.ConsumerStoppedError)
 AUTHORIZATION_ERRORS = (
     errors.TopicAuthorizationFailedError,
@@ -37,8 +45,18 @@ AUTHORIZATION_ERRORS = (
 )
 
 
-def translate(error: BaseException, doing: str) -> TransportError:
-    """An error of aiokafka as the most specific one of ours. `doing` begins its text: what was tried, on what."""
+class UnreachableError(errors.KafkaConnectionError):  # type: ignore[misc]  # aiokafka is not typed
+    """No bootstrap server could be used; the text says why, for each."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def translate(error: BaseException, doing: str, needs: Operation = "Read") -> TransportError:
+    """An error of aiokafka as the most specific one of ours.
+
+    `doing` begins its text: what was tried, on what. `needs`: the right on topics that it takes.
+    """
     if isinstance(error, TransportError):
         return error
     if isinstance(error, _COMMIT_ERRORS):
@@ -52,8 +70,23 @@ def translate(error: BaseException, doing: str) -> TransportError:
     if isinstance(error, _CLOSED_ERRORS):
         return TransportClosedError(f"{doing}: the client is closed")
     if isinstance(error, AUTHORIZATION_ERRORS):
-        return TransportError(f"{doing}: not authorized ({_detail(error)})")
+        return _not_authorized(error, doing, needs)
+    if isinstance(error, errors.InconsistentGroupProtocolError):
+        return TransportError(f"{doing}: {_OTHER_ASSIGNORS}")
     return TransportError(f"{doing}: {_detail(error)}")
+
+
+def _not_authorized(error: errors.KafkaError, doing: str, needs: Operation) -> NotAuthorizedError:
+    """aiokafka's errors name the group, or a topic, or a set of topics, or a partition."""
+    (subject,) = error.args[:1] or ("",)
+    subject = getattr(subject, "topic", subject)
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        return NotAuthorizedError(f"{doing}: {missing_right('Read', 'Group', str(subject))}")
+    if isinstance(error, errors.ClusterAuthorizationFailedError):
+        reason = f"{missing_right('IdempotentWrite', 'Cluster', CLUSTER)}; Write on any topic includes it"
+        return NotAuthorizedError(f"{doing}: {reason}")
+    topics = sorted([subject] if isinstance(subject, str) and subject else subject)
+    return NotAuthorizedError(f"{doing}: {missing_right(needs, 'Topic', ', '.join(topics))}", topics)
 
 
 def _detail(error: BaseException) -> str:
@@ -61,8 +94,10 @@ def _detail(error: BaseException) -> str:
     return str(error)[:MAX_DETAIL] if isinstance(error, errors.KafkaError) else type(error).__name__
 
 
-async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
+async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str, needs: Operation = "Read") -> T:
     """The result of `work`, if it ends within `seconds`. `work` runs in a task of its own.
+
+    `doing` and `needs` are for the text of errors, see `translate`.
 
     This keeps two cancellations apart: aiokafka sometimes raises a `CancelledError` of its own tasks, which becomes a
     `TransportError`; a cancellation of the caller stays one.
@@ -70,7 +105,7 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
     Raises:
         TransportError: `work` failed, or took too long and was cancelled.
     """
-    task = asyncio.ensure_future(work)
+    task = client_context().run(asyncio.ensure_future, work)
     try:
         await asyncio.wait({task}, timeout=max(0.0, seconds))
     finally:
@@ -83,7 +118,7 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str) -> T:
         raise TransportError(f"{doing}: cancelled by the Kafka client")
     error = task.exception()
     if error is not None:
-        raise translate(error, doing) from error
+        raise translate(error, doing, needs) from error
     return task.result()
 
 

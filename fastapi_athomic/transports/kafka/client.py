@@ -18,6 +18,9 @@ from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from .boundary import UnreachableError
+from .hints import connection_hint
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -52,6 +55,42 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         """Turns the client that aiokafka's producer or consumer has created into one of these, before it connects."""
         client.__class__ = cls
         return client  # type: ignore[no-any-return]
+
+    async def bootstrap(self) -> None:
+        """Like aiokafka's, but the error says why no server could be used, and what to do.
+
+        Raises:
+            UnreachableError: none answered.
+        """
+        if reasons := await self._ask_in_turn():
+            raise UnreachableError(reasons)
+        if self._sync_task is None:
+            self._sync_task: asyncio.Task[None] | None = asyncio.create_task(self._md_synchronizer())
+
+    async def _ask_in_turn(self) -> str:
+        """Asks the bootstrap servers, until one answers. If none does: why, for people."""
+        reasons = []
+        for host, port, _ in self.hosts:
+            try:
+                metadata = await self._ask_once(host, port, MetadataRequest([]))
+            except (OSError, KafkaError, TimeoutError) as error:
+                reasons.append(f"{host}:{port}: {self._hint(error)}")
+                continue
+            if not metadata.brokers:
+                reasons.append(f"{host}:{port}: it knows no brokers yet")
+                continue
+            if reasons:
+                logger.warning("a bootstrap server cannot be used, another one can: %s", "; ".join(reasons))
+            self.cluster.update_metadata(metadata)
+            return ""
+        return "; ".join(reasons)
+
+    async def why_unreachable(self) -> str:
+        """Asks the bootstrap servers: what is wrong, and what to do. For people."""
+        return await self._ask_in_turn() or "the bootstrap servers answer, but no broker that they name can be reached"
+
+    def _hint(self, error: BaseException) -> str:
+        return connection_hint(error, self._security_protocol, self._sasl_mechanism)
 
     async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
         response = await super().send(node_id, request, **options)
@@ -114,7 +153,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
                 async with asyncio.timeout(ANSWER_SECONDS):
                     metadata = await self._ask_once(host, port, self._question(topics))
             except (OSError, KafkaError, TimeoutError) as error:
-                logger.info("bootstrap server %s:%s does not answer: %s", host, port, error or type(error).__name__)
+                logger.info("bootstrap server %s:%s does not answer: %s", host, port, self._hint(error))
                 continue
             if metadata.brokers:
                 cluster_metadata.update_metadata(metadata)

@@ -12,6 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 
 from .boundary import abandon, within
+from .client_log import client_context
 
 TEARDOWN_SECONDS = 0.3
 """Seconds of the time for closing that are reserved to take apart a client that does not stop."""
@@ -37,7 +38,7 @@ async def close_client(client: Any, seconds: float) -> None:
     connects again later.
     """
     stop: Callable[[], Coroutine[Any, Any, None]] = client.close if isinstance(client, AIOKafkaClient) else client.stop
-    stopping = asyncio.ensure_future(stop())
+    stopping = asyncio.create_task(stop(), context=client_context())
     try:
         await asyncio.wait({stopping}, timeout=max(0.0, seconds - TEARDOWN_SECONDS))
     finally:

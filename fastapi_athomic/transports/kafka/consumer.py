@@ -236,7 +236,9 @@ class KafkaConsumer:
         self, partitions: Collection[TopicPartition], timeout: float
     ) -> dict[TopicPartition, tuple[int, int]]:
         asked = self._running().bounds([KafkaPartition(*partition) for partition in partitions])
-        found = await within(asked, timeout, f"asking for the bounds of {', '.join(map(str, sorted(partitions)))}")
+        found = await within(
+            asked, timeout, f"asking for the bounds of {', '.join(map(str, sorted(partitions)))}", needs="Describe"
+        )
         return {TopicPartition(*place): bounds for place, bounds in found.items()}
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:

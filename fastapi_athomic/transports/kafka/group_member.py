@@ -19,7 +19,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import CommitFailedError, KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
@@ -47,6 +49,13 @@ The last two depend on the version of the request: below 11, and from 11 on.
 """
 
 
+ASSIGNORS = {
+    "roundrobin": RoundRobinPartitionAssignor,  # spreads each topic over all members, small retry topics too
+    "range": RangePartitionAssignor,
+    "sticky": StickyPartitionAssignor,
+}
+
+
 def consumer_options(
     settings: AthomicSettings, config: ConsumerConfig, connection: Mapping[str, Any], instance_id: str | None
 ) -> dict[str, Any]:
@@ -72,8 +81,7 @@ def consumer_options(
         "max_partition_fetch_bytes": kafka.max_partition_fetch_bytes,
         "max_poll_records": config.max_poll_messages,
         "metadata_max_age_ms": milliseconds(METADATA_MAX_AGE_FOR_PATTERN if config.pattern else METADATA_MAX_AGE),
-        # spreads each topic over all members: each source has retry and redrive topics beside it, often small ones
-        "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
+        "partition_assignment_strategy": tuple(ASSIGNORS[name] for name in kafka.partition_assignment_strategy),
     }
 
 
@@ -213,7 +221,7 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         response = await self._client.send(leader, FetchRequest(0, 1, limit, READ_COMMITTED, wanted))
         ((_, ((_, code, *found),)),) = response.topics
         if code:
-            raise for_code(code)()
+            raise for_code(code)(partition.topic)
         aborted = found[ABORTED_IN_FETCH_11 if response.API_VERSION >= 11 else ABORTED_IN_FETCH_4] or ()
         batch = decode_batch(bytes(found[-1]), TopicPartition(*partition), offset, aborted)
         if not offset < batch.next_offset <= found[HIGHWATER_IN_FETCH]:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
-from aiokafka.errors import UnsupportedCodecError
+from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 
 from ...messages import RawMessage
+from ...rights import missing_right
 
 IDLE_SECONDS = 1.0
 """A buffer from which nothing was taken for this long counts as not being consumed."""
@@ -206,6 +207,8 @@ def _cause(error: BaseException) -> str:
     """The cause for people, without texts that may quote a record."""
     if isinstance(error, DamagedError):
         return str(error.__doc__)
+    if isinstance(error, TopicAuthorizationFailedError):
+        return missing_right("Read", "Topic", str(error.args[0]))
     if isinstance(error, UnsupportedCodecError):
         return f"{type(error).__name__}: {error}"
     return type(error).__name__

@@ -21,11 +21,13 @@ from aiokafka.partitioner import DefaultPartitioner
 from ...exceptions import (
     MessageTooLargeError,
     NotAcknowledgedError,
+    NotAuthorizedError,
     TopicNotFoundError,
     TransportClosedError,
     TransportError,
 )
 from ...messages import OutgoingMessage, PublishedMessage
+from ...rights import missing_right
 from ...settings import AthomicSettings
 from .boundary import AUTHORIZATION_ERRORS, retrieve, translate, within
 from .producer_clients import Client, ProducerClients
@@ -120,7 +122,7 @@ class KafkaProducer:
         _check_partition(client, message)
         doing = f"sending to {message.topic}"
         if not _is_usual(message):
-            return asyncio.ensure_future(within(self._send_unusual(client, message), end - monotonic(), doing))
+            return asyncio.ensure_future(within(self._send_unusual(client, message), end - monotonic(), doing, "Write"))
         try:
             async with asyncio.timeout(max(0.0, end - monotonic())):
                 future: asyncio.Future[Any] = await client.send(
@@ -139,7 +141,7 @@ class KafkaProducer:
         except TimeoutError:
             raise TransportError(f"{doing}: the send buffer was full for the time allowed") from None
         except KafkaError as error:
-            raise translate(error, doing) from error
+            raise translate(error, doing, "Write") from error
         future.add_done_callback(retrieve)
         return future
 
@@ -148,7 +150,7 @@ class KafkaProducer:
             client = await self._clients.of(message.topic, end - monotonic())
             await self._wait_for_topic(client, message.topic, message.partition, end)
             writing = self._write_single(client, message, compression)
-            return await within(writing, end - monotonic(), f"sending to {message.topic}")
+            return await within(writing, end - monotonic(), f"sending to {message.topic}", "Write")
         except TransportError as error:
             return error
 
@@ -190,7 +192,7 @@ class KafkaProducer:
             if cluster.partitions_for_topic(topic) is not None:
                 return
             if topic in cluster.unauthorized_topics:
-                raise TransportError(f"topic {topic}: not authorized")
+                raise NotAuthorizedError(f"sending to {topic}: {missing_right('Write', 'Topic', topic)}", [topic])
             if topic not in self._created or monotonic() > end:
                 raise TopicNotFoundError(f"topic {topic} does not exist")
             await asyncio.sleep(METADATA_PAUSE)
@@ -217,7 +219,7 @@ def _result(future: asyncio.Future[Any], message: OutgoingMessage) -> Result:
         return TransportClosedError(f"{doing}: the producer was closed")
     error = future.exception()
     if error is not None:
-        return translate(error, doing)
+        return translate(error, doing, "Write")
     done = future.result()
     return done if isinstance(done, PublishedMessage) else PublishedMessage(done.topic, done.partition, done.offset)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from ...exceptions import TransportClosedError, TransportError
+from ...exceptions import NotAuthorizedError, TransportClosedError, TransportError
 from ...settings import AthomicSettings
 from .client import KafkaClient
 from .client_life import close_client, open_client
@@ -55,11 +55,13 @@ class ProducerClients:
         self.closed = True
 
     async def start(self, timeout: float) -> None:
-        """Raises `TransportError`."""
+        """Raises `TransportError`. Who may not write may still consume: then each send tries again."""
         self._opening = asyncio.Lock()
         self.closed = False
         try:
             await self._named(SHARED, timeout)
+        except NotAuthorizedError as error:
+            logger.warning("nothing can be written, neither dead letters nor what is published: %s", error)
         except TransportError:
             self.closed = True
             raise

@@ -106,7 +106,7 @@ class KafkaReader:
         if code == OffsetOutOfRangeError.errno:
             return None
         if code:
-            raise for_code(code)()
+            raise for_code(code)(partition.topic)
         return Answer(end, response.throttle_time_ms / 1000, bytes(batches or b""))
 
     async def _offsets(self, topic: str, leaders: Mapping[int, Any], time: int) -> dict[int, int]:
@@ -118,7 +118,7 @@ class KafkaReader:
             response = await self._client.send(leader, OffsetRequest(ANY_REPLICA, READ_COMMITTED, [(topic, asked)]))
             for partition, code, *_, offset in response.topics[0][1]:
                 if code:
-                    raise for_code(code)()
+                    raise for_code(code)(topic)
                 found[partition] = offset
         return found
 

@@ -123,4 +123,4 @@ def _check(code: int, place: TopicPartition) -> None:
     if code == INVALID_RECORD:
         raise MessageRefusedError(f"{place} refuses the message: in a compacted topic every message needs a key")
     if code not in (0, DUPLICATE_SEQUENCE_NUMBER):
-        raise for_code(code)()
+        raise for_code(code)(place.topic)

@@ -1,4 +1,5 @@
-"""Requests about topics in versions that aiokafka 0.14 does not know: metadata with topic ids, and creating topics.
+"""Requests about topics in versions that aiokafka 0.14 does not know: metadata with topic ids and with our rights,
+and creating topics.
 
 aiokafka knows the metadata request up to version 5; ids came with version 10 (KIP-516, Kafka 2.8). Schemas:
 https://kafka.apache.org/protocol.html#The_Messages_Metadata
@@ -12,16 +13,20 @@ from io import BytesIO
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
 from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
-from ..base import TopicInfo
+from ...rights import Operation
+from ..base import TopicCounts, TopicInfo
 
 WITH_IDS = 10
 NO_ID = bytes(16)
+OPERATION_BITS: dict[Operation, int] = {"Read": 3, "Write": 4, "Describe": 8}
+"""Kafka's codes of these operations (`AclOperation`), which are their bits in a metadata response."""
+UNKNOWN_OPERATIONS = -(2**31)
 
 _String = CompactString("utf-8")
 _Tags = ("tags", TaggedFields)
@@ -95,16 +100,20 @@ class MetadataRequest_v10(RequestStruct):  # type: ignore[misc]  # aiokafka is n
 
 
 class _AskForTopics(MetadataRequest):  # type: ignore[misc]  # aiokafka is not typed
-    """A metadata request in version 10 if the broker knows it, else as aiokafka makes it. Creates no topic."""
+    """A metadata request in version 10 if the broker knows it, else as aiokafka makes it. Creates no topic.
 
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(list(names), allow_auto_topic_creation=False)
+    In version 10 it also asks what we may do with the topics (KIP-430).
+    """
+
+    def __init__(self, names: Collection[str] | None) -> None:
+        super().__init__(None if names is None else list(names), allow_auto_topic_creation=False)
 
     def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
         oldest, newest = versions.get(self.API_KEY, (0, 0))
         if not oldest <= WITH_IDS <= newest:
             return super().prepare(versions)
-        return MetadataRequest_v10([(NO_ID, name, {}) for name in self._topics], False, False, False, {})
+        topics: Any = None if self._topics is None else [(NO_ID, name, {}) for name in self._topics]
+        return MetadataRequest_v10(topics, False, False, True, {})
 
 
 async def ask_for_topics(client: AIOKafkaClient, names: Collection[str]) -> dict[str, TopicInfo | None]:
@@ -118,6 +127,18 @@ async def ask_for_topics(client: AIOKafkaClient, names: Collection[str]) -> dict
     return {name: _info(found.get(name), cluster) for name in names}
 
 
+async def count_partitions(client: AIOKafkaClient, names: Collection[str] | None) -> TopicCounts:
+    """See `Transport.partition_counts`. Raises errors of aiokafka."""
+    if names is not None and not names:
+        return TopicCounts()
+    response = await client.send(client.get_random_node(), _AskForTopics(names))
+    topics = response.to_object()["topics"]
+    # a topic has an error, but counts, while one of its partitions has no leader
+    counts = {topic["topic"]: len(topic["partitions"]) for topic in topics if topic["partitions"]}
+    denied = {topic["topic"]: operations for topic in topics if (operations := _denied(topic))}
+    return TopicCounts(counts, denied)
+
+
 def _digest(cluster_id: str | None) -> bytes:
     return blake2s(cluster_id.encode(), digest_size=8).digest() if cluster_id else b""
 
@@ -126,7 +147,17 @@ def _info(topic: dict[str, Any] | None, cluster: bytes) -> TopicInfo | None:
     if topic is None or topic["error_code"] == UnknownTopicOrPartitionError.errno:
         return None
     topic_id = topic.get("topic_id", NO_ID)
-    return TopicInfo(b"" if topic_id == NO_ID else topic_id, len(topic["partitions"]), cluster)
+    return TopicInfo(b"" if topic_id == NO_ID else topic_id, len(topic["partitions"]), cluster, _denied(topic))
+
+
+def _denied(topic: dict[str, Any]) -> frozenset[Operation]:
+    """Without Describe the broker says neither whether the topic exists nor what else we may do: nothing, then."""
+    if topic["error_code"] == TopicAuthorizationFailedError.errno:
+        return frozenset(OPERATION_BITS)
+    allowed = topic.get("authorized_operations", UNKNOWN_OPERATIONS)
+    if topic["error_code"] or allowed == UNKNOWN_OPERATIONS:
+        return frozenset()
+    return frozenset(operation for operation, bit in OPERATION_BITS.items() if not allowed >> bit & 1)
 
 
 class CreateTopicsResponse_v4(CreateTopicsResponse_v3):  # type: ignore[misc]  # aiokafka is not typed  # noqa: N801

@@ -7,21 +7,30 @@ from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from aiokafka.errors import IncompatibleBrokerVersion, NoError, NotControllerError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    NodeNotReadyError,
+    NoError,
+    NotControllerError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 
-from ...exceptions import TransportClosedError, TransportError
+from ...exceptions import NotAuthorizedError, TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
+from ...rights import missing_right
 from ...settings import AthomicSettings
-from ..base import ConsumerConfig, RebalanceListener
-from .boundary import within
+from ..base import ConsumerConfig, RebalanceListener, TopicCounts
+from .boundary import AUTHORIZATION_ERRORS, within
 from .client import KafkaClient
 from .client_life import close_client, open_client
+from .client_log import client_log
 from .consumer import KafkaConsumer
 from .options import connection_options, milliseconds
 from .producer import KafkaProducer
 from .reader import KafkaReader
-from .topics import CreateTopics
+from .topics import CreateTopics, count_partitions
 
 KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
 """Most seconds to wait until the cluster knows a new topic, and seconds between two checks."""
@@ -40,6 +49,7 @@ class KafkaTransport:
         self._connection = connection_options(settings)
         self._producer = KafkaProducer(settings, self._connection)
         self._admin: KafkaClient | None = None
+        self._silent = False  # the last ping was not answered
         self._twins: set[str] = set()  # static member ids that other processes use too, see `KafkaConsumer`
 
     @property
@@ -49,10 +59,11 @@ class KafkaTransport:
     async def start(self, timeout: float) -> None:
         if self._admin is not None:
             return
+        client_log.attach(self)  # before an attempt that may fail: each logs the same again
         end = monotonic() + timeout
         admin = KafkaClient(**self._connection)
         admin.makes_topics = False
-        await open_client(admin, timeout, f"connecting to {self.address}")
+        await open_client(admin, timeout, "connecting to Kafka")
         try:
             await self._producer.start(end - monotonic())
         except BaseException:
@@ -67,14 +78,25 @@ class KafkaTransport:
         if admin is not None:
             closing.append(close_client(admin, timeout))
         await asyncio.gather(*closing)
+        client_log.detach(self)
 
     async def ping(self, timeout: float) -> None:
         no_topics = MetadataRequest([], allow_auto_topic_creation=False)
-        await within(self._ask_any(no_topics), timeout, f"asking {self.address} for a sign of life")
+        doing, end = f"asking {self.address} for a sign of life", monotonic() + timeout
+        try:
+            await within(self._ask_any(no_topics), timeout, doing)
+        except TransportError as error:
+            self._silent = True
+            if not isinstance(error.__cause__, NodeNotReadyError):
+                raise
+            why = await within(self._running().why_unreachable(), end - monotonic(), doing)
+            raise TransportError(f"{doing}: {why}") from error
+        client_log.note_answer(recovered=self._silent)
+        self._silent = False
 
     async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
         asking = self._running().find_and(lambda: self._reader().bounds(topic))
-        return await within(asking, timeout, f"asking for the offsets of {topic}")
+        return await within(asking, timeout, f"asking for the offsets of {topic}", needs="Describe")
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         reading = self._running().find_and(lambda: self._reader().read(partition, offset))
@@ -86,14 +108,10 @@ class KafkaTransport:
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
         return KafkaConsumer(config, listener, self._settings, self._connection, self._twins)
 
-    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
-        if topics is not None and not topics:
-            return {}
-        request = MetadataRequest(list(topics) if topics is not None else None, allow_auto_topic_creation=False)
-        response = await within(self._ask_any(request), timeout, "asking for topics")
-        found = response.to_object()["topics"]
-        # a topic has an error, but counts, while one of its partitions has no leader
-        return {topic["topic"]: len(topic["partitions"]) for topic in found if topic["partitions"]}
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> TopicCounts:
+        client = self._running()
+        asking = client.find_and(lambda: count_partitions(client, topics))
+        return await within(asking, timeout, "asking for topics")
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
         if not topics:
@@ -111,6 +129,8 @@ class KafkaTransport:
             return
         for topic, code, *detail in response.topic_errors:
             kind = for_code(code)
+            if kind in AUTHORIZATION_ERRORS:
+                raise NotAuthorizedError(f"{doing}: {missing_right('Create', 'Topic', topic)}", [topic])
             if kind not in (NoError, TopicAlreadyExistsError):
                 raise TransportError(f"creating topic {topic}: {kind.__name__} {(detail or [''])[0] or ''}".rstrip())
         self._producer.note_created(topics)

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from ...exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ...messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ...settings import AthomicSettings
-from ..base import ConsumerConfig, RebalanceListener
+from ..base import ConsumerConfig, RebalanceListener, TopicCounts
 from .broker import MemoryBroker
 from .consumer import MemoryConsumer
 from .topics import compressed_size_of, size_of
@@ -89,8 +89,8 @@ class MemoryTransport:
         self._consumers.append(consumer)
         return consumer
 
-    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> dict[str, int]:
-        return self.broker.partition_counts(topics)
+    async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> TopicCounts:
+        return TopicCounts(self.broker.partition_counts(topics))
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
         default = self._settings.partitions

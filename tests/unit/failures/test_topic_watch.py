@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from fastapi_athomic import NotAuthorizedError
 from fastapi_athomic.failures import topic_watch
+from fastapi_athomic.rights import Operation
+from fastapi_athomic.transports.base import TopicCounts
 from tests.support.apps import eventually, running
 from tests.unit.failures.topic_shop import Shop, factory_of, followed, later
 
@@ -202,3 +205,82 @@ async def test_p20_fault_11_a_retry_topic_may_be_purged_or_deleted_while_message
         shop.write("t")
         await eventually(lambda: len(shop.kept("t.g.retry.60s")) == 1)
         await eventually(lambda: followed(athomic) == {"t", "t.g.retry.60s"})
+
+
+# --- what an authorizer hides or forbids
+
+
+def deny(shop: Shop, athomic: Any, monkeypatch: pytest.MonkeyPatch, denied: dict[str, frozenset[Operation]]) -> None:
+    """The app's broker answers as one with an authorizer does: without Describe it does not show the topic."""
+    transport = factory_of(athomic)._parts.transport
+
+    async def partition_counts(topics: Any, timeout: float) -> TopicCounts:
+        counts = shop.broker.partition_counts(topics)
+        shown = {topic: count for topic, count in counts.items() if "Describe" not in denied.get(topic, ())}
+        asked = denied if topics is not None else {topic: denied[topic] for topic in shown if topic in denied}
+        return TopicCounts(shown, {topic: asked[topic] for topic in asked if topics is None or topic in topics})
+
+    monkeypatch.setattr(transport, "partition_counts", partition_counts)
+
+
+@pytest.mark.parametrize("operations", [{"Read"}, {"Describe", "Read", "Write"}])
+async def test_a_followed_topic_without_rights_is_not_gone_and_comes_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, operations: set[Operation]
+) -> None:
+    shop.broker.create_topics({"t": 1, "t.g.redrive": 1})
+    denied: dict[str, frozenset[Operation]] = {}
+    async with running(shop.app("t")) as athomic:
+        deny(shop, athomic, monkeypatch, denied)
+        await eventually(lambda: followed(athomic) == {"t", "t.g.redrive"})
+        denied["t.g.redrive"] = frozenset(operations)
+        await eventually(lambda: followed(athomic) == {"t"})
+        for _ in range(topic_watch.MISSES + 1):
+            await factory_of(athomic)._watch._look()
+        assert "t.g.redrive" in await factory_of(athomic)._watch.existing(lambda topic: True)
+        waits = "what comes to t.g.redrive waits: not authorized: the right Read on topic t.g.redrive is missing"
+        assert waits in str(athomic.health())
+        shop.write("t")
+        await shop.record.until(lambda seen: ("g", "t") in seen)
+        denied.clear()
+        await eventually(lambda: followed(athomic) == {"t", "t.g.redrive"})
+        assert "waits" not in str(athomic.health())
+
+
+async def test_a_dlq_without_rights_is_neither_made_nor_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    athomic = shop.app("t", settings={"create_topics": True})
+    shop.broker.create_topics({"t": 2})
+    denied: dict[str, frozenset[Operation]] = {"t.g.dlq": frozenset({"Describe", "Read", "Write"})}
+    async with running(athomic):
+        deny(shop, athomic, monkeypatch, denied)
+        shop.write("t", partition=0)
+        refused = "dead letter to t.g.dlq refused: not authorized: the right Write on topic t.g.dlq is missing"
+        await eventually(lambda: refused in str(athomic.health()))
+        assert "t.g.dlq" not in shop.topics()
+        shop.write("t", partition=1)
+        await shop.record.count(2)
+        with pytest.raises(NotAuthorizedError, match=r"Read on topic t\.g\.dlq"):
+            await athomic.dead_letters("g").count()
+        denied.clear()
+        await eventually(lambda: athomic.consumers()[0].counters.dead_lettered == 2)
+    assert len(shop.kept("t.g.dlq")) == 2
+
+
+async def test_a_source_without_rights_is_not_said_to_be_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    athomic = shop.app("t", settings={"create_topics": False, "restart_backoff": 0.01})
+    denied: dict[str, frozenset[Operation]] = {"t": frozenset({"Describe", "Read", "Write"})}
+    async with athomic.app.router.lifespan_context(athomic.app):
+        deny(shop, athomic, monkeypatch, denied)
+        await eventually(lambda: "the right Read on topic t is missing" in str(athomic.health()))
+    assert shop.topics() == set()
+
+
+async def test_the_start_tells_of_a_dlq_that_must_not_be_written_to(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    athomic = shop.app("t", settings={"create_topics": False}, retry=later(0.01))
+    shop.broker.create_topics({"t": 1})
+    denied: dict[str, frozenset[Operation]] = {"t.g.dlq": frozenset({"Write"})}
+    async with athomic.app.router.lifespan_context(athomic.app):
+        deny(shop, athomic, monkeypatch, denied)
+        await eventually(lambda: "the right Write on topic t.g.dlq is missing" in str(athomic.health()))
+        assert "topic t.g.retry.0.01s does not exist" in str(athomic.health())
