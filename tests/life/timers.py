@@ -30,6 +30,7 @@ CONSTANTS = {
     "fastapi_athomic.consumption.placement.TOPICS_SECONDS": 1.5,
     "fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS": 1.0,
     "fastapi_athomic.failures.topic_watch.LISTING_SECONDS": 4.0,
+    "fastapi_athomic.transports.kafka.client_log.SILENT_SECONDS": 10.0,
     "fastapi_athomic.transports.kafka.unreadable.LONGEST_PAUSE": 2.0,
     "fastapi_athomic.consumption.positions.BEGIN_TOGETHER_SECONDS": 6.0,
 }

@@ -66,7 +66,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError) -> str:
 
 
 def _of_tls(error: ssl.SSLError) -> str:
-    reason = error.reason or type(error).__name__
+    reason = getattr(error, "reason", None) or type(error).__name__
     if "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
         return f"the broker does not accept this client's certificate ({reason}): see kafka.ssl_certfile, ssl_keyfile"
     return f"the TLS handshake failed ({reason}): is this the port of a TLS listener?"
