@@ -269,7 +269,7 @@ async def test_p21_fault_06_what_was_taken_beside_an_odd_record_is_not_lost(
 
 @pytest.mark.parametrize(
     ("error", "cause"),
-    [(TopicAuthorizationFailedError, "TopicAuthorizationFailedError"), (RecordTooLargeError, "RecordTooLargeError")],
+    [(TopicAuthorizationFailedError, "the right Read on topic"), (RecordTooLargeError, "RecordTooLargeError")],
 )
 async def test_p21_fault_06_an_error_of_one_partition_holds_it_alone_for_a_while(
     transport: KafkaTransport, topic: str, error: type[Exception], cause: str

@@ -144,7 +144,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         self._batch = self._last = None
         self._batches.clear()
         self._on_unreadable(
-            self._tp, Unreadable(self.next_fetch_offset, _cause(error), beyond, isinstance(error, DamagedError))
+            self._tp,
+            Unreadable(self.next_fetch_offset, _cause(error, self._tp.topic), beyond, isinstance(error, DamagedError)),
         )
 
     def _beyond(self) -> int | None:
@@ -203,12 +204,12 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         return batch.is_transactional and batch.producer_id in self._aborted_producers
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, topic: str) -> str:
     """The cause for people, without texts that may quote a record."""
     if isinstance(error, DamagedError):
         return str(error.__doc__)
     if isinstance(error, TopicAuthorizationFailedError):
-        return missing_right("Read", "Topic", str(error.args[0]))
+        return missing_right("Read", "Topic", topic)
     if isinstance(error, UnsupportedCodecError):
         return f"{type(error).__name__}: {error}"
     return type(error).__name__
