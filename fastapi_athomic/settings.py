@@ -204,6 +204,8 @@ class AthomicSettings(Checked, BaseSettings):
 
     # send OpenLineage run events; None: if openlineage-python is installed and its environment variables are set
     lineage_events: bool | None = None
+    # write the headers openlineage-run, -parent and -root to what is published; None: where run events are sent
+    lineage_headers: bool | None = None
     lineage_interval: PositiveSeconds = 60.0  # between two events of a run
 
     # create missing topics where the broker allows it: source topics at the start, those for dead letters, retries and

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from typing import Protocol
 
 from ..exceptions import ConfigurationError
 from ..manager import ConsumerManager
-from ..propagation.lineage import dataset_namespace
+from ..propagation.lineage import dataset_namespace, is_configured
 from ..settings import AthomicSettings
 from ..transports.base import Transport
 
@@ -42,15 +40,14 @@ class NothingReported:
 def lineage_reporter(manager: ConsumerManager, transport: Transport, settings: AthomicSettings) -> LineageReporter:
     """The reporter for one run of the app.
 
-    If `lineage_events` is None, events are sent if openlineage-python is installed and a variable of the environment
-    begins with `OPENLINEAGE_`.
+    If `lineage_events` is None, events are sent if the environment asks for it (`is_configured`).
 
     Raises:
         ConfigurationError: the settings ask for one, but the extra `lineage` is not installed.
     """
     wanted = settings.lineage_events
     if wanted is None:
-        wanted = any(name.startswith("OPENLINEAGE_") for name in os.environ) and find_spec("openlineage") is not None
+        wanted = is_configured()
     if not wanted:
         return NothingReported()
     try:

@@ -3,14 +3,17 @@
 It travels in three Kafka headers, each `{job namespace}/{job name}/{run id}` with the first two percent-encoded (the
 form of Airflow's `lineage_run_id`): `openlineage-run` is the run that produced the message, `openlineage-parent` the
 run that produced what this one handled, `openlineage-root` the run at which the chain began (absent where that is the
-producing run itself). For OpenLineage a consumer is one long job: a run is the life of a handler in one process, not
+producing run itself). They are written where lineage is wanted (`lineage_headers`): a run that nobody reports
+leads nowhere. For OpenLineage a consumer is one long job: a run is the life of a handler in one process, not
 one message.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 from uuid import UUID, uuid4
@@ -73,9 +76,18 @@ class Lineage:
 class LineageAdapter:
     """The lineage of one job: of a handler, or of the app outside its handlers."""
 
-    def __init__(self, *, job_namespace: str = "default", job_name: str, dataset_namespace: str) -> None:
+    def __init__(
+        self,
+        *,
+        job_namespace: str = "default",
+        job_name: str,
+        dataset_namespace: str,
+        writes_headers: bool = True,
+    ) -> None:
+        """`writes_headers`: what is published tells the run; without it lineage is only read."""
         self.run = JobRun(job_namespace, job_name, uuid4())
         self._dataset_namespace = dataset_namespace
+        self._writes_headers = writes_headers
 
     def read(self, messages: Messages) -> Lineage:
         """The lineage of a message or of a batch. Never raises: malformed headers are ignored."""
@@ -91,6 +103,8 @@ class LineageAdapter:
 
     def outgoing(self) -> Headers:
         """The headers for what is published now: of the handler that runs, else of this job."""
+        if not self._writes_headers:
+            return ()
         if current_messages() is None:
             return ((RUN, self.run.encode()),)
         lineage = get_lineage()
@@ -113,6 +127,16 @@ def get_lineage() -> Lineage | None:
 def dataset_namespace(scheme: str, address: str) -> str:
     """OpenLineage's name of a broker: its scheme and its first bootstrap server."""
     return f"{scheme}://{address.partition(',')[0]}"
+
+
+def is_configured() -> bool:
+    """Whether the environment asks for lineage: openlineage-python is installed, and one of its variables is set.
+
+    `OPENLINEAGE_DISABLED=true` is OpenLineage's own way to switch it off.
+    """
+    if os.environ.get("OPENLINEAGE_DISABLED", "").strip().lower() in ("true", "1"):
+        return False
+    return any(name.startswith("OPENLINEAGE_") for name in os.environ) and find_spec("openlineage") is not None
 
 
 def _origin(headers: Headers) -> tuple[JobRun | None, JobRun | None]:

@@ -7,7 +7,7 @@ from opentelemetry.trace import TracerProvider
 from ..settings import AthomicSettings
 from .context import ContextAdapter
 from .headers import HeadersOrchestrator
-from .lineage import LineageAdapter, dataset_namespace
+from .lineage import LineageAdapter, dataset_namespace, is_configured
 from .telemetry import MessagingTelemetryAdapter
 
 
@@ -21,6 +21,8 @@ class Orchestrators:
         self._tracer_provider = tracer_provider
         self._scheme = scheme
         self._dataset = dataset_namespace(scheme, address)
+        reported = is_configured() if settings.lineage_events is None else settings.lineage_events
+        self._writes_lineage = reported if settings.lineage_headers is None else settings.lineage_headers
         self._context = ContextAdapter(settings.context.max_value_length)
 
     def of_handler(self, handler_id: str, group_id: str, *, enable_lineage: bool) -> HeadersOrchestrator:
@@ -33,7 +35,7 @@ class Orchestrators:
         return HeadersOrchestrator(self._telemetry(""), self._lineage(self._settings.client_id), self._context)
 
     def _lineage(self, job_name: str) -> LineageAdapter:
-        return LineageAdapter(job_name=job_name, dataset_namespace=self._dataset)
+        return LineageAdapter(job_name=job_name, dataset_namespace=self._dataset, writes_headers=self._writes_lineage)
 
     def _telemetry(self, group_id: str) -> MessagingTelemetryAdapter:
         return MessagingTelemetryAdapter(

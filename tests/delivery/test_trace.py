@@ -71,7 +71,7 @@ async def test_request_publish_handling_and_next_publish_are_one_trace(
     await broker.create_topic(topic, 1)
     await broker.create_topic(next_topic, 1)
     record = Record()
-    athomic = include_athomic(FastAPI(), broker.settings())
+    athomic = include_athomic(FastAPI(), broker.settings(lineage_headers=True))
 
     @athomic.app.post("/publish")
     async def publish() -> None:

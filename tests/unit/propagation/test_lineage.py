@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid4
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_athomic import get_lineage
+from fastapi_athomic import AthomicSettings, get_lineage
 from fastapi_athomic.messages import Headers, RawMessage
 from fastapi_athomic.propagation.context import ContextAdapter
 from fastapi_athomic.propagation.headers import HeadersOrchestrator
@@ -25,6 +26,7 @@ from fastapi_athomic.propagation.lineage import (
     dataset_namespace,
     headers_from_lineage,
 )
+from fastapi_athomic.propagation.orchestrators import Orchestrators
 from fastapi_athomic.propagation.telemetry import MessagingTelemetryAdapter
 
 PRODUCER = JobRun("shop", "orders/place", uuid4())
@@ -176,3 +178,35 @@ def test_no_header_can_make_it_fail(headers: list[tuple[str, bytes | None]]) -> 
 def test_a_run_that_makes_no_sense_is_ignored(raw: bytes) -> None:
     assert JobRun.decode(raw) is None
     assert adapter().read(message((RUN, raw))).parent is None
+
+
+VARIABLE = "OPENLINEAGE_URL"
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "written"),
+    [
+        ({}, {}, False),
+        ({VARIABLE: "http://catalogue"}, {}, True),
+        ({VARIABLE: "http://catalogue", "OPENLINEAGE_DISABLED": "true"}, {}, False),
+        ({VARIABLE: "http://catalogue"}, {"lineage_events": False}, False),
+        ({VARIABLE: "http://catalogue"}, {"lineage_headers": False}, False),
+        ({}, {"lineage_events": True}, True),
+        ({}, {"lineage_headers": True}, True),
+    ],
+)
+def test_headers_are_written_where_lineage_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], settings: dict[str, bool], written: bool
+) -> None:
+    for name in [name for name in os.environ if name.startswith("OPENLINEAGE_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    made = Orchestrators(AthomicSettings(**settings), None, scheme="kafka", address="a:1")  # type: ignore[arg-type]
+    of_handler, of_app = made.of_handler("billing", "g", enable_lineage=True), made.of_publisher()
+    assert dict(of_app.inject()).keys() == ({RUN} if written else set())
+    with handling(of_handler, message((RUN, PRODUCER.encode()))):
+        assert dict(of_app.inject()).keys() == ({RUN, PARENT, ROOT} if written else set())
+        lineage = get_lineage()
+    assert lineage is not None, "what came in is read in any case"
+    assert lineage.parent == PRODUCER
