@@ -10,6 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, NoOpMeterProvider, Observation
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 
+from ..compatibility import histogram
 from ..consumption.service import ConsumerService
 from ..manager import ConsumerManager
 from ..observation.timings import PROCESS_BOUNDS
@@ -79,11 +80,12 @@ class Metering:
             meter.create_observable_counter(
                 f"athomic.consumer.{name}", [self._counted(name)], unit="{message}", description=COUNTERS[name]
             )
-        return meter.create_histogram(
+        return histogram(
+            meter,
             "messaging.process.duration",
             unit="s",
             description="Duration of handling a message or a batch",
-            explicit_bucket_boundaries_advisory=PROCESS_BOUNDS,
+            bounds=PROCESS_BOUNDS,
         )
 
     def _counted(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:

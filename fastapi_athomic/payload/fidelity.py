@@ -71,7 +71,7 @@ _HARMLESS_KEYS: Mapping[str, Collection[str]] = {
     **dict.fromkeys(("time", "datetime", "timedelta"), ("microseconds_precision",)),
     **dict.fromkeys(("list", "set", "frozenset"), ("items_schema",)),
     "tuple": ("items_schema", "variadic_item_index"),
-    "dict": ("keys_schema", "values_schema"),
+    "dict": ("keys_schema", "values_schema", "strict"),  # False in pydantic before 2.8; True is a doubt
     "nullable": ("schema",),
     "default": ("schema", "default", "default_factory", "default_factory_takes_data", "validate_default"),
     "enum": ("cls", "members", "sub_type"),
@@ -136,7 +136,7 @@ class _Compiler:
         kind, ref = schema["type"], schema.get("ref")
         if kind not in _HARMLESS_KEYS or ref in self._open:
             return doubt
-        if not schema.keys() <= _ALWAYS.union(_HARMLESS_KEYS[kind]):
+        if not schema.keys() <= _ALWAYS.union(_HARMLESS_KEYS[kind]) or schema.get("strict"):
             return doubt
         if ref is None:
             return self._compile(kind, schema)

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json
 
+from ..compatibility import model_fields, type_adapter
 from .fidelity import undeclared_fields
 
 Place = tuple[str, ...]
@@ -55,9 +56,7 @@ DECLARED, BARE = Spot(), Spot(undeclared=True, tells_keys=True)
 @lru_cache(MAX_TYPES)
 def adapter_of(kind: Any) -> TypeAdapter[Any]:
     """The cached adapter of a type. Raises what pydantic raises for a type that it cannot handle."""
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    adapter.rebuild()
-    return adapter
+    return type_adapter(kind)
 
 
 def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
@@ -100,7 +99,7 @@ def fields_of(record: Any) -> dict[str, Any]:
     """The values of a record's fields by name, pydantic's extras included; private attributes are left out."""
     if isinstance(record, BaseModel):
         held = record.__dict__
-        known = {name: held[name] for name in type(record).__pydantic_fields__ if name in held}
+        known = {name: held[name] for name in model_fields(type(record)) if name in held}
         extra = record.__pydantic_extra__
         return known | extra if extra else known
     return {field.name: getattr(record, field.name) for field in fields(record) if hasattr(record, field.name)}

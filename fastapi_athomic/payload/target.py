@@ -7,8 +7,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, ValidationError
 
+from ..compatibility import type_adapter
 from ..error_text import problems_in_words
 from ..exceptions import ConfigurationError
 from .annotations import type_name
@@ -27,8 +28,7 @@ class Target:
         self.type = target_type
         self.name = type_name(target_type)
         try:
-            self.adapter: TypeAdapter[Any] = TypeAdapter(target_type)
-            self.adapter.rebuild()
+            self.adapter = type_adapter(target_type)
         except (PydanticUserError, NameError, TypeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise ConfigurationError(f"messages cannot be decoded into {self.name}: {reason}") from error

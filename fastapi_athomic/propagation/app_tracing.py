@@ -41,8 +41,9 @@ def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, 
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     except ImportError:
         return
-    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls=_excluded_urls(app, prefix))
     # The lifespan that calls us runs inside the old middleware stack; requests need one with the instrumentation.
+    app.middleware_stack = None  # earlier versions of the instrumentation add a middleware, which a started app refuses
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls=_excluded_urls(app, prefix))
     app.middleware_stack = app.build_middleware_stack()
 
 

@@ -30,7 +30,17 @@ FLOORS = [
     ["broker", "subscriptions", "propagation"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints"],
-    ["messages", "variables", "addresses", "exceptions", "sightings", "error_text", "checks", "rights"],
+    [
+        "messages",
+        "variables",
+        "addresses",
+        "exceptions",
+        "sightings",
+        "error_text",
+        "checks",
+        "rights",
+        "compatibility",
+    ],
 ]
 """From the top. ARCHITECTURE.md says what each room is for."""
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -17,6 +17,8 @@ from opentelemetry.trace import SpanKind
 from fastapi_athomic.propagation.app_tracing import instrument_app, resolve_tracer_provider
 from tests.support.spans import TRACE_ID, TRACEPARENT, Exported, current_span_id
 
+traces_itself = pytest.mark.skipif(not hasattr(FastAPI(), "_telemetry"), reason="this FastAPI does not trace itself")
+
 
 def app_of(root_path: str = "", **options: Any) -> FastAPI:
     app = FastAPI(**options)
@@ -60,10 +62,11 @@ def test_without_an_sdk_nothing_is_touched() -> None:
     app = app_of()
     assert resolve_tracer_provider(app) is None
     instrument_app(app)
-    assert app._telemetry["exclude"] is None
+    assert getattr(app, "_telemetry", {"exclude": None})["exclude"] is None
     assert not hasattr(app, "_is_instrumented_by_opentelemetry")
 
 
+@traces_itself
 def test_the_provider_is_the_given_one_or_the_apps_or_the_global_one(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +81,7 @@ def test_the_provider_is_the_given_one_or_the_apps_or_the_global_one(
         provider.shutdown()
 
 
+@traces_itself
 def test_fastapis_own_tracing_is_left_to_it_but_for_the_plugins_routes(exported: Exported) -> None:
     app = instrumented(app_of(telemetry={"tracer_provider": exported.provider}))
     assert server_spans(app, exported) == ["GET /route", "GET /pluginless"]
@@ -86,6 +90,7 @@ def test_fastapis_own_tracing_is_left_to_it_but_for_the_plugins_routes(exported:
     assert not getattr(app, "_is_instrumented_by_opentelemetry", False)
 
 
+@traces_itself
 def test_what_the_app_leaves_out_stays_left_out(exported: Exported) -> None:
     def exclude(scope: MutableMapping[str, Any]) -> bool:
         return bool(scope["path"] == "/route")
@@ -94,12 +99,14 @@ def test_what_the_app_leaves_out_stays_left_out(exported: Exported) -> None:
     assert server_spans(app, exported) == ["GET /pluginless"]
 
 
+@traces_itself
 def test_two_plugins_leave_out_the_routes_of_both(exported: Exported) -> None:
     app = app_of(telemetry={"tracer_provider": exported.provider})
     instrument_app(app, prefix="/pluginless")
     assert server_spans(instrumented(app), exported) == ["GET /route"]
 
 
+@traces_itself
 def test_an_app_behind_a_path_prefix_leaves_out_the_same_routes(exported: Exported) -> None:
     app = instrumented(app_of(telemetry={"tracer_provider": exported.provider}))
     names = server_spans(app, exported, "/behind")
@@ -144,6 +151,7 @@ def test_an_app_that_instruments_itself_has_one_span_per_request(
     FastAPIInstrumentor.uninstrument_app(app)
 
 
+@traces_itself
 def test_the_route_is_in_the_span_that_the_next_publish_belongs_to(exported: Exported) -> None:
     app = instrumented(app_of(telemetry={"tracer_provider": exported.provider, "operation_spans": False}))
     with TestClient(app) as client:
