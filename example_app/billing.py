@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from fastapi_athomic import DeliveryAttempt, RetryPolicy, subscribe_to
+from fastapi_athomic import Athomic, DeliveryAttempt, RetryPolicy, get_athomic, subscribe_to
 
 from .ledger import Ledger, get_ledger
-from .models import ORDERS, Invoice, Order
+from .models import EVENTS, ORDERS, Invoice, Order, OrderEvent
 
 
 class BankBusyError(Exception):
@@ -26,10 +26,16 @@ class CardRefusedError(Exception):
     handler_id="billing",
     retry=RetryPolicy(max_attempts=3, delay=0.2, fatal=(CardRefusedError,)),
 )
-async def bill(order: Order, attempt: DeliveryAttempt, ledger: Annotated[Ledger, Depends(get_ledger)]) -> Invoice:
+async def bill(
+    order: Order,
+    attempt: DeliveryAttempt,
+    ledger: Annotated[Ledger, Depends(get_ledger)],
+    athomic: Annotated[Athomic, Depends(get_athomic)],
+) -> Invoice:
     charge(order, attempt.number)
     invoice = Invoice(order_id=order.order_id, customer=order.customer, total=order.total, attempts=attempt.number)
     ledger.add_invoice(invoice)
+    await athomic.publish(EVENTS, OrderEvent.billed(order), key=order.order_id)
     return invoice
 
 

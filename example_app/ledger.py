@@ -5,19 +5,25 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import lru_cache
 
-from .models import Invoice, ItemSales, Order
+from .models import Invoice, ItemSales, Order, OrderEvent
 
 
 class Ledger:
-    """Invoices by order, and sales by item. Writing the same order twice changes nothing: delivery is at least once."""
+    """Invoices and events by order, and sales by item. Writing twice changes nothing: delivery is at least once."""
 
     def __init__(self) -> None:
         self.invoices: dict[str, Invoice] = {}
+        self.events: dict[str, list[OrderEvent]] = {}
         self._counted: set[str] = set()
         self._sales: dict[str, ItemSales] = {}
 
     def add_invoice(self, invoice: Invoice) -> None:
         self.invoices.setdefault(invoice.order_id, invoice)
+
+    def add_event(self, event: OrderEvent) -> None:
+        events = self.events.setdefault(event.order_id, [])
+        if event not in events:
+            events.append(event)
 
     def count(self, order: Order) -> None:
         if order.order_id in self._counted:

@@ -9,6 +9,7 @@ from uuid import uuid4
 from pydantic import BaseModel, Field
 
 ORDERS = "orders.placed"
+EVENTS = "orders.events"
 
 Money = Annotated[Decimal, Field(max_digits=12, decimal_places=2)]
 
@@ -30,6 +31,22 @@ class Order(NewOrder):
     @property
     def total(self) -> Decimal:
         return self.quantity * self.unit_price
+
+
+class OrderEvent(BaseModel):
+    """A step in the life of an order. Steps are numbered, so their order is known wherever they come from."""
+
+    order_id: str
+    sequence: int
+    status: str
+
+    @classmethod
+    def placed(cls, order: Order) -> OrderEvent:
+        return cls(order_id=order.order_id, sequence=1, status="placed")
+
+    @classmethod
+    def billed(cls, order: Order) -> OrderEvent:
+        return cls(order_id=order.order_id, sequence=2, status="billed")
 
 
 class Invoice(BaseModel):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,31 @@ def test_the_app_finds_the_broker_where_it_listens(services: dict[str, Any]) -> 
 
 
 def test_the_settings_of_the_app_are_known(services: dict[str, Any]) -> None:
-    names = {name.removeprefix("ATHOMIC_").lower() for name in services["app"]["environment"]}
-    assert names <= set(AthomicSettings.model_fields)
+    names = {name for name in services["app"]["environment"] if name.startswith("ATHOMIC_")}
+    assert {name.removeprefix("ATHOMIC_").lower() for name in names} <= set(AthomicSettings.model_fields)
+
+
+def test_the_app_reaches_redis_and_jaeger_by_their_names_and_ports(services: dict[str, Any]) -> None:
+    environment = services["app"]["environment"]
+    assert environment["ATHOMIC_STATE_STORE_URL"].startswith("redis://redis:6379")
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://jaeger:4318"
+    assert environment["OTEL_SERVICE_NAME"]
+    assert "4318:4318" in services["jaeger"]["ports"]
+
+
+def test_the_app_waits_for_what_it_needs(services: dict[str, Any]) -> None:
+    waits = {name: wait["condition"] for name, wait in services["app"]["depends_on"].items()}
+    assert waits == {"kafka": "service_healthy", "redis": "service_healthy", "jaeger": "service_started"}
+    healthy = [name for name, condition in waits.items() if condition == "service_healthy"]
+    assert all(services[name]["healthcheck"]["test"][0] == "CMD" for name in [*healthy, "app"])
+
+
+def test_the_extra_that_the_app_installs_has_what_its_environment_asks_for(services: dict[str, Any]) -> None:
+    assert ".[example]" in services["app"]["command"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = " ".join(project["optional-dependencies"]["example"])
+    assert "redis" in extra
+    assert "opentelemetry-exporter-otlp-proto-http" in extra
 
 
 def test_kafkas_listeners_fit_together(services: dict[str, Any]) -> None:
