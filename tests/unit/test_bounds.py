@@ -1,0 +1,44 @@
+"""The versions that pyproject.toml allows: low ones that have been tried, high ones that nothing forbids."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import fastapi_athomic.transports.kafka as kafka
+from tests.support.bounds import FOR_USERS, ROOT, lower_bounds, tools, upper_bounds
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TABLE = (ROOT / "CONTRIBUTING.md").read_text().partition("## The oldest versions")[2].partition("\n## ")[0]
+
+
+def test_what_users_install_has_a_lower_bound_that_was_tried() -> None:
+    tried = dict(re.findall(r"^\| ([\w-]+) \| ([\d.b]+) \|", TABLE, re.M))
+    assert tried == lower_bounds(), "run scripts/lowest, then correct the table in CONTRIBUTING.md"
+    named = {name for extra in FOR_USERS for name in map(_name, PROJECT["optional-dependencies"][extra])}
+    named |= set(map(_name, PROJECT["dependencies"]))
+    assert named - {"fastapi-athomic"} == lower_bounds().keys()
+
+
+def test_new_versions_are_forbidden_only_where_private_parts_are_used() -> None:
+    assert upper_bounds() == {"aiokafka": "0.15"}
+    assert kafka.__doc__ is not None
+    assert "private parts" in kafka.__doc__
+
+
+def test_one_extra_brings_everything_that_users_may_want() -> None:
+    (everything,) = PROJECT["optional-dependencies"]["all"]
+    brought = everything.removeprefix("fastapi-athomic[").removesuffix("]").split(",")
+    assert set(brought) == set(FOR_USERS) - {"example"}
+    assert set(PROJECT["optional-dependencies"]) == {*FOR_USERS, "all", "test", "bench", "dev"}
+
+
+def test_only_what_tests_need_is_new() -> None:
+    assert "pytest" in tools()
+    assert not set(tools()) & lower_bounds().keys()
+
+
+def _name(requirement: str) -> str:
+    found = re.match(r"[\w-]+", requirement)
+    assert found
+    return found[0]
