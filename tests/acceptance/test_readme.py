@@ -37,6 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     yield port
     process.stop()
     assert "Finished server process" in process.output(), "it stopped as it should"
+    assert f"open http://127.0.0.1:{port}/docs" in process.output(), "the user is told where to look"
 
 
 def fetch(port: int, path: str) -> object:
@@ -105,3 +106,11 @@ def test_every_promise_names_tests_that_exist() -> None:
     for number, files in promises:
         sources = [(ROOT / name).read_text() for name in re.findall(r"`([^`]+)`", files)]
         assert any(f"def test_p{int(number):02d}_" in source for source in sources), f"P{number}"
+
+
+def test_a_demo_whose_port_is_taken_says_how_to_take_another(demo: int) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PORT": str(demo), "PYTHON": sys.executable}
+    done = subprocess.run([ROOT / "scripts" / "demo"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"127.0.0.1:{demo}" in done.stderr
+    assert "PORT=8001 scripts/demo" in done.stderr
