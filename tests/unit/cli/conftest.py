@@ -42,9 +42,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
             path.write_text(text)
 
     yield write
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    for name in [name for name in set(sys.modules) - before if _is_below(tmp_path, vars(sys.modules[name]))]:
+        del sys.modules[name]
+
+
+def _is_below(directory: Path, module: dict[str, Any]) -> bool:
+    places = [module.get("__file__") or "", *module.get("__path__", ())]
+    return any(str(place).startswith(str(directory)) for place in places)
 
 
 @pytest.fixture
