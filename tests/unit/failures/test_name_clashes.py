@@ -92,9 +92,9 @@ async def test_topics_that_do_not_get_along_are_refused(
 
 async def test_what_gets_along_starts() -> None:
     await start(
-        consumer("orders", "billing", dlq="errors", retry=LATER),
-        consumer("orders", "mail", dlq="errors", retry=LATER),
-        consumer("errors", "alerts"),  # the DLQ of others, consumed on purpose
-        consumer(["refunds", "refunds.billing.dlq"], "billing"),  # its own: their letters go elsewhere
-        consumer("refunds.eu", "billing", dlq=False),
+        consumer("orders", "billing", dlq="errors", retry=LATER, handler_id="a"),
+        consumer("orders", "mail", dlq="errors", retry=LATER, handler_id="b"),
+        consumer("errors", "alerts", handler_id="c"),  # the DLQ of others, consumed on purpose
+        consumer(["refunds", "refunds.billing.dlq"], "billing", handler_id="d"),  # its own: their letters go elsewhere
+        consumer("refunds.eu", "billing", dlq=False, handler_id="e"),
     )

@@ -130,7 +130,9 @@ async def test_drain_names_a_dead_letter_that_cannot_be_written_and_another_atte
     async def blocked(message: str) -> None:
         raise RuntimeError("no")
 
-    @subscribe_to("u", group_id="g", handler_id="again", retry=RetryPolicy(max_attempts=2, delay=600, jitter=0))
+    @subscribe_to(
+        "u", group_id="g", handler_id="again", retry=RetryPolicy(max_attempts=2, delay=600, max_delay=600, jitter=0)
+    )
     async def again(message: str) -> None:
         raise RuntimeError("no")
 
