@@ -21,14 +21,22 @@ WRONG: dict[str, Any] = {"sasl_username": "ann", "sasl_password": SecretStr("wr0
 
 async def start_error(address: str, **kafka: Any) -> str:
     """What an app is told that cannot connect."""
+    before = open_sockets()
     transport = KafkaTransport(AthomicSettings(broker_url=f"kafka://{address}", kafka=KafkaSettings(**kafka)))
     with pytest.raises(TransportError) as caught:
         await transport.start(20)
     await transport.stop(2)
+    await eventually(lambda: open_sockets() <= before)
     told = str(caught.value)
     assert PASSWORD not in told
     assert "wr0ng" not in told
     return told
+
+
+def open_sockets() -> int:
+    """A TLS connection is closed when the peer has answered; a loop that ends before would leave its socket open."""
+    loop: Any = asyncio.get_running_loop()
+    return len(loop._selector.get_map())
 
 
 @pytest.mark.parametrize(
@@ -70,6 +78,7 @@ async def test_certificates_that_do_not_fit_are_told_apart(secure_kafka: SecureK
 
 
 async def test_what_is_right_connects(secure_kafka: SecureKafka) -> None:
+    before = open_sockets()
     for kafka in (
         KafkaSettings(security_protocol="SSL", ssl_cafile=secure_kafka.cafile),
         KafkaSettings(security_protocol="SASL_PLAINTEXT", **ANN),
@@ -80,6 +89,7 @@ async def test_what_is_right_connects(secure_kafka: SecureKafka) -> None:
         await transport.start(20)
         await transport.ping(20)
         await transport.stop(5)
+    await eventually(lambda: open_sockets() <= before)
 
 
 async def test_a_name_or_a_port_where_no_broker_is() -> None:
