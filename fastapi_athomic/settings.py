@@ -59,7 +59,8 @@ class KafkaSettings(Checked):
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is published
     linger: Seconds = 0.0  # how long a message that is published waits for others, to be sent with them
-    # how a group's partitions are shared out, the preferred way first. All members must offer one that the others do
+    # how a group's partitions are shared out, the preferred way first. All members must offer one that the others do.
+    # Name several only while a group moves from one to another: each costs one more rebalance whenever a member joins
     partition_assignment_strategy: Annotated[tuple[Assignor, ...], Field(min_length=1)] = ("roundrobin",)
     # static membership (KIP-345): an id that must differ between processes. `{pid}` and `{hostname}` are filled in, and
     # each handler adds a suffix of its own. docs/damaged-batches.md says what happens if two processes share an id
