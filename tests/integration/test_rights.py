@@ -147,7 +147,11 @@ async def test_side_topics_without_rights_stop_only_what_needs_them(secure_kafka
     async with running(shop.app()) as athomic:
         await eventually(lambda: missing("Write", "topic", f"{shop.dlq}, {shop.retry}") in health(athomic))
         await athomic.publish(shop.source, "bad 1", key="a")
-        await eventually(lambda: f"to {shop.retry} refused: {missing('Write', 'topic', shop.retry)}" in health(athomic))
+        await eventually(
+            lambda: (
+                f"to the retry topic {shop.retry} refused: {missing('Write', 'topic', shop.retry)}" in health(athomic)
+            )
+        )
         await athomic.publish(shop.source, "good 1", key="b")
         await shop.handled(("good 1", shop.source))
         assert athomic.consumers()[0].restarts == 0
