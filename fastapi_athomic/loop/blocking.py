@@ -17,7 +17,7 @@ from .load import LAG_INTERVAL, LoopLag
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 10.0
-"""The pause between two warnings about the same handler."""
+"""The pause between two warnings about the same handler, and about all that is no handler."""
 
 _WORKER = re.compile(r"athomic-(.+)-worker-\d+")
 
@@ -50,7 +50,7 @@ class BlockingDetector:
         self._blame = blame
         self._ended = threading.Event()
         self._culprit: Culprit | None = None
-        self._warned: dict[Culprit, float] = {}
+        self._warned: dict[str | None, float] = {}  # by handler id
 
     async def watch(self) -> None:
         """Watches the loop that it runs in, until it is cancelled."""
@@ -68,8 +68,8 @@ class BlockingDetector:
             return
         if culprit.handler_id is not None:
             self._blame(culprit.handler_id, delay)
-        if monotonic() - self._warned.get(culprit, float("-inf")) > QUIET_SECONDS:
-            self._warned = {culprit: monotonic()}
+        if monotonic() - self._warned.get(culprit.handler_id, float("-inf")) > QUIET_SECONDS:
+            self._warned[culprit.handler_id] = monotonic()
             logger.warning("%s blocked the event loop for %.2f s: %s", culprit, delay, ADVICE)
 
     def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
@@ -104,6 +104,8 @@ def _running_in(loop: asyncio.AbstractEventLoop, thread: int) -> Culprit | None:
         task = asyncio.current_task(loop)
     except RuntimeError:
         task = None
+    if task is None and frame.f_globals.get("__name__") == "selectors":
+        return None  # the loop itself waits for its sockets, and is late: the machine is short of CPU
     worker = _WORKER.fullmatch(task.get_name()) if task is not None else None
     return Culprit(worker[1] if worker else None, _place(frame))
 

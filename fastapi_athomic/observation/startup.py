@@ -79,6 +79,11 @@ def _topics(subscription: Subscription) -> str:
 def doubts(settings: AthomicSettings, workers: int) -> Iterator[str]:
     """What is allowed, and is probably not meant: `memory://` where others would have to see it."""
     if settings.scheme != "memory":
+        if workers > 1 and settings.state_store_url is not None and _store(settings).startswith("memory:"):
+            yield (
+                f"the state store is memory:// and the server runs {workers} workers: each remembers for itself what "
+                "its ordered consumers have handled; set ATHOMIC_STATE_STORE_URL to redis://host:6379/0"
+            )
         return
     advice = "set ATHOMIC_BROKER_URL to kafka://host:port; ATHOMIC_REQUIRE_BROKER=1 refuses memory://"
     if workers > 1:

@@ -118,3 +118,37 @@ async def test_p18_a_handler_that_blocks_again_after_a_while_is_warned_of_again(
         monkeypatch.setattr(blocking_module, "QUIET_SECONDS", 0.0)  # over
         await athomic.publish("t", "block")
         await eventually(lambda: len(warnings_in(caplog)) == 2)
+
+
+async def test_routes_that_block_by_turns_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    athomic, _ = new_app()
+    lag = athomic.loop_lag
+
+    async def one() -> None:
+        time.sleep(BLOCKING * 8)  # noqa: ASYNC251 - that is the fault
+
+    async def other() -> None:
+        time.sleep(BLOCKING * 8)  # noqa: ASYNC251 - that is the fault
+
+    async with running(athomic):
+        for route in (one, other):
+            await asyncio.sleep(0)
+            await asyncio.create_task(route())
+            await eventually(lambda: lag.seconds > BLOCKING)
+            lag.seconds = 0.0
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_a_loop_that_waits_for_its_sockets_does_not_block_itself() -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    assert thread.ident is not None
+    try:
+        end = time.monotonic() + 5
+        while (found := blocking_module._running_in(loop, thread.ident)) is not None:
+            assert time.monotonic() < end, f"{found} is what an idle loop runs"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -118,6 +118,14 @@ def test_memory_in_several_workers_is_doubted() -> None:
     assert list(doubts(AthomicSettings(broker_url="kafka://a:1"), workers=4)) == []
 
 
+def test_state_in_memory_beside_kafka_is_doubted_in_several_workers() -> None:
+    settings = AthomicSettings(broker_url="kafka://a:1", state_store_url=SecretStr("memory://"))
+    (doubt,) = doubts(settings, workers=2)
+    assert "the state store is memory:// and the server runs 2 workers" in doubt
+    assert "set ATHOMIC_STATE_STORE_URL to redis://" in doubt
+    assert list(doubts(settings, workers=1)) == []
+
+
 async def test_memory_beside_redis_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     include_athomic(app, AthomicSettings(state_store_url=SecretStr("redis://ann:s3cret@store:6379/0")))
