@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 NOT_CONSUMING = (
-    "the app is not running its consumers: they start when the app's own lifespan has started (after its `yield`), in "
-    "this process, and stop before it ends"
+    "the app is not running its consumers: they start when the app's own lifespan has come to its `yield`, and stop "
+    "before it goes on behind it; in a test use `with TestClient(app)`"
 )
 """The text of a `PublishError`."""
 
@@ -310,6 +310,8 @@ class Athomic:
 
     async def drain(self, timeout: float = 30.0) -> None:
         """Returns when every message in the consumers' partitions has been handled and committed. For tests.
+
+        Under a `TestClient` call it in the app's event loop: `client.portal.call(athomic.drain)`.
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds. It says what is left, and what it waits for: a

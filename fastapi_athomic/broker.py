@@ -22,7 +22,8 @@ PINGS = 2
 """So many pings in a row must fail before the cluster counts as unreachable: after one, a single broker may be down."""
 NOT_RUNNING = (
     "the app is not running in this process: publish from its routes, its handlers or its own lifespan (before and "
-    "after `yield`), not at import time, not after its end, and not from another process"
+    "after `yield`), not at import time, not after its end, and not from another process; in a test use "
+    "`with TestClient(app)`"
 )
 """The text of a `PublishError`."""
 

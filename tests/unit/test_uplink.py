@@ -158,7 +158,7 @@ async def test_consumers_are_not_there_yet_in_the_apps_start_and_the_error_says_
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for ask in (athomic.drain, athomic.wait_until_ready):
-            with pytest.raises(PublishError, match="they start when the app's own lifespan has started"):
+            with pytest.raises(PublishError, match="they start when the app's own lifespan has come to its `yield`"):
                 await ask()
 
         @athomic.subscribe_to("t", group_id="g", handler_id="late")
