@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Router
 
-from .exceptions import ConfigurationError, DiscoveryError, DuplicateHandlerError
+from .exceptions import ConfigurationError, DiscoveryError, DuplicateHandlerError, raise_all
 from .sightings import claim, place, qualified_name
 from .subscriptions import Subscription, subscriptions_of
 
@@ -63,16 +64,19 @@ class Search:
             ConfigurationError: one of `handlers` has no subscription, or is a method without an object. It is named.
             DiscoveryError: a module cannot be imported. The error names it.
             DuplicateHandlerError: two handlers share an id. The error names the id and both handlers.
+        Several of these are told in one `ConfigurationError`.
         """
         found: dict[str, Discovered] = {}
-        for module in (*self._modules_of_app(), *_package_modules(self.packages)):
-            for discovered in _in_module(module):
-                _add(found, discovered)
+        problems: list[ConfigurationError] = []
+        modules = (*self._modules_of_app(), *_package_modules(self.packages, problems))
+        candidates = [discovered for module in modules for discovered in _in_module(module)]
         for handler in self.handlers:
-            for discovered in _given(handler):
+            with _kept(problems):
+                candidates += _given(handler)
+        for discovered in (*candidates, *self.bound):
+            with _kept(problems):
                 _add(found, discovered)
-        for discovered in self.bound:
-            _add(found, discovered)
+        raise_all(problems)
         return list(found.values())
 
     def searched(self) -> list[ModuleType]:
@@ -216,13 +220,25 @@ def _loaded(names: Iterable[str]) -> Iterator[ModuleType]:
             yield module
 
 
-def _package_modules(packages: Iterable[str | ModuleType]) -> Iterator[ModuleType]:
+def _package_modules(packages: Iterable[str | ModuleType], problems: list[ConfigurationError]) -> Iterator[ModuleType]:
+    """The packages and what is below them, without what cannot be imported, which is added to `problems`."""
     for package in packages:
-        module = package if isinstance(package, ModuleType) else _import(package)
-        yield module
-        for found in pkgutil.walk_packages(getattr(module, "__path__", ()), module.__name__ + ".", onerror=_raise):
-            if found.name.rpartition(".")[2] != "__main__":  # importing it would run it
-                yield _import(found.name)
+        with _kept(problems):
+            module = package if isinstance(package, ModuleType) else _import(package)
+            yield module
+            for found in pkgutil.walk_packages(getattr(module, "__path__", ()), module.__name__ + ".", onerror=_known):
+                if found.name.rpartition(".")[2] != "__main__":  # importing it would run it
+                    with _kept(problems):
+                        yield _import(found.name)
+
+
+@contextmanager
+def _kept(problems: list[ConfigurationError]) -> Iterator[None]:
+    """Adds the error of the block to `problems`: there may be more, and all are told at once."""
+    try:
+        yield
+    except ConfigurationError as error:
+        problems.append(error)
 
 
 def _import(name: str) -> ModuleType:
@@ -234,6 +250,5 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
-def _raise(name: str) -> None:
-    error = sys.exc_info()[1]
-    raise DiscoveryError(f"module {name} cannot be searched for handlers: {type(error).__name__}: {error}") from error
+def _known(name: str) -> None:
+    """`walk_packages` imports each package after we did: its error is among the problems already."""

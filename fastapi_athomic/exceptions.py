@@ -196,4 +196,4 @@ def raise_all(problems: Sequence[ConfigurationError]) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise ConfigurationError("\n".join(map(str, problems)), problems)
+        raise ConfigurationError("\n".join(map(str, problems)), problems) from problems[0]

@@ -105,6 +105,20 @@ def test_a_package_that_does_not_exist_is_named() -> None:
         search(packages=["no_such_package_at_all"])
 
 
+def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
+    same = HANDLER.replace('group_id="g"', 'group_id="g", handler_id="same"')
+    write(**{"shop8/__init__": "", "shop8/a/__init__": "1 / 0", "shop8/b": "import nothing_of_that_name"})
+    write(**{"shop8/c": same.format(name="one") + same.format(name="two")})
+    with pytest.raises(ConfigurationError) as caught:
+        search(packages=["no_such_package_at_all", "shop8"], handlers=[print])
+    assert [type(problem).__name__ for problem in caught.value.problems] == [
+        *("DiscoveryError", "DiscoveryError", "DiscoveryError"),
+        *("ConfigurationError", "DuplicateHandlerError"),
+    ]
+    for words in ("no_such_package_at_all", "module shop8.a ", "module shop8.b ", "print", "same is used twice"):
+        assert str(caught.value).count(words) >= 1, words
+
+
 def test_handlers_given_by_hand_need_a_subscription() -> None:
     async def handle(message: str) -> None: ...
 
