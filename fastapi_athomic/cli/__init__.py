@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from importlib.metadata import version
 
 from ..exceptions import AthomicError
 from . import check, dlq, handlers, topics
-from .terminal import FAILED, INTERRUPTED
+from .terminal import CUT_OFF, FAILED, INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,12 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = asyncio.run(options.run(options))
+        sys.stdout.flush()
         return status
     except AthomicError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # what is left in the buffer would be written, and fail again, at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,8 @@ OK, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done, an error, the user did not agree."""
 INTERRUPTED = 130
 """Exit status after Ctrl+C, as shells have it: 128 and the number of the signal."""
+CUT_OFF = 141
+"""Exit status if nobody reads the output to its end (`| head`), as shells have it for SIGPIPE."""
 
 
 def agreed(question: str) -> bool:

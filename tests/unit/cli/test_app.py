@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -227,3 +228,19 @@ def test_version_and_module() -> None:
     assert done.stdout.startswith(f"fastapi-athomic {fastapi_athomic.__version__} (Python 3.")
     assert "aiokafka" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_a_reader_who_goes_early_gets_no_traceback(write: Write, tmp_path: Path) -> None:
+    write(piped1=APP)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastapi_athomic", "topics", "--app", "piped1", "--publishes", "o"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
