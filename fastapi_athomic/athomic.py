@@ -154,8 +154,8 @@ class Athomic:
     ) -> PublishedMessage:
         """`publish` for sync code: `def` routes, handlers and dependencies, and threads of the app's own.
 
-        It waits for the broker's acknowledgement, for up to `timeout` seconds (None: `publish_timeout`). The trace,
-        context and lineage of the calling thread travel with the message.
+        It waits for the broker's acknowledgement, for up to `publish_timeout` seconds, or `timeout` if that is less.
+        The trace, context and lineage of the calling thread travel with the message.
 
         Raises:
             PublishError: the broker did not acknowledge it in time, the app is not running or stops meanwhile, or the
@@ -489,7 +489,8 @@ def include_athomic(
         modules of the app's routes are always searched.
         handlers: handlers that no search would find (closures, tests).
         prefix: the path under which the routes are added.
-        dependencies: FastAPI dependencies of every one of these routes.
+        dependencies: FastAPI dependencies of every one of these routes. Those of `FastAPI(dependencies=...)` hold for
+        them, too, and for the probes in any case.
         probe_dependencies: those of the probes (`/health/live`, `/health/ready`, `/health/startup`) in place of
         `dependencies`; `()` opens them, and their answers say no more than yes or no. None: `dependencies`.
         include_in_schema: whether the OpenAPI document shows these routes.
@@ -499,13 +500,20 @@ def include_athomic(
         the one to use.
 
     Raises:
-        ConfigurationError: the settings are wrong, or `app` is no FastAPI app or has an `Athomic` of that name already.
+        ConfigurationError: the settings or the options of the routes are wrong, or `app` is no FastAPI app or has an
+        `Athomic` of that name already.
     """
     _check_app(app)
     if getattr(app.state, name, None) is not None:
         raise ConfigurationError(
             f"app.state.{name} exists already: give the second include_athomic() another name and another prefix"
         )
+    routes = RouteOptions(
+        prefix=prefix,
+        dependencies=dependencies,
+        probe_dependencies=probe_dependencies,
+        include_in_schema=include_in_schema,
+    )
     calling_module = _calling_module()
     athomic = Athomic(
         app,
@@ -517,14 +525,7 @@ def include_athomic(
         name=name,
     )
     setattr(app.state, name, athomic)
-    athomic.add_routes(
-        RouteOptions(
-            prefix=prefix,
-            dependencies=dependencies,
-            probe_dependencies=probe_dependencies,
-            include_in_schema=include_in_schema,
-        )
-    )
+    athomic.add_routes(routes)
     app.router.lifespan_context = athomic.around(app.router.lifespan_context)
     answer_not_found(app)
     app.add_middleware(

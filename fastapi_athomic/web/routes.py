@@ -11,6 +11,7 @@ from fastapi.params import Depends
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
+from ..exceptions import ConfigurationError
 from ..loop.load import LoopLag
 from ..manager import ConsumerManager, unstarted
 from ..observation.process import instance_id
@@ -47,6 +48,16 @@ class RouteOptions:
     dependencies: Sequence[Depends]
     probe_dependencies: Sequence[Depends] | None  # None: the same as `dependencies`
     include_in_schema: bool
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError`, where FastAPI would have an assertion or an `AttributeError`."""
+        if not self.prefix.startswith("/") or self.prefix.endswith("/"):
+            raise ConfigurationError(
+                f"include_athomic: the prefix must begin with a slash and not end with one, unlike {self.prefix!r}"
+            )
+        for name, given in (("dependencies", self.dependencies), ("probe_dependencies", self.probe_dependencies)):
+            if not isinstance(given, Iterable | None) or not all(isinstance(each, Depends) for each in given or ()):
+                raise ConfigurationError(f"include_athomic: {name} must be a list of Depends(...)")
 
 
 def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ...]:

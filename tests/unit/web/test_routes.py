@@ -10,7 +10,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
-from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, include_athomic
 from fastapi_athomic.web.routes import INSTANCE_HEADER
 
 PROBES = {"/consumers/health/live", "/consumers/health/ready", "/consumers/health/startup"}
@@ -129,3 +129,21 @@ def test_an_unknown_id_is_answered_with_the_ones_nearby() -> None:
         assert client.get("/consumers/zzz").json()["detail"].endswith("the app has no handlers")
     with client_of(tuple(f"h{number:02}" for number in range(22))) as client:
         assert client.get("/consumers/zzz").json()["detail"].endswith("h18, h19 and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prefix": ""}, "begin with a slash"),
+        ({"prefix": "consumers"}, "begin with a slash"),
+        ({"prefix": "/consumers/"}, "not end with one"),
+        ({"dependencies": [nobody]}, "dependencies must be a list of Depends"),
+        ({"dependencies": Depends(nobody)}, "dependencies must be a list of Depends"),
+        ({"probe_dependencies": [nobody]}, "probe_dependencies must be a list of Depends"),
+    ],
+)
+def test_options_that_fastapi_would_choke_on_get_a_sentence(options: dict[str, Any], words: str) -> None:
+    app = FastAPI()
+    with pytest.raises(ConfigurationError, match=words):
+        include_athomic(app, AthomicSettings(), **options)
+    include_athomic(app, AthomicSettings())  # the first call left nothing behind
