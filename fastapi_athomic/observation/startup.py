@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from multiprocessing import current_process
 from pathlib import Path
 
 from ..addresses import shown_store_url
@@ -105,6 +104,8 @@ def server_workers(argv: Sequence[str] | None = None, environment: Mapping[str, 
     uvicorn and hypercorn hand their configuration to the processes that they start. gunicorn and granian do not: there
     the command line (`argv`, None: this process's own) and the environment are looked at.
     """
+    from multiprocessing import current_process  # imported here: it takes a while, and tools never need it
+
     config = getattr(current_process(), "_kwargs", {}).get("config")
     if config is not None:
         workers = getattr(config, "workers", 1)
