@@ -58,7 +58,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="TOPIC",
         help="a topic that the app publishes to, which no handler tells; orders.* means all that begin so",
     )
-    command.add_argument("--principal", default="User:app", help="for kafka-acls (default: User:app)")
+    command.add_argument("--principal", default="User:app", help="the app, for kafka-acls (default: User:app)")
     command.add_argument("--ask-broker", action="store_true", help="ask the broker which topics exist, and how large")
     command.set_defaults(run=run)
 
@@ -261,10 +261,12 @@ def _resource(right: Right) -> str:
 
 def _print_commands(needs: _Needs, principal: str) -> None:
     print("# what the app needs")
-    print(_lines(needs.rights, principal), end="")
+    print(_lines(needs.rights, shlex.quote(principal)), end="")
     if needs.rights_to_settle:
-        print("# what people need who list, redrive and discard dead letters")
-        print(_lines(needs.rights_to_settle, principal), end="")
+        print(
+            "# what people need who list, redrive and discard dead letters; OPERATOR is one of them, such as User:ann"
+        )
+        print(_lines(needs.rights_to_settle, '"$OPERATOR"'), end="")
 
 
 def _lines(rights: Iterable[Right], principal: str) -> str:
@@ -277,6 +279,6 @@ def _command(right: Right, principal: str) -> str:
     prefixed = " --resource-pattern-type prefixed" if right.pattern_type == "Prefixed" else ""
     operations = " ".join(f"--operation {operation}" for operation in right.operations)
     return (
-        f'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --add --allow-principal {shlex.quote(principal)} '
+        f'kafka-acls.sh --bootstrap-server "$BOOTSTRAP" --add --allow-principal {principal} '
         f"{operations} {resource}{prefixed}"
     )

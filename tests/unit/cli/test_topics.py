@@ -151,7 +151,7 @@ def test_lines_for_kafka_acls(write: Write, command: Command) -> None:
     write(topics6=SHOP + PATTERN.partition("include_athomic(app)")[2])
     arguments = ("--format", "kafka-acls", "--principal", "User:the shop")
     out = command("topics", "--app", "topics6", *arguments).out
-    app, people = out.split("# what people need who list, redrive and discard dead letters\n")
+    app, people = out.split("# what people need who list, redrive and discard dead letters; ")
     lines = [shlex.split(line) for line in app.splitlines()[1:]]
     assert app.startswith("# what the app needs\n")
     start = ["kafka-acls.sh", "--bootstrap-server", "$BOOTSTRAP", "--add", "--allow-principal", "User:the shop"]
@@ -159,7 +159,9 @@ def test_lines_for_kafka_acls(write: Write, command: Command) -> None:
     assert ["--operation", "Read", "--operation", "Describe", "--group", "billing"] in [line[6:] for line in lines]
     (prefixed,) = [line for line in lines if "prefixed" in line]
     assert prefixed[-4:] == ["--topic", "shop.", "--resource-pattern-type", "prefixed"]
-    assert len(people.splitlines()) == len({*people.splitlines()}) > 5
+    others = people.splitlines()[1:]
+    assert len(others) == len({*others}) > 5
+    assert all(shlex.split(line)[5] == "$OPERATOR" for line in others), "an app that runs all lines gets no more rights"
 
 
 def test_memory_cannot_be_asked_from_another_process(write: Write, command: Command) -> None:
