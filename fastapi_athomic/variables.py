@@ -7,6 +7,7 @@ naming it, is kept here as a `Refusal` among the values, until the settings are 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -32,6 +33,10 @@ DELIMITER = "__"
 """Between the name of a section and that of its setting: `ATHOMIC_KAFKA__LINGER`."""
 NOT_OURS = ("ATHOMIC_TEST_*",)
 """Patterns of variables that belong to the package's own tests. `AthomicSettings.ignored_variables` takes others."""
+_SERVICE_LINK = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|PORT=\w+://)", re.I
+)
+"""Begins `name=value` of a variable that Kubernetes has made."""
 CLOSE = 0.75
 """How similar two names must be for one to be a misspelling of the other; 1 is the same name."""
 ELSEWHERE = {
@@ -72,6 +77,8 @@ class CheckedSource(PydanticBaseSettingsSource):
         refusals: dict[str, Any] = {}
         readable: dict[str, str | None] = {}
         for name, value in self._source.env_vars.items():
+            if _is_service_link(name, value) and not _is_alias(self.settings_cls, name):
+                continue
             read = self._read(name, value)
             if isinstance(read, Refusal):
                 refusals[name.upper()] = read
@@ -104,7 +111,10 @@ class CheckedSource(PydanticBaseSettingsSource):
     def _unknown(self, path: Sequence[str]) -> Refusal:
         nearest = nearest_setting(self.settings_cls, path)
         if nearest is None:
-            advice = f"docs/settings.md lists all; if something else reads it, name it in {PREFIX}IGNORED_VARIABLES"
+            advice = (
+                f"docs/settings.md lists all; if something else or a newer version reads it, name it in "
+                f"{PREFIX}IGNORED_VARIABLES"
+            )
         else:
             advice = f"did you mean {variable(nearest)}?"
         return Refusal(f"{self._where}there is no such setting: {advice}", unknown=True)
@@ -179,6 +189,14 @@ def _kind_at(kind: Any, path: Sequence[str]) -> Any:
         else:
             return None
     return kind
+
+
+def _is_service_link(name: str, value: str | None) -> bool:
+    """Kubernetes gives all pods of a namespace such variables for a Service whose name begins with `athomic`.
+
+    They are those of Docker's container links (Kubernetes' documentation, "Accessing the Service").
+    """
+    return _SERVICE_LINK.match(f"{name}={value}") is not None
 
 
 def _without_none(kind: Any) -> Any:

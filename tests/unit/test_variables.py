@@ -85,6 +85,33 @@ def test_no_pattern_lets_a_wrong_value_pass(monkeypatch: pytest.MonkeyPatch) -> 
         AthomicSettings(ignored_variables=("ATHOMIC_*",))
 
 
+SERVICE_LINKS = {
+    "{0}_SERVICE_HOST": "10.0.0.1",
+    "{0}_SERVICE_PORT": "8000",
+    "{0}_SERVICE_PORT_HTTP_METRICS": "8000",
+    "{0}_PORT": "tcp://10.0.0.1:8000",
+    "{0}_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "{0}_PORT_8000_TCP_PROTO": "tcp",
+    "{0}_PORT_8000_TCP_PORT": "8000",
+    "{0}_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "{0}_PORT_53_UDP": "udp://10.0.0.1:53",
+}
+
+
+@pytest.mark.parametrize("service", ["ATHOMIC", "ATHOMIC_KAFKA", "ATHOMIC_REDIS", "ATHOMIC_KAFKA__DEV"])
+def test_what_kubernetes_makes_for_a_service_is_left_alone(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name.format(service), value)
+    assert read_settings() == AthomicSettings()
+
+
+@pytest.mark.parametrize("name", ["ATHOMIC_PORT", "ATHOMIC_KAFKA_PORT", "ATHOMIC_SERVICE_NAME", "ATHOMIC_KAFKA__PORT"])
+def test_a_port_or_a_service_that_is_no_link_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "9092")
+    with pytest.raises(ConfigurationError, match=f"{name}: there is no such setting"):
+        read_settings()
+
+
 def test_the_variables_of_our_own_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATHOMIC_TEST_SEED", "7")
     assert read_settings().scheme == "memory"
