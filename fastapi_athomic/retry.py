@@ -36,6 +36,8 @@ GIVE_UP = RetryDecision()
 
 DEFAULT_DELAY = 0.5
 """Seconds."""
+DEFAULT_MAX_DELAY = 30.0
+"""Seconds. A longer `delay` makes it longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ class RetryPolicy:
     max_attempts: int = 3  # all attempts, the first included; 0: no limit
     delay: Delay = DEFAULT_DELAY  # seconds
     backoff: float = 2.0
-    max_delay: float = 30.0  # seconds
+    max_delay: float | None = None  # seconds; None: 30, or `delay` where that is longer
     jitter: float = 0.1  # 0 to 1
     max_elapsed: float | None = None  # seconds since the first failure, after which no attempt is started
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
@@ -77,9 +79,9 @@ class RetryPolicy:
 
     def _contradiction(self) -> str | None:
         """What is wrong with options that are each right."""
-        if not callable(self.delay) and self.delay > self.max_delay and self.delay != DEFAULT_DELAY:
-            return f"delay ({self.delay:g} s) exceeds max_delay ({self.max_delay:g} s): raise max_delay, too"
-        if self.max_attempts == 0 and (self.delay == 0 or self.max_delay == 0):
+        if not callable(self.delay) and self.delay > self.longest_delay and self.delay != DEFAULT_DELAY:
+            return f"delay ({self.delay:g} s) exceeds max_delay ({self.longest_delay:g} s): raise max_delay, too"
+        if self.max_attempts == 0 and (self.delay == 0 or self.longest_delay == 0):
             return (
                 "max_attempts=0 means no limit, and a message would be tried again without a pause: set a delay, or "
                 "max_attempts=1 for a single attempt"
@@ -128,6 +130,13 @@ class RetryPolicy:
         """All attempts, in place and from retry topics; 0: no limit."""
         return self.max_attempts + len(self.retry_topics) if self.max_attempts else 0
 
+    @property
+    def longest_delay(self) -> float:
+        """`max_delay`, or what holds where it is not set."""
+        if self.max_delay is not None:
+            return self.max_delay
+        return DEFAULT_MAX_DELAY if callable(self.delay) else max(DEFAULT_MAX_DELAY, self.delay)
+
     def _in_time(self, elapsed: float) -> bool:
         return self.max_elapsed is None or elapsed <= self.max_elapsed
 
@@ -162,7 +171,7 @@ class RetryPolicy:
         try:
             given: Any = self.delay(attempt, error)
             if (seconds := _seconds(given)) is not None:
-                return min(seconds, self.max_delay), None
+                return min(seconds, self.longest_delay), None
             problem = f"the delay function returned a {type(given).__name__} that is not a number of seconds"
         except KeyboardInterrupt:
             raise
@@ -173,9 +182,9 @@ class RetryPolicy:
     def _backed_off(self, delay: float, attempt: int) -> float:
         exponent = min(attempt - 1, 64)  # beyond that every delay is at its maximum
         try:
-            return float(min(float(delay) * self.backoff**exponent, self.max_delay))
+            return float(min(float(delay) * self.backoff**exponent, self.longest_delay))
         except OverflowError:
-            return self.max_delay
+            return self.longest_delay
 
 
 def _seconds(given: Any) -> float | None:
@@ -211,7 +220,7 @@ _CHECKS = {
         lambda value: callable(value) or SECONDS.holds(value), f"{SECONDS.text}, or a function that returns them"
     ),
     "backoff": Check(lambda value: is_number(value) and value >= 1, "a number of 1 or more"),
-    "max_delay": SECONDS,
+    "max_delay": or_none(SECONDS, f"{DEFAULT_MAX_DELAY:g}, or the delay where that is longer"),
     "jitter": Check(lambda value: is_number(value) and 0 <= value <= 1, "a number between 0 and 1"),
     "max_elapsed": or_none(POSITIVE_SECONDS, "no limit"),
     "retry_on": _EXCEPTIONS,

@@ -88,7 +88,7 @@ def _as_json(service: ConsumerService) -> dict[str, Any]:
             "max_attempts": policy.max_attempts,
             "delay": None if callable(policy.delay) else policy.delay,  # None: a function says it
             "backoff": policy.backoff,
-            "max_delay": policy.max_delay,
+            "max_delay": policy.longest_delay,
             "max_elapsed": policy.max_elapsed,
             "retry_topics": list(policy.retry_topics),
         },

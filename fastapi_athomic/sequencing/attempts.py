@@ -43,7 +43,7 @@ class Attempts:
     def __init__(self, parts: AttemptsParts) -> None:
         self._processor = parts.processor
         self._blocks = parts.sequencing.on_failure == "block"
-        self._rest_seconds = max(SHORTEST_REST, parts.retry.max_delay)
+        self._rest_seconds = max(SHORTEST_REST, parts.retry.longest_delay)
         self._last_attempt = max(1, parts.retry.max_attempts)
         self._assignment = parts.assignment
         self._agenda = parts.agenda

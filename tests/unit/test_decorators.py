@@ -140,7 +140,7 @@ def test_an_id_is_text(handler_id: Any) -> None:
 
 
 def test_a_tuning_that_contradicts_the_policy_names_the_handler() -> None:
-    subscription = noted("t", group_id="g", handler_id="h", retry=RetryPolicy(delay=20))
+    subscription = noted("t", group_id="g", handler_id="h", retry=RetryPolicy(delay=20, max_delay=30))
     tuning = HandlerTuning(retry=RetryTuning(delay=60))
     with pytest.raises(ConfigurationError, match=r"^handler h: with its tuning, RetryPolicy: delay .60 s. exceeds"):
         subscription.tuned(tuning)

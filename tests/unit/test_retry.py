@@ -151,7 +151,7 @@ def test_the_number_of_attempts_is_exactly_the_maximum(maximum: int, attempt: in
         ({"max_delay": -1}, "max_delay must be a number of seconds, 0 or more"),
         ({"max_delay": math.nan}, "max_delay must be"),
         ({"max_delay": math.inf}, "max_delay must be"),
-        ({"max_delay": None}, "max_delay must be"),
+        ({"max_delay": "1"}, r"max_delay must be .*, or None \(30, or the delay where that is longer\), not '1'"),
         ({"jitter": 2}, "jitter must be a number between 0 and 1, not 2"),
         ({"jitter": True}, "jitter must be"),
         ({"max_elapsed": 0}, r"max_elapsed must be a number of seconds above 0, or None \(no limit\), not 0"),
@@ -169,7 +169,7 @@ def test_the_number_of_attempts_is_exactly_the_maximum(maximum: int, attempt: in
         ({"retry_topics": (10, 10.0000001)}, "retry_topics must differ"),
         ({"retry_topics": (60, 5)}, r"retry_topics must ascend, each delay longer than the one before: \(5, 60\)"),
         ({"allow_reordering": "yes"}, "allow_reordering must be True or False, not 'yes'"),
-        ({"delay": 60}, r"delay \(60 s\) exceeds max_delay \(30 s\): raise max_delay, too"),
+        ({"delay": 60, "max_delay": 30}, r"delay \(60 s\) exceeds max_delay \(30 s\): raise max_delay, too"),
         ({"max_attempts": 0, "delay": 0}, "max_attempts=0 means no limit, .* without a pause: set a delay"),
         ({"max_attempts": 0, "max_delay": 0}, "max_attempts=0 means no limit, .* without a pause"),
         ({"max_attempts": 0, "retry_topics": (1,)}, "max_attempts=0 .* no message would ever come to the retry_topics"),
@@ -182,6 +182,17 @@ def test_nonsense_is_named_with_what_is_allowed(wrong: dict[str, Any], said: str
 
 def test_a_maximum_below_the_default_delay_needs_no_delay_of_its_own() -> None:
     assert decide(RetryPolicy(max_delay=0.1, jitter=0)) == 0.1
+
+
+@pytest.mark.parametrize(
+    "policy", [RetryPolicy(delay=60, jitter=0), RetryPolicy(jitter=0).tuned(RetryTuning(delay=60))]
+)
+def test_a_long_delay_is_kept_where_no_maximum_is_set(policy: RetryPolicy) -> None:
+    assert [decide(policy, attempt=attempt) for attempt in (1, 2)] == [60, 60]
+
+
+def test_delays_grow_up_to_half_a_minute_where_no_maximum_is_set() -> None:
+    assert decide(RetryPolicy(jitter=0, max_attempts=0), attempt=20) == 30
 
 
 def test_tuning_replaces_single_fields() -> None:
@@ -251,7 +262,7 @@ def test_a_decision_keeps_every_rule(
     if decision.delay is not None:
         assert place == 0
         assert policy.max_attempts == 0 or attempt < policy.max_attempts
-        assert 0 <= decision.delay <= policy.max_delay
+        assert 0 <= decision.delay <= policy.longest_delay
     if decision.later is not None:
         assert decision.later == policy.retry_topics[place]
         assert place > 0 or attempt >= policy.max_attempts > 0
