@@ -70,7 +70,7 @@ class ConsumerFactory:
         self._settings = parts.settings
         self._rivals = Rivals()
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
-        self._name_clashes = NameClashes()
+        self._name_clashes = NameClashes(create_topics=self._settings.create_topics)
         self._own_topics = OwnTopics(self._settings, subscriptions)
         self._watch = TopicWatch(
             self._parts.transport,

@@ -27,7 +27,9 @@ class Uses(NamedTuple):
 class NameClashes:
     """Compares each handler's topics with those of the handlers before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, create_topics: bool) -> None:
+        """`create_topics`: missing topics are created. Else they may be on a broker that has no rule about names."""
+        self._create_topics = create_topics
         self._names: dict[str, tuple[str, str]] = {}  # as Kafka compares them: the topic, and the handler that named it
         self._returns: dict[str, str] = {}  # retry and redrive topics: the handler
         self._dlqs: dict[str, str] = {}  # the first handler that writes to it; a DLQ may be shared
@@ -67,14 +69,16 @@ class NameClashes:
         return None
 
     def _too_similar(self, uses: Uses) -> str | None:
-        """Kafka's rule is `Topic.hasCollision`: metrics write a period as an underscore."""
+        """Kafka's rule is `Topic.hasCollision`: metrics write a period as an underscore. Redpanda has no such rule."""
+        if not self._create_topics:
+            return None
         for topic in dict.fromkeys((*uses.dead_letters, *uses.dlqs, *uses.returns)):
             other, handler_id = self._names.setdefault(topic.replace(".", "_"), (topic, uses.handler_id))
             if other != topic:
                 whose = "" if handler_id == uses.handler_id else f" (of handler {handler_id})"
                 return (
                     f"Kafka does not create the topic {topic} beside {other}{whose}, as '.' and '_' count as the same "
-                    "in its names: rename one of them"
+                    "in its names: rename one of them, or, if your broker has both, set create_topics to false"
                 )
         return None
 

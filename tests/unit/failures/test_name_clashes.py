@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import AthomicSettings, ConfigurationError, RetryPolicy, subscribe_to
+from fastapi_athomic.failures.name_clashes import NameClashes, Uses
 from tests.support.apps import new_app, running
 
 LATER = RetryPolicy(retry_topics=(5,), allow_reordering=True)
@@ -88,6 +89,17 @@ async def test_topics_that_do_not_get_along_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         await start(*handlers, **settings)
+
+
+def test_names_that_are_similar_are_allowed_where_we_create_no_topics() -> None:
+    similar = [Uses(handler_id, {topic: None}, []) for handler_id, topic in (("a", "orders.eu"), ("b", "orders_eu"))]
+    refuses = NameClashes(create_topics=True)
+    refuses.admit(similar[0])
+    with pytest.raises(ConfigurationError, match="if your broker has both, set create_topics to false"):
+        refuses.admit(similar[1])
+    allows = NameClashes(create_topics=False)
+    for uses in similar:
+        allows.admit(uses)
 
 
 async def test_what_gets_along_starts() -> None:
