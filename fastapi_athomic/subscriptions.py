@@ -145,8 +145,8 @@ class Subscription:
         return None
 
     def _loses_order(self) -> bool:
-        ordered = self.ordering != "none" or self.sequencing is not None
-        return bool(self.retry.retry_topics) and ordered and not self.retry.allow_reordering
+        keeps_order = self.ordering != "none" and self.sequencing is None
+        return bool(self.retry.retry_topics) and keeps_order and not self.retry.allow_reordering
 
     @property
     def source(self) -> str:

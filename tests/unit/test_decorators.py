@@ -172,6 +172,7 @@ def test_an_ordered_consumer_notes_how_it_finds_its_order() -> None:
         ({"concurrency": "4"}, "concurrency must be a whole number"),
         ({"batch_size": 10}, "takes one message at a time"),
         ({"retry": RetryPolicy(retry_topics=(1,), allow_reordering=True)}, "has no retry topics"),
+        ({"retry": RetryPolicy(retry_topics=(1,))}, "has no retry topics"),
         ({"unknown": 1}, "unknown option unknown"),
     ],
 )
