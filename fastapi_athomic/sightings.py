@@ -43,6 +43,7 @@ class Sighting:
     function: ReferenceType[Any] | None  # None: it cannot be held weakly
     namespace: str  # its module's key in `sys.modules`
     spec: object  # its module's `__spec__`, another one after a reload
+    in_file: bool  # it stands in the file of its module: not in a notebook, at a prompt or in a doctest
     claimed: bool = False  # an app has taken it in
     named: bool = False  # a warning has named it
 
@@ -83,6 +84,7 @@ def see(function: Function) -> Site:
         _weakly(function),
         namespace,
         variables.get("__spec__"),
+        in_file=_in_file(namespace, variables),
         claimed=before is not None and before.claimed,
         named=before is not None and before.named,
     )
@@ -151,6 +153,11 @@ def _globals(function: Function) -> Mapping[str, Any]:
     module = sys.modules.get(str(getattr(plain, "__module__", "")))
     found: Mapping[str, Any] | None = getattr(plain, "__globals__", None)
     return found if found is not None else vars(module) if module is not None else {}
+
+
+def _in_file(namespace: str, variables: Mapping[str, Any]) -> bool:
+    module = sys.modules.get(namespace)
+    return module is not None and vars(module) is variables and variables.get("__file__") is not None
 
 
 def _frame_outside() -> FrameType | None:

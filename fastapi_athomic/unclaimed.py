@@ -48,8 +48,11 @@ def tell_unclaimed(search: Search, policy: Policy) -> None:
 def _concerns(sighting: Sighting, search: Search, searched: set[str]) -> bool:
     """What was made inside a function, and is gone again, may be from a test or another app: it must be near this app.
 
-    A function's own names are gone when it returns, so a handler that an app factory forgets is always gone.
+    A function's own names are gone when it returns, so a handler that an app factory forgets is always gone. What is
+    gone from a notebook or a prompt was written anew there.
     """
+    if not sighting.lives and not sighting.in_file:
+        return False
     if sighting.lives or "<locals>" not in sighting.site.name:
         return True
     package = search.calling_module.partition(".")[0]

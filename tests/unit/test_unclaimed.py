@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
@@ -87,6 +89,24 @@ def test_a_module_that_is_imported_but_not_searched(write: Write, named: Named) 
     (line,) = named()
     assert line.startswith("handler bill (shop21, line 3) belongs to no app, so it gets no messages: ")
     assert 'imported but not searched; add packages=["shop21"]' in line
+
+
+def test_a_cell_of_a_notebook_that_was_executed_anew_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, named: Named
+) -> None:
+    notebook = ModuleType("notebook20")
+    monkeypatch.setitem(sys.modules, "notebook20", notebook)
+    for cell in (IMPORTS, HANDLER, "\n" + HANDLER):
+        exec(compile(cell, "<cell>", "exec"), vars(notebook))
+    assert named("notebook20") == []
+
+
+def test_what_a_doctest_has_forgotten_is_not_named(write: Write, named: Named) -> None:
+    load(write, "shop29d", "")
+    variables = dict(vars(sys.modules["shop29d"]))
+    exec(HANDLER, variables)
+    variables.clear()
+    assert named("shop29d") == []
 
 
 def test_each_is_named_once_in_a_process(write: Write, named: Named) -> None:
