@@ -20,6 +20,10 @@ SERVER_LOGGERS = ("uvicorn.error", "gunicorn.error", "hypercorn.error", "_grania
 """Where servers tell of their own start. They configure these loggers only, unless they are told otherwise."""
 WORKER_VARIABLES = {"gunicorn": ("WEB_CONCURRENCY",), "granian": ("GRANIAN_WORKERS",)}
 """The servers that fork their workers, and the variables in which they look for a number of them."""
+DISABLED = (
+    "its loggers are disabled, so nobody is told of messages that fail: logging was configured after fastapi_athomic "
+    "was imported, and dictConfig and fileConfig disable loggers that exist unless disable_existing_loggers is False"
+)
 SHOWN = 5
 """So many handlers are named; the others are counted."""
 SHOWN_TOPICS = 3
@@ -29,7 +33,11 @@ def announce(line: str) -> None:
     """Logs the line as INFO, where it is seen.
 
     An app that configures no logging would see nothing below a warning. There the line goes beside the server's own.
+    Where our loggers are disabled, the root logger, which cannot be, says so instead.
     """
+    if logger.disabled:
+        logging.getLogger().warning("fastapi_athomic: %s", DISABLED)
+        return
     chosen = logger
     if not logger.hasHandlers():
         servers = (logging.getLogger(name) for name in SERVER_LOGGERS)

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from fastapi_athomic import AthomicSettings, KafkaSettings, include_athomic, subscribe_to
+from fastapi_athomic.observation import startup
 from fastapi_athomic.observation.startup import announce, doubts, server_workers, start_line
 from fastapi_athomic.subscriptions import Subscription
 
@@ -104,6 +105,16 @@ def test_an_app_that_configures_logging_gets_it_under_our_name(ours: str) -> Non
     with configured(ours, "uvicorn") as (own, server):
         announce("it starts")
     assert own.said == ["fastapi_athomic.observation.startup: fastapi_athomic: it starts"]
+    assert server.said == []
+
+
+def test_p22_loggers_that_a_configuration_has_disabled_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup.logger, "disabled", True)
+    with configured("", "uvicorn") as (root, server):
+        announce("it starts")
+    (said,) = root.said
+    assert said.startswith("root: fastapi_athomic: its loggers are disabled, so nobody is told of messages that fail")
+    assert said.endswith("unless disable_existing_loggers is False")
     assert server.said == []
 
 
