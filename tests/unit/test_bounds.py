@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import fastapi_athomic.transports.kafka as kafka
 from tests.support.bounds import FOR_USERS, ROOT, lower_bounds, tools, upper_bounds
@@ -24,6 +28,15 @@ def test_new_versions_are_forbidden_only_where_private_parts_are_used() -> None:
     assert upper_bounds() == {"aiokafka": "0.15"}
     assert kafka.__doc__ is not None
     assert "private parts" in kafka.__doc__
+
+
+def test_a_package_that_is_held_back_gets_what_it_asks_for() -> None:
+    """aiokafka's versions are few: what all of them ask for, users have."""
+    bounds = lower_bounds()
+    for held_back in upper_bounds():
+        for requirement in map(Requirement, requires(held_back) or ()):
+            lowest = bounds.get(canonicalize_name(requirement.name))
+            assert lowest is None or lowest in requirement.specifier, f"{held_back} needs {requirement}"
 
 
 def test_one_extra_brings_everything_that_users_may_want() -> None:
