@@ -30,6 +30,8 @@ from tests.unit.transports.kafka.test_prefetch import START, Fetched, batch
 COUNT = 500
 TRACEPARENT = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 HEADERS = (TRACEPARENT, ("x-tenant-id", b"acme"))
+PYTHON_3_12 = sys.version_info >= (3, 12)
+"""It calls less: comprehensions are no functions there (PEP 709), and `secrets.token_hex` calls one of C's, not two."""
 TOLERANCE = 1.05
 """Less than a tenth: who adds that much has to say so here."""
 
@@ -175,4 +177,4 @@ async def test_a_request() -> None:
         await send({"type": "http.response.body", "body": b"pong"})
 
     plugged = AthomicMiddleware(answer, settings=AthomicSettings())
-    check(await calls_per_request(plugged) - await calls_per_request(answer), 29)
+    check(await calls_per_request(plugged) - await calls_per_request(answer), 26 if PYTHON_3_12 else 29)
