@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.trace import TracerProvider
+
+logger = logging.getLogger(__name__)
+_INSTRUMENTATION = "opentelemetry-instrumentation-fastapi"
 
 
 def resolve_tracer_provider(app: FastAPI | None = None, given: TracerProvider | None = None) -> TracerProvider | None:
@@ -25,8 +30,8 @@ def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, 
     """Makes sure that each HTTP request has one server span, and this package's own routes have none.
 
     Call it when the app starts. It applies `FastAPIInstrumentor`, if that is installed, and leaves it applied for the
-    app's next run. It applies nothing without an SDK, to an app that is instrumented already, and to one that traces
-    itself, as FastAPI does since it has the argument `telemetry`.
+    app's next run; a warning says if it is installed but does not load. It applies nothing without an SDK, to an app
+    that is instrumented already, and to one that traces itself, as FastAPI does since it has the argument `telemetry`.
     """
     provider = resolve_tracer_provider(app, tracer_provider)
     if provider is None:
@@ -39,12 +44,28 @@ def instrument_app(app: FastAPI, tracer_provider: TracerProvider | None = None, 
         return
     try:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    except ImportError:
+    except ImportError as error:
+        _warn_of_unusable_instrumentation(error)
         return
     # The lifespan that calls us runs inside the old middleware stack; requests need one with the instrumentation.
     app.middleware_stack = None  # earlier versions of the instrumentation add a middleware, which a started app refuses
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls=_excluded_urls(app, prefix))
     app.middleware_stack = app.build_middleware_stack()
+
+
+def _warn_of_unusable_instrumentation(error: ImportError) -> None:
+    """Nothing, if it is not installed: then it is not wanted."""
+    try:
+        installed = version(_INSTRUMENTATION)
+    except PackageNotFoundError:
+        return
+    logger.warning(
+        "HTTP requests have no spans: %s %s cannot be loaded (%s). Upgrade OpenTelemetry's packages together%s.",
+        _INSTRUMENTATION,
+        installed,
+        error,
+        ", or install 'setuptools<81', which has pkg_resources" if error.name == "pkg_resources" else "",
+    )
 
 
 def _native_tracing(app: FastAPI | None) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from importlib.abc import MetaPathFinder
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
+from fastapi_athomic.propagation import app_tracing
 from fastapi_athomic.propagation.app_tracing import instrument_app, resolve_tracer_provider
 from tests.support.spans import TRACE_ID, TRACEPARENT, Exported, current_span_id
 
@@ -130,6 +134,31 @@ def test_the_operators_exclusions_count_too(exported: Exported, monkeypatch: pyt
     app = instrumented(app_of(), exported)
     assert server_spans(app, exported) == ["GET /pluginless"]
     FastAPIInstrumentor.uninstrument_app(app)
+
+
+def test_an_instrumentation_that_does_not_load_is_named_with_what_to_do(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As 0.48b0 does beside setuptools 81."""
+    monkeypatch.delitem(sys.modules, "opentelemetry.instrumentation.fastapi")
+    monkeypatch.setattr(sys, "meta_path", [NeedsPkgResources(), *sys.meta_path])
+    app = app_of()
+    instrument_app(app, exported.provider)
+    (warning,) = caplog.messages
+    assert "HTTP requests have no spans" in warning
+    assert f"opentelemetry-instrumentation-fastapi {version('opentelemetry-instrumentation-fastapi')} " in warning
+    assert "(No module named 'pkg_resources')" in warning
+    assert "setuptools<81" in warning
+
+    monkeypatch.setattr(app_tracing, "_INSTRUMENTATION", "not-installed")
+    instrument_app(app, exported.provider)
+    assert caplog.messages == [warning], "who has not installed it does not want it"
+
+
+class NeedsPkgResources(MetaPathFinder):
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "opentelemetry.instrumentation.fastapi":
+            raise ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
