@@ -66,7 +66,7 @@ def find_athomics(options: argparse.Namespace) -> list[Athomic]:
         AthomicError: the app cannot be found, or it has none, or none of this name.
     """
     app = _load(options)
-    found = [*_athomics_of(app)]
+    found = [*dict.fromkeys(_athomics_of(app))]  # an app may keep the same one under a name of its own, too
     if not found:
         raise AthomicError(f"{options.app} has no athomic: call include_athomic(app) in that module")
     if options.name is None:

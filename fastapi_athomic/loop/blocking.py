@@ -111,4 +111,6 @@ def _running_in(loop: asyncio.AbstractEventLoop, thread: int) -> Culprit | None:
 
 
 def _place(frame: FrameType) -> str:
+    while frame.f_code.co_filename.startswith("<frozen") and frame.f_back is not None:
+        frame = frame.f_back  # who imports, instead of Python's own code for that
     return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}, line {frame.f_lineno}"

@@ -112,6 +112,14 @@ async def mail(message: str) -> None: ...
     assert said == "shop7 has several Athomics: say which one with --name: athomic, other"
 
 
+def test_one_under_two_names_is_one(write: Write, command: Command) -> None:
+    write(
+        shop20=APP + "\napp.state.messages = athomic\nroot = FastAPI()\nroot.mount('/a', app)\nroot.mount('/b', app)\n"
+    )
+    assert found(command("check", "--app", "shop20:app"))
+    assert found(command("check", "--app", "shop20:root")), "mounted twice"
+
+
 # --- what is not
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import logging
 import re
+import sys
 import threading
 import time
 from typing import Any
@@ -93,6 +96,30 @@ async def test_what_is_no_handler_is_named_by_its_place(caplog: pytest.LogCaptur
         await eventually(lambda: "blocked the event loop" in caplog.text)
         assert athomic.health().status == "healthy", "no consumer is to blame"
     assert "test_what_is_no_handler_is_named_by_its_place.<locals>.route, line" in caplog.text
+
+
+async def test_who_imports_is_named_not_the_import_itself(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        """Finds nothing, for long, in a frame of Python's own."""
+
+        @staticmethod
+        def find_spec(*_: object) -> None:
+            exec(compile(f"import time; time.sleep({BLOCKING * 8})", "<frozen slowly>", "exec"))
+
+    athomic, _ = new_app()
+    monkeypatch.setattr(sys, "meta_path", [Slow, *sys.meta_path])
+
+    async def route() -> None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("no_such_module_at_all")
+
+    async with running(athomic):
+        await asyncio.sleep(0)
+        await asyncio.create_task(route())
+        await eventually(lambda: "blocked the event loop" in caplog.text)
+    assert "Slow.find_spec, line" in caplog.text
 
 
 async def test_a_handler_that_blocks_again_and_again_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
