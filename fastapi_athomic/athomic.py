@@ -500,10 +500,11 @@ def include_athomic(
         the one to use.
 
     Raises:
-        ConfigurationError: the settings or the options of the routes are wrong, or `app` is no FastAPI app or has an
-        `Athomic` of that name already.
+        ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has
+            an `Athomic` of that name already.
     """
     _check_app(app)
+    _check_settings(settings)
     if getattr(app.state, name, None) is not None:
         raise ConfigurationError(
             f"app.state.{name} exists already: give the second include_athomic() another name and another prefix"
@@ -573,6 +574,18 @@ def _check_app(app: object) -> None:
     if not isinstance(app, FastAPI):
         kind = f"the class {app.__name__}" if isinstance(app, type) else f"an object of {type(app).__name__}"
         raise ConfigurationError(f"include_athomic needs a FastAPI app, not {kind}")
+    if app.middleware_stack is not None:
+        raise ConfigurationError(
+            "include_athomic comes too late, as the app has started (its lifespan and events belong to that): call it "
+            "where the app is made"
+        )
+
+
+def _check_settings(settings: object) -> None:
+    if settings is not None and not isinstance(settings, AthomicSettings):
+        raise ConfigurationError(
+            f"settings must be an AthomicSettings(...), not an object of {type(settings).__name__}"
+        )
 
 
 def _calling_module() -> str:

@@ -44,6 +44,40 @@ def test_the_method_and_the_function_are_the_same() -> None:
     assert isinstance(include_athomic(FastAPI(), MEMORY), Athomic)
 
 
+def auth() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"settings": {"broker_url": "memory://"}},
+            r"settings must be an AthomicSettings\(...\), not an object of dict",
+        ),
+        ({"dependencies": [auth]}, r"dependencies must be a list of Depends\(...\)"),
+        ({"probe_dependencies": [auth]}, r"probe_dependencies must be a list of Depends\(...\)"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_refused(options: dict[str, Any], said: str) -> None:
+    app = FastAPI()
+    with pytest.raises(ConfigurationError, match=said):
+        include_athomic(app, **options)
+    include_athomic(app, MEMORY)  # nothing was left on the app
+
+
+def test_it_is_said_that_a_lifespan_is_too_late() -> None:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        include_athomic(app)
+        yield
+
+    with (
+        pytest.raises(ConfigurationError, match=r"too late, as the app has started .* where the app is made"),
+        TestClient(FastAPI(lifespan=lifespan)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
