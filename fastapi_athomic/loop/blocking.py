@@ -20,6 +20,8 @@ QUIET_SECONDS = 10.0
 """The pause between two warnings about the same handler, and about all that is no handler."""
 
 _WORKER = re.compile(r"athomic-(.+)-worker-\d+")
+_WAITING = re.compile(r"selectors\.|asyncio\.(runners|base_events)\.\w+\._?run|uvicorn\.(\w+\.)+\w*run, ")
+"""Where the event loop itself is: in its selector, and for a loop that is not in Python (uvloop) at who runs it."""
 
 
 def worker_name(handler_id: str) -> str:
@@ -104,10 +106,11 @@ def _running_in(loop: asyncio.AbstractEventLoop, thread: int) -> Culprit | None:
         task = asyncio.current_task(loop)
     except RuntimeError:
         task = None
-    if task is None and frame.f_globals.get("__name__") == "selectors":
-        return None  # the loop itself waits for its sockets, and is late: the machine is short of CPU
+    place = _place(frame)
+    if task is None and _WAITING.match(place):
+        return None  # no code holds up a loop that waits for its sockets: the process got no CPU
     worker = _WORKER.fullmatch(task.get_name()) if task is not None else None
-    return Culprit(worker[1] if worker else None, _place(frame))
+    return Culprit(worker[1] if worker else None, place)
 
 
 def _place(frame: FrameType) -> str:

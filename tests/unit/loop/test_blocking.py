@@ -122,6 +122,21 @@ async def test_who_imports_is_named_not_the_import_itself(
     assert "Slow.find_spec, line" in caplog.text
 
 
+async def test_a_loop_that_waits_for_its_sockets_is_blocked_by_nobody() -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    assert thread.ident is not None
+    ident = thread.ident
+    try:
+        await eventually(lambda: sys._current_frames()[ident].f_code.co_name == "select")
+        assert blocking_module._running_in(loop, ident) is None
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 async def test_a_handler_that_blocks_again_and_again_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     athomic, record = new_app()
     async with running(athomic):
