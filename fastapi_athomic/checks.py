@@ -64,7 +64,9 @@ def shown(value: object) -> str:
         return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
     if isinstance(value, tuple | list):
         text = ", ".join(map(shown, value))
-        return f"({text})" if isinstance(value, tuple) else f"[{text}]"
+        if isinstance(value, tuple):
+            return f"({text},)" if len(value) == 1 else f"({text})"
+        return f"[{text}]"
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
