@@ -3,7 +3,7 @@
 Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 """
 
-from .athomic import Athomic, get_athomic, include_athomic, install
+from .athomic import Athomic, get_athomic
 from .decorators import ordered_consumer, subscribe_to
 from .exceptions import (
     AthomicError,
@@ -38,6 +38,7 @@ from .exceptions import (
 from .failures.dead_letters import DeadLetters
 from .failures.letters import DeadLetter
 from .failures.settling import SettlingReport
+from .inclusion import include_athomic, install
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
 from .observation.logs import MessageFilter
 from .outcomes import ConsumptionOutcome, FailureContext, Stage

@@ -1,10 +1,9 @@
-"""What an app gets from this package: `include_athomic`, and the `Athomic` that it returns."""
+"""What an app gets from `include_athomic`: an `Athomic`, to publish, to subscribe, and to look at its consumers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,10 +11,8 @@ from types import ModuleType
 from typing import Any, Self, TypeVar, Unpack
 
 from fastapi import FastAPI
-from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
-from starlette.routing import Router
 from starlette.types import Lifespan
 
 from .assembly import AppParts, Assembly, assemble, new_publisher
@@ -34,15 +31,13 @@ from .messages import PublishedMessage, TopicPartition
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
-from .propagation.middleware import AthomicMiddleware, Identify
 from .publisher import GivenHeaders, Key
 from .run import LOOK_SECONDS, Run, RunParts
-from .settings import AthomicSettings, read_settings
+from .settings import AthomicSettings
 from .stores.schemes import create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
 from .transports.schemes import create_transport
 from .uplink import Uplink
-from .web.not_found import answer_not_found
 from .web.overlaps import overlaps
 from .web.routes import RouteOptions, RouteParts, new_routers
 
@@ -468,77 +463,6 @@ async def _within(seconds: float, run: Run, failure: str) -> AsyncIterator[None]
         raise TimeoutError(f"{failure} after {seconds:g} s: {waiting}") from None
 
 
-def include_athomic(
-    app: FastAPI,
-    settings: AthomicSettings | None = None,
-    *,
-    packages: Sequence[str | ModuleType] = (),
-    handlers: Sequence[Callable[..., Any]] = (),
-    prefix: str = "/consumers",
-    dependencies: Sequence[Depends] = (),
-    probe_dependencies: Sequence[Depends] | None = None,
-    include_in_schema: bool = True,
-    name: str = "athomic",
-    identify: Identify | None = None,
-) -> Athomic:
-    """Runs the consumers of `app` inside its lifespan, and adds their routes.
-
-    Args:
-        settings: None reads the environment (prefix `ATHOMIC_`, nested by `__`).
-        packages: dotted names or modules to search for handlers, with their sub-packages. The calling module and the
-        modules of the app's routes are always searched.
-        handlers: handlers that no search would find (closures, tests).
-        prefix: the path under which the routes are added.
-        dependencies: FastAPI dependencies of every one of these routes. Those of `FastAPI(dependencies=...)` hold for
-        them, too, and for the probes in any case.
-        probe_dependencies: those of the probes (`/health/live`, `/health/ready`, `/health/startup`) in place of
-        `dependencies`; `()` opens them, and their answers say no more than yes or no. None: `dependencies`.
-        include_in_schema: whether the OpenAPI document shows these routes.
-        name: the attribute of `app.state` that holds the `Athomic`. A second one on the same app needs another name
-        and another prefix.
-        identify: sets the identity of a request: it gets the ASGI scope and the `ExecutionContext` so far, and returns
-        the one to use.
-
-    Raises:
-        ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has
-            an `Athomic` of that name already.
-    """
-    _check_app(app)
-    _check_settings(settings)
-    if getattr(app.state, name, None) is not None:
-        raise ConfigurationError(
-            f"app.state.{name} exists already: give the second include_athomic() another name and another prefix"
-        )
-    routes = RouteOptions(
-        prefix=prefix,
-        dependencies=dependencies,
-        probe_dependencies=probe_dependencies,
-        include_in_schema=include_in_schema,
-    )
-    calling_module = _calling_module()
-    athomic = Athomic(
-        app,
-        settings or read_settings(),
-        calling_module=calling_module,
-        packages=packages,
-        handlers=handlers,
-        prefix=prefix,
-        name=name,
-    )
-    setattr(app.state, name, athomic)
-    athomic.add_routes(routes)
-    app.router.lifespan_context = athomic.around(app.router.lifespan_context)
-    answer_not_found(app)
-    app.add_middleware(
-        AthomicMiddleware,
-        settings=athomic.settings,
-        gauge=athomic.requests,
-        identify=identify,
-        started=lambda: athomic.manager() is not None,
-    )
-    return athomic
-
-
 def get_athomic(connection: HTTPConnection) -> Athomic:
     """A FastAPI dependency: the app's `Athomic`, in routes and in handlers."""
     athomic = getattr(connection.app.state, "athomic", None)
@@ -557,38 +481,3 @@ def _not_included(app: Any) -> str:
         "this app has no athomic: call include_athomic(app) first, for the very app whose route this is; the routes of "
         "a mounted app do not get that of the app around it"
     )
-
-
-def install() -> None:
-    """Gives `FastAPI` the method `include_athomic`, unless it already has one of that name."""
-    if not hasattr(FastAPI, "include_athomic"):
-        FastAPI.include_athomic = include_athomic  # type: ignore[attr-defined]
-
-
-def _check_app(app: object) -> None:
-    if isinstance(app, Router):
-        raise ConfigurationError(
-            "include_athomic needs the FastAPI app, not a router: call include_athomic(app) once, and "
-            "app.include_router(router); handlers beside the router's routes are found"
-        )
-    if not isinstance(app, FastAPI):
-        kind = f"the class {app.__name__}" if isinstance(app, type) else f"an object of {type(app).__name__}"
-        raise ConfigurationError(f"include_athomic needs a FastAPI app, not {kind}")
-    if app.middleware_stack is not None:
-        raise ConfigurationError(
-            "include_athomic comes too late, as the app has started (its lifespan and events belong to that): call it "
-            "where the app is made"
-        )
-
-
-def _check_settings(settings: object) -> None:
-    if settings is not None and not isinstance(settings, AthomicSettings):
-        raise ConfigurationError(
-            f"settings must be an AthomicSettings(...), not an object of {type(settings).__name__}"
-        )
-
-
-def _calling_module() -> str:
-    """The module that called `include_athomic`, which calls this: two frames up."""
-    frame = sys._getframe(2)
-    return str(frame.f_globals.get("__name__", "__main__"))

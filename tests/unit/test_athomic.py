@@ -26,7 +26,7 @@ from fastapi_athomic import (
     ordered_consumer,
     subscribe_to,
 )
-from fastapi_athomic.athomic import install
+from fastapi_athomic.inclusion import install
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Record, eventually, new_app, running
 

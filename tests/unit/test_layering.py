@@ -17,6 +17,7 @@ NAME = PACKAGE.name
 FLOORS = [
     ["__main__"],
     ["cli"],
+    ["inclusion"],
     ["athomic"],
     ["run", "web"],
     ["assembly", "exporters"],
