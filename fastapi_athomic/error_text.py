@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from traceback import walk_tb
+from types import TracebackType
 from typing import Any, get_args
 
 from fastapi.exceptions import ValidationException
@@ -26,10 +27,14 @@ LONGEST_LINE = 500
 """Characters of an exception's text in a log line, in the status of a span, and in the status of a consumer."""
 MAX_ERRORS = 5
 """At most this many problems of one value are told."""
+LONGEST_TEXT = 10_000
+"""Characters of an exception's text where it stands in full: in a traceback, and in the event of a span."""
 
 PASSED_THROUGH = (__package__, "asyncio", "contextlib")
 """Packages whose frames are skipped in a traceback, to find the service's own code."""
 
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+"""What `logging` takes as `exc_info`."""
 Place = Callable[[Sequence[int | str], str], str]
 """Names the place of a problem: takes pydantic's `loc` and the type of the problem."""
 
@@ -59,7 +64,7 @@ def one_line(text: str, limit: int = LONGEST_LINE) -> str:
 
 def line_of_the_service(error: BaseException) -> str:
     """The place in the handler or dependency that the error passed through, without a file path; else empty."""
-    for frame, line in walk_tb(error.__traceback__):
+    for frame, line in walk_tb(_traceback(error)):
         module = str(frame.f_globals.get("__name__", ""))
         if module.partition(".")[0] not in PASSED_THROUGH:
             return f"in {module}.{frame.f_code.co_qualname}, line {line}"
@@ -121,8 +126,32 @@ def _without_values(error: ValidationError | ValidationException) -> str:
 def presentable(error: BaseException, *, exposed: bool = True) -> BaseException:
     """The exception for those who print it: itself, or a stand-in if its text, or that of a cause, must not be shown.
 
-    Unless `exposed`, that is every text.
+    Unless `exposed`, that is every text. Never raises, whatever the methods of a user's exception do.
     """
+    try:
+        return _shown(error, exposed=exposed)
+    except Exception as broken:
+        told = f"(it cannot be told: {type_name(broken)})" if exposed else ""
+        kind: Any = type(error)
+        stand_in: BaseException = _namesake(kind, Exception)(told)
+        return stand_in.with_traceback(_traceback(error))
+
+
+def exc_info(error: BaseException, *, exposed: bool = True) -> ExcInfo:
+    """For `logging`: what is `presentable`, under the exception's own type, by which filters and Sentry judge it.
+
+    A tuple, since loggers take an exception that is false (one with `__len__` or `__bool__`) for none.
+    """
+    return type(error), presentable(error, exposed=exposed), _traceback(error)
+
+
+def _traceback(error: BaseException) -> TracebackType | None:
+    """Also of an exception whose type meddles with attributes."""
+    traceback: TracebackType | None = object.__getattribute__(error, "__traceback__")
+    return traceback
+
+
+def _shown(error: BaseException, *, exposed: bool) -> BaseException:
     related = list(_related(error))
     quoted = {str(one): _without_values(one) for one in related if isinstance(one, ValidationError)}
     texts = {id(one): _presentable_text(one, quoted) if exposed else "" for one in related}
@@ -159,6 +188,8 @@ def _presentable_text(error: BaseException, quoted: Mapping[str, str]) -> str | 
     except BaseException as broken:  # a user's `__str__` may fail
         return f"(its text cannot be told: {type_name(broken)})"
     text = _replaced(told, quoted)
+    if len(text) > LONGEST_TEXT:
+        return f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
     return None if text == told else text
 
 

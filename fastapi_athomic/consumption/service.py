@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic, time
 
-from ..error_text import presentable
+from ..complaints import Complaints
+from ..error_text import exc_info
 from ..exceptions import AthomicError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
 from ..messages import TopicPartition
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 STEADY_SECONDS = 60.0
 """After a session that lived for longer, the back-off starts again at its shortest."""
+BREAK_SECONDS = 300.0
+"""Between two log lines about the same error that keeps a consumer from consuming."""
 
 
 class ServiceState(StrEnum):
@@ -108,6 +111,8 @@ class ConsumerService:
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
         self._gauge = parts.gauge
+        self._breaks = _new_breaks()
+        self._repeats = False  # it has broken off again with an error that was told
         self._session: ConsumerSession | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -160,7 +165,8 @@ class ConsumerService:
             return
         if state not in TRANSITIONS[self.state]:
             raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
-        logger.info("%s: %s", self.name, state)
+        again = self._repeats and state in (ServiceState.STARTING, ServiceState.BACKING_OFF)
+        logger.log(logging.DEBUG if again else logging.INFO, "%s: %s", self.name, state)
         self.state = state
 
     async def _supervise(self) -> None:
@@ -168,7 +174,10 @@ class ConsumerService:
         while not self._stop.is_set():
             self._become(ServiceState.STARTING)
             began = monotonic()
-            await self._live_one_session()
+            try:
+                await self._live_one_session()
+            except Exception as error:  # by a fault of ours; what consumes no more must not look as if it did
+                self._note_break(error)
             if self._stop.is_set():
                 break
             if monotonic() - began > STEADY_SECONDS:
@@ -203,15 +212,24 @@ class ConsumerService:
             running.cancel()
         await asyncio.wait([running], timeout=1)
         if broke and not running.cancelled() and (error := running.exception()) is not None:
-            self.restart_error = error
-            # no traceback where the broker or the store is the cause: it says nothing beyond the error's own words
-            unforeseen = not isinstance(error, TransportError | StateStoreError)
-            shown = presentable(error, exposed=self._settings.expose_error_messages) if unforeseen else None
-            what = "consumption broke off (%s), it will be started again"
-            logger.error(f"%s: {what}", self.name, _describe(error), exc_info=shown)
+            self._note_break(error)
+
+    def _note_break(self, error: BaseException) -> None:
+        """The same error is told once, and every five minutes, until it consumes again."""
+        self.restart_error = error
+        if (more := self._breaks.due(_describe(error))) is None:
+            self._repeats = True
+            return
+        # no traceback where the broker or the store is the cause: it says nothing beyond the error's own words
+        unforeseen = not isinstance(error, TransportError | StateStoreError)
+        shown = exc_info(error, exposed=self._settings.expose_error_messages) if unforeseen else None
+        since = f" ({more} more times since this was logged)" if more else ""
+        what = "consumption broke off (%s), it will be started again"
+        logger.error(f"%s: {what}%s", self.name, _describe(error), since, exc_info=shown)
 
     def _note_ready(self) -> None:
         self._become(ServiceState.RUNNING)
+        self._breaks, self._repeats = _new_breaks(), False
         self._ready_since = monotonic()
         self._at_ready = (self.counters.received, self.counters.processed)
         self._ready.set()
@@ -406,6 +424,10 @@ def _age(state: PartitionState) -> float | None:
 
 def _moment(seconds: float | None) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
+
+
+def _new_breaks() -> Complaints:
+    return Complaints(burst=1, interval=BREAK_SECONDS)
 
 
 def _describe(error: BaseException) -> str:

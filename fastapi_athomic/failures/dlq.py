@@ -10,7 +10,7 @@ from typing import TypedDict
 from weakref import WeakKeyDictionary
 
 from ..complaints import Complaints
-from ..error_text import presentable, type_name
+from ..error_text import exc_info, type_name
 from ..exceptions import ConfigurationError, NotAuthorizedError, TopicNotFoundError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
@@ -272,7 +272,7 @@ class DLQHandler:
         partition = failure.message.topic_partition
         reason = f"its failure could not be judged: {type_name(problem)}"
         if partition not in self.blocked:
-            shown = presentable(problem, exposed=self._settings.expose_error_messages)
+            shown = exc_info(problem, exposed=self._settings.expose_error_messages)
             logger.error("%s: %s waits: %s", self.handler_id, partition, reason, exc_info=shown)
         return self._block(partition, failure, reason)
 

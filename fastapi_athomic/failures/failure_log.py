@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from weakref import WeakSet
 
 from ..complaints import Complaints
-from ..error_text import line_of_the_service, one_line, presentable, text_of, type_name
+from ..error_text import ExcInfo, exc_info, line_of_the_service, one_line, text_of, type_name
 from ..observation.logs import fields_of
 from ..observation.status import LastError
 from ..outcomes import FailureContext
@@ -99,7 +99,7 @@ class FailureLog:
         if held_back is None:
             return
         try:
-            error = self._presentable(failure) if traceback else None
+            error = self._exc_info(failure) if traceback else None
             sentence = failure.in_words(exposed=self._exposed, with_key=self._with_key, messages=messages)
         except Exception as problem:
             error, sentence = None, f"a failure that cannot be described ({type_name(problem)}) at {failure.message!r}"
@@ -107,12 +107,12 @@ class FailureLog:
         extra = fields_of(failure.message, failure.handler_id)
         logger.log(level, "%s: %s; %s%s", failure.handler_id, sentence, what, more, exc_info=error, extra=extra)
 
-    def _presentable(self, failure: FailureContext) -> BaseException | None:
+    def _exc_info(self, failure: FailureContext) -> ExcInfo | None:
         """The error for the log; None if the log has its traceback already."""
         if failure in self._shown:
             return None
         self._shown.add(failure)
-        return presentable(failure.error, exposed=self._exposed)
+        return exc_info(failure.error, exposed=self._exposed)
 
 
 def _kind(failure: FailureContext) -> str:

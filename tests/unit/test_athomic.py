@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,11 +22,13 @@ from fastapi_athomic import (
     HandlerSignatureError,
     PublishError,
     RetryPolicy,
+    TransportError,
     get_athomic,
     include_athomic,
     ordered_consumer,
     subscribe_to,
 )
+from fastapi_athomic.consumption.service import BREAK_SECONDS, ConsumerService
 from fastapi_athomic.inclusion import install
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Record, eventually, new_app, running
@@ -423,6 +426,70 @@ async def test_a_worker_that_dies_does_not_stop_the_consumer(
     (line,) = [line for line in caplog.records if "consumption broke off" in line.getMessage()]
     assert line.getMessage() == "h: consumption broke off (ZeroDivisionError), it will be started again"
     assert line.exc_info is not None, "nobody foresaw it: the traceback says where to look"
+
+
+def refuse(*_: Any) -> Any:
+    raise TransportError("the broker is moody")
+
+
+async def test_a_consumer_that_cannot_even_close_its_session_is_not_healthy_and_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close = ConsumerService._close
+
+    async def close_and_break(*arguments: Any) -> None:
+        await close(*arguments)
+        raise ZeroDivisionError
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None: ...
+
+    async with running(new_app(AthomicSettings(restart_backoff=0.01), handle)) as athomic:
+        with monkeypatch.context() as broken:
+            broken.setattr(ConsumerService, "_close", close_and_break)
+            broken.setattr("fastapi_athomic.consumption.lanes.LaneStrategy._leave", refuse)
+            await athomic.publish("t", "first")
+            await eventually(lambda: athomic.consumers()[0].restarts)
+        await athomic.wait_until_ready()
+    (line, *_) = [line for line in caplog.records if "consumption broke off (ZeroDivisionError)" in line.getMessage()]
+    assert line.exc_info is not None
+
+
+async def test_an_error_that_stays_is_told_once_until_the_consumer_consumes_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fastapi_athomic")
+    now = 0.0
+    monkeypatch.setattr("fastapi_athomic.complaints.monotonic", lambda: now)
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(message: str) -> None: ...
+
+    settings = AthomicSettings(restart_backoff=0.001, restart_backoff_max=0.001)
+    athomic = new_app(settings, handle)
+
+    def told(what: str) -> list[str]:
+        return [line.getMessage() for line in caplog.records if what in line.getMessage()]
+
+    async def break_five_times() -> None:
+        before = athomic.consumers()[0].restarts
+        await eventually(lambda: athomic.consumers()[0].restarts > before + 5)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("fastapi_athomic.consumption.session.ConsumerSession.run", refuse)
+        async with athomic.app.router.lifespan_context(athomic.app):
+            await break_five_times()
+            assert told("broke off") == ["h: consumption broke off (the broker is moody), it will be started again"]
+            assert told("h: starting") == ["h: starting"] * 2, "states that only repeat are not told"
+            now = BREAK_SECONDS
+            await break_five_times()
+            assert len(told("broke off")) == 2
+            assert re.search(r"started again \(\d+ more times since this was logged\)$", told("broke off")[-1])
+            broken.undo()
+            await athomic.wait_until_ready()
+            broken.setattr("fastapi_athomic.consumption.lanes.LaneStrategy._leave", refuse)
+            await athomic.publish("t", "x")
+            await eventually(lambda: len(told("broke off")) == 3)
 
 
 async def test_p07_a_dead_letter_waits_until_the_dlq_can_be_written() -> None:

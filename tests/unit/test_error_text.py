@@ -15,7 +15,9 @@ from pydantic_core import PydanticCustomError
 
 from fastapi_athomic.error_text import (
     LONGEST_LINE,
+    LONGEST_TEXT,
     MAX_ERRORS,
+    exc_info,
     line_of_the_service,
     one_line,
     presentable,
@@ -225,3 +227,30 @@ def test_an_exception_that_cannot_be_told_is_told_all_the_same() -> None:
 
     assert text_of(UnspeakableError()) == f"(its text cannot be told: {__name__}.FraudError)"
     assert "cannot be told" in printed(UnspeakableError())
+
+
+@pytest.mark.parametrize("exposed", [True, False])
+def test_an_exception_that_meddles_with_its_attributes_is_told_all_the_same(exposed: bool) -> None:
+    class MeddlingError(Exception):
+        def __getattribute__(self, name: str) -> Any:
+            raise FraudError(name)
+
+    error = raised(lambda: (_ for _ in ()).throw(MeddlingError()))
+    text = printed(error, exposed=exposed)
+    assert "in <genexpr>" in text, "the places it passed through"
+    assert f"MeddlingError{f': (it cannot be told: {__name__}.FraudError)' if exposed else ''}\n" in text
+    assert line_of_the_service(error).startswith(f"in {__name__}.")
+
+
+def test_a_huge_text_is_cut() -> None:
+    text = printed(RuntimeError("x" * 1_000_000))
+    assert "xxx... (1000000 characters)" in text
+    assert len(text) < LONGEST_TEXT + 200
+
+
+def test_loggers_get_the_exceptions_own_type_whatever_is_shown_of_it() -> None:
+    """Filters, Sentry and loguru judge by it; loguru pickles it."""
+    kind, value, traceback_ = exc_info(invalid(number=SECRET))
+    assert kind is ValidationError
+    assert SECRET not in str(value)
+    assert traceback_ is value.__traceback__ is not None

@@ -116,6 +116,16 @@ async def test_a_dead_letter_is_one_error_with_its_traceback(desk: Desk) -> None
     assert all((line.handler, line.topic, line.offset) == ("h", "t", 0) for line in desk.told)  # type: ignore[attr-defined]
 
 
+async def test_an_exception_that_is_false_has_its_traceback_too(desk: Desk) -> None:
+    class NoProblemsError(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    desk.error = NoProblemsError
+    await desk.fail(desk.handler())
+    assert "raise self.error()" in desk.text
+
+
 async def test_a_retry_topic_is_a_warning_with_the_traceback_and_names_the_first_place(desk: Desk) -> None:
     retry = RetryPolicy(max_attempts=1, retry_topics=(0.001,), allow_reordering=True)
     await desk.fail(desk.handler(retry=retry))
