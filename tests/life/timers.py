@@ -15,6 +15,7 @@ SESSION_SECONDS = 4.0
 CONSTANTS = {
     "fastapi_athomic.handling.threads.IDLE_SECONDS": 1.0,
     "fastapi_athomic.consumption.service.STEADY_SECONDS": 3.0,
+    "fastapi_athomic.consumption.service.BREAK_SECONDS": 4.0,
     "fastapi_athomic.observation.health.STALE_POLL_SECONDS": 4.0,
     "fastapi_athomic.observation.health.LONG_REBALANCE_SECONDS": 4.0,
     "fastapi_athomic.observation.health.BLOCKING_SHOWN_SECONDS": 2.0,

@@ -38,8 +38,8 @@ def connection_hint(error: BaseException, security_protocol: str, sasl_mechanism
     if tls and isinstance(cause, ConnectionError | EOFError):
         without = "SASL_PLAINTEXT" if sasl else "PLAINTEXT"
         return (
-            "the listener broke off the TLS handshake, as one does that speaks no TLS: set kafka.security_protocol to "
-            f"{without}, or use the port of a TLS listener"
+            "the listener broke off the TLS handshake: there is no broker behind it yet (it starts, or this is a "
+            f"proxy), or it speaks no TLS: set kafka.security_protocol to {without}, or use the port of a TLS listener"
         )
     if isinstance(cause, IncompleteReadError):
         return _of_answer(cause, tls=tls, sasl=sasl)
@@ -82,7 +82,8 @@ def _of_answer(error: IncompleteReadError, *, tls: bool, sasl: bool) -> str:
     if not sasl:
         wanted = "SASL_SSL" if tls else "SASL_PLAINTEXT"
         return (
-            "the listener closed the connection at the first request, as one does that wants SASL: set "
-            f"kafka.security_protocol to {wanted}, and kafka.sasl_mechanism, sasl_username and sasl_password"
+            "the listener closed the connection at the first request: there is no broker behind it yet (it starts, or "
+            f"this is a proxy), or it wants SASL: set kafka.security_protocol to {wanted} then, and "
+            "kafka.sasl_mechanism, sasl_username and sasl_password"
         )
     return "the broker closed the connection"

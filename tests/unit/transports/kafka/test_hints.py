@@ -25,6 +25,8 @@ def broken_off(expected: int) -> KafkaConnectionError:
         (broken_off(0x15030300), "SASL_PLAINTEXT", "set kafka.security_protocol to SASL_SSL"),
         (broken_off(0x48545450), "PLAINTEXT", "this is a web server, not a Kafka broker"),
         (broken_off(4), "PLAINTEXT", "wants SASL: set kafka.security_protocol to SASL_PLAINTEXT"),
+        (broken_off(4), "PLAINTEXT", "no broker behind it yet"),
+        (broken_off(4), "SSL", "no broker behind it yet"),
         (broken_off(4), "SASL_PLAINTEXT", "the broker closed the connection"),
         (broken_off(4), "SSL", "speaks no TLS: set kafka.security_protocol to PLAINTEXT"),
         (ConnectionResetError(), "SASL_SSL", "speaks no TLS: set kafka.security_protocol to SASL_PLAINTEXT"),
