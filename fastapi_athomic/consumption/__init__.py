@@ -19,6 +19,7 @@ Modules, from the ground up:
     notes       writes and reads the notes in commits
     offsets     one partition's offsets: which are concluded, and up to where it may be committed
     partitions  one assigned partition: its stage (open, held, leaving, revoked), its messages, its offsets
+    progress    how far a partition is, for the status and for who waits
     positions   decides from which offset a partition is read
     read_ahead  decides how many messages of a partition are fetched ahead
     rivals      refuses handlers that would take each other's messages: one topic in one group

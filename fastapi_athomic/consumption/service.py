@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from time import monotonic, time
+from time import monotonic
 
 from ..complaints import Complaints
 from ..error_text import exc_info
@@ -24,7 +24,6 @@ from ..observation.status import (
     ConsumerStatus,
     CounterValues,
     HealthStatus,
-    PartitionStatus,
     Rates,
 )
 from ..observation.waiting import ConsumerWork, PartitionWork
@@ -33,6 +32,7 @@ from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 from .partitions import PartitionState
+from .progress import partition_status, partition_work
 from .session import ConsumerSession, longest_rebalance
 
 logger = logging.getLogger(__name__)
@@ -297,7 +297,7 @@ class ConsumerService:
             ready=self.ready,
             paused=self.paused,
             health=self.health(),
-            assignment=[_partition_status(session, state) for state in list(session.states.values())]
+            assignment=[partition_status(session.client(), state) for state in list(session.states.values())]
             if session
             else [],
             counters=CounterValues.model_validate(self.counters),
@@ -327,7 +327,7 @@ class ConsumerService:
         session, now = self._session, monotonic()
         oldest = session.oldest_start() if session is not None else None
         states = list(session.states.values()) if session is not None else []
-        partitions = [self._partition_work(session, state, ends) for state in states] if session is not None else []
+        partitions = [self._work(session, state, ends) for state in states] if session is not None else []
         return ConsumerWork(
             handler_id=self.name,
             ready=self.ready,
@@ -339,30 +339,17 @@ class ConsumerService:
             partitions=[partition for partition in partitions if partition is not None],
         )
 
-    def _partition_work(
+    def _work(
         self, session: ConsumerSession, state: PartitionState, ends: Mapping[TopicPartition, int]
     ) -> PartitionWork | None:
-        """None: it is done."""
-        place, tracker, client = state.topic_partition, state.tracker, session.client()
-        end = ends.get(place, client.end_offset(place))
-        first = tracker.position if tracker.position is not None else client.position(place)
-        left = max(0, end - first) if end is not None and first is not None else None
-        if left == 0 and tracker.settled:
-            return None
-        return PartitionWork(
-            place=place,
-            left=left,
-            in_hand=state.buffered,
-            running=state.running,
-            due_in=self._due_in(state),
+        place = state.topic_partition
+        return partition_work(
+            session.client(),
+            state,
+            end=ends.get(place),
             blocked=place in self.dlq_handler.blocked,
+            role=self.dlq_handler.returns.place(place.topic),
         )
-
-    def _due_in(self, state: PartitionState) -> float | None:
-        retry, written = self.dlq_handler.returns.place(state.topic_partition.topic), state.oldest_timestamp
-        if retry is None or retry.delay is None or written is None:
-            return None
-        return written / 1000 + retry.delay - time()
 
     # --- lineage
 
@@ -397,29 +384,6 @@ class ConsumerService:
             received=(self.counters.received - received) / seconds,
             processed=(self.counters.processed - processed) / seconds,
         )
-
-
-def _partition_status(session: ConsumerSession, state: PartitionState) -> PartitionStatus:
-    partition, unfinished = state.topic_partition, state.unfinished
-    end = session.client().end_offset(partition)
-    lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
-    return PartitionStatus(
-        topic=partition.topic,
-        partition=partition.partition,
-        position=session.client().position(partition),
-        committed=state.committed,
-        end_offset=end,
-        lag=lag,
-        lag_seconds=_age(state) if lag else lag,
-        in_flight=state.buffered,
-        paused=state.paused,
-    )
-
-
-def _age(state: PartitionState) -> float | None:
-    """Seconds since the oldest unfinished message in hand was written."""
-    written = state.oldest_timestamp
-    return max(0.0, time() - written / 1000) if written is not None else None
 
 
 def _moment(seconds: float | None) -> datetime | None:
