@@ -93,6 +93,7 @@ async def test_p18_fault_11_who_writes_to_a_topic_that_was_just_deleted_does_not
     await transport.producer.send([OutgoingMessage(topic, None, b"1")], 10)
     await delete(apache_kafka, topic)
     caplog.clear()
+    caplog.set_level("INFO", "aiokafka")
     (result,) = await transport.producer.send([OutgoingMessage(topic, None, b"2")], 1)
     assert isinstance(result, NotAcknowledgedError)
     assert 0 < caplog.text.count("not found in cluster metadata") < 20

@@ -2,8 +2,9 @@
 
 A line that says the same as one before is left out and counted, until the state that it speaks of is over: then one
 line says how many were left out. The first of its kind always comes through, unchanged, from aiokafka's logger and at
-its level. Where a logger's level is DEBUG nothing is left out: what repeats comes at DEBUG. Only lines of our own
-clients are looked at. Other users of aiokafka in the process get theirs.
+its level. Where a logger's level is DEBUG nothing is left out: what repeats comes at DEBUG. Some of
+its warnings and errors tell of what is normal: they come at INFO. Only lines of our own clients are looked at. Other
+users of aiokafka in the process get theirs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ MOST_KINDS = 20
 """So many lines that differ only in their arguments come through; further ones of the same text count as repeats."""
 MOST_NAMED = 3
 """So many kinds are named in the line that says how many were left out."""
+NEW_LEADER = ("NotLeaderForPartitionError", "UnknownTopicOrPartitionError", "LeaderNotAvailableError")
+NORMAL: dict[str, tuple[str, ...]] = {
+    # at every join and leave all members are told so, and join again
+    "Heartbeat failed for group %s because it is rebalancing": (),
+    # we ask before we make a topic; one that stays missing is named by `TopicNotFoundError`, and in health
+    "Topic %s not found in cluster metadata": (),
+    # it was just made, and has no leader yet; it is asked for again
+    "Topic %s is not available during auto-create initialization": (),
+    # the same where it is written to, or the leader moved; what cannot be written in time is told by `PublishError`
+    "Got error produce response on topic-partition %s, retrying. Error: %s": NEW_LEADER,
+}
+"""Templates of lines that come at INFO, whatever aiokafka thinks of them; where errors are named: only with these."""
 
 _of_our_clients: ContextVar[bool] = ContextVar("of_our_clients", default=False)
 
@@ -73,10 +86,13 @@ class ClientLog(logging.Filter):
                 logging.getLogger(name).removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno <= logging.DEBUG or not _of_our_clients.get() or self._is_new(record, monotonic()):
+        if record.levelno <= logging.DEBUG or not _of_our_clients.get():
             return True
-        record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
-        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+        if record.levelno > logging.INFO and _is_normal(record):
+            _lower(record, logging.INFO)
+        if not self._is_new(record, monotonic()):
+            _lower(record, logging.DEBUG)
+        return logging.getLogger(record.name).isEnabledFor(record.levelno)
 
     def _is_new(self, record: logging.LogRecord, now: float) -> bool:
         template = str(record.msg)
@@ -115,6 +131,15 @@ class ClientLog(logging.Filter):
             self._left_out.clear()
         named = ", ".join(f'{times} x "{template}"' for (_, template), times in most if times)
         logger.log(level, "%d more lines like those of aiokafka above were left out: %s", count, named)
+
+
+def _is_normal(record: logging.LogRecord) -> bool:
+    errors = NORMAL.get(str(record.msg))
+    return errors is not None and (not errors or any(error in record.getMessage() for error in errors))
+
+
+def _lower(record: logging.LogRecord, level: int) -> None:
+    record.levelno, record.levelname = level, logging.getLevelName(level)
 
 
 def _loggers() -> list[str]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import aiokafka  # noqa: F401 - its loggers
+import aiokafka.cluster
+import aiokafka.consumer.group_coordinator
+import aiokafka.producer.sender
 import pytest
+from aiokafka.errors import NotEnoughReplicasError, NotLeaderForPartitionError
 
 from fastapi_athomic.transports.kafka import client_log as module
 from fastapi_athomic.transports.kafka.client_log import MOST_KINDS, SILENT_SECONDS, ClientLog, client_context
 from tests.support.clock import set_clock
 
 NAME = "aiokafka.consumer.group_coordinator"
+RETRIED = "Got error produce response on topic-partition %s, retrying. Error: %s"
 
 
 class Transport:
@@ -98,6 +104,39 @@ def test_rebalances_are_not_held_back(calmed: Calmed, caplog: pytest.LogCaptureF
         calmed.ours("(Re-)joining group", level=logging.INFO)
         calmed.now += 10
     assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "level"),
+    [
+        ("Heartbeat failed for group %s because it is rebalancing", ("g",), "INFO"),
+        ("Topic %s not found in cluster metadata", ("t",), "INFO"),
+        (RETRIED, ("t-0", NotLeaderForPartitionError), "INFO"),
+        (RETRIED, ("t-0", NotEnoughReplicasError), "WARNING"),
+        ("Heartbeat failed for group %s: generation id is not  current.", ("g",), "WARNING"),
+    ],
+)
+def test_what_is_normal_is_no_warning(
+    calmed: Calmed, caplog: pytest.LogCaptureFixture, text: str, arguments: tuple[object, ...], level: str
+) -> None:
+    calmed.ours(text, *arguments, level=logging.WARNING)
+    calmed.logger.warning(text, *arguments)
+    assert [record.levelname for record in caplog.records] == [level, "WARNING"], "the second is not ours"
+    caplog.set_level(logging.WARNING, NAME)
+    calmed.ours(text, "other", *arguments[1:], level=logging.WARNING)
+    assert len(caplog.records) == (2 if level == "INFO" else 3)
+
+
+def test_aiokafka_has_the_lines_that_are_normal() -> None:
+    modules = (aiokafka.cluster, aiokafka.consumer.group_coordinator, aiokafka.producer.sender)
+    texts = {
+        node.value
+        for each in modules
+        for node in ast.walk(ast.parse(inspect.getsource(each)))
+        if isinstance(node, ast.Constant)
+    }
+    assert module.NORMAL.keys() <= texts
+    assert all(hasattr(aiokafka.errors, name) for name in module.NEW_LEADER)
 
 
 def test_every_logger_of_aiokafka_is_calmed_while_a_transport_is_started() -> None:
