@@ -274,7 +274,8 @@ class BatchMessageProcessor(_Processor):
         except BaseException as error:
             if self._ended_by(error):
                 raise
-            return self._decode_each(decode, report, messages, attempt)
+        # outside the except block, as the same error would be shown twice in the traceback, as its own cause
+        return self._decode_each(decode, report, messages, attempt)
 
     def _decode_each(
         self, decode: Decode, report: BatchReport, messages: Sequence[RawMessage], attempt: int

@@ -287,6 +287,22 @@ class PanickingStep:
         return data
 
 
+async def test_a_batch_handlers_decode_error_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    athomic = new_app(Record())
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="h", batch_size=3, batch_linger_ms=1)
+    async def handle(steps: list[Step]) -> None: ...
+
+    async with running(athomic):
+        await athomic.publish("t", {"number": "no number"})
+        await athomic.drain()
+    (line,) = [record for record in caplog.records if record.exc_info and record.getMessage().startswith("h: ")]
+    assert "step json: the payload is not a valid Step" in line.getMessage()
+    assert line.exc_info is not None
+    assert line.exc_info[1] is not None
+    assert line.exc_info[1].__context__ is None, "no second traceback with the same sentence"
+
+
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize(
     ("target", "payload"), [(Picky, None), (Step, PayloadPipeline([PanickingStep()]))], ids=["validator", "step"]
