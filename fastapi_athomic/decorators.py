@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields as dataclass_fields
 from functools import wraps
+from inspect import signature
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from .checks import did_you_mean
@@ -41,7 +42,7 @@ _SEQUENCING = ("first_sequence", "gap_timeout", "on_gap", "on_failure")
 
 
 def with_brackets(decorator: F) -> F:
-    """Without brackets Python calls a decorator with the handler in place of the topic: says so."""
+    """Without brackets Python calls a decorator with the handler in place of the topic: says so, or what is missing."""
 
     @wraps(decorator)
     def checked(*args: Any, **options: Any) -> Any:
@@ -50,6 +51,7 @@ def with_brackets(decorator: F) -> F:
             raise ConfigurationError(
                 f"{name} above {place(args[-1])} needs brackets that say what to consume: @{name}{topic}"
             )
+        _refuse_missing(decorator, len(args), options)
         return decorator(*args, **options)
 
     return cast("F", checked)
@@ -233,6 +235,17 @@ def build_ordered_subscription(
     check_sequencing(_id_of(function, options), sequencing)
     others = {name: value for name, value in options.items() if name not in own}
     return build_subscription(function, topic, group_id, others, sequencing)
+
+
+def _refuse_missing(decorator: Callable[..., Any], given: int, options: Mapping[str, Any]) -> None:
+    """Python would name what is missing, but not the misspelt option that was meant for it."""
+    parameters = [each for each in signature(decorator).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    missing = [each.name for each in parameters[given:] if each.default is each.empty and each.name not in options]
+    if missing:
+        unknown = set(options) - {each.name for each in parameters}
+        misspelt = [f"unknown option {name}{near}" for name in sorted(unknown) if (near := did_you_mean(name, missing))]
+        problem = "; ".join(misspelt) or f"it needs {' and '.join(missing)}"
+        raise ConfigurationError(f"{decorator.__name__}: {problem}")
 
 
 def _id_of(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:

@@ -193,6 +193,29 @@ def test_without_brackets(decorator: Any) -> None:
     assert '("topic", group_id="...")' in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("decorator", "given", "said"),
+    [
+        (
+            subscribe_to,
+            {"topic": "t", "groupid": "g"},
+            "subscribe_to: unknown option groupid: did you mean 'group_id'?",
+        ),
+        (subscribe_to, {"topics": "t", "group": "g"}, "option group: .* 'group_id'.; .* topics: did you mean 'topic'"),
+        (subscribe_to, {"topic": "t", "dlq": False}, "subscribe_to: it needs group_id$"),
+        (subscribe_to, {}, "subscribe_to: it needs topic and group_id$"),
+        (
+            ordered_consumer,
+            {"topic": "t", "group_id": "g", "aggregate_key": "a", "sequence_id_field": "n"},
+            "ordered_consumer: unknown option aggregate_key: did you mean 'aggregate_key_field'",
+        ),
+    ],
+)
+def test_an_option_that_is_missing_or_misspelt_is_named(decorator: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        decorator(**given)
+
+
 def test_a_class_and_what_takes_no_attributes_are_no_handlers() -> None:
     with pytest.raises(ConfigurationError, match="a class cannot be a handler; decorate a function or a method"):
         subscribe_to("t", group_id="g")(type("Billing", (), {}))
