@@ -110,5 +110,11 @@ __all__ = [
     "subscribe_to",
 ]
 
+
+def __dir__() -> list[str]:
+    """What is for users: completion in a shell shows no modules."""
+    return __all__
+
+
 install()
 del install

@@ -48,17 +48,15 @@ class ConsumerManager:
     def _build(self, handlers: Sequence[Discovered]) -> None:
         tunings = self._settings.tuning_by_handler()
         problems: list[ConfigurationError] = []
-        unknown = sorted(set(tunings) - {handler.subscription.handler_id for handler in handlers})
+        known = [handler.subscription.handler_id for handler in handlers]
+        unknown = [
+            f"{handler_id} ({self._settings.variable_of_tuning(handler_id)})"
+            + (f": did you mean {nearest[0]}?" if (nearest := get_close_matches(handler_id, known, n=1)) else "")
+            for handler_id in sorted(set(tunings) - set(known))
+        ]
         if unknown:
-            known = [handler.subscription.handler_id for handler in handlers]
-            nearest = get_close_matches(unknown[0], known, n=1)
-            problems.append(
-                ConfigurationError(
-                    f"tuning for unknown handler {', '.join(unknown)}"
-                    + (f": did you mean {nearest[0]}?" if nearest and len(unknown) == 1 else "")
-                    + f"; the handlers are: {', '.join(known) or 'none'}"
-                )
-            )
+            text = f"tuning for unknown handler {'; '.join(unknown)}; the handlers are: {', '.join(known) or 'none'}"
+            problems.append(ConfigurationError(text))
         for discovered in handlers:
             handler_id = discovered.subscription.handler_id
             tuning = tunings.get(handler_id)

@@ -79,7 +79,10 @@ class KafkaSettings(Checked):
     def _consistent(self) -> Self:
         with_password = self.security_protocol.startswith("SASL") and self.sasl_mechanism != "GSSAPI"
         if with_password and not (self.sasl_username and self.sasl_password):
-            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+            raise ValueError(
+                f"security_protocol {self.security_protocol} needs sasl_username and sasl_password: "
+                f"set {variable(('kafka', 'sasl_username'))} and {variable(('kafka', 'sasl_password'))}"
+            )
         self._refuse_unused("sasl_", self.security_protocol.startswith("SASL"), "SASL_SSL (or SASL_PLAINTEXT)")
         self._refuse_unused("ssl_", self.security_protocol.endswith("SSL"), "SSL (or SASL_SSL)")
         if self.heartbeat_interval >= self.session_timeout:
@@ -96,7 +99,7 @@ class KafkaSettings(Checked):
         if given and not used:
             raise ValueError(
                 f"{', '.join(given)} would not be used with security_protocol {self.security_protocol}: "
-                f"set it to {protocols}"
+                f"set security_protocol ({variable(('kafka', 'security_protocol'))}) to {protocols}"
             )
 
 
@@ -315,6 +318,11 @@ class AthomicSettings(Checked, BaseSettings):
     def tuning_by_handler(self) -> dict[str, HandlerTuning]:
         """`handler_tuning` and `tuning` as one table by handler id; an entry of `tuning` wins."""
         return {**self.handler_tuning, **{entry.handler: entry for entry in self.tuning.values() if entry.handler}}
+
+    def variable_of_tuning(self, handler_id: str) -> str:
+        """The environment variable that names this handler in `tuning`; that of the table, if it is not there."""
+        numbers = [number for number, entry in self.tuning.items() if entry.handler == handler_id]
+        return variable(("tuning", numbers[0], "handler") if numbers else ("handler_tuning",))
 
 
 def read_settings() -> AthomicSettings:

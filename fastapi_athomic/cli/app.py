@@ -78,13 +78,16 @@ def find_athomics(options: argparse.Namespace) -> list[Athomic]:
     return named
 
 
-def refuse_memory(athomic: Athomic) -> None:
-    """Raises `AthomicError` if the broker is in memory: an answer from this process's own, empty one would mislead."""
+def refuse_memory(athomic: Athomic, instead: str = "") -> None:
+    """Raises `AthomicError` if the broker is in memory: an answer from this process's own, empty one would mislead.
+
+    `instead`: what answers in the running app.
+    """
     if athomic.settings.scheme == "memory":
         raise AthomicError(
             "the broker is memory://, which lives inside the app's own process: this process sees nothing of it. "
             "Set ATHOMIC_BROKER_URL to the broker that the app uses; if that is memory://, only the running app can "
-            "answer (athomic.dead_letters, in a route)"
+            f"answer{instead and f' ({instead})'}"
         )
 
 

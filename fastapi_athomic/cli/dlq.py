@@ -33,10 +33,10 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("handler", metavar="HANDLER_ID")
+    command.add_argument("handler", metavar="HANDLER_ID", help="as `fastapi-athomic handlers` lists it")
     add_app_options(command)
     command.add_argument("--topic", help="only those from this source topic")
-    command.add_argument("--partition", type=int, help="partition of the DLQ topic")
+    command.add_argument("--partition", type=int, help="partition of the DLQ topic", required=name == "show")
     command.add_argument("--json", action="store_true", help="print JSON")
     if name == "list":
         command.add_argument(
@@ -62,7 +62,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
 async def run(options: argparse.Namespace) -> int:
     """Runs the command that the options name; returns its exit status."""
     athomic = find_athomic(options)
-    refuse_memory(athomic)
+    refuse_memory(athomic, "athomic.dead_letters, in a route")
     command: Callable[[DeadLetters, argparse.Namespace], Any] = {
         "list": _list,
         "show": _show,
@@ -83,12 +83,12 @@ async def _list(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
         return OK
     for letter in found:
         print(letter)
-    print(f"{len(found)} dead letters" + (" or more" if len(found) == options.limit else ""), file=sys.stderr)
+    print(_counted(len(found)) + (" or more" if len(found) == options.limit else ""), file=sys.stderr)
     return OK
 
 
 async def _show(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
-    letter = await dead_letters.get(options.partition or 0, options.offset, source=options.topic)
+    letter = await dead_letters.get(options.partition, options.offset, source=options.topic)
     if letter is None:
         raise AthomicError("there is no dead letter at this place, or it is settled already")
     if options.json:
@@ -114,7 +114,7 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
     if options.dry_run or not planned.settled:
         _print_report(asdict(planned), options)
         return OK
-    if not options.yes and not agreed(f"{options.command} {planned.settled} of {planned.selected} dead letters?"):
+    if not options.yes and not agreed(f"{options.command} {planned.settled} of {_counted(planned.selected)}?"):
         return REFUSED
     with progress_bar(planned.settled) as progress:
         done = await settle(**selection, progress=progress)
@@ -126,11 +126,16 @@ def _print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         print_json(report)
         return
-    doing = "would be settled" if report["dry_run"] else "settled"
-    print(f"{report['settled']} of {report['selected']} {doing}", end="")
+    doing = "would be " if report["dry_run"] else ""
+    done = "sent back" if options.command == "redrive" else "discarded"
+    print(f"{report['settled']} of {_counted(report['selected'])} {doing}{done}", end="")
     print(f", {report['exhausted']} were sent back too often already" if report["exhausted"] else "")
     for reason, count in report["refused"].items():
         print(f"{count} not sent back: {reason}")
+
+
+def _counted(letters: int) -> str:
+    return f"{letters} dead letter{'' if letters == 1 else 's'}"
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

@@ -89,7 +89,7 @@ async def test_list_show_redrive_and_discard(
     assert shell.json("redrive", HANDLER, "--all", "--dry-run")["settled"] == 4
     assert shell.json("redrive", HANDLER, "--partition", partition, "--offset", "0", "--yes")["settled"] == 1
     assert shell.json("discard", HANDLER, "--all", "--limit", "1", "--reason", "test", "--yes")["settled"] == 1
-    assert "2 of 2 settled" in shell("redrive", HANDLER, "--all", "--yes")
+    assert "2 of 2 dead letters sent back" in shell("redrive", HANDLER, "--all", "--yes")
     assert shell.json("list", HANDLER) == []
 
     topics = {topic["name"]: topic["partitions"] for topic in shell.json("--ask-broker", area="topics")["topics"]}
@@ -99,4 +99,4 @@ async def test_list_show_redrive_and_discard(
     assert "there is no handler nobody" in shell("list", "nobody", status=1)
     assert "there is no module no_such_module" in shell("list", HANDLER, app="no_such_module:app", status=1)
     assert "has no athomic" in shell("list", HANDLER, app="json:dumps", status=1)
-    assert "no dead letter at this place" in shell("show", HANDLER, "--offset", "99", status=1)
+    assert "no dead letter at this place" in shell("show", HANDLER, "--partition", "0", "--offset", "99", status=1)

@@ -281,7 +281,11 @@ async def test_what_no_waiting_cures_stops_the_start_up(broken: str) -> None:
         "ordered": ((ordered,), ConfigurationError, "seq: an ordered consumer needs a state store .* ATHOMIC_STATE_ST"),
         "raw": ((undecoded,), ConfigurationError, "handler raw: an ordered consumer needs a decoded message"),
         "group": ((ordered, same_group), ConfigurationError, "handler two: group g has another ordered consumer"),
-        "tuning": ((one,), ConfigurationError, "unknown handler nobody; the handlers are: one"),
+        "tuning": (
+            (one,),
+            ConfigurationError,
+            r"unknown handler nobody \(ATHOMIC_HANDLER_TUNING\); the handlers are: one",
+        ),
     }
     handlers, error, said = cases[broken]
     url = "kafka://127.0.0.1:1" if broken == "ordered" else "memory://"

@@ -35,6 +35,10 @@ def test_all_is_sorted_and_complete() -> None:
     assert set(exported) == public | {"__version__"}
 
 
+def test_completion_shows_no_modules() -> None:
+    assert dir(fastapi_athomic) == fastapi_athomic.__all__
+
+
 def test_importing_the_package_loads_no_client_library_and_no_extra() -> None:
     code = f"import fastapi_athomic, sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -59,7 +59,7 @@ def test_a_tuning_that_fits_no_handler_is_one_more_problem(
     write(broken2=APP + GOOD + BROKEN)
     problems = command("check", "--app", "broken2", "--json").json["problems"]
     assert [problem.split(":")[0] for problem in problems] == [
-        "tuning for unknown handler bil",
+        "tuning for unknown handler bil (ATHOMIC_TUNING__0__HANDLER)",
         "handler ship",
         "handler mail",
     ]

@@ -169,4 +169,5 @@ def test_memory_cannot_be_asked_from_another_process(write: Write, command: Comm
     answer = command("topics", "--app", "topics7", "--ask-broker")
     assert answer.status == 1
     assert "memory://, which lives inside the app's own process: this process sees nothing of it" in answer.err
+    assert "dead_letters" not in answer.err
     assert answer.out == ""
