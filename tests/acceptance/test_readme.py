@@ -114,3 +114,9 @@ def test_a_demo_whose_port_is_taken_says_how_to_take_another(demo: int) -> None:
     assert done.returncode == 1
     assert f"127.0.0.1:{demo}" in done.stderr
     assert "PORT=8001 scripts/demo" in done.stderr
+
+
+def test_scripts_test_runs_every_folder_of_tests() -> None:
+    folders = {f"tests/{file.relative_to(ROOT / 'tests').parts[0]}" for file in (ROOT / "tests").rglob("test_*.py")}
+    told = (ROOT / "scripts" / "test").read_text().partition("coverage=(")[2]
+    assert set(re.findall(r"tests/\w+", told)) == folders
