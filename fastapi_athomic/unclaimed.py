@@ -28,14 +28,16 @@ def tell_unclaimed(search: Search, policy: Policy) -> None:
     """
     if policy == "ignore":
         return
+    searched = {module.__name__ for module in search.searched()}
+    concerning = _to_tell(search, searched, policy)
+    if not concerning:
+        return  # nearly always: a process may have hundreds of apps, as test suites do, and each would be searched
     for each in searches():
         each.claim_all()
-    searched = {module.__name__ for module in search.searched()}
-    concerning = [sighting for sighting in unclaimed() if _concerns(sighting, search, searched)]
+    concerning = _to_tell(search, searched, policy)
     lines = [
         f"handler {each.site} belongs to no app, so it gets no messages: {_reason(each, searched)}"
         for each in concerning
-        if policy == "refuse" or not each.named
     ]
     if policy == "refuse" and lines:
         raise DiscoveryError("\n".join([*lines, 'set unclaimed_handlers="warn" to start all the same']))
@@ -43,6 +45,14 @@ def tell_unclaimed(search: Search, policy: Policy) -> None:
         logger.warning("%s", line)
     for sighting in concerning:
         sighting.named = True
+
+
+def _to_tell(search: Search, searched: set[str], policy: Policy) -> list[Sighting]:
+    return [
+        sighting
+        for sighting in unclaimed()
+        if (policy == "refuse" or not sighting.named) and _concerns(sighting, search, searched)
+    ]
 
 
 def _concerns(sighting: Sighting, search: Search, searched: set[str]) -> bool:

@@ -359,3 +359,12 @@ async def test_a_handler_that_is_switched_off_and_one_bound_to_the_app_are_claim
 
     async with running(athomic):
         assert [consumer.topics for consumer in athomic.consumers()] == [["orders"]]
+
+
+async def test_a_start_with_nothing_to_tell_searches_no_other_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Search] = []
+    monkeypatch.setattr(Search, "claim_all", asked.append)
+    others = [include_athomic(FastAPI(), AthomicSettings()) for _ in range(3)]
+    async with running(new_app(AthomicSettings())):
+        assert not asked, "test suites make hundreds of apps: each start would take longer than the one before"
+    assert len(others) == 3
