@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from .broker import BrokerConnection
+from .checks import did_you_mean
 from .consumption.service import ConsumerService
 from .discovery import Discovered
 from .exceptions import ConfigurationError, TransportError, raise_all
@@ -50,8 +50,7 @@ class ConsumerManager:
         problems: list[ConfigurationError] = []
         known = [handler.subscription.handler_id for handler in handlers]
         unknown = [
-            f"{handler_id} ({self._settings.variable_of_tuning(handler_id)})"
-            + (f": did you mean {nearest[0]}?" if (nearest := get_close_matches(handler_id, known, n=1)) else "")
+            f"{handler_id} ({self._settings.variable_of_tuning(handler_id)}){did_you_mean(handler_id, known)}"
             for handler_id in sorted(set(tunings) - set(known))
         ]
         if unknown:

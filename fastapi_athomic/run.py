@@ -7,10 +7,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from time import monotonic
 
 from .assembly import Assembly
+from .checks import did_you_mean
 from .consumption.service import ConsumerService
 from .exceptions import HandlerNotFoundError, PartitionNotFoundError, TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
@@ -281,6 +281,4 @@ class Run:
 
 def _instead(name: str, known: Collection[str]) -> str:
     """What else could have been meant, as the end of a sentence."""
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{hint or ';'} the handlers are: {', '.join(known) or 'none'}"
+    return f"{did_you_mean(name, known) or ';'} the handlers are: {', '.join(known) or 'none'}"

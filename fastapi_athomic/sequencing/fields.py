@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 from uuid import UUID
@@ -20,6 +19,7 @@ import typing_extensions
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
+from ..checks import did_you_mean
 from ..exceptions import ConfigurationError
 from ..payload.annotations import split, type_name
 from ..subscriptions import Sequencing
@@ -122,8 +122,7 @@ def _missing(plain: type, name: str, fields: Mapping[str, Any]) -> str:
     text = f"{type_name(plain)} has no such field, only {', '.join(shown)}" if shown else f"{type_name(plain)} has none"
     if "." in name:
         return f"{text}: it must be a field of the message itself, not of a part of it"
-    near = get_close_matches(name, fields, n=1)
-    return f"{text}: did you mean {near[0]!r}?" if near else text
+    return text + did_you_mean(name, fields)
 
 
 def _names_in_json(plain: type) -> dict[str, str]:

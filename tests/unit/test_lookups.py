@@ -53,7 +53,7 @@ def test_who_catches_what_was_raised_before_still_does(error: type[Exception], a
 
 async def test_a_handler_that_does_not_exist_is_named_with_the_nearest() -> None:
     async with running(new_app(SETTINGS, handle)) as athomic:
-        said = r"there is no handler biling; did you mean billing\? the handlers are: billing"
+        said = r"there is no handler biling: did you mean 'billing'\? the handlers are: billing"
         with pytest.raises(HandlerNotFoundError, match=said):
             athomic.dead_letters("biling")
         with pytest.raises(HandlerNotFoundError, match="there is no handler x; the handlers are: billing"):
@@ -98,7 +98,7 @@ def test_a_route_answers_404_with_the_sentence() -> None:
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.get("/letters/biling")
         assert answer.status_code == 404
-        assert "did you mean billing?" in answer.json()["detail"]
+        assert "did you mean 'billing'?" in answer.json()["detail"]
         assert client.get("/letters/billing").json() == 0
         assert client.get("/broken").status_code == 500, "what is wrong with the app is not the caller's fault"
     with TestClient(app) as client, pytest.raises(HandlerNotFoundError), client.websocket_connect("/socket") as socket:

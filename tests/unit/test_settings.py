@@ -176,6 +176,6 @@ async def test_a_tuning_for_an_unknown_handler_names_the_nearest() -> None:
         async with app.router.lifespan_context(app):
             pass
     assert str(caught.value) == (
-        "tuning for unknown handler biling (ATHOMIC_TUNING__0__HANDLER): did you mean billing?; "
+        "tuning for unknown handler biling (ATHOMIC_TUNING__0__HANDLER): did you mean 'billing'?; "
         "mail (ATHOMIC_TUNING__1__HANDLER); the handlers are: billing"
     )
