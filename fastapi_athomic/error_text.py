@@ -27,6 +27,8 @@ LONGEST_LINE = 500
 """Characters of an exception's text in a log line, in the status of a span, and in the status of a consumer."""
 MAX_ERRORS = 5
 """At most this many problems of one value are told."""
+MOST_ERRORS = 1_000
+"""A validation error with more problems is only counted: to list 200,000 takes the event loop half a second."""
 LONGEST_TEXT = 10_000
 """Characters of an exception's text where it stands in full: in a traceback, and in the event of a span."""
 
@@ -86,6 +88,13 @@ _OF_VALIDATORS = frozenset(("value_error", "assertion_error", "get_attribute_err
 """The text is that of an exception in a validator, or in the value itself."""
 
 
+def problems_of(error: ValidationError, place: Place) -> str:
+    """Where and how the validation failed, without showing any of the value. Many problems are only counted."""
+    if error.error_count() > MOST_ERRORS:
+        return "too many problems to be listed"
+    return problems_in_words(error.errors(include_url=False, include_input=False), place)
+
+
 def problems_in_words(found: Sequence[Mapping[str, Any]], place: Place) -> str:
     """Where and how a validation failed (`found`: pydantic's `errors()`), without showing any of the value."""
     told = [f"{place(item['loc'], item['type'])}{item['type']} ({_in_words(item)})" for item in found[:MAX_ERRORS]]
@@ -115,9 +124,21 @@ def _place_in_any(location: Sequence[int | str], kind: str) -> str:
 
 
 def _without_values(error: ValidationError | ValidationException) -> str:
-    found = error.errors(include_url=False) if isinstance(error, ValidationError) else error.errors()
-    model = f" for {error.title}" if isinstance(error, ValidationError) else ""
-    return f"{len(found)} validation error{'s' * (len(found) != 1)}{model}: {problems_in_words(found, _place_in_any)}"
+    if isinstance(error, ValidationError):
+        return f"{_heading(error)}: {problems_of(error, _place_in_any)}"
+    found = error.errors()
+    return f"{len(found)} validation error{'s' * (len(found) != 1)}: {problems_in_words(found, _place_in_any)}"
+
+
+def _heading(error: ValidationError) -> str:
+    """How its text begins."""
+    count = error.error_count()
+    return f"{count} validation error{'s' * (count != 1)} for {error.title}"
+
+
+def _quotable(error: ValidationError) -> str:
+    """Its text; with too many problems only the first line of it, with its end."""
+    return f"{_heading(error)}\n" if error.error_count() > MOST_ERRORS else str(error)
 
 
 # --- stand-ins
@@ -153,7 +174,7 @@ def _traceback(error: BaseException) -> TracebackType | None:
 
 def _shown(error: BaseException, *, exposed: bool) -> BaseException:
     related = list(_related(error))
-    quoted = {str(one): _without_values(one) for one in related if isinstance(one, ValidationError)}
+    quoted = {_quotable(one): _without_values(one) for one in related if isinstance(one, ValidationError)}
     texts = {id(one): _presentable_text(one, quoted) if exposed else "" for one in related}
     if exposed and not any(text is not None for text in texts.values()):
         return error
@@ -178,7 +199,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
 def _presentable_text(error: BaseException, quoted: Mapping[str, str]) -> str | None:
     """None if it can be shown as it is."""
     if isinstance(error, ValidationError):
-        return quoted[str(error)]
+        return quoted[_quotable(error)]
     if isinstance(error, ValidationException):
         return _without_values(error)
     try:
@@ -195,6 +216,10 @@ def _presentable_text(error: BaseException, quoted: Mapping[str, str]) -> str | 
 
 def _replaced(text: str, quoted: Mapping[str, str]) -> str:
     for quote, replacement in quoted.items():
+        if quote.endswith("\n"):  # a first line: what follows it is left out
+            before, found, _ = text.partition(quote)
+            text = before + replacement if found else text
+            continue
         text = text.replace(quote, replacement)
     return text
 

@@ -91,7 +91,7 @@ def _from_json(target: Target) -> Decoder:
 def _for_lists(target: Target, error: ValidationError) -> str:
     """What to do if the type is a list and the message is none: its author may have meant a batch."""
     kind = split(target.type)[0]
-    if (get_origin(kind) or kind) not in (list, Sequence):
+    if (get_origin(kind) or kind) not in (list, Sequence) or error.error_count() > 1:
         return ""
     first = error.errors(include_url=False, include_context=False)[0]
     if first["loc"] or first["type"] == "json_invalid" or isinstance(first["input"], list):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import PydanticUserError, ValidationError
 
 from ..compatibility import type_adapter
-from ..error_text import problems_in_words
+from ..error_text import problems_of
 from ..exceptions import ConfigurationError
 from .annotations import type_name
 
@@ -43,8 +43,7 @@ class Target:
 
     def describe(self, error: ValidationError) -> str:
         """Where and how the validation failed, without showing any of the payload."""
-        found = error.errors(include_url=False, include_input=False)
-        return problems_in_words(found, self._place)
+        return problems_of(error, self._place)
 
     def _place(self, location: Iterable[int | str], kind: str) -> str:
         """Keys that are not fields of the type come from the payload, so they become a question mark."""

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import pytest
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from fastapi_athomic import error_text
 from fastapi_athomic.error_text import (
     LONGEST_LINE,
     LONGEST_TEXT,
@@ -254,3 +255,17 @@ def test_loggers_get_the_exceptions_own_type_whatever_is_shown_of_it() -> None:
     assert kind is ValidationError
     assert SECRET not in str(value)
     assert traceback_ is value.__traceback__ is not None
+
+
+def test_a_validation_error_with_a_great_many_problems_is_counted_and_never_written_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(error_text, "MOST_ERRORS", 3)
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[int]).validate_python([SECRET] * 4)
+    error = caught.value
+    assert text_of(error) == "4 validation errors for list[int]: too many problems to be listed"
+    quoting = RuntimeError(f"before {error} after")
+    quoting.__cause__ = error
+    assert text_of(quoting) == f"before {text_of(error)}"
+    assert SECRET not in "".join(traceback.format_exception(presentable(quoting)))
