@@ -31,6 +31,8 @@ MOST_ERRORS = 1_000
 """A validation error with more problems is only counted: to list 200,000 takes the event loop half a second."""
 LONGEST_TEXT = 10_000
 """Characters of an exception's text where it stands in full: in a traceback, and in the event of a span."""
+MOST_MEMBERS = 100
+"""Of an exception group so many members are shown. Tracebacks show 15, by Python's default."""
 
 PASSED_THROUGH = (__package__, "asyncio", "contextlib")
 """Packages whose frames are skipped in a traceback, to find the service's own code."""
@@ -193,7 +195,7 @@ def _related(error: BaseException) -> Iterator[BaseException]:
         context = None if one.__suppress_context__ else one.__context__
         waiting += [other for other in (one.__cause__, context) if other is not None]
         if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+            waiting += one.exceptions[:MOST_MEMBERS]
 
 
 def _presentable_text(error: BaseException, quoted: Mapping[str, str]) -> str | None:
@@ -209,6 +211,8 @@ def _presentable_text(error: BaseException, quoted: Mapping[str, str]) -> str | 
     except BaseException as broken:  # a user's `__str__` may fail
         return f"(its text cannot be told: {type_name(broken)})"
     text = _replaced(told, quoted)
+    if isinstance(error, BaseExceptionGroup) and (count := len(error.exceptions)) > MOST_MEMBERS:
+        text = f"{text}, here the first {MOST_MEMBERS} of {count}"
     if len(text) > LONGEST_TEXT:
         return f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
     return None if text == told else text
@@ -261,7 +265,7 @@ class _StandIns:
         kind: Any = type(original)
         made: BaseException
         if isinstance(original, BaseExceptionGroup):
-            members = [self._make(member) for member in original.exceptions]
+            members = [self._make(member) for member in original.exceptions[:MOST_MEMBERS]]
             made = _namesake(kind, BaseExceptionGroup)(original.message if told is None else told, members)
         else:
             made = _namesake(kind, Exception)(str(original) if told is None else told)

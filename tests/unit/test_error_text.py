@@ -18,6 +18,7 @@ from fastapi_athomic.error_text import (
     LONGEST_LINE,
     LONGEST_TEXT,
     MAX_ERRORS,
+    MOST_MEMBERS,
     exc_info,
     line_of_the_service,
     one_line,
@@ -269,3 +270,15 @@ def test_a_validation_error_with_a_great_many_problems_is_counted_and_never_writ
     quoting.__cause__ = error
     assert text_of(quoting) == f"before {text_of(error)}"
     assert SECRET not in "".join(traceback.format_exception(presentable(quoting)))
+
+
+@pytest.mark.parametrize("exposed", [True, False])
+def test_of_a_large_group_the_first_members_are_shown(exposed: bool) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(int).validate_python(SECRET)
+    group = ExceptionGroup("items failed", [ValueError("first"), *[caught.value] * 200])
+    shown = presentable(group, exposed=exposed)
+    assert isinstance(shown, BaseExceptionGroup)
+    assert len(shown.exceptions) == MOST_MEMBERS
+    assert SECRET not in "".join(traceback.format_exception(shown))
+    assert ("items failed, here the first 100 of 201" in str(shown)) is exposed
