@@ -17,7 +17,7 @@ from .lifecycle import LifecycleManager
 from .loop.fairness import LoopShare
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
-from .payload.pipeline import PayloadPipeline
+from .payload.routing import Payloads
 from .propagation.app_tracing import instrument_app, resolve_tracer_provider
 from .propagation.orchestrators import Orchestrators
 from .publisher import Publisher
@@ -36,7 +36,7 @@ class AppParts:
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None  # of ordered consumers
-    pipeline: PayloadPipeline
+    payloads: Payloads
     requests: RequestGauge
     loop_lag: LoopLag  # of the event loop of the routes
     search: Search  # for handlers
@@ -54,7 +54,7 @@ class Assembly(NamedTuple):
 
 def new_publisher(parts: AppParts, connection: BrokerConnection) -> Publisher:
     """What the app publishes with. Its spans go to the tracer provider that the app has now."""
-    return Publisher(parts.transport, connection, parts.pipeline, _orchestrators(parts).of_publisher(), parts.settings)
+    return Publisher(parts.transport, connection, parts.payloads, _orchestrators(parts).of_publisher(), parts.settings)
 
 
 def _orchestrators(parts: AppParts) -> Orchestrators:
@@ -74,6 +74,9 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
     lifecycle = LifecycleManager()
     lifecycle.register(connection)
     handlers = parts.search.find()
+    for handler in handlers:
+        if handler.subscription.payload is not None:
+            parts.payloads.add_handler(handler.subscription.topics, handler.subscription.payload)
     tell_unclaimed(parts.search, settings.unclaimed_handlers)
     share = LoopShare(
         settings.slice_seconds,
@@ -85,7 +88,7 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
     factory_parts = FactoryParts(
         settings=settings,
         transport=transport,
-        pipeline=parts.pipeline,
+        payloads=parts.payloads,
         orchestrators=_orchestrators(parts),
         share=share,
         providers=parts.providers,

@@ -31,6 +31,7 @@ from .messages import PublishedMessage, TopicPartition
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
+from .payload.routing import Payloads, TopicPayloads
 from .publisher import GivenHeaders, Key
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
@@ -73,6 +74,8 @@ class Athomic:
         handlers: Sequence[Callable[..., Any]] = (),
         prefix: str = "/consumers",
         name: str = "athomic",
+        payload: PayloadPipeline | None = None,
+        topic_payloads: TopicPayloads | None = None,
     ) -> None:
         self.app = app
         self.settings = settings
@@ -82,7 +85,7 @@ class Athomic:
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
-        self._pipeline = PayloadPipeline()
+        self._payloads = Payloads(payload or PayloadPipeline(), topic_payloads)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
         self._metering = Metering(self.manager, self._transport.scheme)
@@ -100,12 +103,15 @@ class Athomic:
         key: Key = None,
         headers: GivenHeaders = None,
         partition: int | None = None,
+        payload: PayloadPipeline | None = None,
     ) -> PublishedMessage:
         """Publishes one message, waits until all in-sync replicas have it, and returns where the broker put it.
 
         The message is a pydantic model, a dataclass, anything that JSON can hold, `bytes` or `str` (sent as they are),
         or None (a tombstone). Its headers carry the current trace, context and lineage. Messages with the same key go
         to the same partition. It may be awaited in any event loop of the process; see `publish_sync` for sync code.
+
+        `payload`: how it is written; None: the pipeline of the topic (see `include_athomic`).
 
         Raises:
             PublishError: the broker did not acknowledge it within `publish_timeout` seconds, or the app is not running.
@@ -114,7 +120,9 @@ class Athomic:
         """
         link = self._link()
         return await link.publishing(
-            lambda: link.publisher.publish(topic, message, key=key, headers=headers, partition=partition)
+            lambda: link.publisher.publish(
+                topic, message, key=key, headers=headers, partition=partition, payload=payload
+            )
         )
 
     @told_if_dropped(partial(_not_sent, "publish_many", "the messages were"))
@@ -125,6 +133,7 @@ class Athomic:
         *,
         key: Callable[[Any], Key] | None = None,
         headers: GivenHeaders = None,
+        payload: PayloadPipeline | None = None,
     ) -> list[PublishedMessage]:
         """Publishes messages in the given order, in few requests. `key` is called with each message to get its key.
 
@@ -135,7 +144,9 @@ class Athomic:
             ConfigurationError: the topic name is invalid.
         """
         link = self._link()
-        return await link.publishing(lambda: link.publisher.publish_many(topic, messages, key=key, headers=headers))
+        return await link.publishing(
+            lambda: link.publisher.publish_many(topic, messages, key=key, headers=headers, payload=payload)
+        )
 
     def publish_sync(
         self,
@@ -145,6 +156,7 @@ class Athomic:
         key: Key = None,
         headers: GivenHeaders = None,
         partition: int | None = None,
+        payload: PayloadPipeline | None = None,
         timeout: float | None = None,
     ) -> PublishedMessage:
         """`publish` for sync code: `def` routes, handlers and dependencies, and threads of the app's own.
@@ -161,7 +173,9 @@ class Athomic:
         link = self._link()
         return link.publishing_sync(
             "publish",
-            lambda: link.publisher.publish(topic, message, key=key, headers=headers, partition=partition),
+            lambda: link.publisher.publish(
+                topic, message, key=key, headers=headers, partition=partition, payload=payload
+            ),
             timeout,
         )
 
@@ -172,6 +186,7 @@ class Athomic:
         *,
         key: Callable[[Any], Key] | None = None,
         headers: GivenHeaders = None,
+        payload: PayloadPipeline | None = None,
         timeout: float | None = None,
     ) -> list[PublishedMessage]:
         """`publish_many` for sync code, see `publish_sync`.
@@ -187,7 +202,7 @@ class Athomic:
         key_of = (lambda _: next(keys)) if keys is not None else None
         return link.publishing_sync(
             "publish_many",
-            lambda: link.publisher.publish_many(topic, given, key=key_of, headers=headers),
+            lambda: link.publisher.publish_many(topic, given, key=key_of, headers=headers, payload=payload),
             timeout,
         )
 
@@ -359,7 +374,11 @@ class Athomic:
         self._uplink = link
         try:
             async with link.opened():
-                yield link
+                await home.run(self._payloads.open)
+                try:
+                    yield link
+                finally:
+                    await home.run(self._payloads.close)
         finally:
             self._uplink = None
 
@@ -437,7 +456,7 @@ class Athomic:
             settings=self.settings,
             transport=self._transport,
             store=self._store,
-            pipeline=self._pipeline,
+            payloads=self._payloads,
             requests=self.requests,
             loop_lag=self.loop_lag,
             search=self._search,

@@ -21,7 +21,8 @@ AthomicError
 ├── PublishError                  a message was not acknowledged
 ├── PayloadError                  a payload step failed
 │   ├── PayloadEncodeError
-│   └── PayloadDecodeError
+│   ├── PayloadDecodeError
+│   └── PayloadUnavailableError   a schema registry or an object store cannot be reached: no message is to blame
 ├── StateStoreError               the state of ordered consumers could not be read or written
 ├── SequenceGapError              a message waited too long for a sequence number that is missing before it
 ├── WorkerDiedError               a worker died of an error that no message caused: the consumer is rebuilt
@@ -158,6 +159,13 @@ class PayloadEncodeError(PayloadError):
 
 class PayloadDecodeError(PayloadError):
     """The payload could not be decoded."""
+
+
+class PayloadUnavailableError(PayloadError):
+    """Something that the payload needs cannot be reached: a schema registry, an object store.
+
+    The message is not to blame. A consumer waits and tries again, `publish` tries until `publish_timeout` has passed.
+    """
 
 
 class BatchItemError(AthomicError):

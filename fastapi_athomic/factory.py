@@ -28,6 +28,7 @@ from .failures.pattern_topics import pattern_topics
 from .failures.return_topics import ReturnTopics
 from .failures.topic_watch import TopicWatch
 from .handling.injection import HandlerPlan, compile_handler
+from .handling.patience import Patience
 from .handling.plans import Provider
 from .handling.processors import ProcessorParts
 from .handling.threads import HandlerThreads
@@ -36,8 +37,8 @@ from .loop.fairness import LoopShare
 from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.gauges import SequenceGauge
-from .payload.deserialization import Decoder
-from .payload.pipeline import PayloadPipeline
+from .payload.routing import Payloads
+from .payload.steps import Decoder
 from .propagation.orchestrators import Orchestrators
 from .sequencing.groups import OrderedGroups
 from .settings import AthomicSettings, HandlerTuning
@@ -52,7 +53,7 @@ class FactoryParts:
 
     settings: AthomicSettings
     transport: Transport
-    pipeline: PayloadPipeline
+    payloads: Payloads
     orchestrators: Orchestrators
     share: LoopShare
     providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
@@ -97,7 +98,7 @@ class ConsumerFactory:
         self._name_clashes.admit(dlq_handler.uses)
         self._left_behind.add(dlq_handler)
         self._watch.expect(returns.expected())
-        processor_parts = self._processor_parts(subscription, plan, dlq_handler)
+        processor_parts = self._processor_parts(subscription, plan, dlq_handler, returns)
         session_parts = SessionParts(
             name=subscription.handler_id,
             connect=lambda listener, topics: self._connect(subscription, returns, listener, topics),
@@ -144,9 +145,9 @@ class ConsumerFactory:
         )
 
     def _processor_parts(
-        self, subscription: Subscription, plan: HandlerPlan, dlq_handler: DLQHandler
+        self, subscription: Subscription, plan: HandlerPlan, dlq_handler: DLQHandler, returns: ReturnTopics
     ) -> ProcessorParts:
-        pipeline = subscription.payload or self._parts.pipeline
+        decode, waits = self._decoder(subscription, plan.target_type, returns)
         orchestrator = self._parts.orchestrators.of_handler(
             subscription.handler_id, subscription.group_id, enable_lineage=subscription.enable_lineage
         )
@@ -154,12 +155,26 @@ class ConsumerFactory:
             handler_id=subscription.handler_id,
             group_id=subscription.group_id,
             plan=plan,
-            decode=_decoder(subscription.handler_id, pipeline, plan.target_type),
+            decode=decode,
+            waits=waits,
+            patience=Patience(subscription.handler_id),
             orchestrator=orchestrator,
             dlq_handler=dlq_handler,
             max_attempts=subscription.retry.total_attempts,
             timeout=subscription.timeout,
         )
+
+    def _decoder(
+        self, subscription: Subscription, target_type: Any, returns: ReturnTopics
+    ) -> tuple[Decoder | None, bool]:
+        """None for a handler that takes messages as they came."""
+        if target_type is RawMessage:
+            return None, False
+        topics, own = subscription.topics, subscription.payload
+        try:
+            return self._parts.payloads.decoder(topics, own, target_type, returns.source_of)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"handler {subscription.handler_id}: {error}") from error
 
     def _strategy(
         self,
@@ -213,13 +228,3 @@ class ConsumerFactory:
     async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
         await self._left_behind.warn(dlq_handler, client)
         await self._watch.follow(client, dlq_handler.returns, followed)
-
-
-def _decoder(handler_id: str, pipeline: PayloadPipeline, target_type: Any) -> Decoder | None:
-    """None for a handler that takes messages as they came."""
-    if target_type is RawMessage:
-        return None
-    try:
-        return pipeline.decoder(target_type)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"handler {handler_id}: {error}") from error

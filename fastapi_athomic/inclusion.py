@@ -13,6 +13,8 @@ from starlette.routing import Router
 
 from .athomic import Athomic
 from .exceptions import ConfigurationError
+from .payload.pipeline import PayloadPipeline
+from .payload.routing import TopicPayloads
 from .propagation.middleware import AthomicMiddleware, Identify
 from .settings import AthomicSettings, read_settings
 from .web.not_found import answer_not_found
@@ -31,6 +33,8 @@ def include_athomic(
     include_in_schema: bool = True,
     name: str = "athomic",
     identify: Identify | None = None,
+    payload: PayloadPipeline | None = None,
+    topic_payloads: TopicPayloads | None = None,
 ) -> Athomic:
     """Runs the consumers of `app` inside its lifespan, and adds their routes.
 
@@ -49,6 +53,9 @@ def include_athomic(
         and another prefix.
         identify: sets the identity of a request: it gets the ASGI scope and the `ExecutionContext` so far, and returns
         the one to use.
+        payload: how messages are written and read where nothing else is said; None: as the settings say, which is JSON.
+        topic_payloads: the same for single topics, by name or compiled pattern; the first that fits counts. What is
+        published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes before.
 
     Raises:
         ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has
@@ -75,6 +82,8 @@ def include_athomic(
         handlers=handlers,
         prefix=prefix,
         name=name,
+        payload=payload,
+        topic_payloads=topic_payloads,
     )
     setattr(app.state, name, athomic)
     athomic.add_routes(routes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
@@ -9,15 +10,20 @@ from typing import Any
 from uuid import UUID
 
 from .broker import BrokerConnection
-from .exceptions import PublishError, TopicNotFoundError, TransportError
+from .exceptions import PayloadUnavailableError, PublishError, TopicNotFoundError, TransportError
 from .messages import Headers, OutgoingMessage, PublishedMessage
 from .payload.pipeline import PayloadPipeline
+from .payload.routing import Payloads
+from .payload.steps import Later, Outgoing
 from .propagation.headers import HeadersOrchestrator
 from .settings import AthomicSettings
 from .subscriptions import check_topic
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.1
+"""Seconds until a payload is tried again that needs something which is away; then twice as long, and so on."""
 
 Key = str | bytes | int | UUID | None
 HeaderValue = str | bytes | None
@@ -31,27 +37,34 @@ class Publisher:
         self,
         transport: Transport,
         connection: BrokerConnection,
-        pipeline: PayloadPipeline,
+        payloads: Payloads,
         orchestrator: HeadersOrchestrator,
         settings: AthomicSettings,
     ) -> None:
         self._transport = transport
         self._connection = connection
-        self._pipeline = pipeline
+        self._payloads = payloads
         self._orchestrator = orchestrator
         self._settings = settings
 
     async def publish(
-        self, topic: str, message: object, *, key: Key, headers: GivenHeaders, partition: int | None
+        self,
+        topic: str,
+        message: object,
+        *,
+        key: Any,
+        headers: GivenHeaders,
+        partition: int | None,
+        payload: PayloadPipeline | None,
     ) -> PublishedMessage:
         """See `Athomic.publish`."""
         check_topic(topic, "publish")
-        given = _headers(headers)
-        value = self._pipeline.encode(message)
-        scope = self._orchestrator.open_publish(topic, given, value)
+        pipeline = payload or self._payloads.of_topic(topic)
+        value, sent = await self._encoded(pipeline, topic, message, key, _headers(headers))
+        scope = self._orchestrator.open_publish(topic, sent.headers, value)
         error: BaseException | None = None
         try:
-            outgoing = OutgoingMessage(topic, _key(key), value, scope.headers, partition)
+            outgoing = OutgoingMessage(topic, sent.key, value, scope.headers, partition)
             (result,) = await self._send([outgoing])
             if isinstance(result, Exception):
                 raise PublishError(f"message to {topic} was not published: {self._reason(result)}") from result
@@ -64,24 +77,75 @@ class Publisher:
             self._orchestrator.close_publish(scope, error)
 
     async def publish_many(
-        self, topic: str, messages: Iterable[Any], *, key: Callable[[Any], Key] | None, headers: GivenHeaders
+        self,
+        topic: str,
+        messages: Iterable[Any],
+        *,
+        key: Callable[[Any], Any] | None,
+        headers: GivenHeaders,
+        payload: PayloadPipeline | None,
     ) -> list[PublishedMessage]:
         """See `Athomic.publish_many`."""
         check_topic(topic, "publish_many")
         given = _headers(headers)
-        encoded = [(_key(key(message)) if key else None, self._pipeline.encode(message)) for message in messages]
+        pipeline = payload or self._payloads.of_topic(topic)
+        encoded = [
+            await self._encoded(pipeline, topic, message, key(message) if key else None, given) for message in messages
+        ]
         if not encoded:
             return []
         scope = self._orchestrator.open_publish(topic, given, None, count=len(encoded))
         error: BaseException | None = None
         try:
-            results = await self._send([OutgoingMessage(topic, k, value, scope.headers) for k, value in encoded])
+            own = len(given)  # headers that the pipeline added stand behind these
+            results = await self._send(
+                [
+                    OutgoingMessage(topic, sent.key, value, (*scope.headers, *sent.headers[own:]))
+                    for value, sent in encoded
+                ]
+            )
             return self._all_published(topic, results)
         except BaseException as caught:
             error = caught
             raise
         finally:
             self._orchestrator.close_publish(scope, error)
+
+    async def _encoded(
+        self, pipeline: PayloadPipeline, topic: str, message: object, key: Any, headers: Headers
+    ) -> tuple[bytes | None, Outgoing]:
+        """The bytes of a message, and what travels with them: the bytes of its key, and its headers."""
+        outgoing = Outgoing(topic, None, headers)
+        outgoing.key = _key(key) if pipeline.key is None else await self._encoded_key(pipeline, key, outgoing)
+        value = pipeline.write(message, outgoing)
+        return await self._patiently(value) if isinstance(value, Later) else value, outgoing
+
+    async def _encoded_key(self, pipeline: PayloadPipeline, key: Any, outgoing: Outgoing) -> bytes | None:
+        if key is None or isinstance(key, bytes):
+            return key
+        of_key = Outgoing(outgoing.topic, None, outgoing.headers, "key")
+        written = pipeline.write_key(key, of_key)
+        data = await self._patiently(written) if isinstance(written, Later) else written
+        outgoing.headers = of_key.headers
+        return data
+
+    async def _patiently(self, later: Later[bytes | None]) -> bytes | None:
+        """Waits for something that is needed and away, but no longer than for the broker."""
+        end, pause = monotonic() + self._settings.publish_timeout, FIRST_PAUSE
+        while True:
+            try:
+                async with asyncio.timeout(end - monotonic()):
+                    return await later
+            except PayloadUnavailableError as error:
+                if monotonic() + pause > end:
+                    raise
+                logger.debug("a publish waits: %s", error)
+            except TimeoutError:
+                raise PayloadUnavailableError(
+                    f"what the payload needs did not answer within {self._settings.publish_timeout:g} s"
+                ) from None
+            await asyncio.sleep(pause)
+            pause *= 2
 
     async def _send(self, messages: Sequence[OutgoingMessage]) -> list[PublishedMessage | Exception]:
         end = monotonic() + self._settings.publish_timeout

@@ -12,13 +12,14 @@ from ..failures.dlq import DLQHandler, Judgement
 from ..loop.cancellation import Owner, forget_cancellation, is_interrupt
 from ..messages import DeliveryAttempt, RawMessage
 from ..outcomes import ConsumptionOutcome, FailureContext, Stage
+from ..payload.steps import Decoder, Later
 from ..propagation.headers import HeadersOrchestrator, Scope
 from ..retry import RetryDecision
 from .injection import HandlerPlan
+from .patience import Patience
 from .plans import Call, Delivery
 from .timeouts import limited
 
-Decode = Callable[[bytes | None], Any]
 Judge = Callable[[FailureContext], Awaitable[Judgement]]
 
 
@@ -43,7 +44,9 @@ class ProcessorParts:
     handler_id: str
     group_id: str
     plan: HandlerPlan
-    decode: Decode | None  # None: the handler takes raw messages
+    decode: Decoder | None  # None: the handler takes raw messages
+    waits: bool  # `decode` may give a `Later`
+    patience: Patience
     orchestrator: HeadersOrchestrator
     dlq_handler: DLQHandler
     max_attempts: int
@@ -68,6 +71,8 @@ class _Processor:
         self._parts = parts
         self._plan = parts.plan
         self._decode = parts.decode
+        self.waits = parts.waits
+        self.patience = parts.patience
         self._orchestrator = parts.orchestrator
         self._dlq_handler = parts.dlq_handler
         self.log = parts.dlq_handler.log
@@ -146,7 +151,9 @@ class SingleMessageProcessor(_Processor):
         try:
             scope = self._orchestrator.open(message, attempt)
             stage = DECODE
-            value = message if self._decode is None else self._decode(message.value)
+            value = message if self._decode is None else self._decode(message)
+            if self.waits and isinstance(value, Later):
+                value = await self.patience.of(value)
             stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
@@ -170,12 +177,15 @@ class OrderedMessageProcessor(SingleMessageProcessor):
     """Decodes a message when it arrives, to read its sequence number, and handles it when its turn comes."""
 
     def decode(self, message: RawMessage) -> Any:
-        """The value of a message, decoded in its context and trace, without a span. Raises what the pipeline raises."""
+        """The value of a message, or a `Later`, decoded in its context and trace, without a span.
+
+        Raises what the pipeline raises.
+        """
         if self._decode is None:
             return message
         scope = self._orchestrator.open_reading(message)
         try:
-            return self._decode(message.value)
+            return self._decode(message)
         finally:
             self._orchestrator.close(scope, None)
 
@@ -206,7 +216,9 @@ class OrderedMessageProcessor(SingleMessageProcessor):
             scope = self._orchestrator.open(message, attempt)
             stage = DECODE
             if attempt > 1 and self._decode is not None:
-                value = self._decode(message.value)
+                value = self._decode(message)
+            if self.waits and isinstance(value, Later):
+                value = await self.patience.of(value)
             stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
@@ -248,7 +260,7 @@ class BatchMessageProcessor(_Processor):
         scope: Scope | None = None
         try:
             scope = self._orchestrator.open_batch(messages, attempt)
-            report, decoded, values = self._decode_all(messages, attempt)
+            report, decoded, values = await self._decode_all(messages, attempt)
             if values:
                 error = await self._handle(report, decoded, values, attempt, first_failed_at)
             return report
@@ -262,7 +274,7 @@ class BatchMessageProcessor(_Processor):
             if scope is not None:
                 self._orchestrator.close(scope, error)
 
-    def _decode_all(
+    async def _decode_all(
         self, messages: Sequence[RawMessage], attempt: int
     ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
         report = BatchReport()
@@ -270,22 +282,27 @@ class BatchMessageProcessor(_Processor):
         if decode is None:
             return report, list(messages), list(messages)
         try:
-            return report, list(messages), [decode(message.value) for message in messages]
+            values = [decode(message) for message in messages]
+            return report, list(messages), await self._waited_for(values) if self.waits else values
         except BaseException as error:
             if self._ended_by(error):
                 raise
         # outside the except block, as the same error would be shown twice in the traceback, as its own cause
-        return self._decode_each(decode, report, messages, attempt)
+        return await self._decode_each(decode, report, messages, attempt)
 
-    def _decode_each(
-        self, decode: Decode, report: BatchReport, messages: Sequence[RawMessage], attempt: int
+    async def _waited_for(self, values: list[Any]) -> list[Any]:
+        return [await self.patience.of(value) if isinstance(value, Later) else value for value in values]
+
+    async def _decode_each(
+        self, decode: Decoder, report: BatchReport, messages: Sequence[RawMessage], attempt: int
     ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
         """As `_decode_all`, once it is known that not all can be decoded."""
         decoded: list[RawMessage] = []
         values: list[Any] = []
         for message in messages:
             try:
-                values.append(decode(message.value))
+                value = decode(message)
+                values.append(await self.patience.of(value) if isinstance(value, Later) else value)
                 decoded.append(message)
             except BaseException as error:
                 if self._ended_by(error):

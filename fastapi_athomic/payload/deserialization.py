@@ -1,8 +1,8 @@
-"""How do bytes become a value of the handler's type?"""
+"""How does JSON become a value of the handler's type? `str` and `bytes` are taken as they came."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_origin
 
 from pydantic import ValidationError
@@ -10,13 +10,12 @@ from pydantic import ValidationError
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
 from .annotations import split
+from .steps import Decoder, Received
 from .target import Target
-
-Decoder = Callable[[bytes | None], Any]
 
 
 def deserializer(target_type: Any) -> Decoder:
-    """A function from bytes to the type. It raises `PayloadDecodeError`, which never shows the payload.
+    """A function from messages to the type. It raises `PayloadDecodeError`, which never shows the payload.
 
     Raises:
         ConfigurationError: pydantic cannot validate the type.
@@ -32,23 +31,26 @@ def deserializer(target_type: Any) -> Decoder:
     return _from_json(Target(target_type))
 
 
-def _to_bytes(data: bytes | None) -> bytes:
+def _to_bytes(message: Received) -> bytes:
+    data = message.value
     if data is None:
         raise _no_null(bytes)
     return data
 
 
-def _to_str(data: bytes | None) -> str:
+def _to_str(message: Received) -> str:
+    data = message.value
     if data is None:
         raise _no_null(str)
     return _text(data)
 
 
-def _to_optional_bytes(data: bytes | None) -> bytes | None:
-    return data
+def _to_optional_bytes(message: Received) -> bytes | None:
+    return message.value
 
 
-def _to_optional_str(data: bytes | None) -> str | None:
+def _to_optional_str(message: Received) -> str | None:
+    data = message.value
     return None if data is None else _text(data)
 
 
@@ -69,7 +71,8 @@ def _from_json(target: Target) -> Decoder:
     validate = target.adapter.validator.validate_json
     allows_none = target.allows_none
 
-    def decode(data: bytes | None) -> Any:
+    def decode(message: Received) -> Any:
+        data = message.value
         if data is None:
             if allows_none:
                 return None

@@ -20,6 +20,7 @@ from ..handling.processors import OrderedMessageProcessor
 from ..loop.cancellation import is_interrupt
 from ..loop.fairness import LoopShare
 from ..messages import RawMessage
+from ..payload.steps import Later
 from ..stores.base import GREATEST
 from ..subscriptions import Sequencing
 from .aggregates import Item
@@ -107,7 +108,7 @@ class Intake:
                 for message in messages:
                     if partition not in self._assignment.refusals:
                         break
-                    self._sort_in(partition, message)
+                    await self._sort_in(partition, message)
                     if (now := monotonic()) >= share.deadline and not share.turned(now, now):
                         await share.give_way()
                 partition.settle()
@@ -116,9 +117,13 @@ class Intake:
             self._arrived.clear()
             await self._arrived.wait()
 
-    def _sort_in(self, partition: PartitionState, message: RawMessage) -> None:
+    async def _sort_in(self, partition: PartitionState, message: RawMessage) -> None:
         try:
             value = self._processor.decode(message)
+            if self._processor.waits and isinstance(value, Later):
+                value = await self._processor.patience.of(value)
+                if partition not in self._assignment.refusals:  # it was taken away meanwhile
+                    return
             key, number = self._read(value)
         except BaseException as error:
             if is_interrupt(error):

@@ -13,7 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOR_USERS = ("cli", "otel", "prometheus", "lineage", "redis", "example")
+FOR_USERS = (
+    *("cli", "otel", "prometheus", "lineage", "redis", "example"),
+    *("avro", "compression", "encryption", "json-schema", "msgpack", "protobuf", "registry", "s3"),
+)
 """The extras whose lower bounds are proven. Those of test, bench and dev are tools of this project, and may be new."""
 _REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,-]+\])?(?:>=([\w.]+))?(?:,<([\w.]+))?")
 _PINS_INSTRUMENTATION = "opentelemetry-instrumentation-aiokafka"  # each version fits one of OpenTelemetry's only

@@ -28,9 +28,9 @@ FLOORS = [
     ["handling"],
     ["failures", "unclaimed", "uplink"],
     ["publisher", "decorators", "discovery", "observation"],
-    ["broker", "subscriptions", "propagation"],
+    ["broker", "subscriptions", "propagation", "schemas"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
-    ["settings", "outcomes", "complaints"],
+    ["settings", "outcomes", "complaints", "extras"],
     [
         "messages",
         "variables",

@@ -10,6 +10,7 @@ from typing_extensions import TypeAliasType
 from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadDecodeError, subscribe_to
 from fastapi_athomic.payload.deserialization import deserializer
 from tests.support.apps import new_app, running
+from tests.support.payloads import message
 
 SECRET = "s3cret"
 
@@ -36,7 +37,7 @@ Orders = TypeAliasType("Orders", list[Order])
 )
 def test_a_message_for_a_list_that_is_none_says_how_to_get_batches(target_type: Any, payload: bytes, said: str) -> None:
     with pytest.raises(PayloadDecodeError, match=said) as caught:
-        deserializer(target_type)(payload)
+        deserializer(target_type)(message(payload))
     assert SECRET not in str(caught.value)
 
 
@@ -46,12 +47,12 @@ def test_a_message_for_a_list_that_is_none_says_how_to_get_batches(target_type: 
 )
 def test_other_problems_do_not_speak_of_batches(target_type: Any, payload: bytes) -> None:
     with pytest.raises(PayloadDecodeError) as caught:
-        deserializer(target_type)(payload)
+        deserializer(target_type)(message(payload))
     assert "batch_size" not in str(caught.value)
 
 
 def test_a_message_may_be_a_list() -> None:
-    assert deserializer(list[Order])(b'[{"order_id": "a"}]') == [Order(order_id="a")]
+    assert deserializer(list[Order])(message(b'[{"order_id": "a"}]')) == [Order(order_id="a")]
 
 
 async def test_a_type_that_pydantic_does_not_know_is_refused_with_the_handlers_name_in_one_line() -> None:

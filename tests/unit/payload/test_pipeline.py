@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadPipeline
+from tests.support.payloads import message as received
 
 PIPELINE = PayloadPipeline()
 
@@ -82,7 +83,7 @@ class Checksum:
 @pytest.mark.parametrize("steps", [(), (Gzip(),), (Checksum(), Gzip())])
 def test_what_is_encoded_is_decoded_again(message: Any, target: Any, steps: tuple[Any, ...]) -> None:
     pipeline = PayloadPipeline(steps)
-    assert pipeline.decoder(target)(pipeline.encode(message)) == message
+    assert pipeline.decoder(target)(received(pipeline.encode(message))) == message
 
 
 def test_steps_run_in_their_order_and_decoding_in_reverse() -> None:
@@ -98,13 +99,13 @@ def test_a_null_value_passes_no_step() -> None:
 @pytest.mark.parametrize("target", [bytes, str, Order, int])
 def test_a_null_value_is_refused_by_types_without_none(target: Any) -> None:
     with pytest.raises(PayloadDecodeError, match=f"{target.__name__} does not allow None"):
-        PIPELINE.decoder(target)(None)
+        PIPELINE.decoder(target)(received(None))
 
 
 def test_the_error_says_where_and_how_and_never_shows_the_payload() -> None:
     payload = b'{"order_id": "s3cret", "amount": 1, "placed_at": "s3cret", "s3cret": 1}'
     with pytest.raises(PayloadDecodeError) as caught:
-        PIPELINE.decoder(Order)(payload)
+        PIPELINE.decoder(Order)(received(payload))
     assert str(caught.value).startswith("step json: the payload is not a valid Order: ")
     assert "order_id: uuid_parsing (Input should be a valid UUID)" in str(caught.value)
     assert "?: extra_forbidden" in str(caught.value)
@@ -126,7 +127,7 @@ def test_the_error_of_a_users_validator_does_not_show_the_payload() -> None:
         (b'{"value": "l-s3cret"}', "the payload is not a valid Strict: a validator raised LookupError in "),
     ):
         with pytest.raises(PayloadDecodeError) as caught:
-            PIPELINE.decoder(Strict)(secret)
+            PIPELINE.decoder(Strict)(received(secret))
         assert told in str(caught.value)
         assert f"{Strict.check.__qualname__}, line " in str(caught.value), "where to look"
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
@@ -135,7 +136,7 @@ def test_the_error_of_a_users_validator_does_not_show_the_payload() -> None:
 def test_a_failing_step_is_named_without_its_words() -> None:
     payload = b"0000s3cret"
     with pytest.raises(PayloadDecodeError, match="step checksum could not decode the payload: ValueError") as caught:
-        PayloadPipeline([Checksum()]).decoder(bytes)(payload)
+        PayloadPipeline([Checksum()]).decoder(bytes)(received(payload))
     assert caught.value.step == "checksum"
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
@@ -162,6 +163,6 @@ def test_a_step_without_decode_stops_the_start_up() -> None:
 def test_any_bytes_decode_or_raise_our_error(data: bytes) -> None:
     for target in (Order, str, dict[str, int], list[Point]):
         try:
-            PIPELINE.decoder(target)(data)
+            PIPELINE.decoder(target)(received(data))
         except PayloadDecodeError:
             continue

@@ -1,0 +1,76 @@
+"""A schema as a registry keeps it, and what serializers ask of a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+from uuid import UUID
+
+SchemaType = Literal["AVRO", "PROTOBUF", "JSON"]
+SchemaId = int | UUID
+"""Confluent's registries number schemas, and since version 8.0 give each a GUID, too."""
+
+
+class Reference(NamedTuple):
+    """Another schema that one uses."""
+
+    name: str  # by which the schema names it: an Avro full name, a .proto file, a JSON Schema $id
+    subject: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredSchema:
+    """One schema of a registry."""
+
+    id: int | None  # None: it was asked for by its GUID
+    guid: UUID | None
+    type: SchemaType
+    text: str
+    references: tuple[Reference, ...] = ()
+    subject: str | None = None
+    version: int | None = None
+
+
+class SchemaSource(Protocol):
+    """What serializers ask of a registry. Answers are kept: a schema never changes.
+
+    All raise `PayloadUnavailableError` if the registry cannot be reached, refuses the credentials or answers with 5xx.
+    """
+
+    async def by_id(self, schema_id: SchemaId, subject: str | None = None) -> RegisteredSchema:
+        """Raises `PayloadDecodeError` if there is no such schema, also after `unknown_after` seconds of asking."""
+        ...
+
+    async def latest(self, subject: str) -> RegisteredSchema:
+        """The newest version, asked for again after `latest_for` seconds.
+
+        Raises `PayloadUnavailableError` while the subject has none.
+        """
+        ...
+
+    async def find(
+        self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference] = ()
+    ) -> RegisteredSchema:
+        """The version of the subject with this very schema.
+
+        Raises `PayloadUnavailableError`, which says what to do, while it is not registered.
+        """
+        ...
+
+    async def register(
+        self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference] = ()
+    ) -> RegisteredSchema:
+        """Registers a schema. Raises `PayloadEncodeError` if the registry refuses it as incompatible or invalid."""
+        ...
+
+    async def incompatibilities(
+        self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference] = ()
+    ) -> list[str]:
+        """Why the registry would refuse this as the next version; empty: it would not, or the subject is new."""
+        ...
+
+    async def referenced(self, schema: RegisteredSchema) -> dict[str, RegisteredSchema]:
+        """The schemas that it uses, also those that these use, by the names of the references."""
+        ...
