@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from ..exceptions import ConfigurationError, PayloadEncodeError
 from .fidelity import check_of_message, doubt, is_flat
-from .losses import BARE, DECLARED, MAX_TYPES, Loss, Spot, losses, unwritable
+from .losses import BARE, DECLARED, MAX_TYPES, Spot, described, losses, unwritable
 from .target import Target
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class _RecordWriter:
 
     def _problem_of_reading(self, message: Any, data: bytes) -> str | None:
         try:
-            return _first(losses(message, self._target.adapter.validator.validate_json(data), DECLARED))
+            return described(next(losses(message, self._target.adapter.validator.validate_json(data), DECLARED), None))
         except ValidationError as error:
             return self._target.describe(error)
         except MemoryError:
@@ -130,7 +130,7 @@ def _write_bare(message: object) -> bytes:
 def _problem_of_reading_bare(message: object, data: bytes) -> str | None:
     try:
         read = from_json(data)
-        return _first(losses(message, read, BARE)) if read != message else None
+        return described(next(losses(message, read, BARE), None)) if read != message else None
     except MemoryError:
         raise
     except Exception as error:
@@ -143,7 +143,7 @@ def _written(message: object, write: Callable[[Any], bytes], spot: Spot) -> byte
     except MemoryError:
         raise
     except Exception as error:  # JSON cannot hold it, or a serializer of the user's failed
-        reason = f"{_described(unwritable(message, spot))}: {type(error).__name__}"
+        reason = f"{described(unwritable(message, spot))}: {type(error).__name__}"
     # outside the except block, as a traceback through the first error would show the message
     raise PayloadEncodeError(f"a {type(message).__name__} cannot be encoded as JSON: {reason}", step="json")
 
@@ -151,13 +151,3 @@ def _written(message: object, write: Callable[[Any], bytes], spot: Spot) -> byte
 def _is_short(data: bytes) -> bool:
     """Whether no number in it is too long to be read."""
     return len(data) <= MAX_DIGITS or _LONG_NUMBER not in data.translate(_DIGITS_ALIKE)
-
-
-def _first(found: Iterator[Loss]) -> str | None:
-    loss = next(found, None)
-    return None if loss is None else _described(loss)
-
-
-def _described(loss: Loss) -> str:
-    place, kind = loss
-    return f"{'.'.join(place) or 'it'} ({kind.__name__})"
