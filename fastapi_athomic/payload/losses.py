@@ -115,12 +115,12 @@ def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
         yield from _by_own_type(value, read, spot)
 
 
-def unwritable(value: Any, spot: Spot) -> Loss:
-    """The innermost part of the value that cannot be written as JSON."""
+def unwritable(value: Any, spot: Spot, write: Callable[[Any], bytes]) -> Loss:
+    """The innermost part of the value that `write` cannot write."""
     place, seen = spot.place, {id(value)}
     while True:
         for part, child in _parts(value, spot.tells_keys):
-            if id(child) not in seen and not _is_writable(child):
+            if id(child) not in seen and not _is_writable(child, write):
                 place, value = (*place, part), child
                 seen.add(id(child))
                 break
@@ -241,9 +241,9 @@ def _same_instant(value: datetime, read: datetime) -> bool:
     return value.replace(tzinfo=None) - read.replace(tzinfo=None) == offset - read_offset
 
 
-def _is_writable(value: object) -> bool:
+def _is_writable(value: object, write: Callable[[Any], bytes]) -> bool:
     try:
-        to_json(value)
+        write(value)
     except MemoryError:
         raise
     except Exception:
