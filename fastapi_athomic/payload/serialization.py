@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from ..exceptions import ConfigurationError, PayloadEncodeError
-from .fidelity import check_of_message, doubt, is_flat
+from .fidelity import JSON_CHECKS, Check, check_of_message, doubt, is_flat
 from .losses import BARE, DECLARED, MAX_TYPES, Spot, described, losses, unwritable
 from .target import Target
 
@@ -26,11 +26,16 @@ _LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
 _DIGITS_ALIKE = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
 
 
+class RefusedError(Exception):
+    """What is wrong with bytes that a format cannot read, without any of them."""
+
+
 class Format(Protocol):
     """How values are written and read. `JSON` is one; others make a `Writers` of theirs."""
 
     step: str  # names it in errors
     name: str  # for people
+    checks: Mapping[str, Check]  # of the simple types: which of their values are read back unchanged
     declared: Spot
     bare: Spot
 
@@ -56,7 +61,7 @@ class Format(Protocol):
 
 
 class _Json:
-    step, name = "json", "JSON"
+    step, name, checks = "json", "JSON", JSON_CHECKS
     declared, bare = DECLARED, BARE
     write_bare = staticmethod(partial(to_json, by_alias=True, inf_nan_mode="null"))
     read_bare = staticmethod(from_json)
@@ -136,7 +141,7 @@ class _RecordWriter:
         self._read = of.reader(self._target.adapter)
         self._is_short = of.is_short
         self._write_anyway = partial(self._write, by_alias=True, warnings=False)
-        self._check = check_of_message(schema)
+        self._check = check_of_message(schema, of.checks)
         self._is_flat = is_flat(schema)
         self._shapes: set[tuple[object, ...]] = set()  # field types of flat models that were as declared
 
@@ -178,6 +183,8 @@ class _RecordWriter:
             return self._target.describe(error)
         except MemoryError:
             raise
+        except RefusedError as error:
+            return str(error)
         except Exception as error:  # from a validator of the user's
             return type(error).__name__
 
@@ -197,6 +204,8 @@ def _problem_of_reading_bare(of: Format, message: object, data: bytes) -> str | 
         return described(next(losses(message, read, of.bare), None)) if read != message else None
     except MemoryError:
         raise
+    except RefusedError as error:
+        return str(error)
     except Exception as error:
         return type(error).__name__
 
