@@ -349,6 +349,11 @@ class Athomic:
             raise ConfigurationError("metrics for Prometheus need fastapi-athomic[prometheus]") from None
         return PrometheusCollector(self.manager, self.loop_lag, self.settings)
 
+    @property
+    def payloads(self) -> Payloads:
+        """The pipelines of the app, for tools."""
+        return self._payloads
+
     # --- lifespan
 
     def around(self, lifespan: Lifespan[Any]) -> Lifespan[Any]:

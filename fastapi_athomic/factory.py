@@ -129,6 +129,7 @@ class ConsumerFactory:
                 settings=self._settings,
                 paused=tuning is not None and tuning.paused,
                 gauge=gauge,
+                target_type=plan.target_type,
             )
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
+from typing import Any
 
 from ..complaints import Complaints
 from ..error_text import exc_info
@@ -83,6 +84,7 @@ class ServiceParts:
     settings: AthomicSettings
     paused: bool  # by an operator, from the beginning
     gauge: SequenceGauge | None  # of an ordered consumer
+    target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
 
 
 class ConsumerService:
@@ -101,6 +103,7 @@ class ConsumerService:
     def __init__(self, parts: ServiceParts) -> None:
         self.name = parts.subscription.handler_id
         self.subscription = parts.subscription
+        self.target_type = parts.target_type
         self.counters = parts.counters
         self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW

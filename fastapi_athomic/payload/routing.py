@@ -95,6 +95,10 @@ class Payloads:
         for pipeline in self.all():
             await pipeline.close()
 
+    def read_with(self, topic: str) -> PayloadPipeline:
+        """What messages of a topic are read with, unless their handler has a pipeline of its own."""
+        return self._given(topic) or self.default
+
     def all(self) -> set[PayloadPipeline]:
         """Every pipeline that is known."""
         of_handlers = (pipeline for known in self._of_handlers.values() for pipeline in known)

@@ -31,6 +31,7 @@ FLOORS = [
     ["broker", "subscriptions", "propagation", "schemas"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints", "extras", "tls"],
+    ["payload_settings"],
     [
         "messages",
         "variables",

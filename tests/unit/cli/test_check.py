@@ -158,6 +158,7 @@ def test_json(write: Write, command: Command) -> None:
     assert command("check", "--app", "fine3", "--json").json == {
         "ok": True,
         "handlers": ["bill"],
+        "schemas": 0,
         "problems": [],
         "warnings": [],
     }

@@ -33,7 +33,7 @@ def test_each_handler_is_a_line(write: Write, command: Command) -> None:
     answer = command("handlers", "--app", "listed1")
     assert answer.status == 0
     title, bill, keep, ship = answer.out.splitlines()
-    assert title.split() == ["HANDLER", "TOPICS", "GROUP", "ORDER", "CONCURRENCY", "BATCH", "RETRY", "DLQ"]
+    assert title.split() == ["HANDLER", "TOPICS", "GROUP", "ORDER", "CONCURRENCY", "BATCH", "PAYLOAD", "RETRY", "DLQ"]
     assert [column.strip() for column in bill.split("  ") if column.strip()] == [
         "bill",
         "orders, refunds",
@@ -41,6 +41,7 @@ def test_each_handler_is_a_line(write: Write, command: Command) -> None:
         "none",
         "5",
         "-",
+        "json",
         "2x, then 10s 60s",
         "orders.billing.dlq, refunds.billing.dlq",
     ]
@@ -69,6 +70,7 @@ def test_settings_of_an_operator_are_in_it(write: Write, command: Command, monke
         "timeout": None,
         "auto_offset_reset": "earliest",
         "paused": True,
+        "payloads": {"orders": "json", "refunds": "json"},
         "retry": {
             "policy": "RetryPolicy",
             "max_attempts": 9,
