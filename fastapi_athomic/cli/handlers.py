@@ -59,7 +59,7 @@ def payloads_of(athomic: Athomic, service: ConsumerService) -> dict[str, str]:
     subscription = service.subscription
     if service.target_type is RawMessage:
         return dict.fromkeys(subscription.topics or (PLACEHOLDER,), "as it came")
-    pipelines = {topic: subscription.payload or athomic.payloads.read_with(topic) for topic in subscription.topics}
+    pipelines = {topic: athomic.payloads.read_with(topic, subscription.payload) for topic in subscription.topics}
     if subscription.pattern is not None:
         pipelines[PLACEHOLDER] = subscription.payload or athomic.payloads.default
     return {topic: shown(pipeline) for topic, pipeline in pipelines.items()}

@@ -55,7 +55,7 @@ def _declared(athomic: Athomic, consumers: Iterable[ConsumerService], found: Com
         if target is RawMessage:
             continue
         for topic in subscription.topics:
-            serializer = (subscription.payload or athomic.payloads.read_with(topic)).serializer
+            serializer = athomic.payloads.read_with(topic, subscription.payload).serializer
             if not isinstance(serializer, DeclaresSchemas):
                 continue
             try:
