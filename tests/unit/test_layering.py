@@ -34,6 +34,7 @@ FLOORS = [
     ["payload_settings"],
     [
         "messages",
+        "unpacking",
         "variables",
         "addresses",
         "exceptions",
