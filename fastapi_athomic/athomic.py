@@ -32,6 +32,7 @@ from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, TopicPayloads
+from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
@@ -85,7 +86,7 @@ class Athomic:
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
-        self._payloads = Payloads(payload, topic_payloads)
+        self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
                 check_topic(topic, "topic_payloads")

@@ -63,7 +63,7 @@ class PipelineSettings(Checked):
 
     compression: Literal["none", Codec] | None = None  # by default none
     compression_level: int | None = None  # gzip 1 to 9, zstd -7 to 22, lz4 0 to 12; more is smaller and slower
-    compression_max_size: Count | None = None  # a message that is larger when it is unpacked is refused
+    compression_max_size: Count | None = None  # refuse messages that are larger when unpacked; by default 67108864
     compression_required: bool | None = None  # refuse messages that are not compressed; by default false
     compression_writes: bool | None = None  # compress what is published, besides unpacking what comes; by default true
     compression_reads: tuple[Codec, ...] | None = None  # other codecs that are unpacked, too
@@ -80,7 +80,12 @@ class PipelineSettings(Checked):
     # where payloads above a threshold go, so that a reference travels in their place: file:///folder or
     # s3://bucket/prefix; by default none
     claim_check: str | None = None
-    claim_check_threshold: Count | None = None  # in bytes, after compression and encryption
+    claim_check_endpoint: str | None = None  # the URL of an S3-compatible store that is not Amazon's
+    claim_check_threshold: Count | None = None  # in bytes, after compression and encryption; by default 500000
+    claim_check_max_size: Count | None = None  # larger payloads are neither stored nor read; by default 100000000
+    claim_check_writes: bool | None = (
+        None  # store what is published, besides reading what others stored; by default true
+    )
 
     @field_validator("reads", "compression_reads", "encryption_keys", mode="before")
     @classmethod
@@ -265,6 +270,11 @@ class _Check(NamedTuple):
         somewhere = parts.netloc if parts.scheme == "s3" else not parts.netloc and parts.path.strip("/")
         if parts.scheme not in ("s3", "file") or not somewhere or parts.query or parts.fragment:
             self._refuse(f"{self._named('claim_check')} must be {', '.join(STORES)} or none")
+        endpoint = self.planned.given.claim_check_endpoint
+        if endpoint is not None and (parts.scheme != "s3" or not endpoint.startswith(("https://", "http://"))):
+            self._refuse(
+                "claim_check_endpoint is the URL of a store that speaks S3, and claim_check s3://bucket/prefix"
+            )
 
     def _refuse_unused(self, prefix: str, used: bool, choice: str, choices: Sequence[str]) -> None:
         """What is set and does nothing: somebody may rely on it."""

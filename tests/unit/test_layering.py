@@ -27,7 +27,7 @@ FLOORS = [
     ["consumption"],
     ["handling"],
     ["failures", "unclaimed", "uplink"],
-    ["publisher", "decorators", "discovery", "observation"],
+    ["publisher", "decorators", "discovery", "observation", "pipelines"],
     ["broker", "subscriptions", "propagation", "schemas"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints", "extras", "tls"],
