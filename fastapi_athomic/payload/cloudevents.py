@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
+from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..exceptions import ConfigurationError, PayloadEncodeError
@@ -36,6 +37,7 @@ from .steps import CONTENT_TYPE, Decoder, Later, Outgoing, Part, Received, Seria
 
 STRUCTURED = b"application/cloudevents+json; charset=UTF-8"
 _TRACE = TraceContextTextMapPropagator()
+_TRACE_HEADERS = frozenset(_TRACE.fields)
 
 
 class CloudEvents(Serializer):
@@ -106,16 +108,18 @@ class CloudEvents(Serializer):
         except ValueError as error:
             raise _refused(str(error)) from None
         if self._tracing and "traceparent" not in extensions:
-            extensions = {**extensions, **_trace(outgoing.headers)}
-        _check_given(outgoing.headers, structured=not self._is_binary)
+            extensions = {**extensions, **(_trace(outgoing.headers) or {})}
+        if outgoing.headers:
+            _check_given(outgoing.headers, structured=not self._is_binary)
         declared = self._declared(event, outgoing)
         written, content_type = self._data(data, declared, outgoing)
         key = extensions.get("partitionkey")
         if outgoing.key is None and key is not None:
             outgoing.key = text_of_extension(key).encode()
         if self._is_binary:
-            texts = {**attributes, **{name: text_of_extension(value) for name, value in extensions.items()}}
-            outgoing.headers += tuple((f"ce_{name}", text.encode()) for name, text in texts.items())
+            for name, value in extensions.items():
+                attributes[name] = text_of_extension(value)
+            outgoing.headers += tuple([(f"ce_{name}", text.encode()) for name, text in attributes.items()])
             if content_type is not None:
                 outgoing.add(CONTENT_TYPE, content_type.encode())
             return written
@@ -215,13 +219,15 @@ async def _wrapped_later(members: Mapping[str, Any], content_type: str | None, l
     return write(members, content_type, await later)
 
 
-def _trace(given: Headers) -> dict[str, str]:
+def _trace(given: Headers) -> dict[str, str] | None:
     """The trace in which the event begins: that of the given headers, or else the current one."""
-    carrier = {name: raw.decode("ascii", "replace") for name, raw in given if name in _TRACE.fields and raw}
-    if "traceparent" not in carrier:
-        carrier = {}
+    carrier = {name: raw.decode("ascii", "replace") for name, raw in given if name in _TRACE_HEADERS and raw}
+    if "traceparent" in carrier:
+        return carrier
+    if get_current_span().get_span_context().is_valid:
         _TRACE.inject(carrier)
-    return carrier
+        return carrier
+    return None
 
 
 def _content_type(headers: Headers) -> str | None:

@@ -19,6 +19,9 @@ from .steps import CONTENT_TYPE, Decoder, Incoming, Later, Received, Serializer,
 
 FAMILY = b"application/cloudevents"
 _NONE = type(None)
+_FEW_VALUES = ("specversion", "source", "type", "dataschema", "datacontenttype")
+MOST_SEEN = 1_000
+"""So many values of these attributes are remembered."""
 
 
 class Context(NamedTuple):
@@ -67,6 +70,7 @@ class EventReader:
         self._default = self._default_choice(types)
         self._by_type = self._choices(types)
         self._of_content: dict[str, int | None] = {}
+        self._seen: dict[tuple[str, bytes], Any] = {}  # checked values of attributes that have few
 
     # --- which data
 
@@ -115,9 +119,11 @@ class EventReader:
     # --- reading
 
     def decode(self, message: Received) -> Any:
-        found: dict[str, Any] = {}
+        found: dict[str, bytes] = {}
         content_type: bytes | None = None
         for name, raw in message.headers:
+            if raw is None:
+                continue
             if name[:3] == "ce_":
                 found[name[3:]] = raw
             elif name == CONTENT_TYPE:
@@ -132,14 +138,31 @@ class EventReader:
             return self._document(message, content_type)
         return self._without_envelope(message)
 
-    def _binary(self, message: Received, found: dict[str, bytes | None], content_type: bytes | None) -> Any:
-        attributes = {name: _text(name, raw) for name, raw in found.items() if raw is not None}
-        attributes.pop("datacontenttype", None)  # which is not where it belongs
+    def _binary(self, message: Received, found: dict[str, bytes], content_type: bytes | None) -> Any:
+        found.pop("datacontenttype", None)  # which is not where it belongs
         if content_type is not None:
-            attributes["datacontenttype"] = _text("datacontenttype", content_type)
-        if message.value == b"" and is_json(bare(attributes.get("datacontenttype", "/json"))):
+            found["datacontenttype"] = content_type
+        context = self._checked(found)
+        if message.value == b"" and is_json(bare(context.attributes.get("datacontenttype", "/json"))):
             message = Incoming(message.topic, message.key, None, message.headers)  # the SDK writes no data so
-        return self._event(checked(attributes), message, None)
+        return self._event(context, message, None)
+
+    def _checked(self, found: dict[str, bytes]) -> Context:
+        """As `checked`, but values that were in other events are not looked at again."""
+        known: dict[str, Any] = {}
+        left: dict[str, Any] = {}
+        for name, raw in found.items():
+            value = self._seen.get((name, raw))
+            if value is None:
+                left[name] = _text(name, raw)
+            else:
+                known[name] = value
+        known.pop("specversion", None)
+        context = checked(left, known)
+        for name in _FEW_VALUES:
+            if name in left and len(self._seen) < MOST_SEEN:
+                self._seen[name, found[name]] = context.attributes.get(name, SPECVERSION)
+        return context
 
     def _structured(self, message: Received, content_type: bytes) -> Any:
         kind = bare(content_type.decode("ascii", "replace"))
@@ -236,15 +259,15 @@ async def _enveloped_later(kind: type[CloudEvent[Any]], context: Context, later:
 # --- attributes
 
 
-def checked(found: Mapping[str, Any]) -> Context:
-    """Raises `PayloadDecodeError`, which names the attribute and shows no value."""
-    if found.get("specversion") != SPECVERSION:
-        raise refused(f"the event's specversion is not {SPECVERSION}")
-    for name in REQUIRED:
-        if name not in found:
-            raise refused(f"the event has no attribute {name}")
-    attributes: dict[str, Any] = {}
+def checked(found: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Context:
+    """Takes all attributes, or those that are not `known` to be valid.
+
+    Raises `PayloadDecodeError`, which names the attribute and shows no value.
+    """
+    attributes: dict[str, Any] = dict(known or ())
     extensions: dict[str, Any] = {}
+    if found.get("specversion", None if known is None else SPECVERSION) != SPECVERSION:
+        raise refused(f"the event's specversion is not {SPECVERSION}")
     for name, value in found.items():
         check = CHECKS.get(name)
         try:
@@ -256,6 +279,9 @@ def checked(found: Mapping[str, Any]) -> Context:
                 extensions[checked_name(name)] = checked_extension(value)
         except ValueError as error:
             raise refused(f"{f'the attribute {name}' if check else 'an extension attribute'} {error}") from None
+    for name in REQUIRED:
+        if name not in attributes:
+            raise refused(f"the event has no attribute {name}")
     return Context(attributes, extensions)
 
 

@@ -445,6 +445,19 @@ def test_attributes_are_checked_by_the_specification_and_not_shown(changes: dict
         assert words in refusal(CloudEvents("/shop"), target, received(b'{"number": 1}', headers=headers))
 
 
+def test_what_was_valid_once_is_remembered_and_nothing_else_is() -> None:
+    events = CloudEvents("/shop")
+    decode = PayloadPipeline([events]).decoder(CloudEvent[Order])
+    for source in (b"/shop", b"/shop", b"/other"):
+        headers = tuple((dict(CE) | {"ce_source": source, "ce_type": source}).items())
+        found = decode(received(b'{"number": 1}', headers=headers))
+        assert (found.source, found.type) == (source.decode(), source.decode())
+    for name in ("ce_specversion", "ce_source", "ce_type"):
+        for value in (b"", b"\xff", b"/shop\n"):
+            with pytest.raises(PayloadDecodeError):
+                decode(received(b'{"number": 1}', headers=tuple((dict(CE) | {name: value}).items())))
+
+
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
