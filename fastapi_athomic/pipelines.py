@@ -6,7 +6,7 @@ What a pipeline is made of is imported when one is made: an app that has only JS
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -116,7 +116,11 @@ def _compression(planned: Planned) -> Iterator[BytesStep]:
         return
     from .payload import compression
 
-    codecs = {"gzip": compression.Gzip, "zstd": compression.Zstd, "lz4": compression.Lz4}
+    codecs: dict[str, Callable[..., BytesStep]] = {
+        "gzip": compression.Gzip,
+        "zstd": compression.Zstd,
+        "lz4": compression.Lz4,
+    }
     limit = _given(max_size=settings.compression_max_size)
     options = _given(
         level=settings.compression_level,
@@ -127,7 +131,7 @@ def _compression(planned: Planned) -> Iterator[BytesStep]:
         for name in settings.compression_reads or ():
             if name != settings.compression:
                 yield codecs[name](**limit, writes=False)
-        yield codecs[settings.compression](**limit, **options)
+        yield codecs[str(settings.compression)](**limit, **options)
 
 
 def _encryption(planned: Planned) -> Iterator[BytesStep]:
