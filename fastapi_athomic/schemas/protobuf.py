@@ -8,6 +8,7 @@ from typing import Any
 from ..exceptions import ConfigurationError
 from ..extras import needed
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
+from .declared import DeclaredSchema
 from .registered import SchemaSource
 from .subjects import SubjectStrategy, check_strategy
 from .wire import Framing, has_frame
@@ -54,7 +55,8 @@ class Protobuf(Serializer):
         for each in (*self._messages.values(), *(() if schema is None else (schema,))):
             if not (isinstance(each, type) and issubclass(each, message)):
                 raise ConfigurationError("messages and schema of Protobuf take classes that protoc has generated")
-        self._registry = registry
+        self.registry = registry
+        self.auto_register = auto_register
         from .protobuf_encoding import Options, ProtobufEncoder  # needs the library
 
         options = Options(framing, subject, auto_register)
@@ -66,15 +68,22 @@ class Protobuf(Serializer):
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         from .protobuf_decoding import ProtobufDecoder
 
-        return ProtobufDecoder(self._registry, self._messages, target_type, part).decode
+        return ProtobufDecoder(self.registry, self._messages, target_type, part).decode
 
     def recognizes(self, message: Received) -> bool:
         """By the content type; without one, anything that has a schema id."""
         kind = media_type(message)
         return has_frame(message) if kind is None else kind == self.content_type
 
+    def declared(self, target_type: Any, topic: str, part: Part = "value") -> DeclaredSchema | None:
+        """The schema of the generated class that is, or stands behind, a type. See `DeclaresSchemas.declared`.
+
+        None also for one that imports other files: only the registry knows the versions of those.
+        """
+        return self._encoder.declared(target_type, topic, part)
+
     async def open(self) -> None:
-        await self._registry.open()
+        await self.registry.open()
 
     async def close(self) -> None:
-        await self._registry.close()
+        await self.registry.close()

@@ -14,6 +14,7 @@ from ..payload.annotations import type_name
 from ..payload.losses import difference
 from ..payload.steps import Later, Outgoing, Part
 from ..payload.target import Target
+from .declared import DeclaredSchema
 from .protobuf_decoding import STEP, file_from
 from .protobuf_files import UnusableSchemaError, as_text, index_of, is_shipped, misfit, missing, written_index
 from .protobuf_known import UnwritableError
@@ -94,6 +95,14 @@ class ProtobufEncoder:
         return None if found is None else found.DESCRIPTOR
 
     # --- schemas
+
+    def declared(self, kind: Any, topic: str, part: Part) -> DeclaredSchema | None:
+        """What would be registered for a type; None: there is no generated class, or it imports other files."""
+        ours = self._descriptor_of(kind) if isinstance(kind, type) else None
+        if ours is None or any(not is_shipped(each.name) for each in ours.file.dependencies):
+            return None
+        subject = subject_of(self._options.subject, topic, part, ours.full_name)
+        return DeclaredSchema(subject, "PROTOBUF", as_text(ours.file))
 
     async def _registered(self, subject: str, ours: Any) -> tuple[RegisteredSchema, tuple[int, ...]]:
         """A registered schema that has all that may be written, and the message's index in it.
