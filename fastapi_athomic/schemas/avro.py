@@ -1,10 +1,10 @@
-"""`Avro`: the serializer. Reads messages by the schemas they name, and writes by a given, a derived or the newest one."""
+"""`Avro`: the serializer. Reads by the schemas that messages name, writes by a given, a derived or the newest one."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, Literal, get_args
@@ -15,6 +15,7 @@ from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer
 from ..payload.target import Target
 from .avro_schema import AvroSchemaError, Node, SchemaInput, parse, schema_text
 from .avro_shapes import names_of
+from .declared import DeclaredSchema
 from .registered import Reference, RegisteredSchema, SchemaId, SchemaSource
 from .subjects import SubjectStrategy, check_strategy, subject_of
 from .wire import Frame, Framing, has_frame, read_frame
@@ -70,12 +71,12 @@ class Avro(Serializer):
         check_strategy(subject)
         if framing not in get_args(Framing):
             raise ConfigurationError(f"framing must be one of {', '.join(get_args(Framing))}")
-        self._registry = registry
+        self.registry = registry
         self._framing = framing
         self._subject = subject
         self._references = tuple(references)
         self._namespace = namespace
-        self._auto_register = auto_register
+        self.auto_register = auto_register
         self._rules = reading_rules(records or {}, nanoseconds)
         self._names = {kind: name for name, kind in self._rules.records.items()}
         self._texts = _texts_of(schema)
@@ -118,7 +119,7 @@ class Avro(Serializer):
         from .avro_reading import SchemaReader
 
         if schema_id not in readers:
-            node = await self._node_of(await self._registry.by_id(schema_id))
+            node = await self._node_of(await self.registry.by_id(schema_id))
             try:
                 if self._reader is not None:
                     from .avro_resolution import resolved
@@ -142,7 +143,7 @@ class Avro(Serializer):
     async def _node_of(self, schema: RegisteredSchema) -> Node:
         if schema.type != "AVRO":
             raise PayloadDecodeError(f"step avro: the schema {schema.id or schema.guid} is {schema.type}", step="avro")
-        used = await self._registry.referenced(schema) if schema.references else {}
+        used = await self.registry.referenced(schema) if schema.references else {}
         try:
             return parse(schema.text, {name: each.text for name, each in used.items()})
         except (AvroSchemaError, RecursionError) as error:
@@ -186,9 +187,9 @@ class Avro(Serializer):
         text = self._text_for(kind)
         if text is None:
             subject = subject_of(self._subject, topic, part, self._record_name(kind))
-            return await self._registry.latest(subject), monotonic() + ASK_AGAIN
+            return await self.registry.latest(subject), monotonic() + ASK_AGAIN
         subject = subject_of(self._subject, topic, part, _name_in(text))
-        ask = self._registry.register if self._auto_register else self._registry.find
+        ask = self.registry.register if self.auto_register else self.registry.find
         return await ask(subject, "AVRO", text, self._references), float("inf")
 
     async def _writer(self, kind: type, schema: RegisteredSchema, part: Part) -> _Writer:
@@ -204,12 +205,17 @@ class Avro(Serializer):
         """The text of the schema that a class is written by; None: the registry has it."""
         if isinstance(self._texts, str):
             return self._texts
-        for base in kind.__mro__:
-            if base in self._texts:
-                return self._texts[base]
+        text = self._given(kind)
+        if text is not None:
+            return text
         if self._texts:
             raise PayloadEncodeError(f"step avro: no schema is given for {kind.__name__}", step="avro")
-        return self.derived(kind) if self._auto_register else None
+        return self.derived(kind) if self.auto_register else None
+
+    def _given(self, kind: type) -> str | None:
+        """The text that was given for a class, or for one of its bases."""
+        assert not isinstance(self._texts, str)
+        return next((self._texts[base] for base in kind.__mro__ if base in self._texts), None)
 
     def derived(self, kind: Any) -> str:
         """The text of the schema that a model, dataclass or other type would have. See docs/avro.md.
@@ -231,6 +237,23 @@ class Avro(Serializer):
 
     # --- checking
 
+    def declared(self, target_type: Any, topic: str, part: Part = "value") -> DeclaredSchema | None:
+        """What would be registered for a type: the given schema, or the derived one if that would be registered.
+
+        None: only the registry has one.
+
+        Raises:
+            ConfigurationError: there is no Avro type for something in it.
+        """
+        kind = target_type if isinstance(target_type, type) else object
+        text = self._texts if isinstance(self._texts, str) else self._given(kind)
+        if text is None and self.auto_register and target_type not in (Any, object):
+            text = self.derived(target_type)
+        if text is None:
+            return None
+        subject = subject_of(self._subject, topic, part, _name_in(text))
+        return DeclaredSchema(subject, "AVRO", text, self._references)
+
     async def incompatibilities(self, kind: Any, topic: str, *, writes: bool, part: Part = "value") -> list[str]:
         """What does not fit between a type and its subject's schema in the registry, a sentence each.
 
@@ -250,12 +273,12 @@ class Avro(Serializer):
         text = self._text_for(kind) if writes and isinstance(kind, type) else None
         if text is None:
             name = self._record_name(kind) if isinstance(kind, type) else None
-            schema = await self._registry.latest(subject_of(self._subject, topic, part, name))
+            schema = await self.registry.latest(subject_of(self._subject, topic, part, name))
             node = await self._node_of(schema)
             found: list[str] = []
         else:
             subject = subject_of(self._subject, topic, part, _name_in(text))
-            found = await self._registry.incompatibilities(subject, "AVRO", text, self._references)
+            found = await self.registry.incompatibilities(subject, "AVRO", text, self._references)
             node = parse(text, _Anything())
         look = misfits_of_writing if writes else misfits_of_reading
         return [*found, *look(node, target, self._rules.records)]
@@ -263,12 +286,12 @@ class Avro(Serializer):
     # --- life
 
     async def open(self) -> None:
-        opened = getattr(self._registry, "open", None)
+        opened = getattr(self.registry, "open", None)
         if opened is not None:
             await opened()
 
     async def close(self) -> None:
-        closed = getattr(self._registry, "close", None)
+        closed = getattr(self.registry, "close", None)
         if closed is not None:
             await closed()
 
@@ -278,7 +301,7 @@ class _Writer:
 
     __slots__ = ("schema", "until", "write")
 
-    def __init__(self, write: Any, schema: RegisteredSchema) -> None:
+    def __init__(self, write: Callable[[Any, Outgoing], bytes], schema: RegisteredSchema) -> None:
         self.write = write
         self.schema = schema
         self.until = 0.0  # on the monotonic clock

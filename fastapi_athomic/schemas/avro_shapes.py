@@ -171,7 +171,7 @@ def _aliases(alias: Any) -> Iterator[str]:
 def _has_default(schema: Shape) -> bool:
     while schema["type"] in _WRAPPERS and schema["type"] != "default":
         schema = schema[_WRAPPERS[schema["type"]]]
-    return schema["type"] == "default"
+    return bool(schema["type"] == "default")
 
 
 def names_of(kind: type) -> frozenset[str]:

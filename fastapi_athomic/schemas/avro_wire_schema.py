@@ -58,7 +58,7 @@ _UNRESOLVED = _refused("the reader's schema has nothing that it could become")
 _TOO_DEEP = _refused(f"records nested more than {MAX_DEPTH} levels deep")
 
 
-def _convert(value: Any, schema: Mapping[str, Any], _: object = None) -> Any:
+def _convert(value: Any, schema: Any = None, _: object = None) -> Any:
     return schema[CONVERT](value)
 
 

@@ -1,8 +1,8 @@
 """Values become bare Avro values of one schema, or are refused: nothing is cut, filled in or guessed on the way.
 
-fastavro only encodes, in compiled code. Left alone it takes a bool for an int, a datetime for a date, writes ints of any
-size into an `int`, fills missing fields with null, and takes the first branch of a union that looks right. So it gets
-nothing but bare values that were checked here, with the branch of each union named, and a schema without logical types.
+fastavro only encodes, in compiled code. Left alone it takes a bool for an int, a datetime for a date, writes ints of
+any size into an `int`, fills missing fields with null, and takes the first branch of a union that looks right. So it
+gets nothing but bare values that were checked here, with the branch of each union named, and no logical types.
 
 One exception: a Python float in a field of type `float` is rounded to 32 bits, as everywhere.
 """
