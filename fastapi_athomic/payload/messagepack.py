@@ -14,8 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from ..error_text import MOST_ERRORS, located
-from ..exceptions import PayloadDecodeError
+from ..error_text import MOST_ERRORS
 from ..extras import needed
 from .fidelity import MESSAGEPACK_CHECKS, takes_numbers
 from .losses import BARE_OBJECTS, DECLARED_OBJECTS, adapter_of, is_record
@@ -23,6 +22,7 @@ from .objects import object_validator
 from .serialization import RefusedError, Writers
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 from .target import Target
+from .typed_reading import reading
 
 STEP = "messagepack"
 _CONTENT_TYPES = ("application/vnd.msgpack", "application/msgpack", "application/x-msgpack")
@@ -57,7 +57,9 @@ class MessagePack(Serializer):
         return None if message is None else self._writers.write(message)
 
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
-        return _decoder(Target(target_type), self._format)
+        target = Target(target_type)
+        read = reading(target, self._format.reader(target.adapter), step=STEP, name=self._format.name)
+        return lambda message: read(message.value)
 
     def recognizes(self, message: Received) -> bool:
         return media_type(message) in _CONTENT_TYPES
@@ -136,33 +138,6 @@ class _Format:
         if isinstance(error, TypeError):
             return "it has an array or a map as a key of a map"
         return "it ends too early, or a length in it is wrong"
-
-
-def _decoder(target: Target, of: _Format) -> Decoder:
-    read = of.reader(target.adapter)
-    allows_none = target.allows_none
-
-    def decode(message: Received) -> Any:
-        data = message.value
-        if data is None:
-            if allows_none:
-                return None
-            text = f"step {STEP}: the payload is null, and the handler's type {target.name} does not allow None"
-            raise PayloadDecodeError(text, step=STEP)
-        try:
-            return read(data)
-        except RefusedError as error:
-            problem = f"no MessagePack: {error}" if data else "no MessagePack: it is empty"
-        except ValidationError as error:
-            problem = f"not a valid {target.name}: {target.describe(error)}"
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # from a validator of the user's
-            problem = f"not a valid {target.name}: a validator raised {located(error)}"
-        # outside the except block, as a traceback through the validation error would show the payload
-        raise PayloadDecodeError(f"step {STEP}: the payload is {problem}", step=STEP)
-
-    return decode
 
 
 class _Stamps:

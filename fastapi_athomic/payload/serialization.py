@@ -222,3 +222,5 @@ def _written(of: Format, message: object, write: Callable[[Any], bytes], spot: S
 
 
 _json = Writers(_Json())
+write_json = _json.write
+"""JSON, also of `str` and `bytes`, which `serialize` does not touch."""
