@@ -3,7 +3,7 @@
 Nothing that a schema refers to (`$ref`, `$schema`) is fetched from the network or read from a file: it is one of the
 schema's references in the registry, or a meta-schema that the library has with it.
 
-As in confluent-kafka's serializers, a schema without `$schema` is of draft 2020-12, and `format` says something to people only.
+As in confluent-kafka's serializers, a schema without `$schema` is of draft 2020-12, and `format` is not checked.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _id_of(schema: Any) -> str | None:
 
 def _joined(base: str, name: str) -> str | None:
     try:
-        return urljoin(base, name)
+        return urljoin(base, name) if base != _OWN_BASE else _OWN_BASE + name  # urljoin does not know its scheme
     except ValueError:
         return None
 
@@ -143,6 +143,7 @@ def _keyword(error: Any) -> str:
 
 _SAID: Mapping[str, Callable[[Any], str]] = {
     "type": lambda kind: f"should be {' or '.join(map(str, getattr(kind, 'types', ())))}",
+    "falseSchema": lambda _: "nothing may be there",
     "required": lambda kind: f"{kind.property} is missing",
     "maximum": lambda kind: f"at most {kind.limit}",
     "minimum": lambda kind: f"at least {kind.limit}",
