@@ -75,6 +75,9 @@ class MemoryRegistry:
     ) -> list[str]:
         return []
 
+    async def check(self) -> None:
+        """It is always there."""
+
 
 def _guid(kind: SchemaType, text: str, references: Sequence[Reference]) -> UUID:
     """The same for the same schema, as in Confluent's registry, whose GUID is an MD5 sum, too."""

@@ -10,6 +10,8 @@ from uuid import UUID
 SchemaType = Literal["AVRO", "PROTOBUF", "JSON"]
 SchemaId = int | UUID
 """Confluent's registries number schemas, and since version 8.0 give each a GUID, too."""
+STEP = "schema registry"
+"""The `step` of payload errors that come from a registry."""
 
 
 class Reference(NamedTuple):
@@ -76,11 +78,11 @@ class SchemaSource(Protocol):
         ...
 
     async def open(self) -> None:
-        """Called by each serializer that uses the registry. Does not ask the registry anything."""
+        """Called by each serializer that uses the registry, before it asks. Does not ask the registry anything."""
         ...
 
     async def close(self) -> None:
-        """Called as often as `open`."""
+        """Called as often as `open`, when the app stops."""
         ...
 
 
@@ -115,3 +117,7 @@ class RegistryBackend(Protocol):
     async def incompatibilities(
         self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference]
     ) -> list[str]: ...
+
+    async def check(self) -> None:
+        """Raises `PayloadUnavailableError` if there is no registry, or it refuses the credentials."""
+        ...
