@@ -49,7 +49,7 @@ class _Builder:
     def __init__(self, settings: PayloadSettings) -> None:
         self._settings = settings
         self._made: dict[PipelineSettings, PayloadPipeline] = {}
-        self._registry: Any = None  # made when the first serializer needs it
+        self._registry = None if settings.registry.url is None else new_registry(settings.registry)
 
     def payloads(self) -> Payloads:
         own, *others = self._settings.pipelines()
@@ -76,6 +76,7 @@ class _Builder:
             from .payload.messagepack import MessagePack
 
             return MessagePack()
+        registry: Any = self._registry  # the settings were refused if there were none
         options = _given(
             framing=settings.schema_framing,
             subject=settings.schema_subject,
@@ -84,19 +85,14 @@ class _Builder:
         if name == "avro":
             from .schemas.avro import Avro
 
-            return Avro(self._schema_registry(), **options)
+            return Avro(registry, **options)
         if name == "protobuf":
             from .schemas.protobuf import Protobuf
 
-            return Protobuf(self._schema_registry(), **options)
+            return Protobuf(registry, **options)
         from .schemas.json_schema import JsonSchema
 
-        return JsonSchema(self._schema_registry(), **options)
-
-    def _schema_registry(self) -> Any:
-        if self._registry is None:
-            self._registry = new_registry(self._settings.registry)
-        return self._registry
+        return JsonSchema(registry, **options)
 
 
 def new_registry(settings: RegistrySettings) -> Any:

@@ -14,12 +14,13 @@ import pytest
 import zstandard
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadDecodeError, PayloadPipeline, include_athomic
 from fastapi_athomic.payload.routing import Payloads
 from fastapi_athomic.payload.steps import Later, Outgoing, header
-from fastapi_athomic.payload_settings import PayloadSettings
-from fastapi_athomic.pipelines import new_payloads
+from fastapi_athomic.payload_settings import PayloadSettings, RegistrySettings
+from fastapi_athomic.pipelines import new_payloads, new_registry
 from tests.support.payloads import arrived, message
 
 KEY, OTHER = Fernet.generate_key().decode(), Fernet.generate_key().decode()
@@ -40,6 +41,10 @@ async def written(pipeline: PayloadPipeline, value: Any, outgoing: Outgoing) -> 
 async def read(pipeline: PayloadPipeline, data: bytes, outgoing: Outgoing, kind: Any = Any) -> Any:
     value = pipeline.decoder(kind)(arrived(data, outgoing))
     return await value if isinstance(value, Later) else value
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ async def test_claim_check_in_a_folder(tmp_path: Path) -> None:
     )
     outgoing = Outgoing("orders")
     data = await written(payloads.default, LONG, outgoing)
-    (stored,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    (stored,) = files_in(tmp_path)
     assert stored.read_bytes() == PayloadPipeline().encode(LONG)
     assert await read(payloads.of_topic("reads"), data, outgoing) == LONG
     for topic in ("small", "reads"):
@@ -204,3 +209,39 @@ async def test_tombstones_stay() -> None:
     pipeline = built(compression="gzip", encryption="fernet", encryption_keys=[KEY]).default
     assert pipeline.write(None, Outgoing("t")) is None
     assert pipeline.decoder(str | None)(message(None)) is None
+
+
+class Order(BaseModel):
+    number: int
+
+
+@pytest.mark.parametrize("framing", ["prefix", "header"])
+@pytest.mark.parametrize("serializer", ["avro", "json_schema"])
+async def test_formats_with_a_registry(serializer: str, framing: str) -> None:
+    payloads = built(
+        serializer=serializer,
+        schema_framing=framing,
+        schema_auto_register=True,
+        schema_subject="topic_record",
+        registry={"url": f"memory://pipelines-{serializer}"},
+        by_topic={"moved": {"serializer": "json", "reads": [serializer]}},
+    )
+    outgoing = Outgoing("orders")
+    data = await written(payloads.default, Order(number=7), outgoing)
+    assert (header(arrived(data, outgoing), "__value_schema_id") is not None) == (framing == "header")
+    assert await read(payloads.default, data, outgoing, Order) == Order(number=7)
+    assert await read(payloads.of_topic("moved"), data, outgoing, Order) == Order(number=7)
+    registry = new_registry(RegistrySettings(url=f"memory://pipelines-{serializer}"))
+    assert (await registry.latest("orders-Order")).version == 1
+
+
+async def test_protobuf_with_a_registry() -> None:
+    serializer = built(serializer="protobuf", registry={"url": "memory://"}).default.serializer
+    assert serializer.name == "protobuf"
+    assert serializer.decoder(Order) is not None
+
+
+def test_options_of_the_registry_reach_it(tmp_path: Path) -> None:
+    registry = {"url": "https://registry:1", "ssl_cafile": str(tmp_path / "nothing.crt")}
+    with pytest.raises(ConfigurationError, match=r"^ATHOMIC_PAYLOAD__REGISTRY: .*ssl_cafile"):
+        built(serializer="avro", registry=registry)

@@ -92,3 +92,30 @@ def test_what_is_wrong_is_told_instead(write: Write, command: Command) -> None:
         answer = command(name, "--app", "listed3")
         assert (answer.status, answer.out) == (1, "")
         assert answer.err.startswith("error: handler z: annotate x")
+
+
+def test_the_pipeline_of_each_handler_is_shown_without_secrets(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3I="
+    for name, value in {
+        "SERIALIZER": "messagepack",
+        "READS": "json",
+        "COMPRESSION": "zstd",
+        "ENCRYPTION": "fernet",
+        "ENCRYPTION_KEYS": key,
+        "TOPICS__0__TOPIC": "refunds",
+        "TOPICS__0__COMPRESSION_WRITES": "false",
+        "TOPICS__0__ENCRYPTION": "none",
+    }.items():
+        monkeypatch.setenv(f"ATHOMIC_PAYLOAD__{name}", value)
+    write(listed4=SHOP)
+    answer = command("handlers", "--app", "listed4")
+    assert "messagepack+zstd+fernet (reads json), messagepack (reads json zstd)" in answer.out
+    assert key not in answer.out + answer.err
+    bill, keep, _ = command("handlers", "--app", "listed4", "--json").json
+    assert bill["payloads"] == {
+        "orders": "messagepack+zstd+fernet (reads json)",
+        "refunds": "messagepack (reads json zstd)",
+    }
+    assert keep["payloads"] == {"<topic>": "messagepack+zstd+fernet (reads json)"}
