@@ -54,6 +54,7 @@ class KafkaSettings(Checked):
     fetch_max_wait: PositiveSeconds = 0.25  # the broker answers after this long, if there are no messages
     fetch_max_bytes: Count = 52_428_800  # of one answer with messages
     max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
+    max_batch_bytes: Count = 268_435_456  # to which a compressed batch may unpack; a larger one holds its partition
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is published
     linger: Seconds = 0.0  # how long a message that is published waits for others, to be sent with them

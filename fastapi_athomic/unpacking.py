@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from mmap import mmap
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cramjam
 
@@ -35,6 +35,8 @@ _ON_HEAP = 8 << 20
 """Above so many bytes, memory is mapped: it is taken page by page, and given back at once."""
 _SMALL, _FEW = 64 * 1024, 256 * 1024
 """zlib takes less time than cramjam for gzip of so many bytes that unpacks to so many."""
+_USUAL_RATIO = 32
+"""Most data is not packed into less than this part of itself."""
 _NO_ROOM = "failed to write whole buffer"
 """What Rust's standard library says when the place for the output is full."""
 
@@ -47,12 +49,8 @@ class TooLargeError(UnpackError):
     """The data unpacks to more than is allowed."""
 
 
-class _Frame(NamedTuple):
-    """One of several that follow one another."""
-
-    start: int
-    end: int
-    most: int  # bytes that it can hold
+_Frame = tuple[int, int, int]
+"""One of several that follow one another: where it starts, where it ends, how many bytes it can hold."""
 
 
 def unpack(codec: Codec, data: bytes | memoryview, limit: int, head: bytes = b"") -> memoryview:
@@ -66,8 +64,8 @@ def unpack(codec: Codec, data: bytes | memoryview, limit: int, head: bytes = b""
     try:
         if codec == "gzip":
             return _gunzip(data, limit, head)
-        frames = list(_WALKS[codec](data))
-        most = sum(frame.most for frame in frames)
+        frames = _WALKS[codec](data)
+        most = frames[0][2] if len(frames) == 1 else sum(most for _, _, most in frames)
         if codec == "snappy" and most > limit:  # there it is no estimate
             raise _too_large(limit)
         return _fill(_INTO[codec], data, frames, min(limit, most), limit, head)
@@ -88,7 +86,7 @@ def at_most(codec: Codec, data: bytes | memoryview) -> int:
     if codec == "gzip":
         return len(data) * _GZIP_RATIO
     try:
-        return sum(frame.most for frame in _WALKS[codec](data))
+        return sum(most for _, _, most in _WALKS[codec](data))
     except (UnpackError, struct.error, IndexError):
         return 0
 
@@ -96,17 +94,29 @@ def at_most(codec: Codec, data: bytes | memoryview) -> int:
 def _fill(
     into: Callable[..., int], data: memoryview, frames: list[_Frame], room: int, limit: int, head: bytes
 ) -> memoryview:
-    """Unpacks frame after frame into one place."""
-    place = memoryview(bytearray(len(head) + room) if room <= _ON_HEAP else mmap(-1, len(head) + room))
-    place[: len(head)] = head
-    at = len(head)
-    for frame in frames:
+    """Unpacks frame after frame into one place: first a small one: frames seldom hold as much as they can."""
+    usual = len(data) * _USUAL_RATIO
+    if usual < room <= _ON_HEAP:
         try:
-            at += into(data[frame.start : frame.end], place[at:])
+            return _filled(into, data, frames, usual, head)
         except cramjam.DecompressionError as error:
-            if room == limit and _NO_ROOM in str(error):
-                raise _too_large(limit) from None
+            if _NO_ROOM not in str(error):
+                raise
+    try:
+        return _filled(into, data, frames, room, head)
+    except cramjam.DecompressionError as error:
+        if room < limit or _NO_ROOM not in str(error):
             raise
+    raise _too_large(limit)
+
+
+def _filled(into: Callable[..., int], data: memoryview, frames: list[_Frame], room: int, head: bytes) -> memoryview:
+    at = len(head)
+    place = memoryview(bytearray(at + room) if room <= _ON_HEAP else mmap(-1, at + room))
+    if head:
+        place[:at] = head
+    for start, end, _ in frames:
+        at += into(data[start:end], place[at:])
     return place[:at]
 
 
@@ -123,8 +133,8 @@ def _gunzip(data: memoryview, limit: int, head: bytes) -> memoryview:
         elif allowed == limit:
             raise _too_large(limit)
     # zlib would need the memory twice, and copy what follows each of many tiny members
-    whole = _Frame(0, len(data), len(data) * _GZIP_RATIO)
-    return _fill(cramjam.gzip.decompress_into, data, [whole], min(limit, whole.most), limit, head)
+    most = len(data) * _GZIP_RATIO
+    return _fill(cramjam.gzip.decompress_into, data, [(0, len(data), most)], min(limit, most), limit, head)
 
 
 def _too_large(limit: int) -> TooLargeError:
@@ -138,24 +148,23 @@ def _sentence(error: BaseException) -> str:
 # --- where frames end, and the most that is in them
 
 
-def _zstd_frames(data: memoryview) -> Iterator[_Frame]:
+def _zstd_frames(data: memoryview) -> list[_Frame]:
     if not data:
         raise UnpackError("it is empty")
-    at = 0
-    while at < len(data):
+    frames, at, size_of_all = list[_Frame](), 0, len(data)
+    while at < size_of_all:
         start = at
-        if (skipped := _skipped(data, at)) is not None:
-            at = skipped
-            continue
         if data[at : at + 4] != ZSTD_MAGIC:
+            if (skipped := _skipped(data, at)) is not None:
+                at = skipped
+                continue
             raise UnpackError("it is no zstd" if not at else "something stands behind it")
         descriptor = data[at + 4]
         single = descriptor >> 5 & 1
         size_bytes = (single, 2, 4, 8)[descriptor >> 6]
         at += 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
         if single:
-            size = int.from_bytes(data[at : at + size_bytes], "little") + (256 if size_bytes == 2 else 0)
-            window = size
+            window = int.from_bytes(data[at : at + size_bytes], "little") + (256 if size_bytes == 2 else 0)
         else:
             base = 1 << (10 + (data[start + 5] >> 3))
             window = base + (base >> 3) * (data[start + 5] & 7)
@@ -169,21 +178,22 @@ def _zstd_frames(data: memoryview) -> Iterator[_Frame]:
             most += largest if kind > _RUN else size
             at += 3 + (1 if kind == _RUN else size)
         at += 4 if descriptor & 4 else 0
-        if at > len(data):
+        if at > size_of_all:
             raise UnpackError("it is not complete")
-        yield _Frame(start, at, most)
+        frames.append((start, at, most))
+    return frames
 
 
-def _lz4_frames(data: memoryview) -> Iterator[_Frame]:
+def _lz4_frames(data: memoryview) -> list[_Frame]:
     if not data:
         raise UnpackError("it is empty")
-    at = 0
-    while at < len(data):
+    frames, at, size_of_all = list[_Frame](), 0, len(data)
+    while at < size_of_all:
         start = at
-        if (skipped := _skipped(data, at)) is not None:
-            at = skipped
-            continue
         if data[at : at + 4] != LZ4_MAGIC:
+            if (skipped := _skipped(data, at)) is not None:
+                at = skipped
+                continue
             raise UnpackError("it is no lz4" if not at else "something stands behind it")
         flags, largest = data[at + 4], 1 << (8 + 2 * (data[at + 5] >> 4 & 7))
         at += 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0)
@@ -193,9 +203,10 @@ def _lz4_frames(data: memoryview) -> Iterator[_Frame]:
             most += min(size if block >> 31 else size * _LZ4_RATIO, largest)
             at += 4 + size + checksum
         at += 4 + (4 if flags & 4 else 0)
-        if at > len(data):
+        if at > size_of_all:
             raise UnpackError("it is not complete")
-        yield _Frame(start, at, most)
+        frames.append((start, at, most))
+    return frames
 
 
 def _skipped(data: memoryview, at: int) -> int | None:
@@ -208,17 +219,17 @@ def _skipped(data: memoryview, at: int) -> int | None:
     return end
 
 
-def _snappy_blocks(data: memoryview) -> Iterator[_Frame]:
+def _snappy_blocks(data: memoryview) -> list[_Frame]:
     if len(data) < _XERIAL_HEAD or data[: len(XERIAL_MAGIC)] != XERIAL_MAGIC:
-        yield _Frame(0, len(data), _snappy_length(data))
-        return
-    at = _XERIAL_HEAD
+        return [(0, len(data), _snappy_length(data))]
+    frames, at = list[_Frame](), _XERIAL_HEAD
     while at < len(data):
         start = at + 4
         at = start + int.from_bytes(data[at:start])
         if at > len(data):
             raise UnpackError("it is not complete")
-        yield _Frame(start, at, _snappy_length(data[start:at]))
+        frames.append((start, at, _snappy_length(data[start:at])))
+    return frames
 
 
 def _snappy_length(data: memoryview) -> int:
@@ -233,7 +244,7 @@ def _snappy_length(data: memoryview) -> int:
 
 
 _UINT = struct.Struct("<I")
-_WALKS: dict[str, Callable[[memoryview], Iterator[_Frame]]] = {
+_WALKS: dict[str, Callable[[memoryview], list[_Frame]]] = {
     "zstd": _zstd_frames,
     "lz4": _lz4_frames,
     "snappy": _snappy_blocks,
