@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..exceptions import ConfigurationError
 from ..extras import needed
@@ -24,6 +24,8 @@ class Protobuf(Serializer):
             follows the schema in the registry.
         schema: the generated class of all published values that are no generated ones and not in `messages`.
         auto_register: registers the schema of the generated class when the first message of its kind is published.
+        nanoseconds: what a `datetime` or `timedelta` cannot hold of a Timestamp or Duration: "refuse" the message, or
+            "cut" it off. A field annotated `int` gets all nanoseconds.
 
     A handler's type is a generated class (or several: `A | B`), or anything that pydantic validates; see
     docs/protobuf.md for what its fields may be. `bytes` is the bare message.
@@ -45,16 +47,20 @@ class Protobuf(Serializer):
         messages: Mapping[Any, Any] | None = None,
         schema: Any = None,
         auto_register: bool = False,
+        nanoseconds: Literal["refuse", "cut"] = "refuse",
     ) -> None:
         message = needed("google.protobuf.message", extra="protobuf", what="Protobuf").Message
         if framing not in ("prefix", "header"):
             raise ConfigurationError("framing must be 'prefix' or 'header'")
+        if nanoseconds not in ("refuse", "cut"):
+            raise ConfigurationError("nanoseconds must be 'refuse' or 'cut'")
         check_strategy(subject)
         self._messages = dict(messages or {})
         for each in (*self._messages.values(), *(() if schema is None else (schema,))):
             if not (isinstance(each, type) and issubclass(each, message)):
                 raise ConfigurationError("messages and schema of Protobuf take classes that protoc has generated")
         self._registry = registry
+        self._cuts_nanoseconds = nanoseconds == "cut"
         from .protobuf_encoding import Options, ProtobufEncoder  # needs the library
 
         options = Options(framing, subject, auto_register)
@@ -66,7 +72,10 @@ class Protobuf(Serializer):
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         from .protobuf_decoding import ProtobufDecoder
 
-        return ProtobufDecoder(self._registry, self._messages, target_type, part).decode
+        decoder = ProtobufDecoder(
+            self._registry, self._messages, target_type, part, cuts_nanoseconds=self._cuts_nanoseconds
+        )
+        return decoder.decode
 
     def recognizes(self, message: Received) -> bool:
         """By the content type; without one, anything that has a schema id."""
