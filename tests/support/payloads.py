@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi_athomic.messages import Headers, RawMessage
-from fastapi_athomic.payload.steps import Outgoing
+from fastapi_athomic.payload.steps import Later, Outgoing
 
 
 def message(value: bytes | None, *, topic: str = "t", key: bytes | None = None, headers: Headers = ()) -> RawMessage:
@@ -14,3 +16,8 @@ def message(value: bytes | None, *, topic: str = "t", key: bytes | None = None, 
 def arrived(value: bytes | None, outgoing: Outgoing) -> RawMessage:
     """The message that a consumer gets of one that was written."""
     return message(value, topic=outgoing.topic, key=outgoing.key, headers=outgoing.headers)
+
+
+async def settled(value: Any) -> Any:
+    """What a serializer or decoder gives, waited for if it must be."""
+    return await value if isinstance(value, Later) else value
