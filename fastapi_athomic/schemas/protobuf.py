@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..exceptions import ConfigurationError
 from ..extras import needed
@@ -25,6 +25,8 @@ class Protobuf(Serializer):
             follows the schema in the registry.
         schema: the generated class of all published values that are no generated ones and not in `messages`.
         auto_register: registers the schema of the generated class when the first message of its kind is published.
+        nanoseconds: what a `datetime` or `timedelta` cannot hold of a Timestamp or Duration: "refuse" the message, or
+            "cut" it off. A field annotated `int` gets all nanoseconds.
 
     A handler's type is a generated class (or several: `A | B`), or anything that pydantic validates; see
     docs/protobuf.md for what its fields may be. `bytes` is the bare message.
@@ -46,10 +48,13 @@ class Protobuf(Serializer):
         messages: Mapping[Any, Any] | None = None,
         schema: Any = None,
         auto_register: bool = False,
+        nanoseconds: Literal["refuse", "cut"] = "refuse",
     ) -> None:
         message = needed("google.protobuf.message", extra="protobuf", what="Protobuf").Message
         if framing not in ("prefix", "header"):
             raise ConfigurationError("framing must be 'prefix' or 'header'")
+        if nanoseconds not in ("refuse", "cut"):
+            raise ConfigurationError("nanoseconds must be 'refuse' or 'cut'")
         check_strategy(subject)
         self._messages = dict(messages or {})
         for each in (*self._messages.values(), *(() if schema is None else (schema,))):
@@ -57,6 +62,7 @@ class Protobuf(Serializer):
                 raise ConfigurationError("messages and schema of Protobuf take classes that protoc has generated")
         self.registry = registry
         self.auto_register = auto_register
+        self._cuts_nanoseconds = nanoseconds == "cut"
         from .protobuf_encoding import Options, ProtobufEncoder  # needs the library
 
         options = Options(framing, subject, auto_register)
@@ -68,7 +74,10 @@ class Protobuf(Serializer):
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         from .protobuf_decoding import ProtobufDecoder
 
-        return ProtobufDecoder(self.registry, self._messages, target_type, part).decode
+        decoder = ProtobufDecoder(
+            self.registry, self._messages, target_type, part, cuts_nanoseconds=self._cuts_nanoseconds
+        )
+        return decoder.decode
 
     def recognizes(self, message: Received) -> bool:
         """By the content type; without one, anything that has a schema id."""

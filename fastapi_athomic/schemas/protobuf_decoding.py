@@ -21,11 +21,13 @@ from .protobuf_known import UnreadableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import choice_of
 from .registered import RegisteredSchema, SchemaId, SchemaSource
-from .wire import read_frame
+from .wire import HEADERS, read_frame
 
 STEP = "protobuf"
 Read = Callable[[bytes], Any]
 Index = tuple[int, ...]
+PREFIX = 5
+"""Bytes of 0x00 and a schema's number."""
 
 
 def refused(text: str) -> PayloadDecodeError:
@@ -45,34 +47,60 @@ class ProtobufDecoder:
         messages: which generated class a type of the user's stands for.
         target_type: the handler's type: generated classes, or anything that pydantic validates.
         part: of the message.
+        cuts_nanoseconds: what a datetime or timedelta cannot hold is cut off, else it is refused.
 
     Raises:
         ConfigurationError: pydantic cannot validate the type, or it mixes generated classes with others.
     """
 
-    def __init__(self, source: SchemaSource, messages: Mapping[Any, Any], target_type: Any, part: Part) -> None:
+    def __init__(
+        self,
+        source: SchemaSource,
+        messages: Mapping[Any, Any],
+        target_type: Any,
+        part: Part,
+        *,
+        cuts_nanoseconds: bool,
+    ) -> None:
         self._source = source
         self._part = part
-        self._readers = _readers_into(target_type, messages)
+        self._readers = _readers_into(target_type, messages, cuts_nanoseconds=cuts_nanoseconds)
         self._allows_none = self._readers.allows_none
         self._name = type_name(target_type)
         # By schema and message: only of schemas that the registry has, so there are few.
         self._known: dict[tuple[SchemaId, Index], Read] = {}
-        self._first: dict[SchemaId, Read] = {}  # for the index that most messages have
+        # The same by what stands in front of the data, or in the header. As long as all numbers are below 64.
+        self._by_beginning: dict[bytes, Read] = {}
+        self._header = HEADERS[part]
 
     def decode(self, message: Received) -> Any:
-        if message.value is None:
+        """The value, or a `Later` of it for the first message of its kind. Most messages take the short way."""
+        data = message.value
+        if data is None:
             if self._allows_none:
                 return None
             raise refused(f"the {self._part} is null, and the handler's type {self._name} does not allow None")
-        schema_id, data, index = read_frame(message, self._part, STEP)
-        if index is None and data[:1] == b"\0":
-            read = self._first.get(schema_id)
+        for name, _ in message.headers:
+            if name == self._header:
+                return self._decode(message)
+        if len(data) > PREFIX:
+            end = PREFIX + 1 + (data[PREFIX] >> 1)  # the index has a count, as zigzag, and so many numbers
+            read = self._by_beginning.get(data[:end])
             if read is not None:
-                return read(data[1:])
-        found, data = _index(index, data)
-        read = self._known.get((schema_id, found))
-        return Later(partial(self._later, schema_id, found, data)) if read is None else read(data)
+                return read(data[end:])
+        return self._decode(message)
+
+    def _decode(self, message: Received) -> Any:
+        schema_id, data, in_header = read_frame(message, self._part, STEP)
+        index, payload = _index(in_header, data)
+        read = self._known.get((schema_id, index))
+        if read is None:
+            return Later(partial(self._later, schema_id, index, payload))
+        if in_header is None and message.value is not None:
+            beginning = message.value[: len(message.value) - len(payload)]
+            if beginning[:1] == b"\0" and len(beginning) == PREFIX + 1 + (beginning[PREFIX] >> 1):
+                self._by_beginning[beginning] = read
+        return read(payload)
 
     async def _later(self, schema_id: SchemaId, index: Index, data: bytes) -> Any:
         schema = await self._source.by_id(schema_id)
@@ -81,8 +109,6 @@ class ProtobufDecoder:
         except UnusableSchemaError as error:
             raise refused(f"the schema {schema_id} cannot be used: {error}") from None
         read = self._known[schema_id, index] = self._readers.reader(written)
-        if index == (0,):
-            self._first[schema_id] = read
         return read(data)
 
 
@@ -103,7 +129,9 @@ def _index(index: bytes | None, data: bytes) -> tuple[Index, bytes]:
 # --- readers
 
 
-def _readers_into(target_type: Any, messages: Mapping[Any, Any]) -> _IntoClasses | _IntoBytes | _IntoModels:
+def _readers_into(
+    target_type: Any, messages: Mapping[Any, Any], *, cuts_nanoseconds: bool
+) -> _IntoClasses | _IntoBytes | _IntoModels:
     choice = choice_of(target_type)
     classes = [member for member in choice.members if isclass(member) and issubclass(member, Message)]
     if classes and len(classes) == len(choice.members):
@@ -114,7 +142,7 @@ def _readers_into(target_type: Any, messages: Mapping[Any, Any]) -> _IntoClasses
         )
     if choice.members == (bytes,):
         return _IntoBytes(allows_none=choice.allows_none)
-    return _IntoModels(target_type, messages)
+    return _IntoModels(target_type, messages, cuts_nanoseconds=cuts_nanoseconds)
 
 
 class _IntoBytes:
@@ -154,7 +182,8 @@ class _IntoClasses:
 class _IntoModels:
     """Models, dataclasses, TypedDicts and dicts, validated by pydantic."""
 
-    def __init__(self, target_type: Any, messages: Mapping[Any, Any]) -> None:
+    def __init__(self, target_type: Any, messages: Mapping[Any, Any], *, cuts_nanoseconds: bool) -> None:
+        self._cuts_nanoseconds = cuts_nanoseconds
         self._target = Target(target_type)
         self.allows_none = self._target.allows_none
         self._choice = choice_of(target_type)
@@ -167,7 +196,7 @@ class _IntoModels:
         mapped = self._messages.get(self._type) or self._messages.get(kind)
         read_as = written if mapped is None else mapped.DESCRIPTOR
         check_fit(written, read_as)
-        reader = MessageReader(self._kinds)
+        reader = MessageReader(self._kinds, cuts_nanoseconds=self._cuts_nanoseconds)
         convert = reader.function(read_as, kind)
         if kind is not None and written.fields and not reader.shares_fields(read_as, kind):
             raise refused(f"the message {written.full_name} has none of the fields of {type_name(kind)}")

@@ -46,12 +46,13 @@ def file_of(schema: RegisteredSchema, referenced: Mapping[str, RegisteredSchema]
     file = _proto(schema)
     if not file.name or file.name in referenced:
         file.name = "default" if "default" not in referenced else "default.proto"
-    pool = DescriptorPool()
+    files = _Files(referenced)
     try:
-        _add(pool, file, referenced, set())
+        files.add(file)
     except TypeError as error:  # how the pool says what is wrong with a file
-        raise UnusableSchemaError(str(error)) from None
-    return pool.FindFileByName(file.name)
+        text = "".join(f"; it imports {name}, which is not among its references" for name in files.lacking)
+        raise UnusableSchemaError(f"{error}{text}") from None
+    return files.pool.FindFileByName(file.name)
 
 
 def _proto(schema: RegisteredSchema, name: str = "") -> Any:
@@ -70,26 +71,48 @@ def _proto(schema: RegisteredSchema, name: str = "") -> Any:
     return file
 
 
-def _add(pool: Any, file: Any, referenced: Mapping[str, RegisteredSchema], added: set[str]) -> None:
-    """Adds a file to the pool, after those that it imports."""
-    added.add(file.name)
-    for name in file.dependency:
-        if name not in added:
-            _add(pool, _proto(referenced[name], name) if name in referenced else _shipped(name), referenced, added)
-    pool.AddSerializedFile(file.SerializeToString())
+class _Files:
+    """Files in a pool of their own. What cannot be imported is left out: often only options need it."""
+
+    def __init__(self, referenced: Mapping[str, RegisteredSchema]) -> None:
+        self.pool = DescriptorPool()
+        self.lacking: list[str] = []
+        self._referenced = referenced
+        self._added: set[str] = set()
+
+    def add(self, file: Any) -> None:
+        """Adds a file after those that it imports. Raises TypeError if something is wrong with it."""
+        self._added.add(file.name)
+        imported = [name for name in file.dependency if self._is_there(name)]
+        if len(imported) < len(file.dependency):
+            public = {file.dependency[number] for number in file.public_dependency}
+            del file.weak_dependency[:]
+            file.dependency[:] = imported
+            file.public_dependency[:] = [number for number, name in enumerate(imported) if name in public]
+        self.pool.AddSerializedFile(file.SerializeToString())
+
+    def _is_there(self, name: str) -> bool:
+        if name in self._added:
+            return True
+        file = _proto(self._referenced[name], name) if name in self._referenced else _shipped(name)
+        if file is None:
+            self.lacking.append(name)
+            return False
+        self.add(file)
+        return True
 
 
 @lru_cache(100)
 def _shipped(name: str) -> Any:
-    """A file that comes with a library: registries keep no copies of Google's and Confluent's."""
+    """A file that comes with a library, as registries keep no copies of Google's and Confluent's; None: none does."""
     for beginning, package in _SHIPPED.items():
         if name.startswith(beginning) and _IMPORTABLE.fullmatch(name):
             try:
                 module = import_module(package + name.removesuffix(".proto").replace("/", ".") + "_pb2")
             except ImportError:
-                break
+                return None
             return descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-    raise UnusableSchemaError(f"it imports {name}, which is neither among its references nor installed")
+    return None
 
 
 def is_shipped(name: str) -> bool:

@@ -23,6 +23,7 @@ _FIRST, _LAST = -62_135_596_800, 253_402_300_799
 """The seconds of a Timestamp: the years 1 to 9999."""
 _LONGEST = 315_576_000_000
 """The seconds of a Duration: about 10,000 years."""
+_TOO_FINE = "cannot hold its nanoseconds: annotate int, or set nanoseconds='cut'"
 WRAPPERS = frozenset(
     f"google.protobuf.{kind}Value"
     for kind in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
@@ -53,6 +54,14 @@ def unwritable(value: Any, wanted: str) -> UnwritableError:
 
 
 def _to_datetime(stamp: Any) -> datetime:
+    """Refuses what a datetime cannot hold, as Avro's `timestamp-nanos` is."""
+    if stamp.nanos % 1000:
+        raise UnreadableError(f"a datetime {_TOO_FINE}")
+    return _to_cut_datetime(stamp)
+
+
+def _to_cut_datetime(stamp: Any) -> datetime:
+    """Cut to the microsecond before, as Protobuf's own library does."""
     nanos = stamp.nanos
     if 0 <= nanos < SECOND:
         try:
@@ -75,6 +84,12 @@ def _to_text(stamp: Any) -> str:
 
 
 def _to_timedelta(duration: Any) -> timedelta:
+    if duration.nanos % 1000:
+        raise UnreadableError(f"a timedelta {_TOO_FINE}")
+    return _to_cut_timedelta(duration)
+
+
+def _to_cut_timedelta(duration: Any) -> timedelta:
     """Cut towards zero, as Protobuf's own library does."""
     nanos = duration.nanos
     try:
@@ -230,21 +245,19 @@ def _nothing(empty: Any) -> dict[str, Any]:
     return {}
 
 
-def reader_of(full_name: str, choice: Choice) -> Callable[[Any], Any] | None:
+def reader_of(full_name: str, choice: Choice, *, cuts_nanoseconds: bool) -> Callable[[Any], Any] | None:
     """How a well-known type is read into a target; None: it is none, or the target is a record with its fields."""
     if full_name in _JSON_READERS:
         return _JSON_READERS[full_name]
     if full_name not in PARTS or choice.records:
         return None
     match full_name.rpartition(".")[2]:
-        case "Timestamp" if not choice.has(datetime, date, time):
-            return _by_type(choice, _to_datetime)
         case "Timestamp":
-            return _to_datetime
-        case "Duration" if not choice.has(timedelta):
-            return _by_type(choice, _to_timedelta)
+            to_datetime = _to_cut_datetime if cuts_nanoseconds else _to_datetime
+            return to_datetime if choice.has(datetime, date, time) else _by_type(choice, to_datetime)
         case "Duration":
-            return _to_timedelta
+            to_timedelta = _to_cut_timedelta if cuts_nanoseconds else _to_timedelta
+            return to_timedelta if choice.has(timedelta) else _by_type(choice, to_timedelta)
         case "FieldMask":
             return _joined_paths if choice.has(str) else _paths
         case _:

@@ -69,10 +69,16 @@ class Kinds:
 
 
 class MessageReader:
-    """Makes functions from messages of one descriptor pool to Python objects."""
+    """Makes functions from messages of one descriptor pool to Python objects.
 
-    def __init__(self, kinds: Kinds) -> None:
+    Args:
+        kinds: which message each model stands for.
+        cuts_nanoseconds: what a datetime or timedelta cannot hold is cut off, else it is refused.
+    """
+
+    def __init__(self, kinds: Kinds, *, cuts_nanoseconds: bool = False) -> None:
         self._kinds = kinds
+        self._cuts_nanoseconds = cuts_nanoseconds
         self._scope: dict[str, Any] = {}
         self._made: dict[tuple[str, Any], str] = {}
         self._lines: dict[str, dict[int, str]] = {}  # field names, by source and line
@@ -177,7 +183,7 @@ class MessageReader:
             source.entry_if(f"m.WhichOneof({oneof.name!r})", oneof.name, target.key, value)
 
     def _alternative(self, field: Any, choice: Choice, otherwise: Any) -> Function:
-        if field.type in MESSAGES and choice.records and reader_of(field.message_type.full_name, choice) is None:
+        if field.type in MESSAGES and choice.records and self._known(field.message_type, choice) is None:
             if field.message_type.full_name in WRAPPERS or field.message_type.full_name == ANY:
                 return self._as_function(self._message(field.message_type, choice))
             kind = self._kinds.pick(choice.records, field.message_type) or otherwise
@@ -195,6 +201,10 @@ class MessageReader:
 
     def _expression(self, field: Any, choice: Choice) -> str:
         value = _access(field.name)
+        if field.is_repeated and not is_map(field):
+            inlined = self._inlined(field, choice_of(choice.items))
+            if inlined is not None:
+                return f"[{inlined} for v in {value}[:]]"
         if is_map(field):
             each = self._singular(field.message_type.fields_by_number[2], choice_of(choice.values))
             return f"dict({value})" if each("v") == "v" else f"{{k: {each('v')} for k, v in {value}.items()}}"
@@ -202,6 +212,23 @@ class MessageReader:
             each = self._singular(field, choice_of(choice.items))
             return f"{value}[:]" if each("v") == "v" else f"[{each('v')} for v in {value}[:]]"
         return self._singular(field, choice)(value)
+
+    def _inlined(self, field: Any, choice: Choice) -> str | None:
+        """The source of a dict for the item `v`, if it is a simple one: a call for each item would cost more."""
+        if field.type not in MESSAGES or len(choice.records) != 1 or choice.members[1:]:
+            return None
+        record = record_of(choice.records[0])
+        if record is None or record.takes_others or field.message_type.full_name.startswith("google.protobuf."):
+            return None
+        entries = []
+        for each in field.message_type.fields:
+            target = record.field(each.name, each.json_name)
+            if each.has_presence or each.is_repeated:
+                return None
+            if target is not None:
+                value = self._singular(each, choice_of(target.annotation))(_access(each.name, "v"))
+                entries.append(f"{target.key!r}: {value}")
+        return f"{{{', '.join(entries)}}}"
 
     def _singular(self, field: Any, choice: Choice) -> Write:
         if field.type in MESSAGES:
@@ -216,7 +243,7 @@ class MessageReader:
     def _message(self, descriptor: Any, choice: Choice) -> Write:
         if descriptor.full_name in WRAPPERS:
             return lambda value: f"{value}.value"
-        known = reader_of(descriptor.full_name, choice)
+        known = self._known(descriptor, choice)
         if known is not None:
             return self._call(known)
         records = choice.records
@@ -228,6 +255,9 @@ class MessageReader:
                 return self._call(self._validated(descriptor, kind))
         name = self._record(descriptor, records[0] if len(records) == 1 else None)
         return lambda value: f"{name}({value})"
+
+    def _known(self, descriptor: Any, choice: Choice) -> Function | None:
+        return reader_of(descriptor.full_name, choice, cuts_nanoseconds=self._cuts_nanoseconds)
 
     def _call(self, function: Function) -> Write:
         name = self._bind(function)
@@ -274,7 +304,7 @@ class MessageReader:
             return self._validated(descriptor, kind)
         if choice.records and not choice.anything:
             return _no_member(descriptor.full_name)
-        known = reader_of(descriptor.full_name, ANYTHING)
+        known = self._known(descriptor, ANYTHING)
         name = descriptor.full_name
         if known is not None:
             return lambda value: {"@type": name, "value": known(value)}
@@ -321,10 +351,10 @@ def _as_it_is(value: str) -> str:
     return value
 
 
-def _access(name: str) -> str:
+def _access(name: str, message: str = "m") -> str:
     if not _NAME.fullmatch(name):
         raise ValueError("no name of a Protobuf field")
-    return f"getattr(m, {name!r})" if iskeyword(name) else f"m.{name}"
+    return f"getattr({message}, {name!r})" if iskeyword(name) else f"{message}.{name}"
 
 
 def camel(name: str) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from pydantic import BaseModel, RootModel
 from pydantic_core import to_jsonable_python
 
 from ..payload.losses import fields_of, is_record
@@ -36,12 +37,19 @@ _INTS: Mapping[int, tuple[int, int]] = {
 """The lowest and the highest value."""
 
 
+class Plan(NamedTuple):
+    """How the fields of a message are filled from a record: the attribute, the field, and what converts the value."""
+
+    fields: list[tuple[str, str, Convert]]
+    oneofs: list[tuple[str, Callable[[Any], tuple[str, Any]]]]  # gives the field, too
+
+
 class MessageWriter:
     """Makes messages of one descriptor pool from Python values."""
 
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds
-        self._records: dict[tuple[str, Any], list[tuple[str, str, Convert]]] = {}
+        self._plans: dict[tuple[str, Any], Plan] = {}
         self._mappings: dict[str, dict[str, tuple[str, Convert]]] = {}
 
     def message(self, descriptor: Any, value: Any) -> Any:
@@ -53,50 +61,46 @@ class MessageWriter:
         return GetMessageClass(descriptor)(**self._parts(descriptor, value))
 
     def _parts(self, descriptor: Any, value: Any) -> Parts:
+        """None is left out. If a field cannot be unset, reading back shows that."""
         kind = type(value)
-        if kind is dict or isinstance(value, Mapping):
-            return self._of_mapping(descriptor, value)
-        plan = self._records.get((descriptor.full_name, kind))
+        plan = self._plans.get((descriptor.full_name, kind))
         if plan is None:
-            plan = self._records[descriptor.full_name, kind] = self._plan(descriptor, kind)
-        held = fields_of(value) if is_record(value) else value._asdict()
-        parts: Parts = {}
-        for name, field, convert in plan:
-            self._put(parts, field, convert, held.get(name), name)
-        return parts
-
-    def _put(self, parts: Parts, field: str, convert: Convert, value: Any, name: str) -> None:
-        """None is left out. If the field cannot be unset, reading back shows that."""
-        if value is None:
-            return
-        if getattr(type(value), "__pydantic_root_model__", False):
-            value = value.root
+            if isinstance(value, Mapping):
+                return self._of_mapping(descriptor, value)
+            if isinstance(value, RootModel):
+                return self._parts(descriptor, value.root)
+            plan = self._plans[descriptor.full_name, kind] = self._plan(descriptor, kind)
+        held, parts, name = _held(value), {}, ""
         try:
-            found = convert(value)
+            for name, field, convert in plan.fields:
+                part = held.get(name)
+                if part is not None:
+                    parts[field] = convert(part)
+            for name, choose in plan.oneofs:
+                part = held.get(name)
+                if part is not None:
+                    field, parts[field] = choose(part)
         except UnwritableError as error:
             raise error.within(name) from None
-        if isinstance(found, _Chosen):
-            parts[found.field] = found.value
-        else:
-            parts[field] = found
+        return parts
 
-    def _plan(self, descriptor: Any, kind: Any) -> list[tuple[str, str, Convert]]:
+    def _plan(self, descriptor: Any, kind: Any) -> Plan:
         record = record_of(kind)
         if record is None:
             raise UnwritableError(f"a {kind.__name__} is no message {descriptor.full_name}")
         if not self._kinds.fits(kind, descriptor):
             raise UnwritableError(f"a {kind.__name__} stands for another message than {descriptor.full_name}")
-        plan = []
+        plan = Plan([], [])
         for field in descriptor.fields:
             target = record.field(field.name, field.json_name)
             if target is not None and not target.excluded:
-                plan.append((target.name, field.name, self._converter(field)))
+                plan.fields.append((target.name, field.name, self._converter(field)))
             elif target is None and record.takes_others:
-                plan.append((field.name, field.name, self._converter(field)))
+                plan.fields.append((field.name, field.name, self._converter(field)))
         for oneof in real_oneofs(descriptor):
             target = None if oneof.name in descriptor.fields_by_name else record.field(oneof.name, camel(oneof.name))
             if target is not None and not target.excluded:
-                plan.append((target.name, oneof.name, self._chooser(oneof)))
+                plan.oneofs.append((target.name, self._chooser(oneof)))
         return plan
 
     def _of_mapping(self, descriptor: Any, value: Mapping[Any, Any]) -> Parts:
@@ -110,7 +114,11 @@ class MessageWriter:
             known = plan.get(key)
             if known is None:
                 raise UnwritableError(f"{descriptor.full_name} has no such field", key if _is_name(key) else "?")
-            self._put(parts, *known, held, key)
+            if held is not None:
+                try:
+                    parts[known[0]] = known[1](held)
+                except UnwritableError as error:
+                    raise error.within(key) from None
         return parts
 
     # --- fields
@@ -141,6 +149,9 @@ class MessageWriter:
         fill, known = FILLERS.get(name), PARTS.get(name)
 
         def convert(value: Any) -> Any:
+            if known is None and fill is None:
+                return _same_message(value, name) if isinstance(value, Message) else self._parts(descriptor, value)
+            value = _bare(value)
             if isinstance(value, Message):
                 return _same_message(value, name)
             if fill is not None:
@@ -168,16 +179,17 @@ class MessageWriter:
             message = self.message(descriptor, value)
         return {"type_url": f"type.googleapis.com/{name}", "value": message.SerializeToString()}
 
-    def _chooser(self, oneof: Any) -> Convert:
+    def _chooser(self, oneof: Any) -> Callable[[Any], tuple[str, Any]]:
         """Finds the field of a oneof by the value's type."""
         converters = {field.name: self._singular(field) for field in oneof.fields}
 
-        def choose(value: Any) -> _Chosen:
+        def choose(value: Any) -> tuple[str, Any]:
+            value = value.root if isinstance(value, RootModel) else value
             fields = [field for field in oneof.fields if self._may_hold(field, value, oneof)]
             if len(fields) != 1:
                 which = "no" if not fields else "more than one"
                 raise UnwritableError(f"{which} field of the oneof is for a {type(value).__name__}")
-            return _Chosen(fields[0].name, converters[fields[0].name](value))
+            return fields[0].name, converters[fields[0].name](value)
 
         return choose
 
@@ -194,16 +206,6 @@ class MessageWriter:
         messages = [each for each in oneof.fields if each.type in MESSAGES]
         chosen = [each for each in messages if self._kinds.pick([kind], each.message_type)]
         return field in (chosen or (messages if len(messages) == 1 else []))
-
-
-class _Chosen:
-    """A value, and the field of a oneof that it belongs to."""
-
-    __slots__ = ("field", "value")
-
-    def __init__(self, field: str, value: Any) -> None:
-        self.field = field
-        self.value = value
 
 
 _PYTHON: Mapping[int, tuple[type, ...]] = {
@@ -230,18 +232,36 @@ def _same_message(value: Any, full_name: str) -> Any:
     return value
 
 
+def _held(value: Any) -> Mapping[str, Any]:
+    """The values of a record by the names of its attributes."""
+    if isinstance(value, BaseModel):
+        extra = value.__pydantic_extra__
+        return {**value.__dict__, **extra} if extra else value.__dict__
+    found: Mapping[str, Any] = fields_of(value) if is_record(value) else value._asdict()
+    return found
+
+
+def _bare(value: Any) -> Any:
+    """What a RootModel or the member of an Enum holds."""
+    while isinstance(value, RootModel | Enum):
+        value = value.root if isinstance(value, RootModel) else value.value
+    return value
+
+
 def _of_items(each: Convert) -> Convert:
     def convert(value: Any) -> list[Any]:
-        if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-            raise unwritable(value, "list")
-        found = []
-        for number, item in enumerate(value):
-            try:
+        if type(value) is not list:
+            value = _bare(value)
+            if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+                raise unwritable(value, "list")
+        found: list[Any] = []
+        try:
+            for item in value:
                 if item is None:
                     raise UnwritableError("None is no item of a list")
                 found.append(each(item))
-            except UnwritableError as error:
-                raise error.within(str(number)) from None
+        except UnwritableError as error:
+            raise error.within(str(len(found))) from None
         return found
 
     return convert
@@ -249,16 +269,17 @@ def _of_items(each: Convert) -> Convert:
 
 def _of_map(of_key: Convert, of_value: Convert) -> Convert:
     def convert(value: Any) -> dict[Any, Any]:
+        value = _bare(value)
         if not isinstance(value, Mapping):
             raise unwritable(value, "map")
         found = {}
-        for key, held in value.items():
-            try:
+        try:
+            for key, held in value.items():
                 if held is None:
                     raise UnwritableError("None is no value of a map")
                 found[of_key(key)] = of_value(held)
-            except UnwritableError as error:
-                raise error.within("?") from None
+        except UnwritableError as error:
+            raise error.within("?") from None
         return found
 
     return convert
@@ -266,24 +287,28 @@ def _of_map(of_key: Convert, of_value: Convert) -> Convert:
 
 def _int(low: int, high: int) -> Convert:
     def convert(value: Any) -> int:
-        if isinstance(value, Enum):
-            value = value.value
-        if not isinstance(value, int):
-            raise unwritable(value, "int")
-        if not low <= value <= high:
-            raise UnwritableError("the int is out of range")
-        return int(value)
+        if type(value) is not int:
+            value = _bare(value)
+            if not isinstance(value, int):
+                raise unwritable(value, "int")
+        if low <= value <= high:
+            return int(value)
+        raise UnwritableError("the int is out of range")
 
     return convert
 
 
 def _bool(value: Any) -> bool:
+    value = _bare(value)
     if not isinstance(value, bool):
         raise unwritable(value, "bool")
     return value
 
 
 def _float(value: Any) -> float:
+    if type(value) is float:
+        return value
+    value = _bare(value)
     if isinstance(value, str | bytes | bool) or not hasattr(value, "__float__"):
         raise unwritable(value, "number")
     try:
@@ -293,11 +318,10 @@ def _float(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, Enum):
-        value = value.value
-    if not isinstance(value, str):
-        value = _as_text(value)
-    return str(encodable(value))
+    if type(value) is not str:
+        value = _bare(value)
+        value = str(value) if isinstance(value, str) else _as_text(value)
+    return value if value.isascii() else encodable(value)
 
 
 def _as_text(value: Any) -> str:
@@ -312,6 +336,7 @@ def _as_text(value: Any) -> str:
 
 
 def _bytes(value: Any) -> bytes:
+    value = _bare(value)
     if isinstance(value, UUID):
         return value.bytes
     if not isinstance(value, bytes | bytearray | memoryview):
@@ -333,6 +358,7 @@ def _enum(enum: Any) -> Convert:
     names = {value.name: value.number for value in enum.values}
 
     def convert(value: Any) -> int:
+        value = value.root if isinstance(value, RootModel) else value
         if isinstance(value, Enum):
             kind = type(value)
             numbers = known.get(kind)

@@ -27,14 +27,14 @@ NO_PATH: Reply = 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
 class HttpRegistry:
     """`asked` has the path and query of each request, `seen` the headers; `instead` may reply before it does."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.store = MemoryRegistry()
         self.asked: list[str] = []
         self.seen: list[dict[str, str]] = []
         self.headers: dict[str, str] = {}  # added to each reply
         self.instead: Callable[[str], Reply | None] = lambda path: None
         self.compiled: dict[str, str] = {}  # what format=serialized gives for a text
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", port), _handler(self))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_port}"

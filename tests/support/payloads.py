@@ -110,3 +110,8 @@ def _literal(data: bytes) -> Any:
     from ast import literal_eval
 
     return literal_eval(data.decode())
+
+
+async def settled(value: Any) -> Any:
+    """What a serializer or decoder gives, waited for if it must be."""
+    return await value if isinstance(value, Later) else value
