@@ -30,6 +30,7 @@ from .cloudevents_attributes import (
     text_of_time,
 )
 from .cloudevents_event import CloudEvent as CloudEvent
+from .cloudevents_event import checked_extensions
 from .cloudevents_json import write
 from .cloudevents_reading import EventReader, is_event
 from .json_format import Json
@@ -104,7 +105,7 @@ class CloudEvents(Serializer):
         data = message if event is None else event.data
         try:
             attributes = self._attributes(event, data)
-            extensions = {} if event is None else event.extensions
+            extensions = {} if event is None else checked_extensions(event.extensions)
         except ValueError as error:
             raise _refused(str(error)) from None
         if self._tracing and "traceparent" not in extensions:
@@ -138,8 +139,8 @@ class CloudEvents(Serializer):
                 "specversion": SPECVERSION,
                 "id": str(uuid4()),
                 "source": self._source,
-                "type": self._type_for(data),
-                "time": text_of_time(datetime.now(UTC)),
+                "type": self._type_of.get(type(data)) or self._type_for(data),
+                "time": f"{datetime.now(UTC).isoformat()[:-6]}Z",
             }
         moment = event.time
         if moment is None and "time" not in event.model_fields_set:
@@ -153,7 +154,11 @@ class CloudEvents(Serializer):
             "time": None if moment is None else text_of_time(moment),
             "dataschema": event.dataschema,
         }
-        return {name: text for name, text in texts.items() if text is not None}
+        written = {name: text for name, text in texts.items() if text is not None}
+        for name, text in written.items():  # also those of a copy, which pydantic does not check
+            if name != "specversion":
+                _named(name, text)
+        return written
 
     def _type_for(self, data: Any) -> str:
         kind = type(data)
@@ -249,6 +254,13 @@ def _check_given(headers: Headers, *, structured: bool) -> None:
 
 def _alike(one: str, other: str) -> bool:
     return one == other or (is_json(one) and is_json(other))
+
+
+def _named(name: str, text: str) -> None:
+    try:
+        CHECKS[name](text)
+    except ValueError as error:
+        raise ValueError(f"the attribute {name} {error}") from None
 
 
 def _configured(name: str, value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar, cast
 from uuid import uuid4
@@ -33,17 +33,15 @@ def _with_zone(moment: datetime) -> datetime:
     return moment
 
 
-def _checked_extensions(extensions: Mapping[str, Any]) -> dict[str, ExtensionValue]:
-    return {
-        _named("name", checked_name, name): _named(name, checked_extension, value) for name, value in extensions.items()
-    }
-
-
-def _named(name: str, check: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return check(value)
-    except ValueError as error:
-        raise ValueError(f"an extension attribute {error}" if name == "name" else f"{name} {error}") from None
+def checked_extensions(extensions: Mapping[str, Any]) -> dict[str, ExtensionValue]:
+    """The same. Raises `ValueError`."""
+    checked: dict[str, ExtensionValue] = {}
+    for name, value in extensions.items():
+        try:
+            checked[checked_name(name)] = checked_extension(value)
+        except ValueError as error:
+            raise ValueError(f"an extension attribute {error}") from None
+    return checked
 
 
 def _checked(name: str) -> AfterValidator:
@@ -77,14 +75,23 @@ class CloudEvent(BaseModel, Generic[T]):
     dataschema: Annotated[str, _checked("dataschema")] | None = None
     datacontenttype: Annotated[str, _checked("datacontenttype")] | None = None
     """None: that of the serializer, when it is published."""
-    extensions: Annotated[dict[str, Any], AfterValidator(_checked_extensions)] = Field(default_factory=dict)
+    extensions: Annotated[dict[str, Any], AfterValidator(checked_extensions)] = Field(default_factory=dict)
     data: T = cast(Any, None)
     """None: the event has none. Handlers get such an event only if they allow it: `CloudEvent[Order | None]`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        own = set(cls.model_fields) - _FIELDS
+        if own:
+            raise TypeError(f"{cls.__name__} has fields of its own, which no event carries: {', '.join(sorted(own))}")
 
     @property
     def specversion(self) -> str:
         """Of CloudEvents."""
         return SPECVERSION
+
+
+_FIELDS = frozenset(CloudEvent.model_fields)
 
 
 def received(kind: type[E], attributes: Mapping[str, Any], extensions: dict[str, Any], data: Any) -> E:
@@ -94,8 +101,6 @@ def received(kind: type[E], attributes: Mapping[str, Any], extensions: dict[str,
         values[name] = attributes.get(name)
     values["extensions"] = extensions
     values["data"] = data
-    if len(kind.model_fields) != len(values):  # a subclass with more
-        return kind.model_construct(None, **values)
     event = kind.__new__(kind)
     object.__setattr__(event, "__dict__", values)
     object.__setattr__(event, "__pydantic_fields_set__", set(values))

@@ -563,6 +563,21 @@ def test_an_event_with_invalid_attributes_cannot_be_made(attributes: Any) -> Non
         event(**attributes)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"id": ""}, {"source": "a b"}, {"time": datetime(2026, 1, 2)}, {"extensions": {"Bad": "x"}}]
+)
+def test_copies_are_checked_when_they_are_published(changes: Any) -> None:
+    with pytest.raises(PayloadEncodeError, match="step cloudevents: "):
+        written(CloudEvents("/shop"), event().model_copy(update=changes))
+
+
+def test_a_class_of_the_users_own_has_no_more_fields() -> None:
+    with pytest.raises(TypeError, match="has fields of its own, which no event carries: more"):
+
+        class Placed(CloudEvent[Order]):
+            more: int = 0
+
+
 def test_headers_that_are_the_envelopes_are_not_given_by_hand() -> None:
     with pytest.raises(PayloadEncodeError, match="publish a CloudEvent with the attributes"):
         written(CloudEvents("/shop"), Order(number=1), headers=(("ce_id", b"1"),))
