@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError
 from ..extras import needed
 from ..payload.losses import MAX_TYPES
-from ..payload.reading import Read, reading
 from ..payload.serialization import write_json
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, header, media_type
 from ..payload.target import Target
+from ..payload.validated import Read, validated
 from .declared import DeclaredSchema
 from .json_validation import JsonValidator, UnusableSchemaError, title_of
 from .registered import Reference, RegisteredSchema, SchemaSource
@@ -159,7 +159,7 @@ class JsonSchema(Serializer):
 
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         target = Target(target_type)
-        read = reading(target, target.adapter.validator.validate_json, step=STEP, name="JSON")
+        read = validated(target, target.adapter.validator.validate_json, step=STEP, name="JSON")
         if self._validates_reads:
             return partial(self._read_later, read, part)
 
