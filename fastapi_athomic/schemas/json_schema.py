@@ -141,7 +141,13 @@ class JsonSchema(Serializer):
                 "JsonSchema a schema",
                 step=STEP,
             )
-        return self._schema_of(kind, "serialization")
+        return self._written_schema(kind)
+
+    def _written_schema(self, kind: Any) -> str:
+        try:
+            return self._schema_of(kind, "serialization")
+        except ConfigurationError as error:
+            raise PayloadEncodeError(f"step {STEP}: {error}", step=STEP) from None
 
     def _record_of(self, message: Any) -> str | None:
         kind: Any = type(message)
@@ -153,7 +159,7 @@ class JsonSchema(Serializer):
             return self._title
         if self._subject == "topic" or kind is None:
             return None
-        return title_of(self._schema_of(kind, "serialization"))
+        return title_of(self._written_schema(kind))
 
     # --- reading
 
