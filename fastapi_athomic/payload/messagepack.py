@@ -22,7 +22,7 @@ from .objects import object_validator
 from .serialization import RefusedError, Writers
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 from .target import Target
-from .typed_reading import reading
+from .validated import validated
 
 STEP = "messagepack"
 _CONTENT_TYPES = ("application/vnd.msgpack", "application/msgpack", "application/x-msgpack")
@@ -58,7 +58,7 @@ class MessagePack(Serializer):
 
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         target = Target(target_type)
-        read = reading(target, self._format.reader(target.adapter), step=STEP, name=self._format.name)
+        read = validated(target, self._format.reader(target.adapter), step=STEP, name=self._format.name)
         return lambda message: read(message.value)
 
     def recognizes(self, message: Received) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from enum import Enum
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -78,14 +79,14 @@ class _Json:
 
 
 def serialize(message: object) -> bytes:
-    """The bytes of a message other than None: `str` and `bytes` as they are, anything else as JSON.
+    """The bytes of a message other than None: `str` and `bytes` as they are, anything else (also enums) as JSON.
 
     Raises:
         PayloadEncodeError: it cannot be written, or would not be read back as the same value.
     """
     if isinstance(message, bytes | bytearray | memoryview):
         return bytes(message)
-    if isinstance(message, str):
+    if isinstance(message, str) and not isinstance(message, Enum):
         return _utf8(message)
     return _json.write(message)
 

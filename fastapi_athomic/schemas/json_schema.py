@@ -16,7 +16,7 @@ from ..payload.losses import MAX_TYPES
 from ..payload.serialization import write_json
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, header, media_type
 from ..payload.target import Target
-from ..payload.typed_reading import Read, reading
+from ..payload.validated import Read, validated
 from .declared import DeclaredSchema
 from .json_validation import JsonValidator, UnusableSchemaError, title_of
 from .registered import Reference, RegisteredSchema, SchemaSource
@@ -141,7 +141,13 @@ class JsonSchema(Serializer):
                 "JsonSchema a schema",
                 step=STEP,
             )
-        return self._schema_of(kind, "serialization")
+        return self._written_schema(kind)
+
+    def _written_schema(self, kind: Any) -> str:
+        try:
+            return self._schema_of(kind, "serialization")
+        except ConfigurationError as error:
+            raise PayloadEncodeError(f"step {STEP}: {error}", step=STEP) from None
 
     def _record_of(self, message: Any) -> str | None:
         kind: Any = type(message)
@@ -153,13 +159,13 @@ class JsonSchema(Serializer):
             return self._title
         if self._subject == "topic" or kind is None:
             return None
-        return title_of(self._schema_of(kind, "serialization"))
+        return title_of(self._written_schema(kind))
 
     # --- reading
 
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         target = Target(target_type)
-        read = reading(target, target.adapter.validator.validate_json, step=STEP, name="JSON")
+        read = validated(target, target.adapter.validator.validate_json, step=STEP, name="JSON")
         if self._validates_reads:
             return partial(self._read_later, read, part)
 

@@ -126,14 +126,26 @@ async def test_a_dict_declares_no_schema(registry: SchemaRegistry) -> None:
         await written(JsonSchema(registry, auto_register=True), {"number": 1})
 
 
+async def test_a_model_without_a_schema_says_so(registry: SchemaRegistry) -> None:
+    class Odd(BaseModel):
+        call: Callable[[int], int]
+
+    with pytest.raises(PayloadEncodeError):
+        await written(JsonSchema(registry, auto_register=True), Odd(call=abs))
+    with pytest.raises(PayloadEncodeError, match="Odd has no JSON Schema"):
+        JsonSchema(registry, auto_register=True)._written_schema(Odd)
+
+
 @pytest.mark.parametrize(
     ("subject", "expected"),
     [("topic", "orders-value"), ("record", "Order"), ("topic_record", "orders-Order")],
 )
 async def test_subjects_are_named_by_topic_and_title(registry: SchemaRegistry, subject: Any, expected: str) -> None:
     await written(JsonSchema(registry, subject=subject, auto_register=True), ORDER)
-    await written(JsonSchema(registry, subject=subject, schema=SCHEMA, auto_register=True), {"number": 1})
     assert json.loads((await registry.latest(expected)).text)["title"] == "Order"
+    other = SchemaRegistry("memory://")
+    await written(JsonSchema(other, subject=subject, schema=SCHEMA, auto_register=True), {"number": 1})
+    assert json.loads((await other.latest(expected)).text) == SCHEMA
 
 
 def test_what_a_type_declares_is_told_for_the_check(registry: SchemaRegistry) -> None:

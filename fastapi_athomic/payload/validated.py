@@ -16,7 +16,7 @@ Read = Callable[[bytes | None], Any]
 """A payload, or None for a null value, becomes a value. Raises `PayloadDecodeError`."""
 
 
-def reading(target: Target, read: Callable[[bytes], Any], *, step: str, name: str) -> Read:
+def validated(target: Target, read: Callable[[bytes], Any], *, step: str, name: str) -> Read:
     """The same as `read`, with null values, and with errors of ours.
 
     Args:
