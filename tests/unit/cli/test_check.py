@@ -200,7 +200,7 @@ def with_schemas(name: str, serializer: str = "Avro(registry)") -> str:
     return SCHEMAS.replace("NAME", name).replace("SERIALIZER", serializer)
 
 
-def record(*fields: dict[str, object]) -> str:
+def record(*fields: dict[str, str]) -> str:
     return json.dumps({"type": "record", "name": "Order", "fields": fields})
 
 
