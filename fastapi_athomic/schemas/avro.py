@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
+from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError
 from ..extras import needed
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
 from ..payload.target import Target
@@ -57,7 +58,7 @@ class Avro(Serializer):
         *,
         framing: Framing = "prefix",
         subject: SubjectStrategy = "topic",
-        schema: SchemaInput | Mapping[type, SchemaInput] | None = None,
+        schema: SchemaInput | Mapping[Any, SchemaInput] | None = None,  # keys are classes
         references: Sequence[Reference] = (),
         reader_schema: SchemaInput | None = None,
         records: Mapping[str, type] | None = None,
@@ -169,17 +170,11 @@ class Avro(Serializer):
 
     async def _encode_later(self, message: Any, outgoing: Outgoing) -> bytes | None:
         key = (type(message), outgoing.topic, outgoing.part)
+        schema, until = await self._schema_for(*key)
         known = self._writers.get(key)
-        try:
-            schema, until = await self._schema_for(*key)
-        except PayloadUnavailableError:
-            if known is None:
-                raise
-            known.until = monotonic() + ASK_AGAIN  # the one before may still be used
-        else:
-            if known is None or known.schema is not schema:
-                known = self._writers[key] = await self._writer(type(message), schema, outgoing.part)
-            known.until = until
+        if known is None or known.schema is not schema:
+            known = self._writers[key] = await self._writer(type(message), schema, outgoing.part)
+        known.until = until
         return known.write(message, outgoing)
 
     async def _schema_for(self, kind: type, topic: str, part: Part) -> tuple[RegisteredSchema, float]:
@@ -251,7 +246,10 @@ class Avro(Serializer):
             text = self.derived(target_type)
         if text is None:
             return None
-        subject = subject_of(self._subject, topic, part, _name_in(text))
+        name = _name_in(text)
+        if name is None and self._subject in ("record", "topic_record"):  # a union: each record has its own subject
+            return None
+        subject = subject_of(self._subject, topic, part, name)
         return DeclaredSchema(subject, "AVRO", text, self._references)
 
     async def incompatibilities(self, kind: Any, topic: str, *, writes: bool, part: Part = "value") -> list[str]:
@@ -269,6 +267,13 @@ class Avro(Serializer):
         """
         from .avro_fit import misfits_of_reading, misfits_of_writing
 
+        if self._subject != "topic" and get_origin(kind) in (Union, UnionType):
+            several = [each for each in get_args(kind) if each is not type(None)]
+            return [
+                problem
+                for each in several
+                for problem in await self.incompatibilities(each, topic, writes=writes, part=part)
+            ]
         target = Target(kind)
         text = self._text_for(kind) if writes and isinstance(kind, type) else None
         if text is None:
@@ -323,7 +328,7 @@ class _Anything(Mapping[str, str]):
         return 0
 
 
-def _texts_of(schema: SchemaInput | Mapping[type, SchemaInput] | None) -> str | dict[type, str]:
+def _texts_of(schema: SchemaInput | Mapping[Any, SchemaInput] | None) -> str | dict[type, str]:
     if schema is None:
         return {}
     if isinstance(schema, Mapping) and all(isinstance(key, type) for key in schema):

@@ -83,10 +83,11 @@ class _Comparison:
                 yield f"{_place(path)} may be the record {node.name}, which is none of {names}"
             models = found
         records = models if len(models) == 1 else [shape for shape in shapes if shape["type"] == "typed-dict"]
-        if len(records) != 1:
-            return
-        yield from self._missing(node, records[0], path)
-        for each in node.fields:
+        if len(records) == 1:
+            yield from self._missing(node, records[0], path)
+        else:
+            records = [shape for shape in shapes if shape["type"] == "dict" and len(shapes) == 1]
+        for each in node.fields if records else ():
             yield from self.of(each.node, self._expected.field((records[0],), each.name), (*path, each.name))
 
     def _missing(self, node: Node, shape: Shape, path: tuple[str, ...]) -> Iterator[str]:

@@ -124,7 +124,11 @@ def _of_class(kind: type, shape: Shape, node: Node, of: Callable[[Node], Convert
     held_by: Callable[[Any], Mapping[str, Any]] = _attributes if hasattr(kind, "__dict__") else _slots
     if hasattr(kind, "__slots__") and not is_model:
         held_by = _slots
-    checks = bool(lost) or shape.get("config", {}).get("extra_fields_behavior") == "allow"
+    extra = (shape.get("config") or {}).get("extra_fields_behavior")
+    if filled and extra in ("forbid", "allow"):
+        reason = f"{kind.__name__} has no such field, and would not be read back as it is with the schema's default"
+        return partial(_refuse, reason, path=next(iter(filled)))
+    checks = bool(lost) or extra == "allow"
 
     def convert(value: Any) -> dict[str, Any]:
         held = held_by(value)

@@ -134,7 +134,7 @@ def parse(text: str, references: Mapping[str, str] | None = None) -> Node:
     Raises:
         AvroSchemaError: it is no schema, or uses a name that nothing defines.
     """
-    return _Parser(references or {}).parse_text(text)
+    return _Parser({} if references is None else references).parse_text(text)
 
 
 class _Parser:

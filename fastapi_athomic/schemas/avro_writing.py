@@ -10,7 +10,7 @@ One exception: a Python float in a field of type `float` is rounded to 32 bits, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -32,6 +32,7 @@ from .avro_shapes import names_of
 MAX_DEPTH = 100
 """Records within records of the same type: deeper ones would not be read."""
 LISTS = (list, tuple, set, frozenset, deque)
+_NO_TEXT = (bool, int, float, Mapping, BaseModel, *LISTS)
 _FLOAT = Struct("<f")
 _RANGES = {"int": 2**31, "long": 2**63}
 
@@ -64,24 +65,27 @@ class SchemaWriter:
 
 def _no_text(bare: Any) -> Unfit:
     """Where in a bare value there is text that UTF-8 cannot hold."""
-    parts: list[tuple[str, Any]] = []
+    reason = "text with half a surrogate pair in it, which UTF-8 cannot hold"
+    found = next(_bad_texts(bare, ()), ())
+    error = Unfit(reason)
+    error.path = found
+    return error
+
+
+def _bad_texts(bare: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if isinstance(bare, str):
-        return Unfit("text with half a surrogate pair in it, which UTF-8 cannot hold")
-    if isinstance(bare, tuple):  # the branch of a union
-        return _no_text(bare[1])
-    if isinstance(bare, dict):
-        parts = list(bare.items())
+        if any("\ud800" <= character <= "\udfff" for character in bare):
+            yield path
+    elif isinstance(bare, tuple):  # the branch of a union
+        yield from _bad_texts(bare[1], path)
+    elif isinstance(bare, dict):
+        for name, part in bare.items():
+            shown = name if name.isidentifier() else "?"
+            yield from _bad_texts(name, (*path, "?"))
+            yield from _bad_texts(part, (*path, shown))
     elif isinstance(bare, list):
-        parts = [(str(number), item) for number, item in enumerate(bare)]
-    for name, part in parts:
-        try:
-            if isinstance(part, str):
-                part.encode()
-            elif isinstance(part, dict | list | tuple):
-                str(part).encode()
-        except UnicodeEncodeError:
-            return _no_text(part).inside(name)
-    return Unfit("a key with half a surrogate pair in it, which UTF-8 cannot hold")
+        for number, part in enumerate(bare):
+            yield from _bad_texts(part, (*path, str(number)))
 
 
 class _Converters:
@@ -188,7 +192,7 @@ class _Scalar:
 
     def _of_text(self, value: Any) -> str:
         """As in JSON: from which everyone who declares the type reads the same value."""
-        if value is None or isinstance(value, bool | int | float | Mapping | BaseModel | LISTS) or is_record(value):
+        if value is None or isinstance(value, _NO_TEXT) or is_record(value):
             return str(self._refuse(value))
         text = _text_of(value)
         return text if text is not None else str(self._refuse(value))
@@ -345,7 +349,7 @@ def _rank(node: Node, kind: type) -> int | None:
         "bytes": (1, (bytes, bytearray, memoryview)),
         "fixed": (1, (bytes, bytearray, memoryview)),
         "enum": (0 if issubclass(kind, Enum) else 2, (Enum, str)),
-        "array": (0, LISTS),
+        "array": (1, LISTS),
         "map": (1, (Mapping,)),
         "record": (1, (Mapping,)),
         "string": (1 if issubclass(kind, str) else 4, (object,)),
