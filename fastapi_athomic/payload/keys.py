@@ -302,8 +302,11 @@ def _text(given: object, what: str) -> str:
 
 def _decoded(given: object, what: str) -> bytes:
     """32 bytes, of the bytes themselves or of base64, of either alphabet, with or without padding."""
-    if isinstance(given, bytes) and len(given) == KEY_BYTES:
-        return given
+    if isinstance(given, bytes):
+        if len(given) == KEY_BYTES:
+            return given
+        if not given.isascii() or any(byte < 32 for byte in given.strip()):  # no text
+            raise _KeyProblemError(f"{what} has {len(given)} bytes, it must have {KEY_BYTES}")
     text = _text(given, what).strip().rstrip("=").translate(_ONE_ALPHABET)
     try:
         secret = b64decode(text + "=" * (-len(text) % 4), validate=True)
