@@ -74,7 +74,7 @@ class SchemaRegistry:
         username: str | None = None,
         password: Secret | None = None,
         token: Secret | None = None,
-        timeout: float = 5.0,
+        timeout: float = 10.0,
         latest_for: float = 300.0,
         unknown_after: float = 5.0,
         normalize: bool = False,

@@ -59,7 +59,7 @@ class Access:
     username: str | None = None  # with a password: basic authentication
     password: Secret | None = None
     token: Secret | None = None  # a bearer token, instead
-    timeout: float = 5.0  # seconds for one request, all in all
+    timeout: float = 10.0  # seconds for one request, all in all
     normalize: bool = False  # the registry compares and keeps schemas in its normal form
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None

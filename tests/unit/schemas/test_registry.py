@@ -88,7 +88,11 @@ async def test_an_unknown_id_is_asked_for_again_as_registries_are_not_equally_ne
     assert len(server.asked) == 3
 
 
-async def test_an_id_that_stays_unknown_is_not_asked_for_again_at_once(server: HttpRegistry) -> None:
+async def test_an_id_that_stays_unknown_is_not_asked_for_again_at_once(
+    server: HttpRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FAILED_FOR", 0.0)  # that is for failures of other sorts
+    monkeypatch.setattr(module, "UNKNOWN_FOR", 1_000.0)  # seconds; else a slow machine would take longer
     registry = SchemaRegistry(server.url, unknown_after=0.0)
     for _ in range(3):
         with pytest.raises(PayloadDecodeError, match="has no schema with the id 77") as raised:
