@@ -88,7 +88,8 @@ def serialize(message: object) -> bytes:
         return bytes(message)
     if isinstance(message, str) and not isinstance(message, Enum):
         return _utf8(message)
-    return _json.write(message)
+    kind: Any = type(message)
+    return _json.writer_of(kind)(message)
 
 
 class Writers:
@@ -96,7 +97,8 @@ class Writers:
 
     def __init__(self, of: Format) -> None:
         self._format = of
-        self._writer_of = lru_cache(MAX_TYPES)(self._new_writer)
+        self.writer_of = lru_cache(MAX_TYPES)(self._new_writer)
+        """A function that writes messages of a class other than None's, and raises as `write` does."""
 
     def write(self, message: object) -> bytes:
         """The bytes of a message other than None.
@@ -104,20 +106,18 @@ class Writers:
         Raises:
             PayloadEncodeError: it cannot be written, or would not be read back as the same value.
         """
-        try:
-            kind: Any = type(message)
-            write = self._writer_of(kind)
-        except ConfigurationError as error:
-            reason = str(error).partition("\n")[0]
-            text = f"{reason}: publish a dict, a str or bytes instead"
-            raise PayloadEncodeError(text, step=self._format.step) from None
-        return write(message)
+        kind: Any = type(message)
+        return self.writer_of(kind)(message)
 
     def _new_writer(self, kind: type) -> Callable[[Any], bytes]:
-        """Raises `ConfigurationError` for a class that pydantic cannot handle."""
-        if issubclass(kind, BaseModel) or is_dataclass(kind):
+        if not (issubclass(kind, BaseModel) or is_dataclass(kind)):
+            return partial(_write_bare, self._format)
+        try:
             return _RecordWriter(kind, self._format)
-        return partial(_write_bare, self._format)
+        except ConfigurationError as error:  # pydantic cannot handle it
+            reason = str(error).partition("\n")[0]
+        text = f"{reason}: publish a dict, a str or bytes instead"
+        raise PayloadEncodeError(text, step=self._format.step)
 
 
 def _utf8(message: str) -> bytes:
