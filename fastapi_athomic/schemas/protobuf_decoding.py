@@ -236,8 +236,6 @@ class _IntoModels:
                 problem = f"{_at(reader.place(error))}{error}"
             except ValidationError as error:
                 problem = f"the payload is not a valid {target.name}: {target.describe(error)}"
-            except UnicodeDecodeError as error:  # of proto2, whose text is not looked at before
-                problem = f"{_at(reader.place(error))}text that is not UTF-8"
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # from a validator of the user's

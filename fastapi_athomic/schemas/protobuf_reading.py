@@ -100,13 +100,13 @@ class MessageReader:
         )
 
     def place(self, error: BaseException) -> str:
-        """The path to the field in which a function failed."""
-        found = (
-            self._lines[frame.f_code.co_filename].get(line, "?")
-            for frame, line in walk_tb(error.__traceback__)
-            if frame.f_code.co_filename in self._lines
+        """The path to the field in which a function failed. Comprehensions have frames of their own, on the same line."""
+        codes = ((frame.f_code, line) for frame, line in walk_tb(error.__traceback__))
+        return ".".join(
+            self._lines[code.co_filename].get(line, "?")
+            for code, line in codes
+            if code.co_filename in self._lines and not code.co_name.startswith("<")
         )
-        return ".".join(found)
 
     def _record(self, descriptor: Any, kind: Any) -> str:
         name = self._made.get((descriptor.full_name, kind))

@@ -87,7 +87,7 @@ async def test_with_the_header_framing_the_index_stands_behind_the_guid_and_the_
 async def test_either_framing_is_read_whatever_is_written(registry: SchemaRegistry, shop: RegisteredSchema) -> None:
     for framing in ("prefix", "header"):
         outgoing = Outgoing("t")
-        data = await written(Protobuf(registry, framing=framing), ORDER, outgoing)  # type: ignore[arg-type]
+        data = await written(Protobuf(registry, framing=framing), ORDER, outgoing)
 
         assert await settled(Protobuf(registry).decoder(shop_pb2.Order)(arrived(data, outgoing))) == ORDER
 
@@ -102,7 +102,7 @@ async def test_the_header_counts_more_than_what_the_value_begins_with(
     assert shop.guid is not None
     header = ("__value_schema_id", b"\x01" + shop.guid.bytes + b"\0")
 
-    with pytest.raises(PayloadDecodeError, match="no valid athomic.shop.Order"):
+    with pytest.raises(PayloadDecodeError, match=r"no valid athomic\.shop\.Order"):
         await settled(decode(message(await written(protobuf, ORDER), headers=(header,))))
 
 
