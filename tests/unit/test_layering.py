@@ -30,9 +30,10 @@ FLOORS = [
     ["publisher", "decorators", "discovery", "observation"],
     ["broker", "subscriptions", "propagation", "schemas"],
     ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
-    ["settings", "outcomes", "complaints", "extras"],
+    ["settings", "outcomes", "complaints", "extras", "tls"],
     [
         "messages",
+        "unpacking",
         "variables",
         "addresses",
         "exceptions",
