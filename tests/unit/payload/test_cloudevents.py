@@ -23,13 +23,15 @@ from tests.support.payloads import arrived
 from tests.support.payloads import message as received
 
 
-class Order(BaseModel):
+class Change(BaseModel):
     number: int
+
+
+class Order(Change):
     amount: Decimal = Decimal("1.50")
 
 
-class Cancelled(BaseModel):
-    number: int
+class Cancelled(Change):
     reason: str = "none"
 
 
@@ -141,7 +143,7 @@ def test_data_alone_gets_attributes_and_handlers_that_want_only_data_get_it(mode
     [
         ({"types": TYPES, "type": "other"}, Order(number=1), "shop.order.placed"),
         ({"types": {"first": Order, "second": Order}}, Order(number=1), "first"),
-        ({"types": {"any": BaseModel}}, Order(number=1), "any"),
+        ({"types": {"any": Change}}, Order(number=1), "any"),
         ({"type": "shop.order"}, Order(number=1), "shop.order"),
         ({"type": "shop.order"}, {"a": 1}, "shop.order"),
         ({}, Order(number=1), "Order"),
@@ -297,7 +299,7 @@ def test_a_union_gets_what_the_type_of_the_event_says(mode: Any, data: Any) -> N
     assert read(events, CloudEvent[Order | Cancelled], message).data == data
     assert read(events, CloudEvent[Any], message).data == data
     assert read(events, CloudEvent, message).data == data
-    assert read(events, BaseModel, message) == data
+    assert read(events, Change, message) == data
 
 
 def test_an_event_of_a_type_that_the_handler_does_not_take_is_refused() -> None:
