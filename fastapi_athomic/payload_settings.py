@@ -41,7 +41,7 @@ class RegistrySettings(Checked):
     ssl_keyfile: str | None = None  # its key, if that is in another file
     ssl_password: SecretStr | None = None  # of the key
     ssl_check_hostname: bool | None = None  # the certificate of the registry must be for its host; by default true
-    timeout: PositiveSeconds | None = None  # of one request, all in all; by default 5
+    timeout: PositiveSeconds | None = None  # of one request, all in all; by default 10
     # how long the newest schema of a subject is used before it is asked for again; by default 300
     latest_for: PositiveSeconds | None = None
     # how long an unknown id is asked for again, as new schemas need a moment to spread; by default 5

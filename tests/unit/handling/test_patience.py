@@ -285,6 +285,58 @@ async def test_many_messages_of_a_batch_are_waited_for_at_once() -> None:
     assert shop.record.seen == list(range(COUNT))
 
 
+class Choosy(Depot):
+    """Away for all numbers but 0."""
+
+    async def _done(self, data: bytes) -> bytes:
+        if self.away and b'"number":0,' not in data:
+            self.asked += 1
+            raise PayloadUnavailableError("the depot is away")
+        return data
+
+
+@ISOLATIONS
+async def test_what_comes_from_the_waiting_room_waits_too(isolation: Any) -> None:
+    shop = Shop("ordered", isolation, Choosy())
+    assert isinstance(shop.depot, Choosy)
+    async with running(shop.athomic):
+        await write_past(shop, range(1, COUNT))
+        await eventually(lambda: shop.athomic.consumers()[0].counters.parked == COUNT - 1)
+        shop.depot.away = True
+        await write_past(shop, range(1))
+        await eventually(lambda: shop.depot.asked > 3 and shop.waits())  # type: ignore[attr-defined]
+        assert shop.record.seen == [0]
+        shop.depot.away = False
+        assert await shop.record.count(COUNT) == list(range(COUNT))
+        await shop.athomic.drain()
+        assert not shop.waits()
+        assert await shop.athomic.dead_letters("h").count() == 0
+
+
+async def test_a_stop_does_not_wait_for_what_came_from_the_waiting_room() -> None:
+    gate = Gate()
+
+    class Hanging(Depot):
+        async def _done(self, data: bytes) -> bytes:
+            if self.away and b'"number":0,' not in data:
+                self.asked += 1
+                await gate.wait()
+            return data
+
+    shop = Shop("ordered", "loop", Hanging(), drain_timeout=600, shutdown_timeout=600)
+    assert isinstance(shop.depot, Hanging)
+    async with running(shop.athomic):
+        await write_past(shop, range(1, COUNT))
+        await eventually(lambda: shop.athomic.consumers()[0].counters.parked == COUNT - 1)
+        shop.depot.away = True
+        await write_past(shop, range(1))
+        await eventually(lambda: shop.depot.asked)  # type: ignore[attr-defined]
+    assert shop.record.seen == [0]
+    shop.depot.away = False
+    async with running(shop.athomic):
+        assert await shop.record.count(COUNT) == list(range(COUNT))
+
+
 # --- publishing
 
 
