@@ -1,4 +1,4 @@
-"""The addresses of the broker and of the state store: what is wrong with one, and how it may be shown."""
+"""The addresses of broker, state store and schema registry: what is wrong with one, and how it may be shown."""
 
 from __future__ import annotations
 
@@ -84,3 +84,30 @@ def shown_store_url(url: str) -> str:
     if parts.scheme == "unix":
         return "unix:// (a socket)"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def checked_registry_url(url: str) -> str:
+    """The URL of a schema registry, or several with commas between them, without spaces and slashes at the end.
+
+    Raises:
+        ValueError: says what is wrong with it, and shows nothing that may be a secret.
+    """
+    url = "".join(url.split())
+    if url.startswith("memory://"):
+        return url
+    return ",".join(_checked_web_address(each) for each in url.split(","))
+
+
+def _checked_web_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError("must be memory://, memory://name or http(s)://host:port[/path]; separate several by commas")
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong in the URL of a schema registry: set username and password")
+    if parts.query or parts.fragment:
+        raise ValueError("the URL of a schema registry has no query and no fragment")
+    return url.rstrip("/")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from inspect import signature
 from operator import attrgetter
 from typing import Any
@@ -35,3 +37,11 @@ def histogram(meter: Meter, name: str, *, unit: str, description: str, bounds: S
     advice: dict[str, Any] = {"explicit_bucket_boundaries_advisory": bounds}
     known = advice.keys() <= signature(meter.create_histogram).parameters.keys()
     return meter.create_histogram(name, unit=unit, description=description, **(advice if known else {}))
+
+
+def unpacked_list(value: Any) -> Any:
+    """A list that came as JSON: pydantic-settings 2.6 leaves those inside of tables as they are."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value

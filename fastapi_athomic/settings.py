@@ -17,11 +17,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
-from .variables import DELIMITER, PREFIX, Checked, checked_sources, variable
+from .payload_settings import PayloadSettings
+from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Assignor = Literal["roundrobin", "range", "sticky"]
 
 _PLAINER = {
@@ -56,6 +54,7 @@ class KafkaSettings(Checked):
     fetch_max_wait: PositiveSeconds = 0.25  # the broker answers after this long, if there are no messages
     fetch_max_bytes: Count = 52_428_800  # of one answer with messages
     max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
+    max_batch_bytes: Count = 268_435_456  # to which a compressed batch may unpack; a larger one holds its partition
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is published
     linger: Seconds = 0.0  # how long a message that is published waits for others, to be sent with them
@@ -231,10 +230,11 @@ class AthomicSettings(Checked, BaseSettings):
     # process that may forget it. None: in memory, allowed only if the broker is memory:// too
     state_store_url: SecretStr | None = None
 
-    ordered: OrderedSettings = OrderedSettings()
-    kafka: KafkaSettings = KafkaSettings()
-    memory: MemorySettings = MemorySettings()
-    context: ContextSettings = ContextSettings()
+    ordered: OrderedSettings = Field(default_factory=OrderedSettings)
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
+    context: ContextSettings = Field(default_factory=ContextSettings)
+    payload: PayloadSettings = Field(default_factory=PayloadSettings)
     # names of environment variables that begin with ATHOMIC_ and belong to something else; `*` stands for any end.
     # Others that are no setting are refused
     ignored_variables: tuple[str, ...] = ()

@@ -13,13 +13,14 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, Self, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Self, get_args, get_origin
 
 from pydantic import (
     AliasChoices,
     AliasPath,
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     model_validator,
 )
@@ -49,6 +50,10 @@ ELSEWHERE = {
 """What others call a setting, where the names are not similar."""
 OBJECT = "must be a JSON object; or set its parts one by one, in variables that begin with {variable}__"
 LIST = "must be a list in JSON, or be written with commas: one,two"
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Refusal(NamedTuple):
@@ -232,7 +237,8 @@ def _is_alias(model: type[BaseSettings], name: str) -> bool:
 class Checked(BaseModel):
     """Settings whose errors name the nearest setting for a misspelt one, and show no values: they may be secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # built when the first object is made: an import that makes none need not wait for it
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -13,6 +13,12 @@ from hypothesis import HealthCheck, settings
 from tests.support.kafka_broker import IMPATIENT, ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
 from tests.support.mock_cluster import MockCluster
 from tests.support.redis_server import ExternalRedis, RedisServer, RedisUnavailableError, start_redis
+from tests.support.schema_registry import (
+    ApicurioRegistry,
+    ExternalRegistry,
+    RegistryUnavailableError,
+    start_registry,
+)
 from tests.support.secure_kafka import SecureKafka
 
 REQUIRE_VARIABLE = "ATHOMIC_TEST_REQUIRE_BROKERS"
@@ -109,6 +115,18 @@ def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
     except RedisUnavailableError as error:
         _do_without(f"a Redis to kill: {error}")
     server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApicurioRegistry | ExternalRegistry]:
+    """A real registry server. It is shared: each test uses subjects of its own."""
+    try:
+        server = start_registry(tmp_path_factory.mktemp("registry") / "server.log")
+    except RegistryUnavailableError as error:
+        pytest.fail(str(error))
+    _used.append(server.description)
     yield server
     server.stop()
 

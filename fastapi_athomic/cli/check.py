@@ -1,16 +1,22 @@
-"""`fastapi-athomic check`: would the app start? For CI: no broker is asked, and nothing is started."""
+"""`fastapi-athomic check`: would the app start? For CI: no broker is asked, and nothing is started.
+
+A schema registry is asked, if the app has one: would it take the schemas of the app's messages?
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ..athomic import Athomic
+from ..consumption.service import ConsumerService
 from ..exceptions import AthomicError, ConfigurationError
 from .app import add_app_options, find_athomics, told
+from .schemas import compare
 from .terminal import FAILED, OK, print_json
 
 _LOGGER = logging.getLogger(__package__.partition(".")[0])
@@ -22,6 +28,7 @@ class _Findings:
     problems: list[str] = field(default_factory=list)  # because of which the app would not start
     warnings: list[str] = field(default_factory=list)
     brokers: set[str] = field(default_factory=set)  # schemes
+    compared: int = 0  # schemas, with those of a registry
 
 
 def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +37,9 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "check",
         help="would the app start? finds and compiles handlers, validates settings; asks no broker",
         description="Finds and compiles the handlers and validates the settings, as a start of the app does. No broker "
-        "is asked, nothing is started. The exit status is 1 if the app would not start.",
+        "is asked, nothing is started. If the app has a schema registry, that is asked whether the schemas of the "
+        "handlers' types go with those that it has; nothing is registered. The exit status is 1 if the app would not "
+        "start, or a schema would be refused.",
     )
     add_app_options(command)
     command.add_argument("--strict", action="store_true", help="fail if there are warnings, too")
@@ -48,7 +57,9 @@ async def run(options: argparse.Namespace) -> int:
             for athomic in athomics:
                 findings.brokers.add(athomic.settings.scheme)
                 try:
-                    findings.handlers += (await athomic.check()).consumers
+                    consumers = (await athomic.check()).consumers
+                    findings.handlers += consumers
+                    await _compare_schemas(athomic, consumers.values(), findings)
                 except ConfigurationError as error:
                     findings.problems += map(str, error.problems or (error,))
                 except Exception as error:  # of the user's code, which a start would run too
@@ -61,6 +72,7 @@ async def run(options: argparse.Namespace) -> int:
             {
                 "ok": not failed,
                 "handlers": findings.handlers,
+                "schemas": findings.compared,
                 "problems": findings.problems,
                 "warnings": findings.warnings,
             }
@@ -68,6 +80,13 @@ async def run(options: argparse.Namespace) -> int:
     else:
         _print(findings)
     return FAILED if failed else OK
+
+
+async def _compare_schemas(athomic: Athomic, consumers: Iterable[ConsumerService], findings: _Findings) -> None:
+    comparison = await compare(athomic, consumers)
+    findings.compared += comparison.compared
+    findings.problems += comparison.problems
+    findings.warnings += comparison.warnings
 
 
 def _print(findings: _Findings) -> None:
@@ -79,6 +98,8 @@ def _print(findings: _Findings) -> None:
         return
     count = len(findings.handlers)
     print(f"{count} handler{'' if count == 1 else 's'} would start: {', '.join(findings.handlers) or 'none'}")
+    if findings.compared:
+        print(f"{findings.compared} schema{'' if findings.compared == 1 else 's'} compared with the schema registry")
     if findings.brokers == {"memory"}:
         print("The broker is memory:// here. Set the variables of production to check what they concern, too.")
 

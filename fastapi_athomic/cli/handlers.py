@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..athomic import Athomic
 from ..consumption.service import ConsumerService
+from ..messages import RawMessage
+from ..payload.pipeline import PayloadPipeline
 from ..retry import RetryPolicy
 from .app import add_app_options, find_athomics
 from .terminal import OK, print_json, print_table
@@ -18,7 +21,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """Adds the command `handlers`."""
     command = areas.add_parser(
         "handlers",
-        help="list the handlers: topics, group, ordering, concurrency, batch, retry, DLQ",
+        help="list the handlers: topics, group, ordering, concurrency, batch, payload, retry, DLQ",
         description="Lists the handlers with their options, as the settings have tuned them. No broker is asked.",
     )
     add_app_options(command)
@@ -29,13 +32,17 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 async def run(options: argparse.Namespace) -> int:
     """Prints a line for each handler; returns the exit status."""
     athomics = find_athomics(options)
-    consumers = [service for athomic in athomics for service in (await athomic.check()).consumers.values()]
+    consumers = [
+        (service, payloads_of(athomic, service))
+        for athomic in athomics
+        for service in (await athomic.check()).consumers.values()
+    ]
     if options.json:
-        print_json([_as_json(service) for service in consumers])
+        print_json([_as_json(*each) for each in consumers])
         return OK
     print_table(
-        ("HANDLER", "TOPICS", "GROUP", "ORDER", "CONCURRENCY", "BATCH", "RETRY", "DLQ"),
-        [_row(service) for service in consumers],
+        ("HANDLER", "TOPICS", "GROUP", "ORDER", "CONCURRENCY", "BATCH", "PAYLOAD", "RETRY", "DLQ"),
+        [_row(*each) for each in consumers],
     )
     return OK
 
@@ -47,7 +54,25 @@ def dlq_topics(service: ConsumerService) -> list[str]:
     return list(dict.fromkeys(topic for topic in found if topic is not None))
 
 
-def _row(service: ConsumerService) -> tuple[str, ...]:
+def payloads_of(athomic: Athomic, service: ConsumerService) -> dict[str, str]:
+    """How the messages of each topic are read, by the names of the steps."""
+    subscription = service.subscription
+    if service.target_type is RawMessage:
+        return dict.fromkeys(subscription.topics or (PLACEHOLDER,), "as it came")
+    pipelines = {topic: athomic.payloads.read_with(topic, subscription.payload) for topic in subscription.topics}
+    if subscription.pattern is not None:
+        pipelines[PLACEHOLDER] = subscription.payload or athomic.payloads.default
+    return {topic: shown(pipeline) for topic, pipeline in pipelines.items()}
+
+
+def shown(pipeline: PayloadPipeline) -> str:
+    """The names of what is done when a message is published, and what else is read."""
+    written = [pipeline.serializer.name, *(step.name for step in pipeline.steps if step.writes)]
+    read = [*(each.name for each in pipeline.reads), *(step.name for step in pipeline.steps if not step.writes)]
+    return "+".join(written) + (f" (reads {' '.join(read)})" if read else "")
+
+
+def _row(service: ConsumerService, payloads: dict[str, str]) -> tuple[str, ...]:
     subscription = service.subscription
     pattern = subscription.pattern
     return (
@@ -57,6 +82,7 @@ def _row(service: ConsumerService) -> tuple[str, ...]:
         "sequence" if subscription.sequencing else subscription.ordering,
         str(subscription.concurrency),
         str(subscription.batch_size or "-"),
+        ", ".join(dict.fromkeys(payloads.values())),
         _retry(subscription.retry),
         ", ".join(dlq_topics(service)) or "none: what fails is skipped",
     )
@@ -70,7 +96,7 @@ def _retry(policy: RetryPolicy) -> str:
     return f"{own}{attempts}{later}"
 
 
-def _as_json(service: ConsumerService) -> dict[str, Any]:
+def _as_json(service: ConsumerService, payloads: dict[str, str]) -> dict[str, Any]:
     subscription, policy = service.subscription, service.subscription.retry
     return {
         "id": subscription.handler_id,
@@ -83,6 +109,7 @@ def _as_json(service: ConsumerService) -> dict[str, Any]:
         "timeout": subscription.timeout,
         "auto_offset_reset": subscription.auto_offset_reset,
         "paused": service.paused,
+        "payloads": payloads,
         "retry": {
             "policy": type(policy).__name__,
             "max_attempts": policy.max_attempts,

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import monotonic
+from typing import Any
 
 from ..complaints import Complaints
 from ..error_text import exc_info
 from ..exceptions import AthomicError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
+from ..handling.patience import Patience
 from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
@@ -78,11 +80,13 @@ class ServiceParts:
     subscription: Subscription
     new_session: Callable[[bool], ConsumerSession]  # True: paused from the beginning
     dlq_handler: DLQHandler
+    patience: Patience
     orchestrator: HeadersOrchestrator
     counters: Counters
     settings: AthomicSettings
     paused: bool  # by an operator, from the beginning
     gauge: SequenceGauge | None  # of an ordered consumer
+    target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
 
 
 class ConsumerService:
@@ -101,6 +105,7 @@ class ConsumerService:
     def __init__(self, parts: ServiceParts) -> None:
         self.name = parts.subscription.handler_id
         self.subscription = parts.subscription
+        self.target_type = parts.target_type
         self.counters = parts.counters
         self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW
@@ -108,6 +113,7 @@ class ConsumerService:
         self.paused = parts.paused
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
+        self._patience = parts.patience
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
         self._gauge = parts.gauge
@@ -271,7 +277,7 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=dict(self.dlq_handler.blocked),
-            problems=[*session.problems(), *self.dlq_handler.problems()],
+            problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             topics=session.topics,
         )

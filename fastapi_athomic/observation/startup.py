@@ -86,6 +86,11 @@ def _topics(subscription: Subscription) -> str:
 def doubts(settings: AthomicSettings, workers: int) -> Iterator[str]:
     """What is allowed, and is probably not meant: `memory://` where others would have to see it."""
     if settings.scheme != "memory":
+        if (settings.payload.registry.url or "").startswith("memory:"):
+            yield (
+                "the schema registry is memory://, which others cannot ask what the messages of this process mean, nor "
+                "this process itself after a restart; set ATHOMIC_PAYLOAD__REGISTRY__URL to https://host:port"
+            )
         if workers > 1 and settings.state_store_url is not None and _store(settings).startswith("memory:"):
             yield (
                 f"the state store is memory:// and the server runs {workers} workers: each remembers for itself what "

@@ -6,11 +6,11 @@ from typing import Any
 
 from .deserialization import deserializer
 from .serialization import serialize
-from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
+from .steps import Decoder, Outgoing, Part, Received, Serializer, header, media_type
 
 
 class Json(Serializer):
-    """JSON (RFC 8259) by pydantic, for anything that can be read back as the same value (see docs/payload.md).
+    """JSON (RFC 8259) by pydantic, for anything that can be read back as the same value (see docs/fidelity.md).
 
     `bytes` and `str` (in UTF-8) are written as they are. The handler's type decides what is read: `bytes` and `str` as
     they came, anything else validated by pydantic straight from the JSON bytes.
@@ -26,8 +26,13 @@ class Json(Serializer):
         return deserializer(target_type)
 
     def recognizes(self, message: Received) -> bool:
-        """By the content type; without one, anything that does not begin with the zero byte of a schema id."""
+        """By the content type; without one, anything that does not begin with the zero byte of a schema id.
+
+        Not if it says that it is a CloudEvent: whose data is JSON, perhaps, but not all of it.
+        """
         kind = media_type(message)
+        if header(message, "ce_specversion") is not None or (kind or "").startswith("application/cloudevents"):
+            return False
         if kind is not None:
             return kind == self.content_type or kind.endswith("+json") or kind.startswith("text/")
         return not (message.value or b"").startswith(b"\0")

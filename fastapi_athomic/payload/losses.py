@@ -1,4 +1,4 @@
-"""Where does a value that was read from JSON differ from the value that was written?
+"""Where does a value that was read differ from the value that was written?
 
 A value is read as the type declared for it: the message's class, or the annotation of a field. Where none is declared
 (in a dict, a list, a field of type Any) it is read as its own type: a `datetime` in a dict becomes text, from which
@@ -8,7 +8,7 @@ everyone who declares a `datetime` reads the same value.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from ..compatibility import model_fields, type_adapter
 from .fidelity import undeclared_fields
+from .objects import object_validator
 
 Place = tuple[str, ...]
 """The path to a value in a message: names of fields and indexes of items."""
@@ -37,6 +38,19 @@ _ITEMS = (list, tuple, set, frozenset, deque)
 _SETS = (set, frozenset)
 
 
+def _read_from_json(kind: Any, read: Any) -> Any:
+    return adapter_of(kind).validator.validate_json(to_json(read))
+
+
+def _read_from_python(kind: Any, read: Any) -> Any:
+    return _object_validator_of(kind)(read)
+
+
+@lru_cache(MAX_TYPES)
+def _object_validator_of(kind: Any) -> Callable[[Any], Any]:
+    return object_validator(adapter_of(kind))
+
+
 @dataclass(frozen=True, slots=True)
 class Spot:
     """A place in a message, and how the value there is read."""
@@ -45,12 +59,18 @@ class Spot:
     undeclared: bool = False  # no type is declared for the value: it is read as its own type
     # keys of mappings are data and not shown in errors; only those of a bare dict are, if they look like names
     tells_keys: bool = False
+    own_type: Callable[[Any, Any], Any] = _read_from_json  # reads a value as a type: raises if it is none of it
 
     def at(self, part: str) -> Spot:
-        return Spot((*self.place, part), self.undeclared, self.tells_keys)
+        return Spot((*self.place, part), self.undeclared, self.tells_keys, self.own_type)
 
 
 DECLARED, BARE = Spot(), Spot(undeclared=True, tells_keys=True)
+DECLARED_OBJECTS, BARE_OBJECTS = (
+    replace(DECLARED, own_type=_read_from_python),
+    replace(BARE, own_type=_read_from_python),
+)
+"""For formats whose values become Python objects before pydantic sees them."""
 
 
 @lru_cache(MAX_TYPES)
@@ -59,10 +79,34 @@ def adapter_of(kind: Any) -> TypeAdapter[Any]:
     return type_adapter(kind)
 
 
+def difference(value: Any, read: Any, *, declared: bool = True) -> str | None:
+    """Place and type of the first value that was not read back as the same, `items.0.price (Decimal)`; None: all were.
+
+    For serializers of formats other than JSON, to keep the rule that what is published can be read back.
+
+    Args:
+        value: what was given to `encode`.
+        read: what a reader of the bytes gets: `value`'s own class (validated by `adapter_of(type(value))`), or the
+            plain objects of the format if `declared` is False.
+        declared: whether `value`'s class says how it is read. False for a dict, list or number, whose parts are read
+            by their own types: text equals a UUID that reads it as the same.
+    """
+    spot = DECLARED_OBJECTS if declared else BARE_OBJECTS
+    return described(next(losses(value, read, spot), None))
+
+
+def described(loss: Loss | None) -> str | None:
+    """The loss in words, without the value."""
+    if loss is None:
+        return None
+    place, kind = loss
+    return f"{'.'.join(place) or 'it'} ({kind.__name__})"
+
+
 def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
     """The places where `read` is not the same as `value`.
 
-    `read` is of the declared type, or plain JSON where none is declared.
+    `read` is of the declared type, or plain JSON (of other formats: plain objects) where none is declared.
     """
     if is_record(value):
         if type(read) is type(value):
@@ -77,12 +121,12 @@ def losses(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
         yield from _by_own_type(value, read, spot)
 
 
-def unwritable(value: Any, spot: Spot) -> Loss:
-    """The innermost part of the value that cannot be written as JSON."""
+def unwritable(value: Any, spot: Spot, write: Callable[[Any], bytes]) -> Loss:
+    """The innermost part of the value that `write` cannot write."""
     place, seen = spot.place, {id(value)}
     while True:
         for part, child in _parts(value, spot.tells_keys):
-            if id(child) not in seen and not _is_writable(child):
+            if id(child) not in seen and not _is_writable(child, write):
                 place, value = (*place, part), child
                 seen.add(id(child))
                 break
@@ -112,7 +156,7 @@ def _of_fields(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
     for name, held in written.items():
         if type(held) in _PLAIN and name in found and held == found[name]:
             continue  # the cheap check, which is enough for most fields
-        there = Spot((*spot.place, name), name in undeclared)
+        there = Spot((*spot.place, name), name in undeclared, own_type=spot.own_type)
         if name in found:
             yield from losses(held, found[name], there)
         else:
@@ -126,7 +170,7 @@ def _of_mapping(value: Mapping[Any, Any], read: Mapping[Any, Any], spot: Spot) -
         return
     for (key, held), (read_key, read_held) in zip(value.items(), read.items(), strict=True):
         there = spot.at(_told(key, spot.tells_keys))
-        if not _equal(key, read_key) and not (spot.undeclared and _is_read_as(key, read_key)):
+        if not _equal(key, read_key) and not (spot.undeclared and _is_read_as(key, read_key, spot)):
             yield there.place, type(key)
         yield from losses(held, read_held, there)
 
@@ -145,9 +189,9 @@ def _by_own_type(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
     """For values that are not equal: where no type is declared, the value's own type may read the same value."""
     kind: Any = type(value)
     again = None
-    if spot.undeclared and kind not in _JSON and type(read) in _JSON:
+    if spot.undeclared and kind not in _JSON and (type(read) in _JSON or spot.own_type is _read_from_python):
         try:
-            again = adapter_of(kind).validator.validate_json(to_json(read))
+            again = spot.own_type(kind, read)
         except Exception:  # pydantic has no schema for it, cannot read it, or a validator of the user's failed
             again = None
     if type(again) is kind:
@@ -162,10 +206,10 @@ def _undeclared_fields(kind: Any) -> Collection[str]:
     return undeclared_fields(adapter_of(kind).core_schema, kind)
 
 
-def _is_read_as(key: Any, text: Any) -> bool:
+def _is_read_as(key: Any, text: Any, spot: Spot) -> bool:
     """Whether the key's own type reads this text as the same key: in JSON, keys are text."""
     try:
-        read = adapter_of(dict[type(key), None]).validator.validate_json(to_json({text: None}))  # type: ignore[misc]
+        read = spot.own_type(dict[type(key), None], {text: None})  # type: ignore[misc]
     except Exception:
         return False
     return _equal(key, next(iter(read)))
@@ -203,9 +247,9 @@ def _same_instant(value: datetime, read: datetime) -> bool:
     return value.replace(tzinfo=None) - read.replace(tzinfo=None) == offset - read_offset
 
 
-def _is_writable(value: object) -> bool:
+def _is_writable(value: object, write: Callable[[Any], bytes]) -> bool:
     try:
-        to_json(value)
+        write(value)
     except MemoryError:
         raise
     except Exception:

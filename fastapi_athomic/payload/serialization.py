@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from enum import Enum
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from ..exceptions import ConfigurationError, PayloadEncodeError
-from .fidelity import check_of_message, doubt, is_flat
-from .losses import BARE, DECLARED, MAX_TYPES, Loss, Spot, losses, unwritable
+from .fidelity import JSON_CHECKS, Check, check_of_message, doubt, is_flat
+from .losses import BARE, DECLARED, MAX_TYPES, Spot, described, losses, unwritable
 from .target import Target
 
 logger = logging.getLogger(__name__)
@@ -26,23 +27,97 @@ _LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
 _DIGITS_ALIKE = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
 
 
+class RefusedError(Exception):
+    """What is wrong with bytes that a format cannot read, without any of them."""
+
+
+class Format(Protocol):
+    """How values are written and read. `JSON` is one; others make a `Writers` of theirs."""
+
+    step: str  # names it in errors
+    name: str  # for people
+    checks: Mapping[str, Check]  # of the simple types: which of their values are read back unchanged
+    declared: Spot
+    bare: Spot
+
+    def writer(self, adapter: TypeAdapter[Any]) -> Callable[..., bytes]:
+        """A function that writes values of the adapter's type; it takes `by_alias` and `warnings` as pydantic does."""
+        ...
+
+    def reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+        """A function that reads values of the adapter's type."""
+        ...
+
+    def write_bare(self, message: Any) -> bytes:
+        """Writes a dict, a list, a number: values that no class describes."""
+        ...
+
+    def read_bare(self, data: bytes) -> Any:
+        """Reads them into plain objects."""
+        ...
+
+    def is_short(self, data: bytes) -> bool:
+        """Whether no number in it is too long to be read."""
+        ...
+
+
+class _Json:
+    step, name, checks = "json", "JSON", JSON_CHECKS
+    declared, bare = DECLARED, BARE
+    write_bare = staticmethod(partial(to_json, by_alias=True, inf_nan_mode="null"))
+    read_bare = staticmethod(from_json)
+
+    def writer(self, adapter: TypeAdapter[Any]) -> Callable[..., bytes]:
+        return adapter.serializer.to_json
+
+    def reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+        return adapter.validator.validate_json
+
+    @staticmethod
+    def is_short(data: bytes) -> bool:
+        return len(data) <= MAX_DIGITS or _LONG_NUMBER not in data.translate(_DIGITS_ALIKE)
+
+
 def serialize(message: object) -> bytes:
-    """The bytes of a message other than None.
+    """The bytes of a message other than None: `str` and `bytes` as they are, anything else (also enums) as JSON.
 
     Raises:
         PayloadEncodeError: it cannot be written, or would not be read back as the same value.
     """
     if isinstance(message, bytes | bytearray | memoryview):
         return bytes(message)
-    if isinstance(message, str):
+    if isinstance(message, str) and not isinstance(message, Enum):
         return _utf8(message)
-    try:
+    kind: Any = type(message)
+    return _json.writer_of(kind)(message)
+
+
+class Writers:
+    """Writes messages in one format, and refuses those that would not be read back as the same value."""
+
+    def __init__(self, of: Format) -> None:
+        self._format = of
+        self.writer_of = lru_cache(MAX_TYPES)(self._new_writer)
+        """A function that writes messages of a class other than None's, and raises as `write` does."""
+
+    def write(self, message: object) -> bytes:
+        """The bytes of a message other than None.
+
+        Raises:
+            PayloadEncodeError: it cannot be written, or would not be read back as the same value.
+        """
         kind: Any = type(message)
-        write = _writer_of(kind)
-    except ConfigurationError as error:
-        reason = str(error).partition("\n")[0]
-        raise PayloadEncodeError(f"{reason}: publish a dict, a str or bytes instead", step="json") from None
-    return write(message)
+        return self.writer_of(kind)(message)
+
+    def _new_writer(self, kind: type) -> Callable[[Any], bytes]:
+        if not (issubclass(kind, BaseModel) or is_dataclass(kind)):
+            return partial(_write_bare, self._format)
+        try:
+            return _RecordWriter(kind, self._format)
+        except ConfigurationError as error:  # pydantic cannot handle it
+            reason = str(error).partition("\n")[0]
+        text = f"{reason}: publish a dict, a str or bytes instead"
+        raise PayloadEncodeError(text, step=self._format.step)
 
 
 def _utf8(message: str) -> bytes:
@@ -53,24 +128,21 @@ def _utf8(message: str) -> bytes:
     )
 
 
-@lru_cache(MAX_TYPES)
-def _writer_of(kind: type) -> Callable[[Any], bytes]:
-    """Raises `ConfigurationError` for a class that pydantic cannot handle."""
-    return _RecordWriter(kind) if issubclass(kind, BaseModel) or is_dataclass(kind) else _write_bare
-
-
 class _RecordWriter:
     """Writes models or dataclasses of one class, and refuses those that this class would not read back unchanged.
 
     It reads back what it wrote only if the schema and a look at the value leave doubts.
     """
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind: type, of: Format) -> None:
+        self._format = of
         self._target = Target(kind)
         schema = self._target.adapter.core_schema
-        self._write = self._target.adapter.serializer.to_json
+        self._write = of.writer(self._target.adapter)
+        self._read = of.reader(self._target.adapter)
+        self._is_short = of.is_short
         self._write_anyway = partial(self._write, by_alias=True, warnings=False)
-        self._check = check_of_message(schema)
+        self._check = check_of_message(schema, of.checks)
         self._is_flat = is_flat(schema)
         self._shapes: set[tuple[object, ...]] = set()  # field types of flat models that were as declared
 
@@ -78,7 +150,7 @@ class _RecordWriter:
         if self._check is not doubt:
             try:
                 data = self._write_as_declared(message)
-                if (self._check is None or self._check((message,))) and _is_short(data):
+                if (self._check is None or self._check((message,))) and self._is_short(data):
                     return data
             except Exception as error:  # writing carefully finds out what is wrong, if anything is
                 logger.debug("a %s is not quite what its class declares: %s", self._target.name, type(error).__name__)
@@ -98,66 +170,58 @@ class _RecordWriter:
         return data
 
     def _write_carefully(self, message: Any) -> bytes:
-        data = _written(message, self._write_anyway, DECLARED)
+        data = _written(self._format, message, self._write_anyway, self._format.declared)
         problem = self._problem_of_reading(message, data)
         if problem is None:
             return data
-        raise PayloadEncodeError(f"a {self._target.name} would not be read back as it is: {problem}", step="json")
+        text = f"a {self._target.name} would not be read back as it is: {problem}"
+        raise PayloadEncodeError(text, step=self._format.step)
 
     def _problem_of_reading(self, message: Any, data: bytes) -> str | None:
         try:
-            return _first(losses(message, self._target.adapter.validator.validate_json(data), DECLARED))
+            return described(next(losses(message, self._read(data), self._format.declared), None))
         except ValidationError as error:
             return self._target.describe(error)
         except MemoryError:
             raise
+        except RefusedError as error:
+            return str(error)
         except Exception as error:  # from a validator of the user's
             return type(error).__name__
 
 
-_to_json = partial(to_json, by_alias=True, inf_nan_mode="null")
-
-
-def _write_bare(message: object) -> bytes:
+def _write_bare(of: Format, message: object) -> bytes:
     """Writes a dict, a list, a number: values that no class describes."""
-    data = _written(message, _to_json, BARE)
-    problem = _problem_of_reading_bare(message, data)
+    data = _written(of, message, of.write_bare, of.bare)
+    problem = _problem_of_reading_bare(of, message, data)
     if problem is None:
         return data
-    raise PayloadEncodeError(f"a {type(message).__name__} would not be read back as it is: {problem}", step="json")
+    raise PayloadEncodeError(f"a {type(message).__name__} would not be read back as it is: {problem}", step=of.step)
 
 
-def _problem_of_reading_bare(message: object, data: bytes) -> str | None:
+def _problem_of_reading_bare(of: Format, message: object, data: bytes) -> str | None:
     try:
-        read = from_json(data)
-        return _first(losses(message, read, BARE)) if read != message else None
+        read = of.read_bare(data)
+        return described(next(losses(message, read, of.bare), None)) if read != message else None
     except MemoryError:
         raise
+    except RefusedError as error:
+        return str(error)
     except Exception as error:
         return type(error).__name__
 
 
-def _written(message: object, write: Callable[[Any], bytes], spot: Spot) -> bytes:
+def _written(of: Format, message: object, write: Callable[[Any], bytes], spot: Spot) -> bytes:
     try:
         return write(message)
     except MemoryError:
         raise
-    except Exception as error:  # JSON cannot hold it, or a serializer of the user's failed
-        reason = f"{_described(unwritable(message, spot))}: {type(error).__name__}"
+    except Exception as error:  # the format cannot hold it, or a serializer of the user's failed
+        reason = f"{described(unwritable(message, spot, of.write_bare))}: {type(error).__name__}"
     # outside the except block, as a traceback through the first error would show the message
-    raise PayloadEncodeError(f"a {type(message).__name__} cannot be encoded as JSON: {reason}", step="json")
+    raise PayloadEncodeError(f"a {type(message).__name__} cannot be encoded as {of.name}: {reason}", step=of.step)
 
 
-def _is_short(data: bytes) -> bool:
-    """Whether no number in it is too long to be read."""
-    return len(data) <= MAX_DIGITS or _LONG_NUMBER not in data.translate(_DIGITS_ALIKE)
-
-
-def _first(found: Iterator[Loss]) -> str | None:
-    loss = next(found, None)
-    return None if loss is None else _described(loss)
-
-
-def _described(loss: Loss) -> str:
-    place, kind = loss
-    return f"{'.'.join(place) or 'it'} ({kind.__name__})"
+_json = Writers(_Json())
+write_json = _json.write
+"""JSON, also of `str` and `bytes`, which `serialize` does not touch."""

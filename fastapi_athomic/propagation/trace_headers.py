@@ -21,6 +21,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ..messages import Headers, RawMessage
 
 TRACE_HEADERS = frozenset(("traceparent", "tracestate"))
+EVENT_TRACE = "ce_traceparent"
+"""Header of a CloudEvent: the trace in which it began."""
+_EVENT = "ce_"
 NO_CONTEXT = Context()
 # the key under which `set_span_in_context` puts a span; that function itself copies the context
 SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, NO_CONTEXT)))
@@ -39,7 +42,7 @@ class TraceHeaders:
         self._is_w3c = _is_w3c(self._propagator)
 
     def remote_context(self, headers: Headers) -> Context:
-        """The trace context that the producer sent. Raises what the app's own propagator raises.
+        """The trace context that the producer sent; else that of a CloudEvent. Raises what the propagator raises.
 
         In the usual case (one well-formed `traceparent`, no other trace header, W3C propagators) this takes a third of
         the time that the propagators take.
@@ -53,7 +56,7 @@ class TraceHeaders:
                     return self._extract(headers)
                 parent = raw
         if parent is None:
-            return NO_CONTEXT
+            return _of_event(headers, NO_CONTEXT)
         found = _TRACEPARENT(parent)
         if found is None:
             return self._extract(headers)
@@ -76,12 +79,24 @@ class TraceHeaders:
 
     def _extract(self, headers: Headers) -> Context:
         carrier = _carrier(headers, self._fields)
-        return self._propagator.extract(carrier, NO_CONTEXT) if carrier else NO_CONTEXT
+        return _of_event(headers, self._propagator.extract(carrier, NO_CONTEXT) if carrier else NO_CONTEXT)
 
 
 def read_w3c(headers: Headers) -> Context:
     """The trace context in W3C's headers, whatever propagator the app uses."""
     return _W3C.extract(_carrier(headers, TRACE_HEADERS), NO_CONTEXT)
+
+
+def _of_event(headers: Headers, found: Context) -> Context:
+    """Adds the trace in which a CloudEvent began, unless a header has said from where the message came.
+
+    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md
+    """
+    for name, _ in headers:
+        if name == EVENT_TRACE and not trace.get_current_span(found).get_span_context().is_valid:
+            own = tuple((name[len(_EVENT) :], raw) for name, raw in headers if name.startswith(_EVENT))
+            return _W3C.extract(_carrier(own, TRACE_HEADERS), found)
+    return found
 
 
 class TraceReader(Protocol):

@@ -10,6 +10,8 @@ from uuid import UUID
 SchemaType = Literal["AVRO", "PROTOBUF", "JSON"]
 SchemaId = int | UUID
 """Confluent's registries number schemas, and since version 8.0 give each a GUID, too."""
+STEP = "schema registry"
+"""The `step` of payload errors that come from a registry."""
 
 
 class Reference(NamedTuple):
@@ -24,10 +26,10 @@ class Reference(NamedTuple):
 class RegisteredSchema:
     """One schema of a registry."""
 
-    id: int | None  # None: it was asked for by its GUID
-    guid: UUID | None
+    id: int | None  # None: it was asked for by its GUID, and the registry did not say
+    guid: UUID | None  # None: the registry gives none
     type: SchemaType
-    text: str
+    text: str  # Protobuf: a .proto file, or a FileDescriptorProto in Base64 if the registry gives that
     references: tuple[Reference, ...] = ()
     subject: str | None = None
     version: int | None = None
@@ -73,4 +75,49 @@ class SchemaSource(Protocol):
 
     async def referenced(self, schema: RegisteredSchema) -> dict[str, RegisteredSchema]:
         """The schemas that it uses, also those that these use, by the names of the references."""
+        ...
+
+    async def open(self) -> None:
+        """Called by each serializer that uses the registry, before it asks. Does not ask the registry anything."""
+        ...
+
+    async def close(self) -> None:
+        """Called as often as `open`, when the app stops."""
+        ...
+
+
+class SchemaRefusedError(Exception):
+    """A registry refuses a schema: it is invalid, or does not go with the versions before it. The text says why."""
+
+
+class RegistryBackend(Protocol):
+    """One registry, asked afresh each time. None: there is no such schema. All may raise `PayloadUnavailableError`."""
+
+    @property
+    def shown(self) -> str:
+        """Its address, without credentials."""
+        ...
+
+    async def by_id(self, schema_id: SchemaId, subject: str | None) -> RegisteredSchema | None: ...
+
+    async def version(self, subject: str, version: int | None) -> RegisteredSchema | None:
+        """A version of a subject; None: the newest."""
+        ...
+
+    async def find(
+        self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference]
+    ) -> RegisteredSchema | None: ...
+
+    async def register(
+        self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference]
+    ) -> RegisteredSchema:
+        """Raises `SchemaRefusedError`."""
+        ...
+
+    async def incompatibilities(
+        self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference]
+    ) -> list[str]: ...
+
+    async def check(self) -> None:
+        """Raises `PayloadUnavailableError` if there is no registry, or it refuses the credentials."""
         ...

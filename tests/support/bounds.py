@@ -33,9 +33,14 @@ def upper_bounds() -> dict[str, str]:
 
 
 def tools() -> list[str]:
-    """What the tests need besides, in its newest version."""
-    names = [name for name, _, _ in _parsed(_project()["optional-dependencies"]["test"])]
-    return [name for name in names if name not in ("fastapi-athomic", _PINS_INSTRUMENTATION)]
+    """What the tests need besides, with its extras, in its newest version that goes with the lowest ones."""
+    needed = (requirement.partition(">=")[0] for requirement in _project()["optional-dependencies"]["test"])
+    return [name for name in needed if name_of(name) not in ("fastapi-athomic", _PINS_INSTRUMENTATION)]
+
+
+def name_of(requirement: str) -> str:
+    """The package of a requirement, without extras and versions."""
+    return next(_parsed([requirement]))[0]
 
 
 def _project() -> dict[str, dict[str, list[str]]]:

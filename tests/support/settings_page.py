@@ -1,4 +1,4 @@
-"""The tables of docs/settings.md, made of `fastapi_athomic/settings.py`, where comments say what the fields mean.
+"""The tables of docs/settings.md, made of the settings' classes, where comments say what the fields mean.
 
 `python -m tests.support.settings_page` writes them again.
 """
@@ -16,18 +16,22 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fastapi_athomic import settings
+from fastapi_athomic import payload_settings, settings
 from fastapi_athomic.settings import AthomicSettings
 from fastapi_athomic.variables import PREFIX, variable
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
-SOURCE = Path(settings.__file__).read_text()
+SOURCES = [Path(str(module.__file__)).read_text() for module in (settings, payload_settings)]
 TABLES = {
     "AthomicSettings": (),
     "KafkaSettings": ("kafka",),
     "MemorySettings": ("memory",),
     "ContextSettings": ("context",),
     "OrderedSettings": ("ordered",),
+    "PipelineSettings": ("payload",),
+    "PayloadSettings": ("payload",),
+    "TopicSettings": ("payload", "topics", "0"),
+    "RegistrySettings": ("payload", "registry"),
     "HandlerTuning": ("tuning", "0"),
     "RetryTuning": ("tuning", "0", "retry"),
 }
@@ -47,17 +51,23 @@ def page() -> str:
 
 
 def table(name: str) -> Iterator[str]:
-    model: type[BaseModel] = getattr(settings, name)
+    model = model_of(name)
     comments = comments_of(name)
     yield "| variable | default | |"
     yield "|---|---|---|"
-    for field, info in model.model_fields.items():
+    for field, _ in fields_of(name):  # those that it has inherited are in another table
+        info = model.model_fields[field]
         if is_section(info.annotation):
             continue
         shown = f"{field} (in code only)" if field in IN_CODE else variable([*TABLES[name], field])
         meaning = comments[field] + values(info.annotation) + unit(model, field, info.default)
         default = shown_default(info.default, seconds="Seconds" in annotations_of(name)[field])
         yield f"| `{shown}` | {default} | {meaning} |".replace("|  |", "| |")
+
+
+def model_of(name: str) -> type[BaseModel]:
+    found: type[BaseModel] = getattr(settings, name, None) or getattr(payload_settings, name)
+    return found
 
 
 def is_section(annotation: Any) -> bool:
@@ -79,10 +89,15 @@ def shown_default(default: Any, seconds: bool) -> str:
 
 
 def values(annotation: Any) -> str:
-    for kind in (annotation, *get_args(annotation)):
-        if get_origin(kind) is Literal:
-            return f". One of {', '.join(f'`{value}`' for value in get_args(kind))}"
-    return ""
+    literal = next((kind for kind in inside(annotation) if get_origin(kind) is Literal), None)
+    return "" if literal is None else f". One of {', '.join(f'`{value}`' for value in get_args(literal))}"
+
+
+def inside(annotation: Any) -> Iterator[Any]:
+    """The annotation and all that it is made of."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from inside(argument)
 
 
 def unit(model: type[BaseModel], field: str, default: Any) -> str:
@@ -90,8 +105,12 @@ def unit(model: type[BaseModel], field: str, default: Any) -> str:
 
 
 def class_of(name: str) -> ast.ClassDef:
-    found = (node for node in ast.parse(SOURCE).body if isinstance(node, ast.ClassDef) and node.name == name)
+    found = (node for node in ast.parse(source_of(name)).body if isinstance(node, ast.ClassDef) and node.name == name)
     return next(found)
+
+
+def source_of(name: str) -> str:
+    return next(source for source in SOURCES if f"\nclass {name}(" in source)
 
 
 def annotations_of(name: str) -> dict[str, str]:
@@ -106,7 +125,7 @@ def fields_of(name: str) -> Iterator[tuple[str, ast.AnnAssign]]:
 
 def comments_of(name: str) -> dict[str, str]:
     """The comment behind each field, or in the lines above it."""
-    tokens = tokenize.generate_tokens(StringIO(SOURCE).readline)
+    tokens = tokenize.generate_tokens(StringIO(source_of(name)).readline)
     lines = {
         token.start[0]: (token.string.lstrip("# "), not token.line.strip().startswith("#"))
         for token in tokens

@@ -84,7 +84,7 @@ class KafkaConsumer:
         hooks = MemberHooks(
             on_arrival=self._listener.on_arrival, on_twin=self._twins.add, on_unreadable=self._unreadable.note
         )
-        member = GroupMember(hooks, **options)
+        member = GroupMember(hooks, self._settings.kafka.max_batch_bytes, **options)
         await open_client(member, self._settings.request_timeout, f"connecting {self._name}")
         # only now: a consumer that has topics waits in `start` until the whole group has rebalanced
         if self._config.pattern is not None:

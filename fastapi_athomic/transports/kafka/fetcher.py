@@ -22,7 +22,8 @@ from aiokafka.errors import (
     for_code,
 )
 
-from .prefetch import DamagedError, Prefetched, RawRecords
+from .damage import NothingThereError
+from .prefetch import Prefetched, RawRecords
 
 PARTIAL_WAIT_MS = 20
 """The broker may always wait for data for so many milliseconds, also while buffered partitions are being consumed."""
@@ -44,10 +45,6 @@ HANDLED_BY_AIOKAFKA = frozenset(
     )
 )
 """Error codes in a fetch response that aiokafka handles itself."""
-
-
-class NothingThereError(DamagedError):
-    """the broker gives nothing, though the partition does not end here"""
 
 
 class Batches:
@@ -93,9 +90,13 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         found = (Batches(*batches), None, state.position, None, None, True, self._isolation_level)
         records = PartitionRecords(partition, *found)
         self._records[partition] = FetchResult(partition, partition_records=records, assignment=assignment, backoff=0)
+        self.look_again()
+        return cast(RawRecords, records)
+
+    def look_again(self) -> None:
+        """Wakes a `getmany` that waits: there is something to be taken."""
         for waiter in self._fetch_waiters:
             self._notify(waiter)
-        return cast(RawRecords, records)
 
     def hold(self, partition: KafkaPartition, error: Exception) -> None:
         """Fetches nothing from the partition until `refetch` or a new position. The error is reported as the cause."""
@@ -108,12 +109,16 @@ class EagerFetcher(Fetcher):  # type: ignore[misc]  # aiokafka is not typed
         self._notify(self._wait_consume_future)
 
     def look_at(self, response: Any) -> None:
-        """Holds the partitions of a fetch response that aiokafka would ask for again at once, without end."""
+        """Called with a response to a fetch request, right before aiokafka reads it.
+
+        Holds the partitions that aiokafka would ask for again at once, without end.
+        """
         found = [
             (KafkaPartition(topic, partition), code, data)
             for topic, partitions in response.topics
             for partition, code, *data in partitions
         ]
+        self._records.arrived = {partition: data[-1] for partition, code, data in found if not code and data[-1]}
         nothing = not any(data[-1] for _, _, data in found)
         for partition, code, data in found:
             if code and code not in HANDLED_BY_AIOKAFKA:

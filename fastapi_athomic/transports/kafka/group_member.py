@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from inspect import unwrap
 from time import monotonic
 from types import SimpleNamespace
@@ -29,9 +31,10 @@ from ...messages import TopicPartition
 from ...settings import AthomicSettings
 from ..base import CommittedOffset, ConsumerConfig, TopicInfo
 from .client import KafkaClient
+from .damage import WrongOffsetsError
 from .fetcher import EagerFetcher
 from .options import RETRY_SECONDS, milliseconds
-from .prefetch import OnUnreadable, Prefetched, WrongOffsetsError
+from .prefetch import OnUnreadable, Prefetched
 from .records import decode_batch
 from .static_membership import StaticMembership
 from .topics import ask_for_topics
@@ -127,8 +130,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
 
     getmany = unwrap(AIOKafkaConsumer.getmany)
 
-    def __init__(self, hooks: MemberHooks, **options: Any) -> None:
+    def __init__(self, hooks: MemberHooks, max_batch_bytes: int, **options: Any) -> None:
         super().__init__(**options)
+        self._max_batch_bytes = max_batch_bytes
+        self._unpacking = ThreadPoolExecutor(1, "athomic-unpacking")  # one: so only one large batch is unpacked at once
         KafkaClient.take_over(self._client)
         self._hooks = hooks
         self._client.makes_topics = False  # asking for a topic that an operator has deleted would create it again
@@ -137,9 +142,23 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
     async def start(self) -> None:
         await super().start()
         # nothing is subscribed to yet, so nothing has been fetched
-        buffer = Prefetched(self._hooks.on_arrival, self._hooks.on_unreadable)
+        buffer = Prefetched(
+            self._hooks.on_arrival, self._hooks.on_unreadable, self._unpack_later, self._max_batch_bytes
+        )
         self._client.on_fetched = EagerFetcher.take_over(self._fetcher, buffer).look_at
         StaticMembership.take_over(self._coordinator, self._hooks.on_twin)
+
+    async def stop(self) -> None:
+        self._unpacking.shutdown(wait=False, cancel_futures=True)
+        await super().stop()
+
+    def _unpack_later(self, unpack: Callable[[], None], then: Callable[[], None]) -> None:
+        def done(_: object) -> None:
+            then()
+            self._fetcher.look_again()
+            self._hooks.on_arrival()
+
+        self._loop.run_in_executor(self._unpacking, unpack).add_done_callback(done)
 
     def subscribe_to_pattern(self, matches: Callable[[str], Any], listener: ConsumerRebalanceListener) -> None:
         """Subscribes to topics whose whole name `matches`. aiokafka's `subscribe` matches the beginning of names."""
@@ -223,7 +242,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         if code:
             raise for_code(code)(partition.topic)
         aborted = found[ABORTED_IN_FETCH_11 if response.API_VERSION >= 11 else ABORTED_IN_FETCH_4] or ()
-        batch = decode_batch(bytes(found[-1]), TopicPartition(*partition), offset, aborted)
+        decode = partial(
+            decode_batch, bytes(found[-1]), TopicPartition(*partition), offset, aborted, self._max_batch_bytes
+        )
+        batch = await self._loop.run_in_executor(self._unpacking, decode)
         if not offset < batch.next_offset <= found[HIGHWATER_IN_FETCH]:
             raise WrongOffsetsError
         if self.known_position(partition) == offset:

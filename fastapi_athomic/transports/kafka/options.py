@@ -7,7 +7,7 @@ from typing import Any
 
 from ...exceptions import ConfigurationError
 from ...settings import AthomicSettings, KafkaSettings
-from .tls import RenewedContext
+from ...tls import RenewedContext
 
 RETRY_SECONDS = 0.25
 """Seconds between two attempts to reach a broker. Each failed attempt is an error in aiokafka's log."""
@@ -40,7 +40,7 @@ def connection_options(settings: AthomicSettings) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
     }
     if kafka.security_protocol.endswith("SSL"):
-        options["ssl_context"] = RenewedContext(kafka)
+        options["ssl_context"] = RenewedContext(kafka, "kafka.")
     if kafka.security_protocol.startswith("SASL"):
         options |= _sasl_options(kafka)
     return options

@@ -16,26 +16,17 @@ from typing import Any, NamedTuple
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
+from aiokafka.record.memory_records import MemoryRecords
 
 from ...messages import RawMessage
 from ...rights import missing_right
+from .damage import DamagedError, WrongChecksumError, WrongOffsetsError
+from .packed import ALL, PackedBatch, codec_at, end_of_batch
 
 IDLE_SECONDS = 1.0
 """A buffer from which nothing was taken for this long counts as not being consumed."""
 
 _new = tuple.__new__
-
-
-class DamagedError(Exception):
-    """What was read is not what was written. The docstring of a subclass is its text in the health report."""
-
-
-class WrongChecksumError(DamagedError):
-    """a batch has the wrong checksum"""
-
-
-class WrongOffsetsError(DamagedError):
-    """a batch has offsets that it cannot have"""
 
 
 class Unreadable(NamedTuple):
@@ -48,6 +39,8 @@ class Unreadable(NamedTuple):
 
 
 OnUnreadable = Callable[[KafkaPartition, Unreadable], None]
+UnpackLater = Callable[[Callable[[], None], Callable[[], None]], None]
+"""Does its first argument in a thread, then calls the second one in the event loop."""
 
 
 class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typed
@@ -60,8 +53,10 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
     _batches: deque[Any]  # still to come
     _damage: Exception | None = None  # why what follows `_batches` cannot be split into batches
     _batch: Iterator[Any] | None = None  # the rest of the one that is being unpacked
+    _at_once = ALL  # how many records are taken from it at most, before others have their turn
     _batch_ends = 0  # the offset after it
     _more = True  # False: the fetcher may drop this and ask the broker again
+    _unpacking = False  # a thread is at it: gives out nothing
     _held = False  # the next record cannot be read: gives out nothing, and keeps the fetcher from fetching
     _last: Any = None  # the batch whose unpacking began last
     next_fetch_offset: int
@@ -70,20 +65,36 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
     _end: float  # the partition's high watermark
     _taken_at: float  # on the monotonic clock
     _on_unreadable: OnUnreadable
+    _unpack_later: UnpackLater
 
-    def hand_over(self, result: FetchResult, on_unreadable: OnUnreadable) -> None:
+    def hand_over(
+        self,
+        result: FetchResult,
+        on_unreadable: OnUnreadable,
+        unpack_later: UnpackLater,
+        data: bytes | None,
+        max_batch_bytes: int,
+    ) -> None:
         """Takes the place of `result`'s own methods. Called by `Prefetched`, once, right after the class was changed.
 
-        The class of `result` has to stay: the fetcher asks for exactly that one.
+        The class of `result` has to stay: the fetcher asks for exactly that one. `data` is what `result` was made of;
+        None: its batches are not compressed.
         """
         self._assignment = result._assignment
-        self._on_unreadable = on_unreadable
+        self._on_unreadable, self._unpack_later = on_unreadable, unpack_later
         self._records_iterator = None  # aiokafka's generator, which refers to us: a cycle
         result.getall, result.has_more = self.take, self.has_more
         self._batches = deque()
+        at = 0
         try:
             while self._records.has_next():
-                self._batches.append(self._records.next_batch())
+                batch = self._records.next_batch()
+                if data is not None:
+                    end = end_of_batch(data, at)
+                    if (codec := codec_at(data, at)) is not None:
+                        batch = PackedBatch(batch, memoryview(data)[at:end], codec, max_batch_bytes)
+                    at = end
+                self._batches.append(batch)
         except Exception as error:  # raised when the batches before it have been taken
             self._damage = error
         highwater = self._assignment.state_value(self._tp).highwater
@@ -117,7 +128,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         if not self._more or state is None or state.paused or state.position != self.next_fetch_offset:
             self._more = False
             return taken
-        if self._held:
+        if self._held or self._unpacking:
             return taken
         try:
             self._take(taken, limit)
@@ -130,13 +141,16 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         return taken
 
     def _take(self, taken: list[RawMessage], limit: int) -> None:
-        while (room := limit - len(taken)) and (batch := self._batch or self._next_batch()) is not None:
+        while (batch := self._batch or self._next_batch()) is not None:
+            room = min(limit - len(taken), self._at_once)
             unpacked = self._unpack(batch, room)
             taken += unpacked
             exhausted = len(unpacked) < room
             self._batch = None if exhausted else batch
             self.next_fetch_offset = self._batch_ends if exhausted else unpacked[-1].offset + 1
-        self._more = not room
+            if not exhausted:
+                return
+        self._more = self._unpacking
 
     def hold(self, error: BaseException) -> None:
         """Stops at the current position, and reports why."""
@@ -171,7 +185,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
     def _next_batch(self) -> Iterator[Any] | None:
         """The next batch with records for the application, from the wanted offset on: a batch may begin before it.
 
-        Skips control batches, which end transactions, and aborted batches (KIP-98).
+        Skips control batches, which end transactions, and aborted batches (KIP-98). None: there is none, or a thread
+        unpacks it first.
         """
         while self._batches:
             batch = self._last = self._batches.popleft()
@@ -183,12 +198,23 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             if self._is_aborted(batch) or batch.is_control_batch:
                 self.next_fetch_offset = batch.next_offset
                 continue
+            self._at_once = ALL
+            if type(batch) is PackedBatch:
+                if not batch.unpack_if_small():
+                    self._batches.appendleft(batch)
+                    self._unpacking = True
+                    self._unpack_later(batch.unpack, self._unpacked)
+                    return None
+                self._at_once = batch.at_once
             # after the whole batch, even if its last records were compacted away; and never back
             self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
             return dropwhile(self._is_before, batch)
         if self._damage is not None:
             raise self._damage
         return None
+
+    def _unpacked(self) -> None:
+        self._unpacking = False
 
     def _is_before(self, record: Any) -> bool:
         return bool(record.offset < self.next_fetch_offset)
@@ -207,7 +233,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
 def _cause(error: BaseException, topic: str) -> str:
     """The cause for people, without texts that may quote a record."""
     if isinstance(error, DamagedError):
-        return str(error.__doc__)
+        return str(error)
     if isinstance(error, TopicAuthorizationFailedError):
         return missing_right("Read", "Topic", topic)
     if isinstance(error, UnsupportedCodecError):
@@ -216,17 +242,35 @@ def _cause(error: BaseException, topic: str) -> str:
 
 
 class Prefetched(OrderedDict[KafkaPartition, Any]):
-    """The buffer of a fetcher. What is put into it comes out as `RawMessage`s; `on_arrival` is called each time."""
+    """The buffer of a fetcher. What is put into it comes out as `RawMessage`s; `on_arrival` is called each time.
 
-    def __init__(self, on_arrival: Callable[[], None], on_unreadable: OnUnreadable) -> None:
+    Args:
+        on_arrival: something can be taken.
+        on_unreadable: the next record of a partition cannot be read.
+        unpack_later: does work in a thread, and makes the fetcher look again when it is done.
+        max_batch_bytes: to which a batch may unpack.
+    """
+
+    def __init__(
+        self,
+        on_arrival: Callable[[], None],
+        on_unreadable: OnUnreadable,
+        unpack_later: UnpackLater,
+        max_batch_bytes: int,
+    ) -> None:
         super().__init__()
         self._on_arrival = on_arrival
         self._on_unreadable = on_unreadable
+        self._unpack_later = unpack_later
+        self._max_batch_bytes = max_batch_bytes
+        self.arrived: dict[KafkaPartition, bytes] = {}
+        """The batches in a response, before aiokafka puts what it makes of them into the buffer: it does so at once."""
 
     def __setitem__(self, partition: KafkaPartition, result: Any) -> None:
         if isinstance(result, FetchResult):
             records = result._partition_records
             records.__class__ = RawRecords
-            records.hand_over(result, self._on_unreadable)
+            data = self.arrived.pop(partition, None) if isinstance(records._records, MemoryRecords) else None
+            records.hand_over(result, self._on_unreadable, self._unpack_later, data, self._max_batch_bytes)
         super().__setitem__(partition, result)
         self._on_arrival()

@@ -48,8 +48,9 @@ class KafkaReader:
     not add the topics to the client, which would go on asking for them, and a broker may create what a client asks for.
     """
 
-    def __init__(self, client: AIOKafkaClient, max_bytes: int) -> None:
+    def __init__(self, client: AIOKafkaClient, max_bytes: int, max_batch_bytes: int) -> None:
         self._client = client
+        self._max_batch_bytes = max_batch_bytes  # to which one batch may unpack
         self._max_bytes = max_bytes  # of one response; a single larger batch comes whole (KIP-74)
 
     async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
@@ -69,7 +70,7 @@ class KafkaReader:
                 if first <= offset:  # `offset` is after the end: the topic was created again
                     return []
                 offset = first
-            elif messages := decode_records(answer.batches, partition, offset):
+            elif messages := decode_records(answer.batches, partition, offset, self._max_batch_bytes):
                 return messages
             elif (behind := end_of(answer.batches, offset)) > offset:
                 offset = behind

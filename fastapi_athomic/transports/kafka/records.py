@@ -14,19 +14,21 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aiokafka import codec
+from aiokafka.errors import UnsupportedCodecError
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.util import calc_crc32c, decode_varint
 
 from ...messages import Headers, OutgoingMessage, RawMessage, TopicPartition
+from ...settings import KafkaSettings
+from .packed import CODECS, unpacked
 
 _BATCH = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_END = 12  # base offset and length come first; the length counts what follows
 _CRC_END = 21  # the checksum covers everything from here on
 _MAGIC = 2
 _CODEC_MASK, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
-CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
-_DECODERS = {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
+_NUMBERS: dict[str, int] = {"none": 0} | {name: number for number, name in CODECS.items()}
+MAX_BATCH_BYTES: int = KafkaSettings.model_fields["max_batch_bytes"].default
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,16 @@ class DecodedBatch:
 
 
 def decode_batch(
-    data: bytes, topic_partition: TopicPartition, offset: int, aborted: Collection[tuple[int, int]] = ()
+    data: bytes,
+    topic_partition: TopicPartition,
+    offset: int,
+    aborted: Collection[tuple[int, int]] = (),
+    max_batch_bytes: int = MAX_BATCH_BYTES,
 ) -> DecodedBatch:
     """The first batch of a fetch from `offset`, up to the first record that cannot be read.
 
     If that is the first one, raises whatever is wrong with it. `aborted` are the aborted transactions that the
-    response names: producer id and first offset of each.
+    response names: producer id and first offset of each. It may unpack to `max_batch_bytes`.
     """
     batch = next(_split(memoryview(data)), None)
     if batch is None:
@@ -60,7 +66,9 @@ def decode_batch(
         return DecodedBatch([], batch.next_offset, is_control_batch=True)
     messages: list[RawMessage] = []
     try:
-        messages.extend(message for message in batch.records(topic_partition) if message.offset >= offset)
+        messages.extend(
+            message for message in batch.records(topic_partition, max_batch_bytes) if message.offset >= offset
+        )
     except Exception:  # `messages` has those before it
         if not messages:
             raise
@@ -68,9 +76,16 @@ def decode_batch(
     return DecodedBatch(messages, batch.next_offset, is_control_batch=False)
 
 
-def decode_records(batches: bytes, topic_partition: TopicPartition, offset: int) -> list[RawMessage]:
-    """All records at or after `offset`. Raises whatever a damaged batch, or its decompressor, raises."""
-    found = (batch.records(topic_partition) for batch in _split(memoryview(batches)) if not batch.is_control)
+def decode_records(
+    batches: bytes, topic_partition: TopicPartition, offset: int, max_batch_bytes: int = MAX_BATCH_BYTES
+) -> list[RawMessage]:
+    """All records at or after `offset`. Raises whatever is wrong with a damaged batch.
+
+    A batch may unpack to `max_batch_bytes`.
+    """
+    found = (
+        batch.records(topic_partition, max_batch_bytes) for batch in _split(memoryview(batches)) if not batch.is_control
+    )
     return [message for records in found for message in records if message.offset >= offset]
 
 
@@ -114,10 +129,12 @@ class _Batch:
             producer_id == self._producer_id and first <= self._base_offset for producer_id, first in aborted
         )
 
-    def records(self, topic_partition: TopicPartition) -> Iterator[RawMessage]:
-        body = self._data[_BATCH.size :].tobytes()
-        if codec_number := self._attributes & _CODEC_MASK:
-            body = bytes(_DECODERS[codec_number](body))
+    def records(self, topic_partition: TopicPartition, max_batch_bytes: int) -> Iterator[RawMessage]:
+        body = self._data[_BATCH.size :]
+        if number := self._attributes & _CODEC_MASK:
+            if number not in CODECS:
+                raise UnsupportedCodecError(f"Unknown compression codec {number:#04x}")
+            body = unpacked(CODECS[number], body, max_batch_bytes)
         reader = _Reader(body)
         for _ in range(self._count):
             delta, offset_delta, key, value, headers = reader.record()
@@ -128,7 +145,7 @@ class _Batch:
 class _Reader:
     """Reads records field by field, one record after the other."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: memoryview) -> None:
         self._data = bytearray(data)
         self._at = 0
 
@@ -177,7 +194,7 @@ def encode_record(message: OutgoingMessage, sequence: Sequence, compression: str
     """A batch with this one record, for a produce request. Compressed only if that makes it smaller."""
     builder = _DefaultRecordBatchBuilderPy(
         magic=_MAGIC,
-        compression_type=CODECS[compression],
+        compression_type=_NUMBERS[compression],
         is_transactional=0,
         producer_id=sequence.producer_id,
         producer_epoch=sequence.producer_epoch,

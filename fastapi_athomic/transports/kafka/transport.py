@@ -103,7 +103,8 @@ class KafkaTransport:
         return await within(reading, timeout, f"reading {partition}")
 
     def _reader(self) -> KafkaReader:
-        return KafkaReader(self._running(), self._settings.kafka.max_partition_fetch_bytes)
+        kafka = self._settings.kafka
+        return KafkaReader(self._running(), kafka.max_partition_fetch_bytes, kafka.max_batch_bytes)
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
         return KafkaConsumer(config, listener, self._settings, self._connection, self._twins)

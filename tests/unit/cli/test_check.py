@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fastapi_athomic
+from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.unit.cli.conftest import Command, Write
 
 APP = """
@@ -158,6 +161,7 @@ def test_json(write: Write, command: Command) -> None:
     assert command("check", "--app", "fine3", "--json").json == {
         "ok": True,
         "handlers": ["bill"],
+        "schemas": 0,
         "problems": [],
         "warnings": [],
     }
@@ -166,3 +170,91 @@ def test_json(write: Write, command: Command) -> None:
     assert not answer.json["ok"]
     assert len(answer.json["problems"]) == 2
     assert "there is no module" in command("check", "--app", "nothing_there", "--json").json["problems"][0]
+
+
+SCHEMAS = """
+import json
+from fastapi import FastAPI
+from pydantic import BaseModel
+from fastapi_athomic import PayloadPipeline, include_athomic, subscribe_to
+from fastapi_athomic.schemas.avro import Avro
+from fastapi_athomic.schemas.json_schema import JsonSchema
+from fastapi_athomic.schemas.registry import SchemaRegistry
+
+class Order(BaseModel):
+    number: int
+    customer: str
+
+registry = SchemaRegistry("memory://NAME")
+app = FastAPI()
+include_athomic(app, payload=PayloadPipeline([SERIALIZER]))
+
+@subscribe_to("orders", group_id="billing", handler_id="bill")
+async def bill(order: Order) -> None: ...
+"""
+LONG = {"name": "number", "type": "long"}
+TEXT = {"name": "customer", "type": "string"}
+
+
+def with_schemas(name: str, serializer: str = "Avro(registry)") -> str:
+    return SCHEMAS.replace("NAME", name).replace("SERIALIZER", serializer)
+
+
+def record(*fields: dict[str, str]) -> str:
+    return json.dumps({"type": "record", "name": "Order", "fields": fields})
+
+
+async def register(name: str, text: str) -> None:
+    await SchemaRegistry(f"memory://{name}").register("orders-value", "AVRO", text)
+
+
+def test_types_that_go_with_the_registry(write: Write, command: Command) -> None:
+    asyncio.run(register("goes", record(LONG, TEXT)))
+    write(schemas1=with_schemas("goes"))
+    answer = command("check", "--app", "schemas1", "--strict")
+    assert (answer.status, answer.err) == (0, "")
+    assert "1 schema compared with the schema registry" in answer.out
+    assert command("check", "--app", "schemas1", "--json").json["schemas"] == 1
+
+
+def test_a_type_that_cannot_read_what_the_registry_has(write: Write, command: Command) -> None:
+    asyncio.run(register("misfit", record(LONG)))
+    write(schemas2=with_schemas("misfit"))
+    answer = command("check", "--app", "schemas2")
+    assert answer.status == 1
+    assert answer.err.startswith("error: handler bill: topic orders: ")
+    assert "customer" in answer.err
+
+
+def test_a_schema_that_the_registry_would_refuse(write: Write, command: Command) -> None:
+    asyncio.run(register("refuses", record(LONG)))
+    write(schemas3=with_schemas("refuses", "Avro(registry, auto_register=True)"))
+    answer = command("check", "--app", "schemas3")
+    assert answer.status == 1
+    assert "the registry would not take it as the next version of orders-value: " in answer.err
+
+
+def test_a_subject_that_is_unknown_is_a_warning_unless_it_would_be_registered(write: Write, command: Command) -> None:
+    write(schemas4=with_schemas("none"), schemas5=with_schemas("none", "Avro(registry, auto_register=True)"))
+    answer = command("check", "--app", "schemas4")
+    assert answer.status == 0
+    assert answer.err.startswith("warning: handler bill: topic orders: ")
+    assert "orders-value" in answer.err
+    assert command("check", "--app", "schemas4", "--strict").status == 1
+    assert command("check", "--app", "schemas5", "--strict").err == ""
+
+
+def test_a_registry_that_is_away_is_one_warning(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATHOMIC_PAYLOAD__SERIALIZER", "json_schema")
+    monkeypatch.setenv("ATHOMIC_PAYLOAD__REGISTRY__URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("ATHOMIC_PAYLOAD__REGISTRY__USERNAME", "ann")
+    monkeypatch.setenv("ATHOMIC_PAYLOAD__REGISTRY__PASSWORD", "s3cret")
+    more = GOOD.replace("bill", "mail").replace("billing", "mail")
+    write(schemas6=APP + GOOD + more)
+    answer = command("check", "--app", "schemas6")
+    assert answer.status == 0
+    (warning,) = [line for line in answer.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: schemas were not compared: the schema registry http://127.0.0.1:1")
+    assert "s3cret" not in answer.err + answer.out

@@ -33,7 +33,7 @@ def test_each_handler_is_a_line(write: Write, command: Command) -> None:
     answer = command("handlers", "--app", "listed1")
     assert answer.status == 0
     title, bill, keep, ship = answer.out.splitlines()
-    assert title.split() == ["HANDLER", "TOPICS", "GROUP", "ORDER", "CONCURRENCY", "BATCH", "RETRY", "DLQ"]
+    assert title.split() == ["HANDLER", "TOPICS", "GROUP", "ORDER", "CONCURRENCY", "BATCH", "PAYLOAD", "RETRY", "DLQ"]
     assert [column.strip() for column in bill.split("  ") if column.strip()] == [
         "bill",
         "orders, refunds",
@@ -41,6 +41,7 @@ def test_each_handler_is_a_line(write: Write, command: Command) -> None:
         "none",
         "5",
         "-",
+        "json",
         "2x, then 10s 60s",
         "orders.billing.dlq, refunds.billing.dlq",
     ]
@@ -69,6 +70,7 @@ def test_settings_of_an_operator_are_in_it(write: Write, command: Command, monke
         "timeout": None,
         "auto_offset_reset": "earliest",
         "paused": True,
+        "payloads": {"orders": "json", "refunds": "json"},
         "retry": {
             "policy": "RetryPolicy",
             "max_attempts": 9,
@@ -90,3 +92,30 @@ def test_what_is_wrong_is_told_instead(write: Write, command: Command) -> None:
         answer = command(name, "--app", "listed3")
         assert (answer.status, answer.out) == (1, "")
         assert answer.err.startswith("error: handler z: annotate x")
+
+
+def test_the_pipeline_of_each_handler_is_shown_without_secrets(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3I="
+    for name, value in {
+        "SERIALIZER": "messagepack",
+        "READS": "json",
+        "COMPRESSION": "zstd",
+        "ENCRYPTION": "fernet",
+        "ENCRYPTION_KEYS": key,
+        "TOPICS__0__TOPIC": "refunds",
+        "TOPICS__0__COMPRESSION_WRITES": "false",
+        "TOPICS__0__ENCRYPTION": "none",
+    }.items():
+        monkeypatch.setenv(f"ATHOMIC_PAYLOAD__{name}", value)
+    write(listed4=SHOP)
+    answer = command("handlers", "--app", "listed4")
+    assert "messagepack+zstd+fernet (reads json), messagepack (reads json zstd)" in answer.out
+    assert key not in answer.out + answer.err
+    bill, keep, _ = command("handlers", "--app", "listed4", "--json").json
+    assert bill["payloads"] == {
+        "orders": "messagepack+zstd+fernet (reads json)",
+        "refunds": "messagepack (reads json zstd)",
+    }
+    assert keep["payloads"] == {"<topic>": "messagepack+zstd+fernet (reads json)"}

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from fastapi_athomic import AthomicSettings, KafkaSettings, include_athomic, subscribe_to
 from fastapi_athomic.observation import startup
 from fastapi_athomic.observation.startup import announce, doubts, server_workers, start_line
+from fastapi_athomic.payload_settings import PayloadSettings, RegistrySettings
 from fastapi_athomic.subscriptions import Subscription
 
 
@@ -135,6 +136,13 @@ def test_state_in_memory_beside_kafka_is_doubted_in_several_workers() -> None:
     assert "the state store is memory:// and the server runs 2 workers" in doubt
     assert "set ATHOMIC_STATE_STORE_URL to redis://" in doubt
     assert list(doubts(settings, workers=1)) == []
+
+
+def test_a_schema_registry_in_memory_beside_kafka_is_doubted() -> None:
+    payload = PayloadSettings(serializer="avro", registry=RegistrySettings(url="memory://"))
+    (doubt,) = doubts(AthomicSettings(broker_url="kafka://a:1", payload=payload), workers=1)
+    assert "the schema registry is memory://" in doubt
+    assert list(doubts(AthomicSettings(payload=payload), workers=1)) == []
 
 
 async def test_memory_beside_redis_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

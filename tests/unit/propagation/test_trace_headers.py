@@ -12,7 +12,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
 
 from fastapi_athomic.propagation import trace_headers
-from fastapi_athomic.propagation.trace_headers import UnreadContext
+from fastapi_athomic.propagation.trace_headers import TraceHeaders, UnreadContext
 from tests.support.spans import (
     SPAN_ID,
     TRACE_ID,
@@ -225,3 +225,45 @@ def test_a_malformed_trace_begins_a_new_one(exported: Exported, caplog: pytest.L
         tested.close(tested.open(message(("traceparent", raw), ("tracestate", b"\x00"), ("baggage", b"\xff"))), None)
     assert [span.parent for span in exported.get_finished_spans()] == [None] * 5
     assert caplog.records == []
+
+
+# --- CloudEvents say in which trace they began
+
+EVENT = ("ce_traceparent", TRACEPARENT)
+OTHER = b"00-11111111111111111111111111111111-2222222222222222-01"
+
+
+class B3(TextMapPropagator):
+    """Reads nothing of W3C's."""
+
+    @property
+    def fields(self) -> set[str]:
+        return {"b3"}
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
+        return context or Context()
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None: ...
+
+
+@pytest.mark.parametrize("propagator", [None, B3()])
+@pytest.mark.parametrize("more", [(), (("baggage", b"a=b"),), (("b3", b"x"),), (("traceparent", b"malformed"),)])
+def test_the_trace_of_a_cloud_event_is_used_where_no_other_came(propagator: Any, more: Any) -> None:
+    headers = (EVENT, ("ce_tracestate", b"vendor=1"), ("ce_id", b"1"), *more)
+    tested = TraceHeaders(propagator)
+    for context in (tested.remote_context(headers), trace.set_span_in_context(_span(tested, headers))):
+        span = trace.get_current_span(context).get_span_context()
+        assert (span.trace_id, span.span_id) == (TRACE_ID, SPAN_ID)
+        assert span.trace_state["vendor"] == "1"
+
+
+def test_the_trace_of_a_cloud_event_gives_way_to_that_of_the_message() -> None:
+    for headers in ((EVENT, ("traceparent", OTHER)), (EVENT, ("traceparent", OTHER), ("tracestate", b"v=1"))):
+        span = trace.get_current_span(TraceHeaders().remote_context(headers)).get_span_context()
+        assert span.trace_id == int("1" * 32, 16)
+    broken = TraceHeaders().remote_context((("ce_traceparent", b"\xff"), ("ce_id", b"1")))
+    assert not trace.get_current_span(broken).get_span_context().is_valid
+
+
+def _span(tested: TraceHeaders, headers: Any) -> trace.Span:
+    return trace.NonRecordingSpan(tested.span_context(headers))

