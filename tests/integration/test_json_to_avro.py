@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from fastapi_athomic import Athomic, AthomicSettings, PayloadPipeline, RawMessage, include_athomic
+from fastapi_athomic import Athomic, PayloadPipeline, RawMessage, include_athomic
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.schemas.avro import Avro
 from fastapi_athomic.schemas.registry import SchemaRegistry
