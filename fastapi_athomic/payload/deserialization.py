@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
 from .annotations import split, type_name
+from .slices import sliced_validator
 from .steps import Decoder, Received
 from .target import Target
 
@@ -25,6 +26,14 @@ def deserializer(target_type: Any) -> Decoder:
     if kinds is None:
         return _from_json(Target(target_type))
     return _as_it_came(target_type, kinds)
+
+
+def deserializer_in_slices(target_type: Any) -> Decoder | None:
+    """The same for a thread, which lets the event loop go on. None: nothing of the type takes long."""
+    if _raw_kinds(target_type) is not None:
+        return None
+    target = Target(target_type)
+    return _from_json(target, sliced_validator(target.adapter).validate_json)
 
 
 def _raw_kinds(annotation: Any) -> frozenset[Any] | None:
@@ -127,8 +136,8 @@ def _no_null(target_type: Any) -> PayloadDecodeError:
     return PayloadDecodeError(text, step="json")
 
 
-def _from_json(target: Target) -> Decoder:
-    validate = target.adapter.validator.validate_json
+def _from_json(target: Target, validate_json: Callable[[bytes], Any] | None = None) -> Decoder:
+    validate = validate_json or target.adapter.validator.validate_json
     allows_none = target.allows_none
 
     def decode(message: Received) -> Any:

@@ -19,7 +19,9 @@ from ..extras import needed
 from .fidelity import MESSAGEPACK_CHECKS, takes_numbers
 from .losses import BARE_OBJECTS, DECLARED_OBJECTS, adapter_of, is_record
 from .objects import object_validator
+from .off_loop import threads
 from .serialization import RefusedError, Writers
+from .slices import give_way, in_thread_above, sliced_validator
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 from .target import Target
 from .validated import validated
@@ -42,6 +44,10 @@ class MessagePack(Serializer):
     A timestamp is read as a `datetime`, to the microsecond, or where `int` is declared as nanoseconds since 1970.
     Other extension types are refused, and so are maps and arrays as keys of maps.
 
+    Args:
+        thread_above: larger payloads (in bytes) are read in a thread, which lets the event loop go on between maps and
+            the items of lists; validators of models run there, too. None: all are read in the event loop.
+
     Raises:
         ConfigurationError: `msgpack` is not installed.
     """
@@ -49,7 +55,9 @@ class MessagePack(Serializer):
     name = STEP
     content_type = _CONTENT_TYPES[0]
 
-    def __init__(self) -> None:
+    def __init__(self, *, thread_above: int | None = None) -> None:
+        self._thread_above = thread_above
+        self.waits = thread_above is not None
         self._format = _Format(needed("msgpack", extra="msgpack", what="MessagePack"))
         self._writers = Writers(self._format)
 
@@ -59,7 +67,22 @@ class MessagePack(Serializer):
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         target = Target(target_type)
         read = validated(target, self._format.reader(target.adapter), step=STEP, name=self._format.name)
-        return lambda message: read(message.value)
+
+        def at_once(message: Received) -> Any:
+            return read(message.value)
+
+        if self._thread_above is None:
+            return at_once
+        sliced = validated(target, self._format.sliced_reader(target.adapter), step=STEP, name=self._format.name)
+        return in_thread_above(self._thread_above, at_once, lambda message: sliced(message.value))
+
+    async def open(self) -> None:
+        if self.waits:
+            threads.open()
+
+    async def close(self) -> None:
+        if self.waits:
+            threads.close()
 
     def recognizes(self, message: Received) -> bool:
         return media_type(message) in _CONTENT_TYPES
@@ -107,7 +130,17 @@ class _Format:
         raise RefusedError(problem)
 
     def reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
-        unpack, validate = self.unpack, object_validator(adapter)
+        return self._reader(adapter, self.unpack, object_validator(adapter))
+
+    def sliced_reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+        """The same for a thread, which lets the event loop go on."""
+        in_slices = _Format(self._msgpack)
+        in_slices._unpack = partial(self._unpack, object_hook=give_way)
+        return self._reader(adapter, in_slices.unpack, object_validator(adapter, sliced_validator(adapter)))
+
+    def _reader(
+        self, adapter: TypeAdapter[Any], unpack: Callable[[bytes, int], Any], validate: Callable[[Any], Any]
+    ) -> Callable[[bytes], Any]:
         if not takes_numbers(adapter.core_schema):
             return lambda data: validate(unpack(data, _OBJECTS))
 

@@ -16,12 +16,18 @@ from pydantic_core import to_json
 from .fidelity import is_strict
 
 
-def object_validator(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
-    """A function from objects that a format was read into to the type. It raises `ValidationError`."""
-    validate = adapter.validator.validate_python
+def object_validator(adapter: TypeAdapter[Any], validator: Any = None) -> Callable[[Any], Any]:
+    """A function from objects that a format was read into to the type. It raises `ValidationError`.
+
+    Args:
+        adapter: of the type.
+        validator: takes the place of the adapter's own.
+    """
+    validator = validator or adapter.validator
+    validate: Callable[[Any], Any] = validator.validate_python
     if not is_strict(adapter.core_schema):
         return validate
-    validate_json = adapter.validator.validate_json
+    validate_json = validator.validate_json
 
     def validate_strictly(read: Any) -> Any:
         try:
