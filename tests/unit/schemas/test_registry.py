@@ -121,6 +121,27 @@ async def test_many_unknown_ids_are_waited_for_ever_shorter(server: HttpRegistry
     assert (await registry.by_id(1)).text == INT
 
 
+async def test_after_a_while_an_unknown_id_is_waited_for_as_long_as_at_first(
+    server: HttpRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    registry, waited = SchemaRegistry(server.url), []
+    for number in (100, 101, 102, 103):
+        began = now
+        with pytest.raises(PayloadDecodeError):
+            await registry.by_id(number)
+        waited.append(now - began)
+        now += 61.0 if number == 102 else 0.0
+    assert waited == pytest.approx([5.0, 2.5, 1.25, 5.0])
+
+
 async def test_nothing_of_a_message_but_the_id_stands_in_the_text(server: HttpRegistry) -> None:
     guid = uuid4()
     with pytest.raises(PayloadDecodeError) as raised:
