@@ -33,7 +33,6 @@ FLOORS = [
     ["settings", "outcomes", "complaints", "extras"],
     [
         "messages",
-        "unpacking",
         "variables",
         "addresses",
         "exceptions",
@@ -42,6 +41,7 @@ FLOORS = [
         "checks",
         "rights",
         "compatibility",
+        "unpacking",
     ],
 ]
 """From the top. ARCHITECTURE.md says what each room is for."""
