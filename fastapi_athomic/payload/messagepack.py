@@ -1,7 +1,6 @@
 """MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), by the `msgpack` library.
 
-It is read by `msgpack`, not by ormsgpack, which ignores what stands behind the first value, and which makes tuples of
-arrays that are keys: those that have all one hash make it take minutes over a message of 5 MB.
+It is read by `msgpack`, not by ormsgpack, which does not tell if something stands behind the first value.
 """
 
 from __future__ import annotations
