@@ -39,6 +39,7 @@ from .exceptions import (
 from .failures.dead_letters import DeadLetters
 from .failures.letters import DeadLetter
 from .failures.settling import SettlingReport
+from .handling.keys import Key
 from .inclusion import include_athomic, install
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
 from .observation.logs import MessageFilter
@@ -71,6 +72,7 @@ __all__ = [
     "HandlerTimeoutError",
     "HandlerTuning",
     "KafkaSettings",
+    "Key",
     "Lineage",
     "MessageFilter",
     "MessageHeaders",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
 from .broker import BrokerConnection
-from .discovery import Search
+from .discovery import Discovered, Search
 from .factory import ConsumerFactory, FactoryParts
 from .handling.plans import Provider
 from .lifecycle import LifecycleManager
@@ -57,6 +57,13 @@ def new_publisher(parts: AppParts, connection: BrokerConnection) -> Publisher:
     return Publisher(parts.transport, connection, parts.payloads, _orchestrators(parts).of_publisher(), parts.settings)
 
 
+def note_payloads(payloads: Payloads, handlers: Iterable[Discovered]) -> None:
+    """Tells which handlers have pipelines of their own: what is published to their topics must fit."""
+    for handler in handlers:
+        if handler.subscription.payload is not None:
+            payloads.add_handler(handler.subscription.topics, handler.subscription.payload)
+
+
 def _orchestrators(parts: AppParts) -> Orchestrators:
     transport = parts.transport
     provider = resolve_tracer_provider(parts.app)
@@ -74,9 +81,7 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
     lifecycle = LifecycleManager()
     lifecycle.register(connection)
     handlers = parts.search.find()
-    for handler in handlers:
-        if handler.subscription.payload is not None:
-            parts.payloads.add_handler(handler.subscription.topics, handler.subscription.payload)
+    note_payloads(parts.payloads, handlers)
     tell_unclaimed(parts.search, settings.unclaimed_handlers)
     share = LoopShare(
         settings.slice_seconds,

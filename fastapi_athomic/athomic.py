@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 from starlette.types import Lifespan
 
-from .assembly import AppParts, Assembly, assemble, new_publisher
+from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
 from .broker import NOT_RUNNING, BrokerConnection
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
@@ -32,13 +32,13 @@ from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, TopicPayloads
-from .publisher import GivenHeaders, Key
+from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
 from .stores.schemes import create_store
-from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics
+from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
-from .uplink import Uplink
+from .uplink import LEAST_SECONDS, Uplink
 from .web.overlaps import overlaps
 from .web.routes import RouteOptions, RouteParts, new_routers
 
@@ -85,9 +85,13 @@ class Athomic:
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
-        self._payloads = Payloads(payload or PayloadPipeline(), topic_payloads)
+        self._payloads = Payloads(payload, topic_payloads)
+        for topic in topic_payloads or ():
+            if isinstance(topic, str):
+                check_topic(topic, "topic_payloads")
         self._transport = create_transport(settings)
         self._store = create_store(settings)
+        self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
         self._run: Run | None = None  # the consumers, inside it
@@ -100,7 +104,7 @@ class Athomic:
         topic: str,
         message: object,
         *,
-        key: Key = None,
+        key: Any = None,
         headers: GivenHeaders = None,
         partition: int | None = None,
         payload: PayloadPipeline | None = None,
@@ -111,12 +115,16 @@ class Athomic:
         or None (a tombstone). Its headers carry the current trace, context and lineage. Messages with the same key go
         to the same partition. It may be awaited in any event loop of the process; see `publish_sync` for sync code.
 
+        `key`: `str`, `bytes`, `int`, `UUID` or None; what the pipeline's serializer of keys takes, if it has one.
         `payload`: how it is written; None: the pipeline of the topic (see `include_athomic`).
 
         Raises:
-            PublishError: the broker did not acknowledge it within `publish_timeout` seconds, or the app is not running.
-            PayloadEncodeError: the message cannot be encoded.
-            ConfigurationError: the topic name is invalid.
+            PublishError: the broker did not acknowledge it within `publish_timeout` seconds, the app is not running, or
+                the key or a header is of a type that cannot be sent.
+            PayloadEncodeError: the message or its key cannot be encoded.
+            PayloadUnavailableError: what the payload needs (a schema registry, an object store) was away for
+                `publish_timeout` seconds.
+            ConfigurationError: the topic name is invalid, or `payload` is no pipeline.
         """
         link = self._link()
         return await link.publishing(
@@ -131,7 +139,7 @@ class Athomic:
         topic: str,
         messages: Iterable[Any],
         *,
-        key: Callable[[Any], Key] | None = None,
+        key: Callable[[Any], Any] | None = None,
         headers: GivenHeaders = None,
         payload: PayloadPipeline | None = None,
     ) -> list[PublishedMessage]:
@@ -141,7 +149,8 @@ class Athomic:
             PublishError: the broker did not acknowledge some of them (it says how many; the others are published), or
             the app is not running.
             PayloadEncodeError: one of them cannot be encoded; none is published.
-            ConfigurationError: the topic name is invalid.
+            PayloadUnavailableError: as for `publish`; none is published.
+            ConfigurationError: the topic name is invalid, or `payload` is no pipeline.
         """
         link = self._link()
         return await link.publishing(
@@ -153,7 +162,7 @@ class Athomic:
         topic: str,
         message: object,
         *,
-        key: Key = None,
+        key: Any = None,
         headers: GivenHeaders = None,
         partition: int | None = None,
         payload: PayloadPipeline | None = None,
@@ -167,8 +176,7 @@ class Athomic:
         Raises:
             PublishError: the broker did not acknowledge it in time, the app is not running or stops meanwhile, or the
             calling thread runs an event loop, which this would block: await `publish` there.
-            PayloadEncodeError: the message cannot be encoded.
-            ConfigurationError: the topic name is invalid.
+            PayloadEncodeError, PayloadUnavailableError, ConfigurationError: as `publish` says.
         """
         link = self._link()
         return link.publishing_sync(
@@ -184,7 +192,7 @@ class Athomic:
         topic: str,
         messages: Iterable[Any],
         *,
-        key: Callable[[Any], Key] | None = None,
+        key: Callable[[Any], Any] | None = None,
         headers: GivenHeaders = None,
         payload: PayloadPipeline | None = None,
         timeout: float | None = None,
@@ -194,7 +202,8 @@ class Athomic:
         `messages` and `key` are evaluated in the calling thread.
 
         Raises:
-            PublishError, PayloadEncodeError, ConfigurationError: as `publish_many` and `publish_sync` say.
+            PublishError, PayloadEncodeError, PayloadUnavailableError, ConfigurationError: as `publish_many` and
+            `publish_sync` say.
         """
         link = self._link()
         given = [*messages]
@@ -257,8 +266,10 @@ class Athomic:
         run = self._new_run(SameLoop(self.settings.request_timeout), self._new_connection())
         await self._transport.start(self.settings.request_timeout)
         try:
+            await self._open_payloads(run.home)
             yield run.dead_letters
         finally:
+            await self._payloads.close(self.settings.request_timeout)
             await self._transport.stop(self.settings.request_timeout)
 
     # --- before a deploy
@@ -374,17 +385,29 @@ class Athomic:
         self._uplink = link
         try:
             async with link.opened():
-                await home.run(self._payloads.open)
                 try:
+                    await self._open_payloads(home)
                     yield link
                 finally:
-                    await home.run(self._payloads.close)
+                    await self._close_payloads(link)
         finally:
             self._uplink = None
+
+    async def _open_payloads(self, home: Home) -> None:
+        seconds = self.settings.request_timeout
+        await home.run(lambda: self._payloads.open(seconds))
+
+    async def _close_payloads(self, link: Uplink) -> None:
+        seconds = min(self.settings.request_timeout, max(LEAST_SECONDS, link.seconds_left))
+        try:
+            await link.home.run(lambda: self._payloads.close(seconds), seconds + LEAST_SECONDS)
+        except TransportError as error:
+            logger.warning("what payloads need could not be closed: %s", error)
 
     @asynccontextmanager
     async def _consuming(self, link: Uplink) -> AsyncIterator[None]:
         run = self._new_run(link.home, link.connection)
+        await self._open_payloads(link.home)  # those of handlers are known only now
         link.publisher = run.publisher
         self._warn_of_overlaps(run.manager)
         reporter = lineage_reporter(run.manager, self._transport, self.settings)
@@ -397,6 +420,10 @@ class Athomic:
             link.seconds_left = run.seconds_left
 
     # --- internals
+
+    def _note_payloads(self) -> None:
+        """What is published before the consumers are wired must fit their own pipelines, too."""
+        note_payloads(self._payloads, self._search.find())
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
@@ -438,6 +465,7 @@ class Athomic:
         return Run(
             RunParts(
                 assembly=self._assemble(connection),
+                payloads=self._payloads,
                 settings=self.settings,
                 transport=self._transport,
                 store=self._store,

@@ -34,11 +34,9 @@ from .handling.processors import ProcessorParts
 from .handling.threads import HandlerThreads
 from .loop.blocking import worker_name
 from .loop.fairness import LoopShare
-from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.gauges import SequenceGauge
-from .payload.routing import Payloads
-from .payload.steps import Decoder
+from .payload.routing import Decoding, Payloads, Wanted
 from .propagation.orchestrators import Orchestrators
 from .sequencing.groups import OrderedGroups
 from .settings import AthomicSettings, HandlerTuning
@@ -124,6 +122,7 @@ class ConsumerFactory:
                 subscription=subscription,
                 new_session=lambda paused: ConsumerSession(session_parts, paused=paused),
                 dlq_handler=dlq_handler,
+                patience=processor_parts.patience,
                 orchestrator=processor_parts.orchestrator,
                 counters=counters,
                 settings=self._settings,
@@ -147,7 +146,7 @@ class ConsumerFactory:
     def _processor_parts(
         self, subscription: Subscription, plan: HandlerPlan, dlq_handler: DLQHandler, returns: ReturnTopics
     ) -> ProcessorParts:
-        decode, waits = self._decoder(subscription, plan.target_type, returns)
+        decoding = self._decoding(subscription, plan, returns)
         orchestrator = self._parts.orchestrators.of_handler(
             subscription.handler_id, subscription.group_id, enable_lineage=subscription.enable_lineage
         )
@@ -155,8 +154,10 @@ class ConsumerFactory:
             handler_id=subscription.handler_id,
             group_id=subscription.group_id,
             plan=plan,
-            decode=decode,
-            waits=waits,
+            decode=decoding.decode,
+            waits=decoding.waits,
+            keyed=decoding.keyed,
+            hint=decoding.hint,
             patience=Patience(subscription.handler_id),
             orchestrator=orchestrator,
             dlq_handler=dlq_handler,
@@ -164,15 +165,10 @@ class ConsumerFactory:
             timeout=subscription.timeout,
         )
 
-    def _decoder(
-        self, subscription: Subscription, target_type: Any, returns: ReturnTopics
-    ) -> tuple[Decoder | None, bool]:
-        """None for a handler that takes messages as they came."""
-        if target_type is RawMessage:
-            return None, False
-        topics, own = subscription.topics, subscription.payload
+    def _decoding(self, subscription: Subscription, plan: HandlerPlan, returns: ReturnTopics) -> Decoding:
+        wanted = Wanted(subscription.topics, subscription.payload, plan.target_type, plan.key_types)
         try:
-            return self._parts.payloads.decoder(topics, own, target_type, returns.source_of)
+            return self._parts.payloads.decoding(wanted, returns.first_topic, self._own_topics.made)
         except ConfigurationError as error:
             raise ConfigurationError(f"handler {subscription.handler_id}: {error}") from error
 

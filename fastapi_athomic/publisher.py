@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from .broker import BrokerConnection
 from .exceptions import PayloadUnavailableError, PublishError, TopicNotFoundError, TransportError
 from .messages import Headers, OutgoingMessage, PublishedMessage
 from .payload.pipeline import PayloadPipeline
-from .payload.routing import Payloads
+from .payload.routing import Payloads, checked
 from .payload.steps import Later, Outgoing
 from .propagation.headers import HeadersOrchestrator
 from .settings import AthomicSettings
@@ -22,10 +23,11 @@ from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE = 0.1
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds until a payload is tried again that needs something which is away; then twice as long, and so on."""
+AT_ONCE = 16
+"""So many messages of one `publish_many` are waited for at the same time."""
 
-Key = str | bytes | int | UUID | None
 HeaderValue = str | bytes | None
 GivenHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]] | None
 
@@ -59,13 +61,17 @@ class Publisher:
     ) -> PublishedMessage:
         """See `Athomic.publish`."""
         check_topic(topic, "publish")
-        pipeline = payload or self._payloads.of_topic(topic)
-        value, sent = await self._encoded(pipeline, topic, message, key, _headers(headers))
+        pipeline = self._payloads.of_topic(topic) if payload is None else await self._given(payload)
+        value, sent = self._encoded(pipeline, topic, message, key, _headers(headers))
+        end = None
+        if isinstance(value, Later):
+            end = monotonic() + self._settings.publish_timeout
+            value = await self._patiently(value, end)
         scope = self._orchestrator.open_publish(topic, sent.headers, value)
         error: BaseException | None = None
         try:
             outgoing = OutgoingMessage(topic, sent.key, value, scope.headers, partition)
-            (result,) = await self._send([outgoing])
+            (result,) = await self._send([outgoing], end)
             if isinstance(result, Exception):
                 raise PublishError(f"message to {topic} was not published: {self._reason(result)}") from result
             self._orchestrator.published(scope, result)
@@ -88,12 +94,14 @@ class Publisher:
         """See `Athomic.publish_many`."""
         check_topic(topic, "publish_many")
         given = _headers(headers)
-        pipeline = payload or self._payloads.of_topic(topic)
-        encoded = [
-            await self._encoded(pipeline, topic, message, key(message) if key else None, given) for message in messages
+        pipeline = self._payloads.of_topic(topic) if payload is None else await self._given(payload)
+        started = [
+            self._encoded(pipeline, topic, message, key(message) if key else None, given) for message in messages
         ]
-        if not encoded:
+        if not started:
             return []
+        end = monotonic() + self._settings.publish_timeout if pipeline.waits else None
+        encoded = await self._all_there(started, end)
         scope = self._orchestrator.open_publish(topic, given, None, count=len(encoded))
         error: BaseException | None = None
         try:
@@ -102,7 +110,8 @@ class Publisher:
                 [
                     OutgoingMessage(topic, sent.key, value, (*scope.headers, *sent.headers[own:]))
                     for value, sent in encoded
-                ]
+                ],
+                end,
             )
             return self._all_published(topic, results)
         except BaseException as caught:
@@ -111,45 +120,88 @@ class Publisher:
         finally:
             self._orchestrator.close_publish(scope, error)
 
-    async def _encoded(
+    async def _given(self, payload: PayloadPipeline) -> PayloadPipeline:
+        """The pipeline of one `publish`, ready to be used."""
+        pipeline = checked("payload", payload)
+        if pipeline.opens:
+            await self._payloads.adopt(pipeline, self._settings.request_timeout)
+        return pipeline
+
+    def _encoded(
         self, pipeline: PayloadPipeline, topic: str, message: object, key: Any, headers: Headers
-    ) -> tuple[bytes | None, Outgoing]:
-        """The bytes of a message, and what travels with them: the bytes of its key, and its headers."""
+    ) -> tuple[bytes | Later[bytes | None] | None, Outgoing]:
+        """The bytes of a message, and what travels with them: the bytes of its key, and its headers.
+
+        Headers and key are complete when the bytes are there.
+        """
         outgoing = Outgoing(topic, None, headers)
-        outgoing.key = _key(key) if pipeline.key is None else await self._encoded_key(pipeline, key, outgoing)
-        value = pipeline.write(message, outgoing)
-        return await self._patiently(value) if isinstance(value, Later) else value, outgoing
+        if pipeline.key is None:
+            outgoing.key = _key(key)
+        elif key is not None:
+            of_key = Outgoing(topic, None, headers, "key")
+            written = pipeline.write_key(key, of_key)
+            if isinstance(written, Later):
+                return Later(partial(self._with_key, written, of_key, pipeline, message, outgoing)), outgoing
+            outgoing.key, outgoing.headers = written, of_key.headers
+        return pipeline.write(message, outgoing), outgoing
 
-    async def _encoded_key(self, pipeline: PayloadPipeline, key: Any, outgoing: Outgoing) -> bytes | None:
-        if key is None or isinstance(key, bytes):
-            return key
-        of_key = Outgoing(outgoing.topic, None, outgoing.headers, "key")
-        written = pipeline.write_key(key, of_key)
-        data = await self._patiently(written) if isinstance(written, Later) else written
+    async def _with_key(
+        self,
+        written: Later[bytes | None],
+        of_key: Outgoing,
+        pipeline: PayloadPipeline,
+        message: object,
+        outgoing: Outgoing,
+    ) -> bytes | None:
+        """The bytes of a message whose key has to be waited for. The key comes first: encryption may be bound to it."""
+        outgoing.key = await written
         outgoing.headers = of_key.headers
-        return data
+        value = pipeline.write(message, outgoing)
+        return await value if isinstance(value, Later) else value
 
-    async def _patiently(self, later: Later[bytes | None]) -> bytes | None:
-        """Waits for something that is needed and away, but no longer than for the broker."""
-        end, pause = monotonic() + self._settings.publish_timeout, FIRST_PAUSE
+    async def _all_there(
+        self, started: Sequence[tuple[bytes | Later[bytes | None] | None, Outgoing]], end: float | None
+    ) -> list[tuple[bytes | None, Outgoing]]:
+        """Waits for what has to be waited for, several at once. The order stays. `end`: None if nothing waits."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def there(later: Later[bytes | None]) -> bytes | None:
+            async with turns:
+                return await self._patiently(later, end or 0.0)
+
+        works = [asyncio.ensure_future(there(value)) for value, _ in started if isinstance(value, Later)]
+        try:
+            found = iter(await asyncio.gather(*works) if works else ())
+        finally:
+            for work in works:
+                work.cancel()
+        return [(next(found) if isinstance(value, Later) else value, sent) for value, sent in started]
+
+    async def _patiently(self, later: Later[bytes | None], end: float) -> bytes | None:
+        """Waits for something that is needed and away, until `end` (monotonic), as for the broker."""
+        pause, reason = FIRST_PAUSE, "what the payload needs does not answer"
         while True:
             try:
-                async with asyncio.timeout(end - monotonic()):
+                async with asyncio.timeout(end - monotonic()) as limit:
                     return await later
             except PayloadUnavailableError as error:
-                if monotonic() + pause > end:
-                    raise
+                reason = str(error)
                 logger.debug("a publish waits: %s", error)
             except TimeoutError:
+                if not limit.expired():
+                    raise
+            if monotonic() + pause > end:
                 raise PayloadUnavailableError(
-                    f"what the payload needs did not answer within {self._settings.publish_timeout:g} s"
-                ) from None
+                    f"not published, as the payload waited for {self._settings.publish_timeout:g} s: {reason}"
+                )
             await asyncio.sleep(pause)
-            pause *= 2
+            pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _send(self, messages: Sequence[OutgoingMessage]) -> list[PublishedMessage | Exception]:
-        end = monotonic() + self._settings.publish_timeout
-        await self._connection.wait_until_connected(self._settings.publish_timeout)
+    async def _send(self, messages: Sequence[OutgoingMessage], end: float | None) -> list[PublishedMessage | Exception]:
+        """`end`: of the publish, monotonic, if its payload had to be waited for."""
+        seconds = self._settings.publish_timeout if end is None else max(0.0, end - monotonic())
+        end = monotonic() + seconds
+        await self._connection.wait_until_connected(seconds)
         results = await self._transport.producer.send(messages, max(0.0, end - monotonic()))
         if self._settings.create_topics and any(isinstance(result, TopicNotFoundError) for result in results):
             return await self._send_after_creating(messages, results, end)
@@ -189,12 +241,15 @@ class Publisher:
         return str(error) if known is None else f"{error} (the broker cannot be reached: {known})"
 
 
-def _key(key: Key) -> bytes | None:
+def _key(key: Any) -> bytes | None:
     if key is None or isinstance(key, bytes):
         return key
     if isinstance(key, str | int | UUID) and not isinstance(key, bool):
         return str(key).encode()
-    raise PublishError(f"a key is bytes, str, int, UUID or None, not {type(key).__name__}")
+    raise PublishError(
+        f"a key is bytes, str, int, UUID or None, not {type(key).__name__}: for others give the payload pipeline a "
+        "serializer of keys, as in PayloadPipeline(key=Json())"
+    )
 
 
 def _headers(given: GivenHeaders) -> Headers:

@@ -24,6 +24,7 @@ from .loop.termination import told_of_termination
 from .messages import TopicPartition
 from .observation.startup import announce, doubts, server_workers, start_line, stop_line
 from .observation.waiting import still_waiting
+from .payload.routing import Payloads
 from .settings import AthomicSettings
 from .stores.base import StateStore
 from .transports.base import Transport
@@ -43,6 +44,7 @@ class RunParts:
     """What a run is built from."""
 
     assembly: Assembly
+    payloads: Payloads
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None  # of ordered consumers
@@ -62,6 +64,7 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
+        self._payloads = parts.payloads
         self._store = parts.store
         self._routes_lag = parts.loop_lag
         lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
@@ -159,6 +162,7 @@ class Run:
             transport=self._transport,
             settings=self._settings,
             home=self.home,
+            payload_of=lambda topic: self._payloads.read_with(topic, service.subscription.payload),
         )
         return DeadLetters(parts)
 

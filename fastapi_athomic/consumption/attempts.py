@@ -30,6 +30,8 @@ class AttemptState:
 
         Returns the seconds to wait before that attempt; None if there will be none: the offset can be concluded.
         """
+        if judgement.verdict is Verdict.WAITS:
+            return judgement.delay
         count_judgement(counters, judgement, again=self.letter is not None)
         if judgement.settled:
             self.begin_anew()

@@ -83,6 +83,7 @@ class BatchStrategy:
             self._wake(lane)
 
     def release(self, partition: PartitionState) -> None:
+        self._processor.patience.let_go(partition.topic_partition)
         lane = self._lanes.pop(partition, None)
         if lane is not None:
             lane.queue.clear()
@@ -176,8 +177,10 @@ class BatchStrategy:
             return await self._write_letter(lane, unit)
         began = monotonic()
         report = await self._processor.process(unit.messages, unit.attempt, unit.first_failed_at)
-        if self._processor.closed:  # cut off by `close`: nothing is concluded
+        if self._processor.closed or report.gone:  # cut off by `close` or a revoke: nothing is concluded
             return None
+        if report.waits is not None:  # the unit stays where it is
+            return report.waits
         self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
         lane.partition.conclude_all(map(_offset, report.handled))

@@ -71,6 +71,7 @@ class LaneStrategy:
         """Called when a lane is empty and no worker serves it any more."""
 
     def release(self, partition: PartitionState) -> None:
+        self._processor.patience.let_go(partition.topic_partition)
         for lane in self.lanes(partition):
             lane.queue.clear()
 

@@ -14,6 +14,7 @@ from ..complaints import Complaints
 from ..error_text import exc_info
 from ..exceptions import AthomicError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
+from ..handling.patience import Patience
 from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
@@ -78,6 +79,7 @@ class ServiceParts:
     subscription: Subscription
     new_session: Callable[[bool], ConsumerSession]  # True: paused from the beginning
     dlq_handler: DLQHandler
+    patience: Patience
     orchestrator: HeadersOrchestrator
     counters: Counters
     settings: AthomicSettings
@@ -108,6 +110,7 @@ class ConsumerService:
         self.paused = parts.paused
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
+        self._patience = parts.patience
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
         self._gauge = parts.gauge
@@ -271,7 +274,7 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=dict(self.dlq_handler.blocked),
-            problems=[*session.problems(), *self.dlq_handler.problems()],
+            problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             topics=session.topics,
         )

@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from ..exceptions import PayloadDecodeError
 from .letters import DeadLetter
 from .mailbox import DeadLetterParts, Mailbox
 from .settling import Predicate, Progress, Selection, Settling, SettlingReport
@@ -43,6 +44,7 @@ class DeadLetters:
     def __init__(self, parts: DeadLetterParts) -> None:
         self._home = parts.home
         self._mailbox = Mailbox(parts)
+        self._payload_of = parts.payload_of
         self._settling = Settling(parts, self._mailbox)
 
     # --- reading
@@ -91,6 +93,20 @@ class DeadLetters:
                     return letter
                 break
         return None
+
+    @_at_home
+    async def decode(self, letter: DeadLetter, target_type: Any) -> Any:
+        """The letter's payload, decoded with the handler's pipeline as a message of its source topic.
+
+        Raises:
+            PayloadDecodeError: it cannot be decoded, or the letter was too large for the DLQ and has no value.
+            PayloadUnavailableError: something that is needed cannot be reached.
+            ConfigurationError: the pipeline cannot give this type.
+        """
+        if "value" in letter.omitted:
+            raise PayloadDecodeError("the letter has no value, as it was too large: its source topic may still have it")
+        source = self._mailbox.source_of(letter)
+        return await self._payload_of(source).read(letter, target_type, topic=source)
 
     # --- settling
 

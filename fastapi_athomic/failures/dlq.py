@@ -54,6 +54,7 @@ class Verdict(Enum):
     DEAD_LETTERED = "dead_lettered"  # written to the DLQ and acknowledged
     SKIPPED = "skipped"  # written nowhere: the handler has no DLQ, or it is a dead letter of another handler
     BLOCKED = "blocked"  # the DLQ or retry topic cannot be written: judge again, after the delay
+    WAITS = "waits"  # it has not failed: something is away that its payload needs. The same attempt, after the delay
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from ..exceptions import ConfigurationError, NotAuthorizedError, SourceNotFoundError
 from ..loop.isolation import Home
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
+from ..payload.pipeline import PayloadPipeline
 from ..rights import missing_right
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
@@ -30,6 +31,7 @@ class DeadLetterParts:
     transport: Transport
     settings: AthomicSettings
     home: Home  # the event loop that the connection to the broker belongs to
+    payload_of: Callable[[str], PayloadPipeline]  # what the handler reads messages of a source topic with
 
 
 class Mailbox:

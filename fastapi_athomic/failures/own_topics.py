@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable
 from hashlib import blake2s
 from string import Formatter
 
+from ..messages import MessageHeaders, RawMessage
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
+from .letter_headers import GROUP, PREFIX, WRITTEN_TO
 
 LONGEST_NAME = 249
 """Most characters of a topic name (Kafka's `Topic.validate`)."""
@@ -56,8 +58,10 @@ class OwnTopics:
 
     def __init__(self, settings: AthomicSettings, subscriptions: Collection[Subscription] = ()) -> None:
         self._named = {each.dlq for each in subscriptions if isinstance(each.dlq, str)}
+        self._subscriptions = tuple(subscriptions)
         groups = "|".join(sorted({re.escape(each.group_id) for each in subscriptions})) or "(?!)"
         templates = dict.fromkeys(template for name in TEMPLATES for template in templates_of(settings, name))
+        self._templates = tuple(templates)
         self._regexes = [re.compile(template_regex(each, group=_groups(each, groups))) for each in templates]
         self._ours = [re.compile(template_regex(each, group=groups)) for each in templates]
 
@@ -68,6 +72,36 @@ class OwnTopics:
     def made_for_us(self, topic: str) -> bool:
         """It was made for a group of this app. With many services on a broker, others may have thousands."""
         return any(regex.fullmatch(topic) for regex in self._ours)
+
+    def source_of_letter(self, message: RawMessage) -> str | None:
+        """The source topic that a dead letter names, in a DLQ (or retry) topic whose name confirms it; else None.
+
+        Headers are anybody's to write. So the topic must be one that the templates make of this very source and group,
+        or a DLQ that a handler of this app names, in this group and for this source.
+        """
+        headers = MessageHeaders(message.headers)
+        source, group = headers.text(f"{PREFIX}original-topic"), headers.text(GROUP)
+        if not source or not group or headers.text(WRITTEN_TO) != message.topic:
+            return None
+        named = any(
+            each.dlq == message.topic and each.group_id == group and _consumes(each, source)
+            for each in self._subscriptions
+        )
+        return source if named or self._is_made_of(message.topic, source, group) else None
+
+    def _is_made_of(self, topic: str, source: str, group: str) -> bool:
+        short = fitting(source, group, self._templates)
+        exact = (
+            template_regex(template, topic=re.escape(short), group=re.escape(group))
+            for template in self._templates
+            if "{topic}" in template
+        )
+        return any(re.fullmatch(regex, topic) for regex in exact)
+
+
+def _consumes(subscription: Subscription, source: str) -> bool:
+    pattern = subscription.pattern
+    return source in subscription.topics if pattern is None else pattern.fullmatch(source) is not None
 
 
 def _groups(template: str, known: str) -> str:

@@ -48,6 +48,7 @@ class ReturnTopics:
         self._fitting: dict[str, str] = {}  # by source topic: its name as it stands in the names of these topics
         self._full: dict[str, str] = {}  # the reverse, for names that were shortened
         self._common_source = next(iter(subscription.topics), "")  # for a template without `{topic}`
+        self._plain: set[str] = set()  # topics seen whose messages were first published in them
         group = re.escape(self._group_id)
         self._retries = [
             re.compile(template_regex(each, group=group)) for each in templates_of(settings, "retry_topic")
@@ -136,6 +137,22 @@ class ReturnTopics:
         """The topic in which messages of this topic were first: itself, unless it is a retry or redrive topic."""
         place = self.place(topic)
         return place.source if place is not None else topic
+
+    def first_topic(self, message: RawMessage) -> str:
+        """The topic in which the message was first published: that of its payload's associated data, schema and so on.
+
+        Of a message that came back it is a source of this handler; of a dead letter of another handler the source that
+        its headers name, if the topic's own name confirms them. In any other topic, headers are not asked.
+        """
+        topic = message.topic
+        if topic in self._plain:
+            return topic
+        if self.place(topic) is not None:
+            return self.origin(message).topic
+        if self._own_topics.made(topic):
+            return self._own_topics.source_of_letter(message) or topic
+        self._plain.add(topic)
+        return topic
 
     def is_retry(self, topic: str) -> bool:
         """It is a retry topic of the handler."""

@@ -21,9 +21,10 @@ from starlette.requests import HTTPConnection
 
 from ..exceptions import HandlerSignatureError
 from ..messages import DeliveryAttempt, MessageHeaders, RawMessage
-from ..payload.annotations import expanded, split
+from ..payload.annotations import expanded, split, type_name
 from ..propagation.context import ExecutionContext, get_context
 from .functions import Function, caller, context_manager, is_async, limited_call, limited_manager
+from .keys import key_type
 from .plans import Argument, Call, Node, OverridablePlan, Overrides, Plan, Provider, Replaced
 from .threads import HandlerThreads
 
@@ -59,6 +60,8 @@ class HandlerPlan:
     call: Call
     direct: Callable[[Any], Awaitable[Any]] | None
     """The handler itself, if it is async and takes nothing but the message; None otherwise."""
+    key_types: Sequence[Any] = ()
+    """What keys are decoded into: the values are given in `Delivery.keys`, in this order."""
 
 
 def compile_handler(
@@ -86,14 +89,14 @@ def compile_handler(
         HandlerSignatureError: a message cannot fill this signature. Names the handler and the parameter.
     """
     by_type = {**(_BATCH if batch else _SINGLE), **(providers or {})}
-    compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS))
+    compiler = _Compiler(handler_id, by_type, known or {}, threads or HandlerThreads(DEFAULT_THREADS), batch=batch)
     message, others = compiler.parameters_of_handler(function)
     target = compiler.target_of(message, batch) if target_type is None else compiler.given_target(target_type)
     plain = compiler.compile(function, others, {})
     depends = any(_depends(parameter) is not None for parameter in others)
     call = OverridablePlan(partial(compiler.compile, function, others), plain, overrides) if depends else plain
     alone = not plain.arguments and is_async(function)
-    return HandlerPlan(target, call, function if alone else None)
+    return HandlerPlan(target, call, function if alone else None, compiler.fixed_key_types())
 
 
 class _Compiler:
@@ -105,11 +108,15 @@ class _Compiler:
         by_type: Mapping[Any, Provider],
         known: Mapping[Function, Provider],
         threads: HandlerThreads,
+        *,
+        batch: bool,
     ) -> None:
         self._handler_id = handler_id
         self._by_type = by_type
         self._known = known
         self._threads = threads
+        self._batch = batch
+        self._key_types: list[Any] | tuple[Any, ...] = []
 
     # --- the handler itself
 
@@ -122,7 +129,8 @@ class _Compiler:
             raise self._wrong("its first parameter must be the message")
         message, *others = parameters
         injected = (MessageHeaders, ExecutionContext, DeliveryAttempt)
-        if _depends(message) is not None or split(message.annotation)[0] in injected:
+        is_key = self._key_type(message, "the handler") is not None
+        if _depends(message) is not None or split(message.annotation)[0] in injected or is_key:
             raise self._wrong(f"its first parameter must be the message, but {message.name} is injected")
         return message, others
 
@@ -142,6 +150,32 @@ class _Compiler:
     def given_target(self, target_type: Any) -> Any:
         return self._resolved(_target, target_type, "the handler's target_type")
 
+    # --- keys
+
+    def _key_type(self, parameter: inspect.Parameter, where: str) -> Any | None:
+        try:
+            return self._resolved(partial(key_type, batch=self._batch), parameter.annotation, where)
+        except ValueError as error:
+            raise self._wrong(f"parameter {parameter.name} of {where} {error}") from None
+
+    def _key(self, name: str, kind: Any, where: str) -> Argument:
+        """Each type is decoded once, for all parameters that ask for it."""
+        if kind not in self._key_types:
+            if isinstance(self._key_types, tuple):
+                raise self._wrong(
+                    f"{where} asks for Key[{type_name(kind)}], which nothing asked for when the app started"
+                )
+            self._key_types.append(kind)
+        number = self._key_types.index(kind)
+        if self._batch:
+            return Argument(name, provider=lambda delivery: [keys[number] for keys in delivery.keys])
+        return Argument(name, provider=lambda delivery: delivery.keys[number])
+
+    def fixed_key_types(self) -> tuple[Any, ...]:
+        """What keys are decoded into. From now on no other type can be asked for, as decoders are made at the start."""
+        self._key_types = tuple(self._key_types)
+        return self._key_types
+
     # --- dependencies
 
     def compile(self, function: Function, others: Iterable[inspect.Parameter], replaced: Replaced) -> Plan:
@@ -159,15 +193,20 @@ class _Compiler:
         depends = _depends(parameter)
         if depends is not None:
             return self._dependency(parameter, depends, where, building)
+        if (of_key := self._key_type(parameter, where)) is not None:
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise self._wrong(f"parameter {parameter.name} of {where} must not be positional-only")
+            return self._key(parameter.name, of_key, where)
         annotation = _plain(parameter.annotation)
         provider = self._provider(annotation)
         if provider is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
             return Argument(parameter.name, provider=provider)
         self._refuse_http(parameter, annotation, where)
         if parameter.default is inspect.Parameter.empty:
+            types = sorted([*map(_name, self._by_type), "list[Key[...]]" if self._batch else "Key[...]"])
             raise self._wrong(
                 f"nothing provides parameter {parameter.name} of {where}: use Depends, a type that is injected "
-                f"({', '.join(sorted(map(_name, self._by_type)))}), or a default"
+                f"({', '.join(types)}), or a default"
             )
         return None
 

@@ -1,57 +1,174 @@
-"""Waiting for what a payload needs: a schema registry, an object store. That one is away is no message's fault."""
+"""Waiting for what a payload needs: a schema registry, an object store. That one is away is no message's fault.
+
+A message that has to wait occupies no worker in between: it gets a pause, as before another attempt in place, and none
+of its attempts is used up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..exceptions import PayloadUnavailableError
+from ..messages import RawMessage, TopicPartition
 from ..payload.steps import Later
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
-"""Seconds between two attempts; each pause is twice as long as the one before."""
+"""Seconds between two attempts; each pause is about twice as long as the one before."""
+FORGOTTEN = 120.0
+"""Seconds after the last attempt at which a message counts as gone."""
+AT_ONCE = 16
+"""So many messages of a batch are waited for at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Stands where the value of a message would be that cannot be decoded."""
+
+    error: BaseException
+
+
+class Gone:
+    """What a message becomes whose partition was taken away while it was waited for: somebody else gets it."""
+
+
+GONE = Gone()
+
+
+class _Wait(NamedTuple):
+    """A message that waits. Times are monotonic, in seconds."""
+
+    since: float
+    tried: float  # the last time
+    reason: str
+
+    def is_forgotten(self, now: float) -> bool:
+        """It has not been tried for long: it is another member's now (of an ordered consumer, with its aggregate)."""
+        return now - self.tried > FORGOTTEN
 
 
 class Patience:
-    """Waits for decoded values, as long as it takes. Health tells what is waited for."""
+    """Waits for decoded values of one handler. Knows which messages wait, and for what: health tells it."""
 
     def __init__(self, handler_id: str) -> None:
         self._handler_id = handler_id
-        self._waiting: dict[object, tuple[float, str]] = {}  # since when, in monotonic seconds, and for what
+        self._waits: dict[tuple[TopicPartition, int], _Wait] = {}  # by the message's place and offset
+        self._limits: dict[TopicPartition, set[asyncio.Timeout]] = {}  # of attempts that are under way
+        self._pauses: dict[TopicPartition, asyncio.Event] = {}  # of `until_there`
 
-    async def of(self, later: Later[Any]) -> Any:
-        """The value. Raises what makes the message a failure, and nothing because something is away."""
-        pause, token = FIRST_PAUSE, object()
+    @property
+    def busy(self) -> bool:
+        """Whether any message waits."""
+        return bool(self._waits)
+
+    async def of(self, message: RawMessage, later: Later[Any]) -> Any:
+        """The value, by one attempt; `GONE` if its partition is let go meanwhile. Raises what the attempt raises."""
+        place = message.topic_partition
+        limits = self._limits.setdefault(place, set())
+        limit = asyncio.timeout(None)
+        limits.add(limit)
         try:
-            while True:
-                try:
-                    return await later
-                except PayloadUnavailableError as error:
-                    self._note(token, str(error))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+            async with limit:
+                return await later
+        except TimeoutError:
+            if limit.expired():
+                return GONE
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # not us: somebody cancelled what several wait for, such as a request to a registry
+            raise PayloadUnavailableError("what the payload needs was cancelled") from None
         finally:
-            self._forget(token)
+            limits.discard(limit)
+            if not limits and self._limits.get(place) is limits:
+                del self._limits[place]
+
+    async def of_all(self, messages: Sequence[RawMessage], values: Sequence[Any]) -> list[Any]:
+        """The values, with several that are a `Later` waited for at once: as `of`, with a `Failed` for each error."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def one(message: RawMessage, value: Any) -> Any:
+            if not isinstance(value, Later):
+                return value
+            async with turns:
+                try:
+                    return await self.of(message, value)
+                except asyncio.CancelledError:
+                    raise
+                except BaseException as error:
+                    return Failed(error)
+
+        async with asyncio.TaskGroup() as group:
+            works = [group.create_task(one(*each)) for each in zip(messages, values, strict=True)]
+        return [work.result() for work in works]
+
+    async def until_there(self, message: RawMessage, later: Later[Any]) -> Any:
+        """The value, by as many attempts as it takes; `GONE` if its partition is let go meanwhile."""
+        place = message.topic_partition
+        ended = self._pauses.setdefault(place, asyncio.Event())
+        try:
+            while not ended.is_set():
+                try:
+                    value = await self.of(message, later)
+                    self.arrived(message)
+                    return value
+                except PayloadUnavailableError as error:
+                    pause = self.note(message, error)
+                try:
+                    async with asyncio.timeout(pause):
+                        await ended.wait()
+                except TimeoutError:
+                    pass
+            return GONE
+        finally:
+            self._pauses.pop(place, None)
+
+    # --- what waits
+
+    def note(self, message: RawMessage, error: PayloadUnavailableError) -> float:
+        """This message has to wait, for the reason in the error. Returns the seconds until the next attempt."""
+        token, now = (message.topic_partition, message.offset), monotonic()
+        for old in [each for each, wait in self._waits.items() if wait.is_forgotten(now)]:
+            del self._waits[old]
+        if not self._waits:
+            logger.warning("%s: messages wait, and are not failed: %s", self._handler_id, error)
+        known = self._waits.get(token)
+        since = now if known is None else known.since
+        self._waits[token] = _Wait(since, now, str(error))
+        return min(LONGEST_PAUSE, max(FIRST_PAUSE, now - since))
+
+    def arrived(self, message: RawMessage) -> None:
+        """This message waits no more: what it needs is there, or it has failed for another reason."""
+        if self._waits.pop((message.topic_partition, message.offset), None) is not None and not self._waits:
+            logger.info("%s: what messages waited for is there again", self._handler_id)
+
+    def let_go(self, place: TopicPartition | None) -> None:
+        """The partition is taken away (None: all are): nothing of it is waited for any more."""
+        for taken in [place] if place is not None else [*self._limits, *self._pauses]:
+            for limit in list(self._limits.get(taken, ())):
+                limit.reschedule(-1)
+            if (ended := self._pauses.get(taken)) is not None:
+                ended.set()
+        for token in [token for token in self._waits if place is None or token[0] == place]:
+            del self._waits[token]
 
     def problems(self) -> list[str]:
-        """What is waited for now, a sentence each."""
-        by_reason: dict[str, float] = {}
-        for since, reason in self._waiting.values():
-            by_reason[reason] = min(since, by_reason.get(reason, since))
-        return [f"messages wait for {monotonic() - since:.0f} s: {reason}" for reason, since in by_reason.items()]
-
-    def _note(self, token: object, reason: str) -> None:
-        if token in self._waiting:
-            self._waiting[token] = (self._waiting[token][0], reason)
-            return
-        if not self._waiting:
-            logger.warning("%s: messages wait, and are not failed: %s", self._handler_id, reason)
-        self._waiting[token] = (monotonic(), reason)
-
-    def _forget(self, token: object) -> None:
-        if self._waiting.pop(token, None) is not None and not self._waiting:
-            logger.info("%s: what messages waited for is there again", self._handler_id)
+        """What is waited for now, a sentence each. May be asked from another thread."""
+        found: dict[str, list[float]] = {}
+        now = monotonic()
+        for wait in list(self._waits.values()):
+            if not wait.is_forgotten(now):
+                found.setdefault(wait.reason, []).append(wait.since)
+        return [
+            f"{len(starts)} {'message waits' if len(starts) == 1 else 'messages wait'}, the first for "
+            f"{now - min(starts):.0f} s: {reason}"
+            for reason, starts in found.items()
+        ]

@@ -17,6 +17,7 @@ class Delivery(NamedTuple):
     message: RawMessage  # of a batch: the first
     attempt: DeliveryAttempt
     messages: Sequence[RawMessage] | None = None  # of a batch: all
+    keys: Sequence[Any] = ()  # decoded: one for each type that is asked for; of a batch: that for each message
 
 
 Provider = Callable[[Delivery], Any]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
-from ..exceptions import BatchItemError, HandlerTimeoutError
-from ..failures.dlq import DLQHandler, Judgement
+from ..exceptions import BatchItemError, HandlerTimeoutError, PayloadDecodeError, PayloadUnavailableError
+from ..failures.dlq import DLQHandler, Judgement, Verdict
 from ..loop.cancellation import Owner, forget_cancellation, is_interrupt
 from ..messages import DeliveryAttempt, RawMessage
 from ..outcomes import ConsumptionOutcome, FailureContext, Stage
@@ -16,7 +17,7 @@ from ..payload.steps import Decoder, Later
 from ..propagation.headers import HeadersOrchestrator, Scope
 from ..retry import RetryDecision
 from .injection import HandlerPlan
-from .patience import Patience
+from .patience import GONE, Failed, Patience
 from .plans import Call, Delivery
 from .timeouts import limited
 
@@ -37,6 +38,10 @@ COMPLETED = ConsumptionOutcome()
 """The outcome of every handler that returns nothing. It never changes, so one object serves for all."""
 
 
+def _no_hint(message: RawMessage) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorParts:
     """What a processor is built from."""
@@ -45,7 +50,9 @@ class ProcessorParts:
     group_id: str
     plan: HandlerPlan
     decode: Decoder | None  # None: the handler takes raw messages
-    waits: bool  # `decode` may give a `Later`
+    waits: bool = False  # `decode` may give a `Later`
+    keyed: bool = False  # `decode` gives pairs of the value and the keys that the handler asks for
+    hint: Callable[[RawMessage], str] = _no_hint  # for the end of a decode error
     patience: Patience
     orchestrator: HeadersOrchestrator
     dlq_handler: DLQHandler
@@ -72,6 +79,7 @@ class _Processor:
         self._plan = parts.plan
         self._decode = parts.decode
         self.waits = parts.waits
+        self.keyed = parts.keyed
         self.patience = parts.patience
         self._orchestrator = parts.orchestrator
         self._dlq_handler = parts.dlq_handler
@@ -96,13 +104,28 @@ class _Processor:
         try:
             return await judge(failure)
         except BaseException as error:
-            if self._ended_by(error):
+            if self.ended_by(error):
                 raise
             return self._dlq_handler.hold(failure, error)
 
-    def _ended_by(self, error: BaseException) -> bool:
+    def ended_by(self, error: BaseException) -> bool:
         """Whether this error is no failure of the message: we cancelled the call, or the event loop or process ends."""
         return self.closed or is_interrupt(error) or self._owner.ends
+
+    def _waits_for(self, message: RawMessage, error: PayloadUnavailableError, attempt: int) -> Judgement:
+        """What becomes of a message whose payload needs something that is away: the same attempt again, after a pause.
+
+        Not a failure of the message: nothing is counted, logged or written.
+        """
+        delay = self.patience.note(message, error)
+        return Judgement(Verdict.WAITS, self._failure(message, error, DECODE, attempt, 0.0), delay)
+
+    def _explained(self, message: RawMessage, error: BaseException) -> None:
+        """Adds to a decode error what the message's headers say about it. The message waits for nothing any more."""
+        if self.waits:
+            self.patience.arrived(message)
+        if isinstance(error, PayloadDecodeError) and (hint := self._parts.hint(message)):
+            error.args = (f"{error}{hint}",)
 
     def _failure(
         self, message: RawMessage, error: BaseException, stage: Stage, attempt: int, first_failed_at: float
@@ -121,10 +144,16 @@ class _Processor:
             failed_at=now,
         )
 
-    def _delivery(self, message: RawMessage, attempt: int, messages: Sequence[RawMessage] | None = None) -> Delivery:
+    def _delivery(
+        self,
+        message: RawMessage,
+        attempt: int,
+        messages: Sequence[RawMessage] | None = None,
+        keys: Sequence[Any] = (),
+    ) -> Delivery:
         returns = self._dlq_handler.returns
         before = returns.origin(message).attempts if returns.is_retry(message.topic) else 0
-        return Delivery(message, DeliveryAttempt(before + attempt, self._parts.max_attempts), messages)
+        return Delivery(message, DeliveryAttempt(before + attempt, self._parts.max_attempts), messages, keys)
 
 
 class SingleMessageProcessor(_Processor):
@@ -139,7 +168,8 @@ class SingleMessageProcessor(_Processor):
     ) -> ConsumptionOutcome | Judgement | None:
         """One attempt at a message: gives what the handler returned, or what becomes of the message that failed.
 
-        None: it failed, but its partition was revoked meanwhile (`fence`); the new owner handles the message.
+        None: its partition was revoked meanwhile (`fence`), and it failed, or what it needs was still waited for; the
+        new owner handles the message.
 
         `attempt` counts from 1. `first_failed_at` is in seconds since the epoch, 0 if the message has not failed.
 
@@ -152,17 +182,26 @@ class SingleMessageProcessor(_Processor):
             scope = self._orchestrator.open(message, attempt)
             stage = DECODE
             value = message if self._decode is None else self._decode(message)
-            if self.waits and isinstance(value, Later):
-                value = await self.patience.of(value)
+            if self.waits and (isinstance(value, Later) or self.patience.busy):
+                value = await self._there(message, value)
+                if value is GONE:
+                    return None
             stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
                 return COMPLETED if result is None else ConsumptionOutcome(result)
-            return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
+            keys: Sequence[Any] = ()
+            if self.keyed:
+                value, keys = cast(Any, value)
+            return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt, None, keys)))
         except BaseException as caught:
             error = caught
-            if self._ended_by(caught):
+            if self.ended_by(caught):
                 raise
+            if stage is DECODE:
+                if isinstance(caught, PayloadUnavailableError):
+                    return self._waits_for(message, caught, attempt)
+                self._explained(message, caught)
             failure = self._failure(message, caught, _stage(stage, caught), attempt, first_failed_at)
             if fence is not None and fence.revoked:
                 self.log.fenced(failure)
@@ -172,6 +211,13 @@ class SingleMessageProcessor(_Processor):
             if scope is not None:
                 self._orchestrator.close(scope, error)
 
+    async def _there(self, message: RawMessage, value: Any) -> Any:
+        """The value, waited for by one attempt if it is a `Later`."""
+        if isinstance(value, Later):
+            value = await self.patience.of(message, value)
+        self.patience.arrived(message)
+        return value
+
 
 class OrderedMessageProcessor(SingleMessageProcessor):
     """Decodes a message when it arrives, to read its sequence number, and handles it when its turn comes."""
@@ -179,15 +225,21 @@ class OrderedMessageProcessor(SingleMessageProcessor):
     def decode(self, message: RawMessage) -> Any:
         """The value of a message, or a `Later`, decoded in its context and trace, without a span.
 
-        Raises what the pipeline raises.
+        Raises what the pipeline raises; but for `PayloadUnavailableError`: then it gives a `Later`.
         """
         if self._decode is None:
             return message
         scope = self._orchestrator.open_reading(message)
         try:
             return self._decode(message)
+        except PayloadUnavailableError:
+            return Later(partial(self._decode_later, self._decode, message))
         finally:
             self._orchestrator.close(scope, None)
+
+    async def _decode_later(self, decode: Decoder, message: RawMessage) -> Any:
+        value = decode(message)
+        return await value if isinstance(value, Later) else value
 
     def is_redriven(self, message: RawMessage) -> bool:
         """Whether the message was sent back from the DLQ (redriven)."""
@@ -197,15 +249,18 @@ class OrderedMessageProcessor(SingleMessageProcessor):
         self, message: RawMessage, error: BaseException, stage: Stage = Stage.DECODE, first_failed_at: float = 0.0
     ) -> FailureContext:
         """The failure of a message that does not get as far as the handler; to be given to `move`."""
+        if stage is DECODE:
+            self._explained(message, error)
         return self._failure(message, error, stage, 1, first_failed_at)
 
     async def handle(
         self, message: RawMessage, value: Any, attempt: int, first_failed_at: float, *, hold: bool
-    ) -> ConsumptionOutcome | Judgement | FailureContext:
+    ) -> ConsumptionOutcome | Judgement | FailureContext | None:
         """As `process`, for a message that has been decoded already. A retry decodes it anew: a handler may change it.
 
         With `hold`, a message that has used up its attempts does not go to the DLQ: its failure is returned, and the
-        caller keeps the message (this is no `Hold` of a partition).
+        caller keeps the message (this is no `Hold` of a partition). None: its partition was taken away while it was
+        waited for.
 
         The body repeats that of `process`: shared code would cost every message of either kind one more call.
         """
@@ -217,17 +272,26 @@ class OrderedMessageProcessor(SingleMessageProcessor):
             stage = DECODE
             if attempt > 1 and self._decode is not None:
                 value = self._decode(message)
-            if self.waits and isinstance(value, Later):
-                value = await self.patience.of(value)
+            if self.waits and (isinstance(value, Later) or self.patience.busy):
+                value = await self._there(message, value)
+                if value is GONE:
+                    return None
             stage = HANDLER
             if self._direct is not None:
                 result = await self._direct(value)
                 return COMPLETED if result is None else ConsumptionOutcome(result)
-            return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt)))
+            keys: Sequence[Any] = ()
+            if self.keyed:
+                value, keys = cast(Any, value)
+            return ConsumptionOutcome(await self._call(value, self._delivery(message, attempt, None, keys)))
         except BaseException as caught:
             error = caught
-            if self._ended_by(caught):
+            if self.ended_by(caught):
                 raise
+            if stage is DECODE:
+                if isinstance(caught, PayloadUnavailableError):
+                    return self._waits_for(message, caught, attempt)
+                self._explained(message, caught)
             failure = self._failure(message, caught, _stage(stage, caught), attempt, first_failed_at)
             if hold and not self.decide(failure).again:
                 return failure
@@ -246,6 +310,8 @@ class BatchReport:
     failure: FailureContext | None = None  # of the first message of `left`
     left: list[RawMessage] = field(default_factory=list)  # decoded, not handled
     blamed: bool = False  # the handler named the message to blame (`BatchItemError`): it is the first of `left`
+    waits: float | None = None  # nothing was done, as something is away that payloads need: seconds to the next attempt
+    gone: bool = False  # nothing was done, as the partition was taken away meanwhile
 
 
 class BatchMessageProcessor(_Processor):
@@ -266,7 +332,7 @@ class BatchMessageProcessor(_Processor):
             return report
         except BaseException as fatal:
             error = fatal
-            if scope is not None or self._ended_by(fatal):
+            if scope is not None or self.ended_by(fatal):
                 raise
             failure = self._failure(messages[0], fatal, Stage.HEADERS, attempt, first_failed_at)
             return BatchReport(failure=failure, left=list(messages))
@@ -277,46 +343,63 @@ class BatchMessageProcessor(_Processor):
     async def _decode_all(
         self, messages: Sequence[RawMessage], attempt: int
     ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
-        report = BatchReport()
         decode = self._decode
         if decode is None:
-            return report, list(messages), list(messages)
-        try:
-            values = [decode(message) for message in messages]
-            return report, list(messages), await self._waited_for(values) if self.waits else values
-        except BaseException as error:
-            if self._ended_by(error):
-                raise
+            return BatchReport(), list(messages), list(messages)
+        if not self.waits:
+            try:
+                return BatchReport(), list(messages), [decode(message) for message in messages]
+            except BaseException as error:
+                if self.ended_by(error):
+                    raise
         # outside the except block, as the same error would be shown twice in the traceback, as its own cause
-        return await self._decode_each(decode, report, messages, attempt)
+        return self._sorted_out(messages, await self._decode_each(decode, messages), attempt)
 
-    async def _waited_for(self, values: list[Any]) -> list[Any]:
-        return [await self.patience.of(value) if isinstance(value, Later) else value for value in values]
-
-    async def _decode_each(
-        self, decode: Decoder, report: BatchReport, messages: Sequence[RawMessage], attempt: int
-    ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
-        """As `_decode_all`, once it is known that not all can be decoded."""
-        decoded: list[RawMessage] = []
+    async def _decode_each(self, decode: Decoder, messages: Sequence[RawMessage]) -> list[Any]:
+        """The values, with errors in place of those that cannot be decoded."""
         values: list[Any] = []
         for message in messages:
             try:
-                value = decode(message)
-                values.append(await self.patience.of(value) if isinstance(value, Later) else value)
-                decoded.append(message)
+                values.append(decode(message))
             except BaseException as error:
-                if self._ended_by(error):
+                if self.ended_by(error):
                     raise
-                report.undecodable.append(self._failure(message, error, Stage.DECODE, attempt, 0.0))
-        return report, decoded, values
+                values.append(Failed(error))
+        return await self.patience.of_all(messages, values) if self.waits else values
+
+    def _sorted_out(
+        self, messages: Sequence[RawMessage], values: Sequence[Any], attempt: int
+    ) -> tuple[BatchReport, list[RawMessage], list[Any]]:
+        """What can be handled, and in the report what cannot. Nothing can, if something is away."""
+        report, decoded, found = BatchReport(), list[RawMessage](), list[Any]()
+        for message, value in zip(messages, values, strict=True):
+            error = value.error if isinstance(value, Failed) else None
+            if error is None:
+                decoded.append(message)
+                found.append(value)
+            elif isinstance(error, PayloadUnavailableError):
+                report.waits = max(report.waits or 0.0, self.patience.note(message, error))
+            else:
+                self._explained(message, error)
+                report.undecodable.append(self._failure(message, error, DECODE, attempt, 0.0))
+        report.gone = any(value is GONE for value in found)
+        if report.waits is not None or report.gone:
+            return BatchReport(waits=report.waits, gone=report.gone), [], []
+        if self.patience.busy:
+            for message in decoded:
+                self.patience.arrived(message)
+        return report, decoded, found
 
     async def _handle(
         self, report: BatchReport, decoded: list[RawMessage], values: list[Any], attempt: int, first_failed_at: float
     ) -> BaseException | None:
+        keys: Sequence[Any] = ()
+        if self.keyed:
+            values, keys = [value for value, _ in values], [of_message for _, of_message in values]
         try:
-            await self._call(values, self._delivery(decoded[0], attempt, decoded))
+            await self._call(values, self._delivery(decoded[0], attempt, decoded, keys))
         except BaseException as error:
-            if self._ended_by(error):
+            if self.ended_by(error):
                 raise
             await forget_cancellation()
             blamed = isinstance(error, BatchItemError) and 0 <= error.index < len(decoded)

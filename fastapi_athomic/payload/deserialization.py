@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
-from .annotations import split
+from .annotations import split, type_name
+from .slices import sliced_validator
 from .steps import Decoder, Received
 from .target import Target
 
@@ -20,15 +22,52 @@ def deserializer(target_type: Any) -> Decoder:
     Raises:
         ConfigurationError: pydantic cannot validate the type.
     """
-    if target_type is bytes:
-        return _to_bytes
-    if target_type is str:
-        return _to_str
-    if target_type == bytes | None:
-        return _to_optional_bytes
-    if target_type == str | None:
-        return _to_optional_str
-    return _from_json(Target(target_type))
+    kinds = _raw_kinds(target_type)
+    if kinds is None:
+        return _from_json(Target(target_type))
+    return _as_it_came(target_type, kinds)
+
+
+def deserializer_in_slices(target_type: Any) -> Decoder | None:
+    """The same for a thread, which lets the event loop go on. None: nothing of the type takes long."""
+    if _raw_kinds(target_type) is not None:
+        return None
+    target = Target(target_type)
+    return _from_json(target, sliced_validator(target.adapter).validate_json)
+
+
+def _raw_kinds(annotation: Any) -> frozenset[Any] | None:
+    """What the type allows if that is nothing but `str`, `bytes` and None; else None."""
+    kind = split(annotation)[0]
+    if hasattr(kind, "__supertype__"):  # a NewType
+        return _raw_kinds(kind.__supertype__)
+    if get_origin(kind) in (Union, UnionType):
+        members = [_raw_kinds(each) for each in get_args(kind)]
+        return None if None in members else frozenset().union(*filter(None, members))
+    return frozenset((kind,)) if kind in (str, bytes, NoneType) else None
+
+
+def _as_it_came(target_type: Any, kinds: frozenset[Any]) -> Decoder:
+    if kinds == {NoneType}:
+        return _from_json(Target(target_type))
+    plain = _PLAIN[kinds]
+    if target_type in (str, bytes, str | None, bytes | None):
+        return plain
+    target = Target(target_type)  # it may have constraints
+
+    def decode(message: Received) -> Any:
+        value = plain(message)
+        try:
+            return target.adapter.validator.validate_python(value)
+        except ValidationError as error:
+            problem = target.describe(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # from a validator of the user's
+            problem = f"a validator raised {located(error)}"
+        raise PayloadDecodeError(f"step str: the payload is not a valid {target.name}: {problem}", step="str")
+
+    return decode
 
 
 def _to_bytes(message: Received) -> bytes:
@@ -54,6 +93,36 @@ def _to_optional_str(message: Received) -> str | None:
     return None if data is None else _text(data)
 
 
+def _to_either(message: Received) -> str | bytes:
+    data = message.value
+    if data is None:
+        raise _no_null(str | bytes)
+    return _text_or_bytes(data)
+
+
+def _to_optional_either(message: Received) -> str | bytes | None:
+    data = message.value
+    return None if data is None else _text_or_bytes(data)
+
+
+_PLAIN: Mapping[frozenset[Any], Decoder] = {
+    frozenset((str,)): _to_str,
+    frozenset((bytes,)): _to_bytes,
+    frozenset((str, NoneType)): _to_optional_str,
+    frozenset((bytes, NoneType)): _to_optional_bytes,
+    frozenset((str, bytes)): _to_either,
+    frozenset((str, bytes, NoneType)): _to_optional_either,
+}
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    """Text if it is UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
 def _text(data: bytes) -> str:
     try:
         return data.decode()
@@ -62,13 +131,13 @@ def _text(data: bytes) -> str:
 
 
 def _no_null(target_type: Any) -> PayloadDecodeError:
-    name = getattr(target_type, "__name__", str(target_type))
+    name = type_name(target_type)
     text = f"step json: the payload is null, and the handler's type {name} does not allow None"
     return PayloadDecodeError(text, step="json")
 
 
-def _from_json(target: Target) -> Decoder:
-    validate = target.adapter.validator.validate_json
+def _from_json(target: Target, validate_json: Callable[[bytes], Any] | None = None) -> Decoder:
+    validate = validate_json or target.adapter.validator.validate_json
     allows_none = target.allows_none
 
     def decode(message: Received) -> Any:
@@ -80,7 +149,7 @@ def _from_json(target: Target) -> Decoder:
         try:
             return validate(data)
         except ValidationError as error:
-            problem = target.describe(error) + _for_lists(target, error)
+            problem = target.describe(error) + _for_lists(target, error) if data else "it is empty"
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # from a validator of the user's

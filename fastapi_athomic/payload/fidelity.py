@@ -29,12 +29,16 @@ def doubt(values: Values) -> bool:
     return False
 
 
-def check_of_message(schema: Schema) -> Check | None:
+def check_of_message(schema: Schema, checks: Mapping[str, Check] | None = None) -> Check | None:
     """The check of a model or dataclass; None: nothing to check, all its instances are read back unchanged.
 
     The caller knows that the message is of exactly this class.
+
+    Args:
+        schema: of the class.
+        checks: of the simple types, where it depends on the format; None: those of JSON.
     """
-    compiled = _Compiler().check_of(schema)
+    compiled = _Compiler(JSON_CHECKS if checks is None else checks).check_of(schema)
     return compiled.of_fields if isinstance(compiled, _RecordCheck) else compiled
 
 
@@ -42,6 +46,51 @@ def is_flat(schema: Schema) -> bool:
     """Whether it is a model whose fields contain no models, lists or dicts: their types tell if all is as declared."""
     parts = [part["type"] for part in _walk(schema)]
     return parts.count("model") == 1 and _FLAT.issuperset(parts)
+
+
+def is_strict(schema: Schema) -> bool:
+    """Whether pydantic takes some of it only as its own type, unless it is read from JSON."""
+    return any(part.get("strict") or part.get("config", {}).get("strict") for part in _walk(schema))
+
+
+def takes_numbers(schema: Schema) -> bool:
+    """Whether some of it is declared as an `int`."""
+    return any(part["type"] == "int" for part in _walk(schema))
+
+
+def names_of(schema: Schema) -> frozenset[str]:
+    """The names that places in a value may have: of fields and their aliases, of tags and classes of unions."""
+    names: set[str] = set()
+    for part in _walk(schema):
+        fields = [*part.get("fields", ()), *part.get("computed_fields", ()), *part.get("arguments_schema", ())]
+        names.update(_names_of_fields(fields))
+        if isinstance(part.get("fields"), dict):
+            names.update(_names_of_fields(part["fields"].values()))
+        if part["type"] == "tagged-union":
+            names.update(tag for tag in part["choices"] if isinstance(tag, str))
+        if part["type"] in _RECORDS:
+            names.add(part["cls"].__name__)
+    return frozenset(names)
+
+
+def _names_of_fields(fields: Collection[Any]) -> Iterator[str]:
+    """Takes names, or schemas of fields, computed fields and arguments."""
+    for field in fields:
+        if isinstance(field, str):
+            yield field
+        elif isinstance(field, dict):
+            yield from (field[key] for key in ("name", "property_name") if isinstance(field.get(key), str))
+            for key in ("validation_alias", "serialization_alias", "alias"):
+                yield from _texts_in(field.get(key))
+
+
+def _texts_in(alias: Any) -> Iterator[str]:
+    """An alias is a name, a path, or a list of paths."""
+    if isinstance(alias, str):
+        yield alias
+    elif isinstance(alias, list):
+        for part in alias:
+            yield from _texts_in(part)
 
 
 def undeclared_fields(schema: Schema, kind: type) -> frozenset[str]:
@@ -118,16 +167,30 @@ def _have_whole_minutes(values: Values) -> bool:
     return True
 
 
-_CHECKS: Mapping[str, Check] = {
+def _are_within_utc(values: Values) -> bool:
+    """Surely years 1 to 9999 in UTC, too. Times without a zone are not moved there."""
+    for value in values:  # noqa: SIM110  # a generator costs more
+        if not 1 < value.year < 9999 and value.tzinfo is not None:
+            return False
+    return True
+
+
+JSON_CHECKS: Mapping[str, Check] = {
     "float": _are_finite,
     "decimal": _are_finite_decimals,
     "datetime": _have_whole_minutes,
     "time": _have_whole_minutes,
 }
+MESSAGEPACK_CHECKS: Mapping[str, Check] = {
+    "decimal": _are_finite_decimals,
+    "datetime": _are_within_utc,
+    "time": _have_whole_minutes,
+}
 
 
 class _Compiler:
-    def __init__(self) -> None:
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
         self._known: dict[str, Schema] = {}  # definitions by their reference
         # References being compiled: values of types that contain themselves may be nested too deeply to be read.
         self._open: set[str] = set()
@@ -170,7 +233,7 @@ class _Compiler:
             case "model" | "dataclass":
                 return self._record(schema)
             case _:
-                return _CHECKS.get(kind)
+                return self._checks.get(kind)
 
     def _tuple(self, schema: Schema) -> Check | None:
         checks = [self.check_of(item) for item in schema["items_schema"]]

@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from ..compatibility import model_fields, type_adapter
 from .fidelity import undeclared_fields
+from .objects import object_validator
 
 Place = tuple[str, ...]
 """The path to a value in a message: names of fields and indexes of items."""
@@ -42,7 +43,12 @@ def _read_from_json(kind: Any, read: Any) -> Any:
 
 
 def _read_from_python(kind: Any, read: Any) -> Any:
-    return adapter_of(kind).validator.validate_python(read)
+    return _object_validator_of(kind)(read)
+
+
+@lru_cache(MAX_TYPES)
+def _object_validator_of(kind: Any) -> Callable[[Any], Any]:
+    return object_validator(adapter_of(kind))
 
 
 @dataclass(frozen=True, slots=True)

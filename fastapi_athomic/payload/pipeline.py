@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
-from ..messages import Headers
+from ..messages import Headers, MessageHeaders
 from .json_format import Json
-from .orders import check_order
+from .orders import check_order, not_a_step, sequence_of
+from .own_steps import AdaptedStep, PayloadStep, is_payload_step
+from .reading import SourceOf, Unwrapping, as_bytes, by_format, failed, hint
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -21,28 +22,23 @@ from .steps import (
     Outgoing,
     Received,
     Serializer,
-    header,
 )
+from .target import Target
+from .text_keys import STEP as KEY
+from .text_keys import key_decoder
 
-SourceOf = Callable[[str], str]
-"""The topic in which the messages of a topic were first: another one for a retry or redrive topic."""
 
-
-class PayloadStep(Protocol):
-    """Something done to the bytes, such as compression or encryption. What `decode` raises makes a dead letter."""
+class Kept(Protocol):
+    """A message as it was kept: a `RawMessage` or a `DeadLetter`."""
 
     @property
-    def name(self) -> str:
-        """Names the step in errors."""
-        ...
-
-    def encode(self, data: bytes) -> bytes:
-        """Called when a message is published."""
-        ...
-
-    def decode(self, data: bytes) -> bytes:
-        """Undoes `encode`; called before a message is handled."""
-        ...
+    def topic(self) -> str: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers | MessageHeaders: ...
 
 
 class PayloadPipeline:
@@ -68,25 +64,23 @@ class PayloadPipeline:
         reads: Sequence[Serializer] = (),
         key: Serializer | None = None,
     ) -> None:
-        self.serializer, self.steps = _sorted_out(steps)
-        self.reads = tuple(reads)
+        self.serializer, self.steps = _sorted_out(sequence_of("the steps of a pipeline", steps))
+        self.reads = sequence_of("`reads`", reads)
         self.key = key
         check_order(self.serializer, self.steps, self.reads, key)
-        self._writers = tuple(step for step in self.steps if step.writes)
-        self._encodings = ", ".join(step.name for step in self._writers).encode()
-        self._is_plain = type(self.serializer) is Json and not self.steps and not reads
+        self.parts = _parts(self)
+        """All serializers and steps, each once."""
+        self._writers = [(step, step.encode) for step in self.steps if step.writes]
+        self._said = _said(self.serializer, [step for step, _ in self._writers])
+        self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
         """JSON as ever: nothing is said in headers, and only the serializer is asked."""
         self.waits = any(part.waits for part in self.parts)
         """Whether `write` and decoders may give a `Later`."""
+        self.opens = any(_opens(part) for part in self.parts)
+        """Whether any part does something when it is opened or closed."""
 
-    @property
-    def parts(self) -> Iterator[Serializer | BytesStep]:
-        """All serializers and steps."""
-        yield self.serializer
-        yield from self.steps
-        yield from self.reads
-        if self.key is not None:
-            yield self.key
+    def __repr__(self) -> str:
+        return f"<PayloadPipeline {', '.join([self.serializer.name, *(step.name for step in self.steps)])}>"
 
     # --- writing
 
@@ -110,39 +104,59 @@ class PayloadPipeline:
             PayloadUnavailableError: (also when a `Later` is awaited) something that is needed cannot be reached.
         """
         try:
-            data = self.serializer.encode(message, outgoing)
-        except PayloadError:
-            raise
+            data: Any = self.serializer.encode(message, outgoing)
         except Exception as error:
-            raise PayloadEncodeError(_failed(self.serializer, "encode", error), step=self.serializer.name) from error
+            raise _encode_error(self.serializer, error) from None
         if self._is_plain:
-            return data
-        if isinstance(data, Later):
-            return Later(partial(self._write_later, data, 0, outgoing))
+            return data  # type: ignore[no-any-return]
+        if data.__class__ is not bytes:
+            if data is None:
+                return None
+            if isinstance(data, Later):
+                return Later(partial(self._write_later, data, self.serializer, 0, outgoing))
+            data = as_bytes(self.serializer, "encode", data)
         return self._write_steps(data, 0, outgoing)
 
     def write_key(self, key: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
-        """The bytes of a key, by the pipeline's serializer of keys."""
+        """The bytes of a key, by the pipeline's serializer of keys. Raises as `write` does, and names the key."""
         if self.key is None:
             raise ConfigurationError("the pipeline has no serializer for keys")
-        return self.key.encode(key, outgoing)
+        try:
+            data = self.key.encode(key, outgoing)
+        except Exception as error:
+            raise _of_key(_encode_error(self.key, error)) from None
+        return Later(partial(_key_later, data)) if isinstance(data, Later) else data
 
-    def _write_steps(self, data: bytes | None, first: int, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
-        if data is not None:
-            for number in range(first, len(self._writers)):
-                done = _do(self._writers[number], data, outgoing)
+    def _write_steps(self, data: bytes, first: int, outgoing: Outgoing) -> bytes | Later[bytes | None]:
+        done: Any = data
+        for number in range(first, len(self._writers)):
+            step, encode = self._writers[number]
+            try:
+                done = encode(done, outgoing)
+            except Exception as error:
+                raise _encode_error(step, error) from None
+            if done.__class__ is not bytes:
                 if isinstance(done, Later):
-                    return Later(partial(self._write_later, done, number + 1, outgoing))
-                data = done
-            if self._encodings:
-                outgoing.add(CONTENT_ENCODING, self._encodings)
-        if self.serializer.content_type is not None and data is not None:
-            outgoing.add(CONTENT_TYPE, self.serializer.content_type.encode())
-        return data
+                    return Later(partial(self._write_later, done, step, number + 1, outgoing))
+                done = as_bytes(step, "encode", done)
+        if outgoing.headers:
+            for name, value in self._said:
+                outgoing.add(name, value)
+        else:
+            outgoing.headers = self._said
+        return done  # type: ignore[no-any-return]
 
-    async def _write_later(self, later: Later[Any], following: int, outgoing: Outgoing) -> bytes | None:
-        data = self._write_steps(await later, following, outgoing)
-        return await data if isinstance(data, Later) else data
+    async def _write_later(
+        self, later: Later[Any], step: Serializer | BytesStep, following: int, outgoing: Outgoing
+    ) -> bytes | None:
+        try:
+            data = await later
+        except Exception as error:
+            raise _encode_error(step, error) from None
+        if data is None and step is self.serializer:
+            return None
+        done = self._write_steps(as_bytes(step, "encode", data), following, outgoing)
+        return await done if isinstance(done, Later) else done
 
     # --- reading
 
@@ -153,107 +167,122 @@ class PayloadPipeline:
 
         Args:
             target_type: what the messages are decoded into.
-            source_of: gives the topic in which the messages of a topic were first; None: they are in it.
+            source_of: gives the topic in which a message was first published; None: its own.
 
         Raises:
             ConfigurationError: the serializer cannot give this type.
         """
-        deserialize = self._deserializer(target_type)
-        if not self.steps:
-            return deserialize
-        return _Unwrapping(self.steps[::-1], deserialize, source_of).decode
+        if self._is_plain:
+            return self.serializer.decoder(target_type)
+        read = by_format([self.serializer, *self.reads], target_type) if self.reads else None
+        deserialize = read or self.serializer.decoder(target_type)
+        return Unwrapping(self.steps, self.serializer, deserialize, source_of).decode
 
-    def key_decoder(self, target_type: Any) -> Decoder:
-        """The same for keys: `value` of the messages that it is called with is the key."""
-        return (self.key or Json()).decoder(target_type, "key")
+    def key_decoder(self, target_type: Any, source_of: SourceOf | None = None) -> Decoder:
+        """A function from messages to the type of their key. Its errors name the key; else it is as `decoder`."""
+        read = key_decoder(target_type) if self.key is None else self.key.decoder(target_type, "key")
+        return _KeyReading(read, self.key, target_type, source_of).decode
 
-    def _deserializer(self, target_type: Any) -> Decoder:
-        first = self.serializer.decoder(target_type)
-        if not self.reads:
-            return first
-        others = [(each.recognizes, each.decoder(target_type)) for each in self.reads]
-        known = ((self.serializer.recognizes, first), *others)
+    async def read(self, message: Kept, target_type: Any, *, topic: str | None = None) -> Any:
+        """The value of a message that was kept: a `RawMessage`, or a `DeadLetter`. For tools and tests.
 
-        def decode(message: Received) -> Any:
-            for recognizes, read in known:
-                if recognizes(message):
-                    return read(message)
-            return first(message)
+        `topic`: where it was first published; None: as a dead letter says, else its own.
 
-        return decode
+        Raises:
+            PayloadDecodeError: it cannot be decoded.
+            PayloadUnavailableError: something that is needed cannot be reached.
+            ConfigurationError: the serializer cannot give this type.
+        """
+        first = topic or getattr(message, "original_topic", None) or message.topic
+        headers = message.headers.raw if isinstance(message.headers, MessageHeaders) else message.headers
+        try:
+            value = self.decoder(target_type)(Incoming(first, message.key, message.value, headers))
+            return await value if isinstance(value, Later) else value
+        except PayloadDecodeError as error:
+            raise PayloadDecodeError(f"{error}{hint(headers, self.steps)}", step=error.step) from None
 
     # --- life
 
     async def open(self) -> None:
-        """Called in the event loop of the consumers, before anything is read or written."""
+        """Opens all parts. An app does it in the event loop of its consumers, see `Serializer.open`."""
         for part in self.parts:
             await part.open()
 
     async def close(self) -> None:
-        """Called when the app stops."""
+        """Closes all parts."""
         for part in self.parts:
             await part.close()
 
 
-class _Unwrapping:
-    """Undoes the steps of a pipeline, the last one first, then deserializes."""
+class _KeyReading:
+    """Reads keys. Null keys are given, as None, to types that allow it."""
 
-    def __init__(self, steps: Sequence[BytesStep], deserialize: Decoder, source_of: SourceOf | None) -> None:
-        self._steps = steps
-        self._deserialize = deserialize
-        self._source_of = source_of
+    def __init__(
+        self, read: Decoder, serializer: Serializer | None, target_type: Any, source_of: SourceOf | None
+    ) -> None:
+        target = Target(target_type)
+        self._name, self._allows_none = target.name, target.allows_none
+        self._read, self._serializer, self._source_of = read, serializer, source_of
 
     def decode(self, message: Received) -> Any:
-        topic = message.topic if self._source_of is None else self._source_of(message.topic)
-        incoming = Incoming(topic, message.key, message.value, message.headers)
-        if incoming.value is None:
-            return self._deserialize(incoming)
-        return self._go_on(0, incoming)
-
-    def _go_on(self, first: int, incoming: Incoming) -> Any:
-        data = incoming.value or b""
-        for number in range(first, len(self._steps)):
-            step = self._steps[number]
-            if not (step.required or _has(step, data, incoming.headers)):
-                continue
-            done = _undo(step, data, incoming)
-            if isinstance(done, Later):
-                return Later(partial(self._later, done, step, number + 1, incoming))
-            data = done
-        return self._deserialize(Incoming(incoming.topic, incoming.key, data, incoming.headers))
-
-    async def _later(self, later: Later[bytes], step: BytesStep, following: int, incoming: Incoming) -> Any:
+        key = message.key
+        if key is None:
+            if self._allows_none:
+                return None
+            raise PayloadDecodeError(f"the key is null, and {self._name} does not allow None", step=KEY)
+        topic = message.topic if self._source_of is None else self._source_of(message)
         try:
-            data = await later
-        except PayloadError:
-            raise
+            value = self._read(Incoming(topic, key, key, message.headers))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise self._explained(error) from None
+        return Later(partial(self._later, value)) if isinstance(value, Later) else value
+
+    async def _later(self, later: Later[Any]) -> Any:
+        try:
+            return await later
         except Exception as error:
-            raise PayloadDecodeError(_failed(step, "decode", error), step=step.name) from None
-        value = self._go_on(following, Incoming(incoming.topic, incoming.key, data, incoming.headers))
-        return await value if isinstance(value, Later) else value
+            raise self._explained(error) from None
+
+    def _explained(self, error: BaseException) -> PayloadError:
+        if isinstance(error, PayloadError):
+            return _of_key(error)
+        name = KEY if self._serializer is None else self._serializer.name
+        text = failed(self._serializer, "decode", error) if self._serializer is not None else type(error).__name__
+        return PayloadDecodeError(f"the key: {text}", step=name)
 
 
-class _Adapted(BytesStep):
-    """A step of the user's with `encode(data)` and `decode(data)`."""
+async def _key_later(later: Later[bytes | None]) -> bytes | None:
+    try:
+        return await later
+    except PayloadError as error:
+        raise _of_key(error) from None
 
-    def __init__(self, step: PayloadStep) -> None:
-        self.name = step.name
-        self._step = step
 
-    def encode(self, data: bytes, outgoing: Outgoing) -> bytes:
-        return self._step.encode(data)
+def _of_key(error: PayloadError) -> PayloadError:
+    return type(error)(f"the key: {error}", step=error.step)
 
-    def decode(self, data: bytes, incoming: Incoming) -> bytes:
-        return self._step.decode(data)
+
+def _encode_error(step: Serializer | BytesStep, error: Exception) -> PayloadError:
+    """Without its text, which may show the message. One of ours is as it is."""
+    if isinstance(error, PayloadError):
+        return error
+    return PayloadEncodeError(failed(step, "encode", error), step=step.name)
 
 
 def _sorted_out(
-    steps: Sequence[Serializer | BytesStep | PayloadStep],
+    steps: Sequence[Any],
 ) -> tuple[Serializer, tuple[BytesStep, ...]]:
-    serializer: Serializer = Json()
+    serializer: Serializer | None = None
     found: list[BytesStep] = []
     for number, step in enumerate(steps):
         if isinstance(step, Serializer):
+            if serializer is not None:
+                raise ConfigurationError(
+                    f"a pipeline writes with one serializer, and {serializer.name} and {step.name} are two: what is "
+                    "only read goes into reads=[...]"
+                )
             if number:
                 raise ConfigurationError(
                     f"the serializer {step.name} must be the first step of its pipeline: what is before it would get "
@@ -262,42 +291,29 @@ def _sorted_out(
             serializer = step
         elif isinstance(step, BytesStep):
             found.append(step)
-        elif (
-            isinstance(getattr(step, "name", None), str)
-            and callable(getattr(step, "encode", None))
-            and callable(getattr(step, "decode", None))
-        ):
-            found.append(_Adapted(step))
+        elif is_payload_step(step):
+            found.append(AdaptedStep(step))
         else:
-            raise ConfigurationError(f"{type(step).__name__} is not a payload step: it needs name, encode and decode")
-    return serializer, tuple(found)
+            raise not_a_step(step)
+    return serializer or Json(), tuple(found)
 
 
-def _has(step: BytesStep, data: bytes, headers: Headers) -> bool:
-    """Whether this step was done to the message: its header says so, or else the bytes look like it."""
-    encodings = header(Incoming("", None, None, headers), CONTENT_ENCODING)
-    if encodings is None:
-        return step.recognizes(data)
-    return step.name in (each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
+def _parts(pipeline: PayloadPipeline) -> tuple[Serializer | BytesStep, ...]:
+    key = () if pipeline.key is None else (pipeline.key,)
+    every: Iterator[Serializer | BytesStep] = iter((pipeline.serializer, *pipeline.steps, *pipeline.reads, *key))
+    return tuple({id(part): part for part in every}.values())
 
 
-def _do(step: BytesStep, data: bytes, outgoing: Outgoing) -> bytes | Later[bytes]:
-    try:
-        return step.encode(data, outgoing)
-    except PayloadError:
-        raise
-    except Exception as error:
-        raise PayloadEncodeError(_failed(step, "encode", error), step=step.name) from error
+def _opens(part: Serializer | BytesStep) -> bool:
+    base = Serializer if isinstance(part, Serializer) else BytesStep
+    return type(part).open is not base.open or type(part).close is not base.close
 
 
-def _undo(step: BytesStep, data: bytes, incoming: Incoming) -> bytes | Later[bytes]:
-    try:
-        return step.decode(data, incoming)
-    except (KeyboardInterrupt, PayloadError):
-        raise
-    except BaseException as error:
-        raise PayloadDecodeError(_failed(step, "decode", error), step=step.name) from None
-
-
-def _failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> str:
-    return f"step {step.name} could not {doing} the payload: {located(error)}"
+def _said(serializer: Serializer, writers: Sequence[BytesStep]) -> tuple[tuple[str, bytes], ...]:
+    """The headers that say how a message was written."""
+    encodings = ", ".join(step.name for step in writers)
+    kind = serializer.content_type
+    return (
+        *([(CONTENT_ENCODING, encodings.encode())] if encodings else []),
+        *([(CONTENT_TYPE, kind.encode())] if kind is not None else []),
+    )

@@ -3,30 +3,69 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from ..exceptions import ConfigurationError
-from .pipeline import PayloadPipeline, SourceOf
-from .steps import Decoder, Later, Received
+from ..messages import Headers, RawMessage
+from .life import OpenParts
+from .own_steps import is_payload_step
+from .pipeline import PayloadPipeline
+from .reading import SourceOf, hint
+from .steps import BytesStep, Decoder, Later, Received, Serializer
 
 TopicPayloads = Mapping[str | re.Pattern[str], PayloadPipeline]
 """Pipelines by the names of topics, or by patterns that must match the whole name; the first that fits counts."""
 
 
-class Payloads:
-    """The pipelines of an app."""
+class Wanted(NamedTuple):
+    """What a handler wants of its messages."""
 
-    def __init__(self, default: PayloadPipeline, by_topic: TopicPayloads | None = None) -> None:
-        self.default = default
+    topics: Collection[str]  # that it names; empty for a pattern
+    payload: PayloadPipeline | None  # its own pipeline
+    target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
+    key_types: Sequence[Any] = ()  # what their keys are decoded into, once for each type
+
+
+class Decoding(NamedTuple):
+    """How the messages of a handler are decoded."""
+
+    decode: Decoder | None  # None: it takes them as they came. With keys: gives pairs of the value and all keys
+    waits: bool  # `decode` may give a `Later`
+    keyed: bool
+    hint: Callable[[RawMessage], str]  # for the end of an error: what its headers say about why it cannot be decoded
+
+
+class Payloads:
+    """The pipelines of an app.
+
+    Raises:
+        ConfigurationError: something is no pipeline, or no topic.
+    """
+
+    def __init__(self, default: PayloadPipeline | None = None, by_topic: TopicPayloads | None = None) -> None:
+        self.default = PayloadPipeline() if default is None else checked("payload", default)
         self._by_topic: dict[str, PayloadPipeline] = {}
         self._patterns: list[tuple[re.Pattern[str], PayloadPipeline]] = []
+        if by_topic is not None and not isinstance(by_topic, Mapping):
+            raise ConfigurationError(f"topic_payloads must be a dict of pipelines by topic, not {_shown(by_topic)}")
         for topic, pipeline in (by_topic or {}).items():
-            if isinstance(topic, str):
-                self._by_topic[topic] = pipeline
-            else:
-                self._patterns.append((topic, pipeline))
+            self._add(topic, checked(f"topic_payloads: the pipeline of {topic!r}", pipeline))
         self._of_handlers: dict[str, list[PayloadPipeline]] = {}
+        self.find_handlers: Callable[[], None] | None = None
+        """Calls `add_handler` for those that have a pipeline. Called once, when a topic's handlers first matter."""
+        self._open = OpenParts()
+
+    def _add(self, topic: Any, pipeline: PayloadPipeline) -> None:
+        if isinstance(topic, str):
+            self._by_topic[topic] = pipeline
+        elif isinstance(topic, re.Pattern) and isinstance(topic.pattern, str):
+            self._patterns.append((topic, pipeline))
+        else:
+            raise ConfigurationError(
+                f"topic_payloads: a topic is a name or a compiled pattern of text, not {_shown(topic)}"
+            )
 
     def add_handler(self, topics: Collection[str], pipeline: PayloadPipeline) -> None:
         """A handler of these topics has a pipeline of its own: what is published to them must fit."""
@@ -34,6 +73,8 @@ class Payloads:
             known = self._of_handlers.setdefault(topic, [])
             if pipeline not in known:
                 known.append(pipeline)
+
+    # --- publishing
 
     def of_topic(self, topic: str) -> PayloadPipeline:
         """What messages are published to a topic with.
@@ -44,6 +85,9 @@ class Payloads:
         found = self._given(topic)
         if found is not None:
             return found
+        if self.find_handlers is not None:
+            find, self.find_handlers = self.find_handlers, None
+            find()
         wanted = self._of_handlers.get(topic, ())
         if len(wanted) > 1:
             raise ConfigurationError(
@@ -52,72 +96,159 @@ class Payloads:
             )
         return wanted[0] if wanted else self.default
 
-    def decoder(
-        self,
-        topics: Collection[str],
-        own: PayloadPipeline | None,
-        target_type: Any,
-        source_of: SourceOf,
-    ) -> tuple[Decoder, bool]:
-        """What a handler decodes messages of these topics with, and whether that may give a `Later`.
+    # --- consuming
+
+    def decoding(self, wanted: Wanted, source_of: SourceOf, is_own: Callable[[str], bool]) -> Decoding:
+        """How a handler decodes its messages.
 
         Args:
-            topics: the topics that it names; empty for a pattern.
-            own: the handler's own pipeline.
-            target_type: what messages are decoded into.
-            source_of: gives the topic in which the messages of a topic were first.
+            wanted: by the handler.
+            source_of: gives the topic in which a message was first published.
+            is_own: whether a topic may hold dead letters of some handler. They are read as messages of their source.
 
         Raises:
-            ConfigurationError: the serializer cannot give this type.
+            ConfigurationError: a serializer cannot give a type.
         """
-        if own is not None:
-            return own.decoder(target_type, source_of), own.waits
-        pipelines = {topic: self._given(topic) or self.default for topic in topics}
-        different = {*pipelines.values()} or {self.default, *(pipeline for _, pipeline in self._patterns)}
-        if len(different) == 1 and (topics or not self._by_topic):
-            (pipeline,) = different
-            return pipeline.decoder(target_type, source_of), pipeline.waits
-        for pipeline in different:
-            pipeline.decoder(target_type)  # refuses types that it cannot give
+        pipelines = [wanted.payload] if wanted.payload is not None else self._of(wanted.topics, is_own)
+        if len(pipelines) == 1:
+            (pipeline,) = pipelines
+            decode = _decoder(pipeline, wanted, source_of)
+            return Decoding(decode, pipeline.waits, bool(wanted.key_types), partial(_hint, pipeline.steps))
+        for pipeline in pipelines:
+            _decoder(pipeline, wanted, source_of)  # refuses types that it cannot give
+        by_topic = _ByTopic(partial(self._reading, wanted, source_of), source_of)
+        decode = None if wanted.target_type is RawMessage and not wanted.key_types else by_topic.decode
+        waits = any(pipeline.waits for pipeline in pipelines)
+        return Decoding(decode, waits, bool(wanted.key_types), by_topic.hint)
 
-        def new_decoder(topic: str) -> Decoder:
-            return (self._given(topic) or self.default).decoder(target_type, source_of)
+    def read_with(self, topic: str, own: PayloadPipeline | None) -> PayloadPipeline:
+        """What a handler reads messages of a topic with. `own`: its own pipeline."""
+        return own or self._given(topic) or self.default
 
-        return _ByTopic(new_decoder, source_of).decode, any(pipeline.waits for pipeline in self.all())
+    def _of(self, topics: Collection[str], is_own: Callable[[str], bool]) -> list[PayloadPipeline]:
+        """The pipelines that messages of these topics may need, each once."""
+        if not topics or any(is_own(topic) and topic not in self._by_topic for topic in topics):
+            return self.all() if self._by_topic or self._patterns or self._of_handlers else [self.default]
+        return _each_once(self._given(topic) or self.default for topic in topics)
 
-    async def open(self) -> None:
-        """Called in the event loop of the consumers, before anything is read or written."""
-        for pipeline in self.all():
-            await pipeline.open()
+    def _reading(self, wanted: Wanted, source_of: SourceOf, topic: str, source: str) -> _Reading:
+        pipeline = self._by_topic.get(topic) or self._given(source)
+        if pipeline is None and topic != source and source not in wanted.topics:  # dead letters of another handler
+            of_source = self._of_handlers.get(source, ())
+            pipeline = of_source[0] if len(of_source) == 1 else None
+        pipeline = pipeline or self.default
+        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.steps)
 
-    async def close(self) -> None:
-        """Called when the app stops."""
-        for pipeline in self.all():
-            await pipeline.close()
-
-    def all(self) -> set[PayloadPipeline]:
-        """Every pipeline that is known."""
+    def all(self) -> list[PayloadPipeline]:
+        """Every pipeline that is known, each once."""
         of_handlers = (pipeline for known in self._of_handlers.values() for pipeline in known)
-        return {self.default, *self._by_topic.values(), *(pipeline for _, pipeline in self._patterns), *of_handlers}
+        of_patterns = (pipeline for _, pipeline in self._patterns)
+        return _each_once((self.default, *self._by_topic.values(), *of_patterns, *of_handlers))
+
+    # --- life
+
+    async def open(self, timeout: float) -> None:
+        """Opens what is known now and not open yet, in the event loop of the consumers. See `OpenParts.open`."""
+        await self._open.open(self.all(), timeout)
+
+    async def adopt(self, pipeline: PayloadPipeline, timeout: float) -> None:
+        """Opens a pipeline that is used without being one of the app's. It is closed with the others."""
+        await self._open.open([pipeline], timeout)
+
+    async def close(self, timeout: float) -> None:
+        """Closes all that was opened. Never raises."""
+        await self._open.close(timeout)
+
+    # --- internals
 
     def _given(self, topic: str) -> PayloadPipeline | None:
         found = self._by_topic.get(topic)
-        if found is not None:
+        if found is not None or not self._patterns:
             return found
         return next((pipeline for pattern, pipeline in self._patterns if pattern.fullmatch(topic)), None)
+
+
+class _Reading(NamedTuple):
+    decode: Decoder
+    steps: Sequence[BytesStep]
 
 
 class _ByTopic:
     """Decodes the messages of topics that have different pipelines."""
 
-    def __init__(self, new_decoder: Any, source_of: SourceOf) -> None:
-        self._new_decoder = new_decoder
+    def __init__(self, reading: Callable[[str, str], _Reading], source_of: SourceOf) -> None:
+        self._reading = reading
         self._source_of = source_of
-        self._decoders: dict[str, Decoder] = {}
+        self._readings: dict[tuple[str, str], _Reading] = {}
 
     def decode(self, message: Received) -> Any | Later[Any]:
-        topic = message.topic
-        decode = self._decoders.get(topic)
-        if decode is None:
-            decode = self._decoders[topic] = self._new_decoder(self._source_of(topic))
-        return decode(message)
+        return self._of(message).decode(message)
+
+    def hint(self, message: RawMessage) -> str:
+        """See `Decoding.hint`."""
+        return hint(message.headers, self._of(message).steps)
+
+    def _of(self, message: Received) -> _Reading:
+        topic, source = message.topic, self._source_of(message)
+        found = self._readings.get((topic, source))
+        if found is None:
+            found = self._readings[topic, source] = self._reading(topic, source)
+        return found
+
+
+class _Keyed:
+    """Decodes values together with keys."""
+
+    def __init__(self, value: Decoder, keys: Sequence[Decoder]) -> None:
+        self._value = value
+        self._keys = keys
+
+    def decode(self, message: Received) -> Any:
+        """A pair of the value and the keys, or a `Later` of it."""
+        value, keys = self._value(message), [read(message) for read in self._keys]
+        if isinstance(value, Later) or any(isinstance(key, Later) for key in keys):
+            return Later(partial(self._later, value, keys))
+        return value, keys
+
+    async def _later(self, value: Any, keys: Sequence[Any]) -> Any:
+        there = [await each if isinstance(each, Later) else each for each in (value, *keys)]
+        return there[0], there[1:]
+
+
+def _decoder(pipeline: PayloadPipeline, wanted: Wanted, source_of: SourceOf) -> Decoder | None:
+    raw = wanted.target_type is RawMessage
+    value = None if raw else pipeline.decoder(wanted.target_type, source_of)
+    if not wanted.key_types:
+        return value
+    return _Keyed(value or _as_it_came, [pipeline.key_decoder(each, source_of) for each in wanted.key_types]).decode
+
+
+def _as_it_came(message: Received) -> Any:
+    return message
+
+
+def _hint(steps: Sequence[BytesStep], message: RawMessage) -> str:
+    headers: Headers = message.headers
+    return hint(headers, steps)
+
+
+def _each_once(pipelines: Any) -> list[PayloadPipeline]:
+    return list(dict.fromkeys(pipelines))
+
+
+def checked(what: str, given: Any) -> PayloadPipeline:
+    """The pipeline that an option was given.
+
+    Raises:
+        ConfigurationError: it is none. The text begins with `what`, and says how it is written.
+    """
+    if isinstance(given, PayloadPipeline):
+        return given
+    if isinstance(given, Serializer | BytesStep) or is_payload_step(given):
+        name = type(given).__name__
+        raise ConfigurationError(f"{what} must be a pipeline: PayloadPipeline([{name}(...)]), not {name}(...) alone")
+    raise ConfigurationError(f"{what} must be a PayloadPipeline(...), not {_shown(given)}")
+
+
+def _shown(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"an object of {type(thing).__name__}"

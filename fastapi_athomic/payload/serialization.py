@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from enum import Enum
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from ..exceptions import ConfigurationError, PayloadEncodeError
-from .fidelity import check_of_message, doubt, is_flat
+from .fidelity import JSON_CHECKS, Check, check_of_message, doubt, is_flat
 from .losses import BARE, DECLARED, MAX_TYPES, Spot, described, losses, unwritable
 from .target import Target
 
@@ -26,11 +27,16 @@ _LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
 _DIGITS_ALIKE = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
 
 
+class RefusedError(Exception):
+    """What is wrong with bytes that a format cannot read, without any of them."""
+
+
 class Format(Protocol):
     """How values are written and read. `JSON` is one; others make a `Writers` of theirs."""
 
     step: str  # names it in errors
     name: str  # for people
+    checks: Mapping[str, Check]  # of the simple types: which of their values are read back unchanged
     declared: Spot
     bare: Spot
 
@@ -56,7 +62,7 @@ class Format(Protocol):
 
 
 class _Json:
-    step, name = "json", "JSON"
+    step, name, checks = "json", "JSON", JSON_CHECKS
     declared, bare = DECLARED, BARE
     write_bare = staticmethod(partial(to_json, by_alias=True, inf_nan_mode="null"))
     read_bare = staticmethod(from_json)
@@ -73,16 +79,17 @@ class _Json:
 
 
 def serialize(message: object) -> bytes:
-    """The bytes of a message other than None: `str` and `bytes` as they are, anything else as JSON.
+    """The bytes of a message other than None: `str` and `bytes` as they are, anything else (also enums) as JSON.
 
     Raises:
         PayloadEncodeError: it cannot be written, or would not be read back as the same value.
     """
     if isinstance(message, bytes | bytearray | memoryview):
         return bytes(message)
-    if isinstance(message, str):
+    if isinstance(message, str) and not isinstance(message, Enum):
         return _utf8(message)
-    return _json.write(message)
+    kind: Any = type(message)
+    return _json.writer_of(kind)(message)
 
 
 class Writers:
@@ -90,7 +97,8 @@ class Writers:
 
     def __init__(self, of: Format) -> None:
         self._format = of
-        self._writer_of = lru_cache(MAX_TYPES)(self._new_writer)
+        self.writer_of = lru_cache(MAX_TYPES)(self._new_writer)
+        """A function that writes messages of a class other than None's, and raises as `write` does."""
 
     def write(self, message: object) -> bytes:
         """The bytes of a message other than None.
@@ -98,20 +106,18 @@ class Writers:
         Raises:
             PayloadEncodeError: it cannot be written, or would not be read back as the same value.
         """
-        try:
-            kind: Any = type(message)
-            write = self._writer_of(kind)
-        except ConfigurationError as error:
-            reason = str(error).partition("\n")[0]
-            text = f"{reason}: publish a dict, a str or bytes instead"
-            raise PayloadEncodeError(text, step=self._format.step) from None
-        return write(message)
+        kind: Any = type(message)
+        return self.writer_of(kind)(message)
 
     def _new_writer(self, kind: type) -> Callable[[Any], bytes]:
-        """Raises `ConfigurationError` for a class that pydantic cannot handle."""
-        if issubclass(kind, BaseModel) or is_dataclass(kind):
+        if not (issubclass(kind, BaseModel) or is_dataclass(kind)):
+            return partial(_write_bare, self._format)
+        try:
             return _RecordWriter(kind, self._format)
-        return partial(_write_bare, self._format)
+        except ConfigurationError as error:  # pydantic cannot handle it
+            reason = str(error).partition("\n")[0]
+        text = f"{reason}: publish a dict, a str or bytes instead"
+        raise PayloadEncodeError(text, step=self._format.step)
 
 
 def _utf8(message: str) -> bytes:
@@ -136,7 +142,7 @@ class _RecordWriter:
         self._read = of.reader(self._target.adapter)
         self._is_short = of.is_short
         self._write_anyway = partial(self._write, by_alias=True, warnings=False)
-        self._check = check_of_message(schema)
+        self._check = check_of_message(schema, of.checks)
         self._is_flat = is_flat(schema)
         self._shapes: set[tuple[object, ...]] = set()  # field types of flat models that were as declared
 
@@ -178,6 +184,8 @@ class _RecordWriter:
             return self._target.describe(error)
         except MemoryError:
             raise
+        except RefusedError as error:
+            return str(error)
         except Exception as error:  # from a validator of the user's
             return type(error).__name__
 
@@ -197,6 +205,8 @@ def _problem_of_reading_bare(of: Format, message: object, data: bytes) -> str | 
         return described(next(losses(message, read, of.bare), None)) if read != message else None
     except MemoryError:
         raise
+    except RefusedError as error:
+        return str(error)
     except Exception as error:
         return type(error).__name__
 
@@ -213,3 +223,5 @@ def _written(of: Format, message: object, write: Callable[[Any], bytes], spot: S
 
 
 _json = Writers(_Json())
+write_json = _json.write
+"""JSON, also of `str` and `bytes`, which `serialize` does not touch."""

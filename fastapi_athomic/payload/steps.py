@@ -69,8 +69,10 @@ class Outgoing:
 
     def add(self, name: str, value: bytes) -> None:
         """Adds a header, unless the caller has given one of that name."""
-        if all(known != name for known, _ in self.headers):
-            self.headers = (*self.headers, (name, value))
+        for known, _ in self.headers:
+            if known == name:
+                return
+        self.headers = (*self.headers, (name, value))
 
 
 Decoder = Callable[[Received], Any]
@@ -117,10 +119,15 @@ class Serializer(ABC):
         return self.content_type is not None and media_type(message) == self.content_type
 
     async def open(self) -> None:  # noqa: B027 - most need neither
-        """Called in the event loop of the consumers, before anything is read or written."""
+        """Called in the event loop of the consumers, before anything is read or written there.
+
+        Once in each event loop, however many apps and pipelines share this object. If it fails, the app starts all the
+        same and the failure is logged: what is needed then is tried again when a message needs it. It is not called
+        for a pipeline that is used without an app.
+        """
 
     async def close(self) -> None:  # noqa: B027
-        """Called when the app stops."""
+        """Called in that event loop when the last app that uses this object there stops."""
 
 
 class BytesStep(ABC):
@@ -150,10 +157,10 @@ class BytesStep(ABC):
         return False
 
     async def open(self) -> None:  # noqa: B027 - most need neither
-        """Called in the event loop of the consumers, before anything is read or written."""
+        """As `Serializer.open`."""
 
     async def close(self) -> None:  # noqa: B027
-        """Called when the app stops."""
+        """As `Serializer.close`."""
 
 
 def media_type(message: Received) -> str | None:

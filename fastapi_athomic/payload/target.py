@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import PydanticUserError, ValidationError
 
@@ -13,8 +12,7 @@ from ..compatibility import type_adapter
 from ..error_text import problems_of
 from ..exceptions import ConfigurationError
 from .annotations import type_name
-
-_MODES: tuple[Literal["validation", "serialization"], ...] = ("validation", "serialization")
+from .fidelity import names_of
 
 
 class Target:
@@ -52,20 +50,4 @@ class Target:
 
     @cached_property
     def _known_names(self) -> frozenset[str]:
-        names: set[str] = set()
-        for mode in _MODES:
-            with suppress(PydanticUserError):  # types without a JSON schema
-                names.update(_property_names(self.adapter.json_schema(mode=mode)))
-        return frozenset(names)
-
-
-def _property_names(schema: Any) -> Iterable[str]:
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _property_names(item)
-    elif isinstance(schema, dict):
-        properties = schema.get("properties")
-        if isinstance(properties, dict):
-            yield from properties
-        for item in schema.values():
-            yield from _property_names(item)
+        return names_of(self.adapter.core_schema)

@@ -71,6 +71,10 @@ class Attempts:
         if self._assignment.closed:
             self._stopped_running(host)
             raise asyncio.CancelledError("the consumer is closing")
+        if outcome is None:
+            self._stopped_running(host)
+            self._let_go(aggregate, item)
+            return None
         if isinstance(outcome, FailureContext):
             self._stopped_running(host)
             self._block(aggregate, item, outcome)
@@ -114,6 +118,12 @@ class Attempts:
             self._agenda.mark(aggregate)
             if aggregate.blocked:
                 self._holdings.unblock(aggregate)
+
+    def _let_go(self, aggregate: Aggregate, item: Item) -> None:
+        """Its partition was taken away while its payload was waited for: its next owner handles it."""
+        gone = item.partition is not None and item.partition not in self._assignment.refusals
+        if gone and aggregate.items.get(item.sequence) is item:
+            del aggregate.items[item.sequence]
 
     def _stopped_running(self, host: PartitionState | None) -> None:
         if host is not None:

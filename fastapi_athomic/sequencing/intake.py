@@ -16,8 +16,8 @@ from uuid import UUID
 
 from ..consumption.partitions import PartitionState
 from ..exceptions import PayloadDecodeError
+from ..handling.patience import GONE
 from ..handling.processors import OrderedMessageProcessor
-from ..loop.cancellation import is_interrupt
 from ..loop.fairness import LoopShare
 from ..messages import RawMessage
 from ..payload.steps import Later
@@ -120,13 +120,13 @@ class Intake:
     async def _sort_in(self, partition: PartitionState, message: RawMessage) -> None:
         try:
             value = self._processor.decode(message)
-            if self._processor.waits and isinstance(value, Later):
-                value = await self._processor.patience.of(value)
-                if partition not in self._assignment.refusals:  # it was taken away meanwhile
+            if isinstance(value, Later):
+                value = await self._processor.patience.until_there(message, value)
+                if value is GONE or partition not in self._assignment.refusals:  # it was taken away meanwhile
                     return
-            key, number = self._read(value)
+            key, number = self._read(value[0] if self._processor.keyed else value)
         except BaseException as error:
-            if is_interrupt(error):
+            if self._processor.ended_by(error):
                 raise
             refusals = self._assignment.refusals[partition]
             self._serving.refuse(refusals, self._processor.refusal(message, error))

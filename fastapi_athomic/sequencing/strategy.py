@@ -116,12 +116,14 @@ class OrderedStrategy:
         self._serving.enqueue_refusals(self._assignment.refusals[partition])
 
     def release(self, partition: PartitionState) -> None:
+        self._processor.patience.let_go(partition.topic_partition)
         if not self._assignment.remove(partition):
             return
         for aggregate in list(self._holdings.aggregates.values()):
             if aggregate.drop(partition):
                 self._serving.dispatch(aggregate)
         if not self._assignment.active():
+            self._processor.patience.let_go(None)  # what was taken from the waiting room, too
             self._holdings.release_idle()
 
     def oldest_start(self) -> float | None:

@@ -51,7 +51,10 @@ class WaitingRoomReader:
         aggregate.known = known
 
     def _take(self, aggregate: Aggregate, number: int, message: RawMessage) -> None:
-        """Its turn comes. It could be decoded when it was parked, but perhaps another release of the app did that."""
+        """Its turn comes. It could be decoded when it was parked, but perhaps another release of the app did that.
+
+        The value may be a `Later`, which is waited for when the message is handled.
+        """
         try:
             value = self._processor.decode(message)
         except BaseException as error:

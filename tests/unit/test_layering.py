@@ -33,6 +33,7 @@ FLOORS = [
     ["settings", "outcomes", "complaints", "extras", "tls"],
     [
         "messages",
+        "unpacking",
         "variables",
         "addresses",
         "exceptions",

@@ -261,7 +261,7 @@ async def test_threads_of_the_app_publish_many_in_order(isolation: Any) -> None:
         assert len({place.partition for place in published}) == 1
         assert used == {thread_id}, "a database session, for one, belongs to its thread"
         with pytest.raises(PublishError, match="a key is bytes, str, int, UUID or None, not float"):
-            await asyncio.to_thread(lambda: athomic.publish_sync("t", "m", key=1.5))  # type: ignore[arg-type]
+            await asyncio.to_thread(lambda: athomic.publish_sync("t", "m", key=1.5))
 
 
 @ISOLATIONS

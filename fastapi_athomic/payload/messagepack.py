@@ -1,0 +1,243 @@
+"""MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), by the `msgpack` library.
+
+It is read by `msgpack`, not by ormsgpack, which ignores what stands behind the first value, and which makes tuples of
+arrays that are keys: those that have all one hash make it take minutes over a message of 5 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from ..error_text import MOST_ERRORS
+from ..extras import needed
+from .fidelity import MESSAGEPACK_CHECKS, takes_numbers
+from .losses import BARE_OBJECTS, DECLARED_OBJECTS, adapter_of, is_record
+from .objects import object_validator
+from .off_loop import threads
+from .serialization import RefusedError, Writers
+from .slices import give_way, in_thread_above, sliced_validator
+from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
+from .target import Target
+from .validated import validated
+
+STEP = "messagepack"
+_CONTENT_TYPES = ("application/vnd.msgpack", "application/msgpack", "application/x-msgpack")
+"""The registered one, and those that were used before."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NANOSECONDS = 10**9
+_OBJECTS, _NUMBERS = 3, 0
+"""How `msgpack` reads timestamps: as `datetime`, or as its own `Timestamp`, with nanoseconds."""
+
+
+class MessagePack(Serializer):
+    """MessagePack, for anything that can be read back as the same value (extra `msgpack`).
+
+    Numbers, text, bytes, lists and dicts are MessagePack's own; a `datetime` with a time zone is its timestamp; what it
+    has no type for (UUID, Decimal, a date) is the text that pydantic writes, and sets and tuples are arrays.
+
+    A timestamp is read as a `datetime`, to the microsecond, or where `int` is declared as nanoseconds since 1970.
+    Other extension types are refused, and so are maps and arrays as keys of maps.
+
+    Args:
+        thread_above: larger payloads (in bytes) are read in a thread, which lets the event loop go on between maps and
+            the items of lists; validators of models run there, too. None: all are read in the event loop.
+
+    Raises:
+        ConfigurationError: `msgpack` is not installed.
+    """
+
+    name = STEP
+    content_type = _CONTENT_TYPES[0]
+
+    def __init__(self, *, thread_above: int | None = None) -> None:
+        self._thread_above = thread_above
+        self.waits = thread_above is not None
+        self._format = _Format(needed("msgpack", extra="msgpack", what="MessagePack"))
+        self._writers = Writers(self._format)
+
+    def encode(self, message: Any, outgoing: Outgoing) -> bytes | None:
+        return None if message is None else self._writers.write(message)
+
+    def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
+        target = Target(target_type)
+        read = validated(target, self._format.reader(target.adapter), step=STEP, name=self._format.name)
+
+        def at_once(message: Received) -> Any:
+            return read(message.value)
+
+        if self._thread_above is None:
+            return at_once
+        sliced = validated(target, self._format.sliced_reader(target.adapter), step=STEP, name=self._format.name)
+        return in_thread_above(self._thread_above, at_once, lambda message: sliced(message.value))
+
+    async def open(self) -> None:
+        if self.waits:
+            threads.open()
+
+    async def close(self) -> None:
+        if self.waits:
+            threads.close()
+
+    def recognizes(self, message: Received) -> bool:
+        return media_type(message) in _CONTENT_TYPES
+
+
+class _Format:
+    """How values become MessagePack and come back, for `Writers`."""
+
+    step, name, checks = STEP, "MessagePack", MESSAGEPACK_CHECKS
+    declared, bare = DECLARED_OBJECTS, BARE_OBJECTS
+
+    def __init__(self, msgpack: Any) -> None:
+        self._msgpack = msgpack
+        self._pack = partial(msgpack.packb, default=_plain, datetime=True)
+        self._unpack = partial(msgpack.unpackb, strict_map_key=False, ext_hook=_refuse_extension)
+
+    def writer(self, adapter: TypeAdapter[Any]) -> Callable[..., bytes]:
+        to_python, pack = adapter.serializer.to_python, self._pack
+
+        def write(message: Any, **options: Any) -> bytes:
+            data: bytes = pack(to_python(message, **options))
+            return data
+
+        return write
+
+    def write_bare(self, message: Any) -> bytes:
+        data: bytes = self._pack(message)
+        return data
+
+    def read_bare(self, data: bytes) -> Any:
+        return self.unpack(data, _OBJECTS)
+
+    @staticmethod
+    def is_short(data: bytes) -> bool:
+        return True  # no number has more than 64 bits
+
+    def unpack(self, data: bytes, timestamps: int) -> Any:
+        """The objects that the bytes stand for. Raises `RefusedError` if they are no MessagePack."""
+        try:
+            return self._unpack(data, timestamp=timestamps)
+        except RefusedError:
+            raise
+        except Exception as error:
+            problem = self._problem(error)
+        raise RefusedError(problem)
+
+    def reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+        return self._reader(adapter, self.unpack, object_validator(adapter))
+
+    def sliced_reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
+        """The same for a thread, which lets the event loop go on."""
+        in_slices = _Format(self._msgpack)
+        in_slices._unpack = partial(self._unpack, object_hook=give_way)
+        return self._reader(adapter, in_slices.unpack, object_validator(adapter, sliced_validator(adapter)))
+
+    def _reader(
+        self, adapter: TypeAdapter[Any], unpack: Callable[[bytes, int], Any], validate: Callable[[Any], Any]
+    ) -> Callable[[bytes], Any]:
+        if not takes_numbers(adapter.core_schema):
+            return lambda data: validate(unpack(data, _OBJECTS))
+
+        def read(data: bytes) -> Any:
+            try:
+                return validate(unpack(data, _OBJECTS))
+            except (ValidationError, RefusedError) as error:
+                refused = error
+            stamps = _Stamps(self._msgpack.Timestamp)
+            objects = stamps.replaced(unpack(data, _NUMBERS))
+            if not stamps.found:
+                raise refused
+            return stamps.validated(objects, validate)
+
+        return read
+
+    def _problem(self, error: BaseException) -> str:
+        if isinstance(error, self._msgpack.ExtraData):
+            return "something stands behind its end"
+        if isinstance(error, self._msgpack.StackError):
+            return "it is nested too deeply"
+        if isinstance(error, self._msgpack.FormatError):
+            return "it has a byte that stands for nothing"
+        if isinstance(error, UnicodeDecodeError):
+            return "it has text that is not UTF-8"
+        if isinstance(error, OverflowError):
+            return "it has a timestamp outside the years 1 to 9999"
+        if isinstance(error, TypeError):
+            return "it has an array or a map as a key of a map"
+        return "it ends too early, or a length in it is wrong"
+
+
+class _Stamps:
+    """Reads timestamps as numbers where no `datetime` is wanted.
+
+    Only pydantic knows where that is: it gets a `datetime` for each timestamp, and says which of them it refuses.
+    """
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+        # by the identity of the stand-in: itself, the timestamp, and whether that is within the years 1 to 9999
+        self.found: dict[int, tuple[datetime, Any, bool]] = {}
+        self._refused: set[int] = set()
+
+    def replaced(self, part: Any) -> Any:
+        """The objects with a `datetime` in place of each timestamp."""
+        try:
+            return _rebuilt(part, self._kind, self._stand_in)
+        except RecursionError:
+            raise RefusedError("it is nested too deeply") from None
+
+    def validated(self, objects: Any, validate: Callable[[Any], Any]) -> Any:
+        """The value, with nanoseconds since 1970 where a `datetime` was refused."""
+        try:
+            value = validate(objects)
+        except ValidationError as error:
+            if error.error_count() > MOST_ERRORS:
+                raise
+            self._refused = {id(each["input"]) for each in error.errors(include_url=False, include_context=False)}
+            value = validate(_rebuilt(objects, datetime, self._number))
+        if not all(fits for key, (_, _, fits) in self.found.items() if key not in self._refused):
+            raise RefusedError("it has a timestamp outside the years 1 to 9999")
+        return value
+
+    def _stand_in(self, stamp: Any) -> datetime:
+        try:
+            stand_in = _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanoseconds // 1_000)
+            fits = True
+        except OverflowError:
+            stand_in, fits = datetime.max.replace(tzinfo=UTC), False
+        self.found[id(stand_in)] = (stand_in, stamp, fits)
+        return stand_in
+
+    def _number(self, stand_in: datetime) -> Any:
+        if id(stand_in) not in self._refused:
+            return stand_in
+        stamp = self.found[id(stand_in)][1]
+        return stamp.seconds * _NANOSECONDS + stamp.nanoseconds
+
+
+def _rebuilt(part: Any, kind: type, replace: Callable[[Any], Any]) -> Any:
+    if type(part) is list:
+        return [_rebuilt(item, kind, replace) for item in part]
+    if type(part) is dict:
+        return {_rebuilt(key, kind, replace): _rebuilt(item, kind, replace) for key, item in part.items()}
+    return replace(part) if type(part) is kind else part
+
+
+def _plain(value: Any) -> Any:
+    """What MessagePack has no type for, as JSON has it."""
+    if is_record(value):
+        kind: Any = type(value)
+        return adapter_of(kind).serializer.to_python(value, by_alias=True)
+    if isinstance(value, set | frozenset):
+        return list(value)
+    return to_jsonable_python(value, by_alias=True)
+
+
+def _refuse_extension(code: int, _: bytes) -> Any:
+    raise RefusedError(f"it has a value of the extension type {code}, which is not known")

@@ -1,0 +1,35 @@
+"""The schemas that an app declares by its types, before a message is written: `fastapi-athomic check` compares them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ..payload.steps import Part
+from .registered import Reference, SchemaSource, SchemaType
+
+
+class DeclaredSchema(NamedTuple):
+    """What would be registered for a type."""
+
+    subject: str
+    type: SchemaType
+    text: str
+    references: tuple[Reference, ...] = ()
+
+
+@runtime_checkable
+class DeclaresSchemas(Protocol):
+    """A serializer with a registry."""
+
+    @property
+    def registry(self) -> SchemaSource: ...
+    @property
+    def auto_register(self) -> bool: ...
+
+    def declared(self, target_type: Any, topic: str, part: Part = "value") -> DeclaredSchema | None:
+        """The schema of the type, or the one that the serializer was given; None: only the registry has one.
+
+        Raises:
+            ConfigurationError: the type has none in this format.
+        """
+        ...
