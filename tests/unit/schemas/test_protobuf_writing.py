@@ -210,7 +210,7 @@ async def test_a_oneof_with_two_fields_for_one_type_is_ambiguous() -> None:
 
 async def test_what_is_excluded_is_not_written() -> None:
     class Model(BaseModel):
-        a_string: str = Field("", exclude=True)
+        a_string: str = Field(default="", exclude=True)
         an_int32: int = 0
 
     assert await both_ways(Model(an_int32=1)) == Model(an_int32=1)
@@ -278,7 +278,7 @@ def ints(low: int, high: int) -> st.SearchStrategy[int]:
     return st.integers(low, high) | st.sampled_from((low, high))
 
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 53), 1 << 53) | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
