@@ -28,6 +28,9 @@ def fixed(size: int, name: str = "F") -> dict[str, Any]:
 X = ("x", "int")
 NODE = record({"name": "next", "type": ["null", "Node"]}, X, name="Node")
 
+IN = record(X, name="In")
+UNFIT, FIT = record(("new", "int"), name="Q", aliases=["In"]), record(X, name="S", aliases=["In"])
+
 # older, newer, why the newer cannot read the older
 AVRO: list[tuple[Any, Any, list[str]]] = [
     ("int", "int", []),
@@ -66,6 +69,8 @@ AVRO: list[tuple[Any, Any, list[str]]] = [
     ({"type": "long", "logicalType": "timestamp-millis"}, "long", []),
     (NODE, NODE, []),
     (NODE, record({"name": "next", "type": ["null", "Node"]}, ("x", "string"), name="Node"), ["x: int cannot"]),
+    (record(("a", IN), ("b", "In")), record(("a", [UNFIT, FIT]), ("b", "S")), []),
+    (record(("a", IN), ("b", "In")), record(("a", [UNFIT, FIT]), ("b", "Q")), ["b.new: it is new, and has no default"]),
     (record(("a", fixed(4)), ("b", "F")), record(("b", fixed(8)), {"name": "a", "type": "F"}), ["b: the size is 8"]),
 ]
 

@@ -88,7 +88,11 @@ async def test_an_unknown_id_is_asked_for_again_as_registries_are_not_equally_ne
     assert len(server.asked) == 3
 
 
-async def test_an_id_that_stays_unknown_is_not_asked_for_again_at_once(server: HttpRegistry) -> None:
+async def test_an_id_that_stays_unknown_is_not_asked_for_again_at_once(
+    server: HttpRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FAILED_FOR", 0.0)  # that is for failures of other sorts
+    monkeypatch.setattr(module, "UNKNOWN_FOR", 1_000.0)  # seconds; else a slow machine would take longer
     registry = SchemaRegistry(server.url, unknown_after=0.0)
     for _ in range(3):
         with pytest.raises(PayloadDecodeError, match="has no schema with the id 77") as raised:
@@ -115,6 +119,27 @@ async def test_many_unknown_ids_are_waited_for_ever_shorter(server: HttpRegistry
     assert len(server.asked) < 40 + 20
     await registered(server)
     assert (await registry.by_id(1)).text == INT
+
+
+async def test_after_a_while_an_unknown_id_is_waited_for_as_long_as_at_first(
+    server: HttpRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    registry, waited = SchemaRegistry(server.url), []
+    for number in (100, 101, 102, 103):
+        began = now
+        with pytest.raises(PayloadDecodeError):
+            await registry.by_id(number)
+        waited.append(now - began)
+        now += 61.0 if number == 102 else 0.0
+    assert waited == pytest.approx([5.0, 2.5, 1.25, 5.0])
 
 
 async def test_nothing_of_a_message_but_the_id_stands_in_the_text(server: HttpRegistry) -> None:
