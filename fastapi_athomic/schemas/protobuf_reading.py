@@ -101,7 +101,7 @@ class MessageReader:
         )
 
     def place(self, error: BaseException) -> str:
-        """The path to the field in which a function failed. Comprehensions have frames of their own, on the same line."""
+        """The path to the field in which a function failed. Frames of comprehensions repeat the line around them."""
         codes = ((frame.f_code, line) for frame, line in walk_tb(error.__traceback__))
         return ".".join(
             self._lines[code.co_filename].get(line, "?")

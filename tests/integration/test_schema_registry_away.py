@@ -109,7 +109,7 @@ async def test_messages_wait_for_a_registry_that_is_away(
             await filled(server)
             await seen.count(5)
         assert await letters(athomic) == 0
-    assert seen.seen == [0, 1, 2, 3, 4]
+    assert sorted(seen.seen) == [0, 1, 2, 3, 4]
     assert sum(path == "/schemas/ids/1" for path in server.asked) == 1
 
 
