@@ -24,9 +24,9 @@ Key = Annotated[T, _MARKER]
 """The key of a message, for handlers and their dependencies: `async def handle(order: Order, key: Key[UUID])`.
 
 To type checkers it is the type itself. A handler of batches takes `list[Key[UUID]]`: one for each message. Keys are
-read by the pipeline's serializer of keys; without one `bytes` and `str` as they are, other types from their text (`int`,
-`UUID`, a date), models from JSON. A null key needs a type that allows None. A key that cannot be decoded makes a dead
-letter, as a payload does.
+read by the pipeline's serializer of keys; without one `bytes` and `str` as they are, other types from their text
+(`int`, `UUID`, a date), models from JSON. A null key needs a type that allows None. A key that cannot be decoded makes
+a dead letter, as a payload does.
 """
 
 

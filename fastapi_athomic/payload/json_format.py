@@ -10,7 +10,7 @@ from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 
 
 class Json(Serializer):
-    """JSON (RFC 8259) by pydantic, for anything that can be read back as the same value (see docs/payload.md).
+    """JSON (RFC 8259) by pydantic, for anything that can be read back as the same value (see docs/fidelity.md).
 
     `bytes` and `str` (in UTF-8) are written as they are. The handler's type decides what is read: `bytes` and `str` as
     they came, anything else validated by pydantic straight from the JSON bytes.

@@ -27,6 +27,8 @@ from .target import Target
 from .text_keys import STEP as KEY
 from .text_keys import key_decoder
 
+_NONE: frozenset[BytesStep] = frozenset()
+
 
 class Kept(Protocol):
     """A message as it was kept: a `RawMessage` or a `DeadLetter`."""
@@ -71,7 +73,7 @@ class PayloadPipeline:
         self.parts = _parts(self)
         """All serializers and steps, each once."""
         self._writers = [(step, step.encode) for step in self.steps if step.writes]
-        self._said = _said(self.serializer, [step for step, _ in self._writers])
+        self._said: dict[frozenset[BytesStep], Headers] = {}  # by the steps that left a message as it was
         self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
         """JSON as ever: nothing is said in headers, and only the serializer is asked."""
         self.waits = any(part.waits for part in self.parts)
@@ -113,9 +115,9 @@ class PayloadPipeline:
             if data is None:
                 return None
             if isinstance(data, Later):
-                return Later(partial(self._write_later, data, self.serializer, 0, outgoing))
+                return Later(partial(self._write_first_later, data, outgoing))
             data = as_bytes(self.serializer, "encode", data)
-        return self._write_steps(data, 0, outgoing)
+        return self._write_steps(data, 0, _NONE, outgoing)
 
     def write_key(self, key: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
         """The bytes of a key, by the pipeline's serializer of keys. Raises as `write` does, and names the key."""
@@ -125,38 +127,57 @@ class PayloadPipeline:
             data = self.key.encode(key, outgoing)
         except Exception as error:
             raise _of_key(_encode_error(self.key, error)) from None
-        return Later(partial(_key_later, data)) if isinstance(data, Later) else data
+        return Later(partial(_key_later, self.key, data)) if isinstance(data, Later) else data
 
-    def _write_steps(self, data: bytes, first: int, outgoing: Outgoing) -> bytes | Later[bytes | None]:
-        done: Any = data
+    def _write_steps(
+        self, data: bytes, first: int, skipped: frozenset[BytesStep], outgoing: Outgoing
+    ) -> bytes | Later[Any]:
+        """`skipped`: steps that are not required and gave back what they got: they are not said to be done."""
         for number in range(first, len(self._writers)):
             step, encode = self._writers[number]
             try:
-                done = encode(done, outgoing)
+                done: Any = encode(data, outgoing)
             except Exception as error:
                 raise _encode_error(step, error) from None
             if done.__class__ is not bytes:
                 if isinstance(done, Later):
-                    return Later(partial(self._write_later, done, step, number + 1, outgoing))
+                    return Later(partial(self._write_later, done, data, number, skipped, outgoing))
                 done = as_bytes(step, "encode", done)
+            if done is data and not step.required:
+                skipped |= {step}
+            data = done
+        said = self._said.get(skipped)
+        if said is None:
+            said = self._said[skipped] = _said(self.serializer, [step for step, _ in self._writers], skipped)
         if outgoing.headers:
-            for name, value in self._said:
-                outgoing.add(name, value)
+            for name, value in said:
+                outgoing.add(name, value or b"")
         else:
-            outgoing.headers = self._said
-        return done  # type: ignore[no-any-return]
+            outgoing.headers = said
+        return data
 
-    async def _write_later(
-        self, later: Later[Any], step: Serializer | BytesStep, following: int, outgoing: Outgoing
-    ) -> bytes | None:
+    async def _write_first_later(self, later: Later[Any], outgoing: Outgoing) -> bytes | None:
         try:
             data = await later
         except Exception as error:
-            raise _encode_error(step, error) from None
-        if data is None and step is self.serializer:
+            raise _encode_error(self.serializer, error) from None
+        if data is None:
             return None
-        done = self._write_steps(as_bytes(step, "encode", data), following, outgoing)
+        done = self._write_steps(as_bytes(self.serializer, "encode", data), 0, _NONE, outgoing)
         return await done if isinstance(done, Later) else done
+
+    async def _write_later(
+        self, later: Later[Any], data: bytes, number: int, skipped: frozenset[BytesStep], outgoing: Outgoing
+    ) -> bytes:
+        step = self._writers[number][0]
+        try:
+            done = as_bytes(step, "encode", await later)
+        except Exception as error:
+            raise _encode_error(step, error) from None
+        if done is data and not step.required:
+            skipped |= {step}
+        rest = self._write_steps(done, number + 1, skipped, outgoing)
+        return await rest if isinstance(rest, Later) else rest
 
     # --- reading
 
@@ -253,11 +274,11 @@ class _KeyReading:
         return PayloadDecodeError(f"the key: {text}", step=name)
 
 
-async def _key_later(later: Later[bytes | None]) -> bytes | None:
+async def _key_later(serializer: Serializer, later: Later[bytes | None]) -> bytes | None:
     try:
         return await later
-    except PayloadError as error:
-        raise _of_key(error) from None
+    except Exception as error:
+        raise _of_key(_encode_error(serializer, error)) from None
 
 
 def _of_key(error: PayloadError) -> PayloadError:
@@ -309,9 +330,9 @@ def _opens(part: Serializer | BytesStep) -> bool:
     return type(part).open is not base.open or type(part).close is not base.close
 
 
-def _said(serializer: Serializer, writers: Sequence[BytesStep]) -> tuple[tuple[str, bytes], ...]:
-    """The headers that say how a message was written."""
-    encodings = ", ".join(step.name for step in writers)
+def _said(serializer: Serializer, writers: Sequence[BytesStep], skipped: frozenset[BytesStep]) -> Headers:
+    """The headers that say how a message was written. "identity" (RFC 9110, 8.4.1): no step was done, do not guess."""
+    encodings = ", ".join(step.name for step in writers if step not in skipped) or ("identity" if writers else "")
     kind = serializer.content_type
     return (
         *([(CONTENT_ENCODING, encodings.encode())] if encodings else []),

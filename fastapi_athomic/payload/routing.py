@@ -15,7 +15,7 @@ from .pipeline import PayloadPipeline
 from .reading import SourceOf, hint
 from .steps import BytesStep, Decoder, Later, Received, Serializer
 
-TopicPayloads = Mapping[str | re.Pattern[str], PayloadPipeline]
+TopicPayloads = Mapping[Any, PayloadPipeline]  # keys: str | re.Pattern[str]; mappings are invariant in them
 """Pipelines by the names of topics, or by patterns that must match the whole name; the first that fits counts."""
 
 

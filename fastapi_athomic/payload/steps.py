@@ -146,7 +146,11 @@ class BytesStep(ABC):
 
     @abstractmethod
     def encode(self, data: bytes, outgoing: Outgoing) -> bytes | Later[bytes]:
-        """Called when a message is published."""
+        """Called when a message is published.
+
+        A step that is not required may leave a message as it is, such as a small one that need not be compressed. Then
+        it returns the very object `data`, and is not named in `content-encoding`.
+        """
 
     @abstractmethod
     def decode(self, data: bytes, incoming: Incoming) -> bytes | Later[bytes]:

@@ -52,13 +52,13 @@ def check(project: Path, *command: str) -> str:
 def mypy(project: Path) -> Findings:
     output = check(project, "mypy", "--strict", "--config-file=", "--cache-dir=cache", "app", WRONG)
     errors = [re.fullmatch(r"(.+):(\d+): error: (.*)", line) for line in output.splitlines() if ": error: " in line]
-    assert output.rstrip().endswith("(checked 7 source files)"), output
+    assert output.rstrip().endswith("(checked 8 source files)"), output
     return gathered([(found[1], int(found[2]), found[3]) for found in errors if found is not None])
 
 
 def pyright(project: Path) -> Findings:
     report = json.loads(check(project, "pyright", "--outputjson", "--pythonpath", sys.executable, "app", WRONG))
-    assert report["summary"]["filesAnalyzed"] == 7, report
+    assert report["summary"]["filesAnalyzed"] == 8, report
     return gathered(
         [
             (Path(found["file"]).name, found["range"]["start"]["line"] + 1, found["message"])

@@ -2,7 +2,8 @@
 
 from fastapi import FastAPI
 
-from fastapi_athomic import Athomic, RetryPolicy, include_athomic, ordered_consumer, subscribe_to
+from fastapi_athomic import Athomic, Key, PayloadPipeline, RetryPolicy, include_athomic, ordered_consumer, subscribe_to
+from fastapi_athomic.payload.json_format import Json
 
 app = FastAPI()
 athomic = include_athomic(app)
@@ -22,16 +23,28 @@ def lost_too(athomic: Athomic) -> None:
 async def published(athomic: Athomic) -> None:
     print((await athomic.publish("t", 1)).nothing)  # wrong: no such attribute
     await athomic.publish(1, "t")  # wrong: the topic comes first
+    await athomic.publish("t", 1, payload="json")  # wrong: no pipeline
+    await athomic.publish_many("t", [1], payload=Json())  # wrong: a serializer alone
+
+
+def handle(order: dict[str, int], key: Key[int]) -> str:
+    return key  # wrong: it is an int
 
 
 subscribe_to("t", group_id="g", concurency=3)  # wrong: misspelt
 subscribe_to("t", group_id="g", concurrency="4")  # wrong: text
 subscribe_to("t", group_id="g", ordering="keys")  # wrong: no such order
 subscribe_to("t", group_id="g", retry=3)  # wrong: no policy
+subscribe_to("t", group_id="g", payload=Json())  # wrong: a serializer alone
 subscribe_to("t", group_id="g", dlq=1)  # wrong: neither a truth value nor a name
 subscribe_to("t", group_id="g", auto_offset_reset="erliest")  # wrong: misspelt
 subscribe_to("t")  # wrong: no group
 subscribe_to("t", "g")  # wrong: the group by position
+PayloadPipeline(["gzip"])  # wrong: a name
+PayloadPipeline(reads=["json"])  # wrong: a name
+PayloadPipeline(key=str)  # wrong: no serializer
+include_athomic(app, payload=Json(), name="a")  # wrong: a serializer alone
+include_athomic(app, topic_payloads={"t": Json()}, name="b")  # wrong: a serializer alone
 RetryPolicy(delay="1")  # wrong: text
 RetryPolicy(retry_topics=[10])  # wrong: a list
 ordered_consumer("t", group_id="g", aggregate_key_field="a")  # wrong: no sequence_id_field

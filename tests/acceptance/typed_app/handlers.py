@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from uuid import UUID
 
 from fastapi_athomic import (
     Athomic,
     DeliveryAttempt,
     ExecutionContext,
+    Key,
     MessageHeaders,
     PayloadPipeline,
     RawMessage,
@@ -30,19 +32,22 @@ from .models import Order, OrderEvent
 )
 async def bill(
     order: Order,
+    key: Key[UUID],
     session: SessionDependency,
     athomic: Athomic,
     headers: MessageHeaders,
     context: ExecutionContext,
     attempt: DeliveryAttempt,
 ) -> None:
+    assert key == order.order_id
     session.add((order, headers.text("source"), context.tenant_id, attempt.number))
     await athomic.publish("invoices", {"order_id": str(order.order_id)})
 
 
 @subscribe_to(["orders.placed"], group_id="statistics", batch_size=100, batch_linger_ms=20)
-async def count(orders: list[Order], raw: list[RawMessage]) -> None:
+async def count(orders: list[Order], raw: list[RawMessage], keys: list[Key[UUID]]) -> None:
     assert len(orders) == len(raw)
+    assert [order.order_id for order in orders] == keys
 
 
 @ordered_consumer(

@@ -9,6 +9,7 @@ from fastapi_athomic import AthomicSettings, include_athomic
 
 from . import handlers, orders
 from .database import InMemory
+from .payloads import CHECKED
 
 
 @asynccontextmanager
@@ -20,7 +21,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 def create_app(settings: AthomicSettings | None = None) -> FastAPI:
     app = FastAPI(title="Orders", lifespan=lifespan)
     app.include_router(orders.router)
-    athomic = include_athomic(app, settings, packages=[handlers])
+    athomic = include_athomic(app, settings, packages=[handlers], topic_payloads={"invoices": CHECKED})
 
     @athomic.subscribe_to("orders.placed", group_id="audit", concurrency=2)
     async def audit(order: dict[str, object]) -> None:

@@ -468,10 +468,10 @@ def test_what_is_refused_may_be_dumped_and_published_by_its_author() -> None:
 
 
 def test_what_the_page_shows_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "payload.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "fidelity.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     for block in blocks:
-        exec(compile(block, "payload.md", "exec"), {"__name__": "payload"})
+        exec(compile(block, "fidelity.md", "exec"), {"__name__": "payload"})
     assert capsys.readouterr().out.strip() in blocks[0]
     assert len(blocks) == 2
 

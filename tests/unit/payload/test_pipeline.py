@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import re
 import traceback
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -166,3 +168,15 @@ def test_any_bytes_decode_or_raise_our_error(data: bytes) -> None:
             PIPELINE.decoder(target)(received(data))
         except PayloadDecodeError:
             continue
+
+
+def test_what_the_page_shows_runs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "payload.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "payload.md", "exec"), {"__name__": "payload"})
+    assert len(blocks) == 3
+
+
+def test_it_shows_its_parts() -> None:
+    assert repr(PayloadPipeline([Checksum(), Gzip()])) == "<PayloadPipeline json, checksum, gzip>"

@@ -1,0 +1,156 @@
+"""Which pipeline is for which topic, in both directions."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from fastapi_athomic import ConfigurationError, PayloadPipeline
+from fastapi_athomic.messages import RawMessage
+from fastapi_athomic.payload.json_format import Json
+from fastapi_athomic.payload.routing import Payloads, Wanted, checked
+from fastapi_athomic.payload.steps import Outgoing
+from tests.support.payloads import Depot, Sealed, Words, arrived, message
+
+PLAIN, WORDS, SEALED, DEPOT = (PayloadPipeline(steps) for steps in ([], [Words()], [Sealed()], [Depot()]))
+
+
+def never(topic: str) -> bool:
+    return False
+
+
+def in_place(received: Any) -> str:
+    return received.topic  # type: ignore[no-any-return]
+
+
+def written(pipeline: PayloadPipeline, topic: str, received_in: str | None = None) -> RawMessage:
+    outgoing = Outgoing(topic, b"k")
+    data = pipeline.write({"a": 1}, outgoing)
+    assert isinstance(data, bytes)
+    return arrived(data, outgoing)._replace(topic=received_in or topic)
+
+
+def test_what_is_published_to_a_topic_is_written_as_its_consumers_expect() -> None:
+    payloads = Payloads(PLAIN, {"orders": WORDS, re.compile("invoices.*"): SEALED})
+    payloads.add_handler(["stock", "orders"], DEPOT)
+    payloads.add_handler(["stock"], DEPOT)
+    payloads.add_handler(["shipping"], DEPOT)
+    payloads.add_handler(["shipping"], WORDS)
+    assert payloads.of_topic("orders") is WORDS, "what is given for a topic counts more than its handlers"
+    assert payloads.of_topic("invoices.paid") is SEALED
+    assert payloads.of_topic("my.invoices") is PLAIN, "a pattern matches the whole name"
+    assert payloads.of_topic("stock") is DEPOT
+    assert payloads.of_topic("else") is PLAIN
+    with pytest.raises(ConfigurationError, match="the handlers of shipping have different payload pipelines"):
+        payloads.of_topic("shipping")
+
+
+def test_handlers_are_looked_for_when_they_first_matter() -> None:
+    payloads, looked = Payloads(PLAIN, {"orders": WORDS}), list[str]()
+
+    def find() -> None:
+        looked.append("x")
+        payloads.add_handler(["stock"], SEALED)
+
+    payloads.find_handlers = find
+    assert payloads.of_topic("orders") is WORDS
+    assert looked == []
+    assert payloads.of_topic("stock") is payloads.of_topic("stock") is SEALED
+    assert looked == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("topics", "own", "by_topic", "arrives"),
+    [
+        (["a"], None, {}, {"a": PLAIN}),
+        (["a"], SEALED, {"a": WORDS}, {"a": SEALED}),
+        (["a", "b"], None, {"a": WORDS, "b": WORDS}, {"a": WORDS, "b": WORDS}),
+        (["a", "b"], None, {"a": WORDS}, {"a": WORDS, "b": PLAIN}),
+        (["a", "b.c"], None, {"a": WORDS, re.compile(r"b\..*"): SEALED}, {"a": WORDS, "b.c": SEALED}),
+        ([], None, {"a": WORDS}, {"a": WORDS, "c": PLAIN}),
+    ],
+)
+def test_each_message_is_read_with_the_pipeline_of_its_topic(
+    topics: list[str], own: Any, by_topic: Any, arrives: dict[str, PayloadPipeline]
+) -> None:
+    decoding = Payloads(PLAIN, by_topic).decoding(Wanted(topics, own, dict), in_place, never)
+    assert decoding.decode is not None
+    for topic, pipeline in arrives.items():
+        assert decoding.decode(written(pipeline, topic)) == {"a": 1}
+    assert not decoding.waits
+
+
+def test_a_message_that_came_back_is_read_as_one_of_the_topic_where_it_was_first() -> None:
+    payloads = Payloads(PLAIN, {"a": SEALED, "b": WORDS, re.compile(".*retry"): WORDS})
+    decoding = payloads.decoding(Wanted(["a", "b"], None, dict), lambda each: each.topic[:1], never)
+    assert decoding.decode is not None
+    assert decoding.decode(written(SEALED, "a", "a.retry")) == {"a": 1}
+    assert decoding.decode(written(WORDS, "b", "b.retry")) == {"a": 1}
+
+
+def test_dead_letters_of_another_handler_are_read_as_messages_of_their_source() -> None:
+    payloads = Payloads(PLAIN, {"a": SEALED})
+    payloads.add_handler(["b"], WORDS)
+    wanted = Wanted(["a.dlq", "b.dlq", "c.dlq"], None, dict)
+    decoding = payloads.decoding(wanted, lambda each: each.topic[:1], lambda topic: topic.endswith("dlq"))
+    assert decoding.decode is not None
+    assert decoding.decode(written(SEALED, "a", "a.dlq")) == {"a": 1}
+    assert decoding.decode(written(WORDS, "b", "b.dlq")) == {"a": 1}
+    assert decoding.decode(written(PLAIN, "c", "c.dlq")) == {"a": 1}
+
+
+def test_a_type_that_one_of_the_pipelines_cannot_give_is_refused() -> None:
+    class Foreign:
+        pass
+
+    with pytest.raises(ConfigurationError, match="Foreign"):
+        Payloads(PLAIN, {"a": WORDS}).decoding(Wanted(["a", "b"], None, Foreign), in_place, never)
+
+
+def test_a_handler_waits_if_one_of_its_pipelines_does() -> None:
+    payloads = Payloads(PLAIN, {"a": DEPOT})
+    assert payloads.decoding(Wanted(["a", "b"], None, dict), in_place, never).waits
+    assert not payloads.decoding(Wanted(["b"], None, dict), in_place, never).waits
+
+
+@pytest.mark.parametrize("by_topic", [{}, {"a": SEALED}])
+def test_messages_that_stay_as_they_came_are_decoded_by_nobody(by_topic: Any) -> None:
+    payloads = Payloads(PLAIN, by_topic)
+    assert payloads.decoding(Wanted(["a", "b"], None, RawMessage), in_place, never).decode is None
+    keyed = payloads.decoding(Wanted(["a", "b"], None, RawMessage, [int]), in_place, never)
+    raw = message(b"?", topic="a", key=b"7")
+    assert keyed.keyed
+    assert keyed.decode is not None
+    assert keyed.decode(raw) == (raw, [7])
+
+
+def test_the_hint_of_an_error_is_about_the_pipeline_of_the_topic() -> None:
+    headers = (("content-encoding", b"zstd"),)
+    for by_topic in ({}, {"a": SEALED}):
+        decoding = Payloads(PLAIN, by_topic).decoding(Wanted(["a", "b"], None, dict), in_place, never)
+        assert "names zstd" in decoding.hint(message(b"", topic="a", headers=headers))
+        assert decoding.hint(message(b"", topic="a")) == ""
+
+
+@pytest.mark.parametrize(
+    ("default", "by_topic", "said"),
+    [
+        (Json(), None, r"payload must be a pipeline: PayloadPipeline\(\[Json\(...\)\]\), not Json\(...\) alone"),
+        (Sealed(), None, r"PayloadPipeline\(\[Sealed\(...\)\]\)"),
+        (PayloadPipeline, None, "must be a PayloadPipeline.*, not the class PayloadPipeline"),
+        ("json", None, "must be a PayloadPipeline.*, not an object of str"),
+        (None, [PLAIN], "topic_payloads must be a dict of pipelines by topic, not an object of list"),
+        (None, {"a": Json()}, "topic_payloads: the pipeline of 'a' must be a pipeline"),
+        (None, {1: PLAIN}, "a topic is a name or a compiled pattern of text, not an object of int"),
+        (None, {re.compile(b"a"): PLAIN}, "compiled pattern of text"),
+    ],
+)
+def test_what_is_no_pipeline_is_refused(default: Any, by_topic: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        Payloads(default, by_topic)
+
+
+def test_a_pipeline_is_what_is_asked_for() -> None:
+    assert checked("payload", PLAIN) is PLAIN
