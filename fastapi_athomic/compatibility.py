@@ -45,3 +45,9 @@ def unpacked_list(value: Any) -> Any:
         with suppress(ValueError):
             return json.loads(value)
     return value
+
+
+def is_repeated(field: Any) -> bool:
+    """Whether a field of a Protobuf message is a list or map: before protobuf 6.31 only its label says so."""
+    known = getattr(field, "is_repeated", None)
+    return bool(field.label == field.LABEL_REPEATED if known is None else known)

@@ -168,7 +168,8 @@ def _of_mapping(value: Mapping[Any, Any], read: Mapping[Any, Any], spot: Spot) -
     if len(value) != len(read):  # two keys became the same text
         yield spot.place, type(value)
         return
-    for (key, held), (read_key, read_held) in zip(value.items(), read.items(), strict=True):
+    pairs = read.items() if value.keys() != read.keys() else ((key, read[key]) for key in value)  # in any order
+    for (key, held), (read_key, read_held) in zip(value.items(), pairs, strict=True):
         there = spot.at(_told(key, spot.tells_keys))
         if not _equal(key, read_key) and not (spot.undeclared and _is_read_as(key, read_key, spot)):
             yield there.place, type(key)
@@ -188,12 +189,12 @@ def _of_items(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
 def _by_own_type(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
     """For values that are not equal: where no type is declared, the value's own type may read the same value."""
     kind: Any = type(value)
-    again = None
+    again: Any = NotImplemented  # None may be what is read
     if spot.undeclared and kind not in _JSON and (type(read) in _JSON or spot.own_type is _read_from_python):
         try:
             again = spot.own_type(kind, read)
         except Exception:  # pydantic has no schema for it, cannot read it, or a validator of the user's failed
-            again = None
+            again = NotImplemented
     if type(again) is kind:
         yield from losses(value, again, replace(spot, undeclared=False))
     else:

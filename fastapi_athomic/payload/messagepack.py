@@ -1,7 +1,6 @@
 """MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), by the `msgpack` library.
 
-It is read by `msgpack`, not by ormsgpack, which ignores what stands behind the first value, and which makes tuples of
-arrays that are keys: those that have all one hash make it take minutes over a message of 5 MB.
+It is read by `msgpack`, not by ormsgpack, which does not tell if something stands behind the first value.
 """
 
 from __future__ import annotations
@@ -130,30 +129,34 @@ class _Format:
         raise RefusedError(problem)
 
     def reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
-        return self._reader(adapter, self.unpack, object_validator(adapter))
+        return self._reader(adapter, self._unpack, object_validator(adapter))
 
     def sliced_reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
         """The same for a thread, which lets the event loop go on."""
-        in_slices = _Format(self._msgpack)
-        in_slices._unpack = partial(self._unpack, object_hook=give_way)
-        return self._reader(adapter, in_slices.unpack, object_validator(adapter, sliced_validator(adapter)))
+        in_slices = partial(self._unpack, object_hook=give_way)
+        return self._reader(adapter, in_slices, object_validator(adapter, sliced_validator(adapter)))
 
     def _reader(
-        self, adapter: TypeAdapter[Any], unpack: Callable[[bytes, int], Any], validate: Callable[[Any], Any]
+        self, adapter: TypeAdapter[Any], load: Callable[..., Any], validate: Callable[[Any], Any]
     ) -> Callable[[bytes], Any]:
-        if not takes_numbers(adapter.core_schema):
-            return lambda data: validate(unpack(data, _OBJECTS))
+        load = partial(load, timestamp=_OBJECTS)
+        wants_numbers = takes_numbers(adapter.core_schema)
 
         def read(data: bytes) -> Any:
             try:
-                return validate(unpack(data, _OBJECTS))
-            except (ValidationError, RefusedError) as error:
+                return validate(load(data))
+            except Exception as error:
                 refused = error
-            stamps = _Stamps(self._msgpack.Timestamp)
-            objects = stamps.replaced(unpack(data, _NUMBERS))
-            if not stamps.found:
-                raise refused
-            return stamps.validated(objects, validate)
+            try:
+                self.unpack(data, _OBJECTS)
+            except RefusedError as error:  # it was the bytes, and this says what is wrong with them
+                refused = error
+            if wants_numbers and isinstance(refused, ValidationError | RefusedError):
+                stamps = _Stamps(self._msgpack.Timestamp)
+                objects = stamps.replaced(self.unpack(data, _NUMBERS))
+                if stamps.found:
+                    return stamps.validated(objects, validate)
+            raise refused
 
         return read
 

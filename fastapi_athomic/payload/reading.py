@@ -34,6 +34,7 @@ class Unwrapping:
         self, steps: Sequence[BytesStep], serializer: Serializer, deserialize: Decoder, source_of: SourceOf | None
     ) -> None:
         self._steps = [(step, step.decode, step.required) for step in reversed(steps)]
+        self._some_optional = not all(step.required for step in steps)
         self._serializer = serializer
         self._deserialize = deserialize
         self._source_of = source_of
@@ -50,8 +51,13 @@ class Unwrapping:
     def _go_on(self, steps: Sequence[_Step], incoming: Incoming) -> Any:
         topic, key, value, headers = incoming
         data = value or b""
+        said: bytes | None = None  # which steps were done; None: no header tells
+        if self._some_optional:
+            for name, text in headers:
+                if name == CONTENT_ENCODING:
+                    said = text
         for step, decode, required in steps:
-            if not required and not _has(step, data, headers):
+            if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
                 continue
             try:
                 done = decode(data, incoming)
@@ -66,7 +72,11 @@ class Unwrapping:
                 return Later(partial(self._go_on_later, done, step, following, incoming))
             else:
                 data = as_bytes(step, "decode", done)
-        return self._read(_new(Incoming, (topic, key, data, headers)))
+        try:
+            made = self._deserialize(_new(Incoming, (topic, key, data, headers)))
+        except BaseException as error:
+            raise self._explained(error) from None
+        return made if made.__class__ is not Later else Later(partial(settled, made, self._serializer))
 
     async def _go_on_later(
         self,
@@ -83,10 +93,14 @@ class Unwrapping:
         try:
             value = self._deserialize(message)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | PayloadError):
-                raise
-            raise PayloadDecodeError(failed(self._serializer, "decode", error), step=self._serializer.name) from None
+            raise self._explained(error) from None
         return value if value.__class__ is not Later else Later(partial(settled, value, self._serializer))
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Our own errors, and Ctrl-C, as they are; of others type and place."""
+        if isinstance(error, KeyboardInterrupt | PayloadError):
+            return error
+        return PayloadDecodeError(failed(self._serializer, "decode", error), step=self._serializer.name)
 
 
 async def settled(later: Later[Any], step: Serializer | BytesStep) -> Any:
@@ -126,15 +140,6 @@ def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
         return first(message)
 
     return decode
-
-
-def _has(step: BytesStep, data: bytes, headers: Headers) -> bool:
-    """Whether this step was done to the message: its header says so, or else the bytes look like it."""
-    names: bytes | None = None
-    for name, value in headers:
-        if name == CONTENT_ENCODING:
-            names = value
-    return step.recognizes(data) if names is None else step.name.lower() in _names(names)
 
 
 @lru_cache(64)

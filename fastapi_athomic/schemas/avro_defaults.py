@@ -1,84 +1,78 @@
-"""Bare Avro values: what is left of them without logical types, and how defaults in schemas become such values."""
+"""How defaults that stand in schemas become bytes, as they would stand in messages."""
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
-from fastavro import schemaless_writer
-
+from .avro_binary import DOUBLE, FLOAT, put_bytes, put_number
 from .avro_logical import Unfit
 from .avro_schema import Field, Node
 
-PARSED = {"__fastavro_parsed": True, "__named_schemas": {}}
-"""Tells fastavro that a schema is parsed. Names are not looked up then, so a record may lead to itself."""
-
-
-def bare_schema(node: Node) -> Any:
-    """The schema that fastavro writes bare values by."""
-    return _bare(node, {})
-
-
-def _bare(node: Node, made: dict[int, Any]) -> Any:
-    if id(node) in made:
-        return made[id(node)]
-    if node.kind == "union":
-        return [_bare(branch, made) for branch in node.branches]
-    schema: dict[str, Any] = {**PARSED, "type": node.kind}
-    if node.kind == "record":
-        made[id(node)] = schema
-        schema["name"] = node.name
-        schema["fields"] = [{"name": each.name, "type": _bare(each.node, made)} for each in node.fields]
-    elif node.kind == "enum":
-        schema |= {"name": node.name, "symbols": node.symbols}
-    elif node.kind == "fixed":
-        schema |= {"name": node.name, "size": node.size}
-    elif node.kind == "array":
-        schema["items"] = _bare(node.items, made)
-    elif node.kind == "map":
-        schema["values"] = _bare(node.items, made)
-    else:
-        return node.kind
-    return schema
+_RANGES = {"int": 2**31, "long": 2**63}
 
 
 def default_bytes(field: Field) -> bytes:
     """A field's default as it would stand in a message. Raises `Unfit` if it is none of the field's type."""
-    stream = BytesIO()
-    schemaless_writer(stream, bare_schema(field.node), raw_default(field.node, field.default))
-    return stream.getvalue()
+    out = bytearray()
+    try:
+        _put(out, field.node, field.default)
+    except Unfit as error:
+        raise error.inside(field.name) from None
+    return bytes(out)
 
 
-def raw_default(node: Node, default: Any) -> Any:
-    """The bare Avro value of a default in a schema, with the branch of a union named. Raises `Unfit` if it is none."""
+def _put(out: bytearray, node: Node, default: Any) -> None:
     kind = node.kind
     if kind == "union":
-        return _of_a_branch(node, default)
-    if kind == "record" and isinstance(default, dict):
-        return {each.name: raw_default(each.node, default.get(each.name, each.default)) for each in node.fields}
-    if kind == "array" and isinstance(default, list):
-        return [raw_default(node.items, item) for item in default]
-    if kind == "map" and isinstance(default, dict):
-        return {key: raw_default(node.items, item) for key, item in default.items()}
-    if kind in ("bytes", "fixed") and isinstance(default, str):
-        return default.encode("latin-1", "replace")
-    if kind in ("float", "double") and isinstance(default, int | float | str) and not isinstance(default, bool):
-        return float(default)
-    if kind in ("int", "long") and isinstance(default, int | float) and default == int(default):
-        return int(default)
-    if kind == "enum" and default in node.symbols:
-        return default
-    if (kind == "string" and isinstance(default, str)) or (kind == "boolean" and isinstance(default, bool)):
-        return default
+        _put_branch(out, node, default)
+    elif kind == "record" and isinstance(default, dict):
+        for each in node.fields:
+            _put(out, each.node, default.get(each.name, each.default))
+    elif kind == "array" and isinstance(default, list):
+        for item in default:
+            put_number(out, 1)
+            _put(out, node.items, item)
+        out.append(0)
+    elif kind == "map" and isinstance(default, dict):
+        for key, item in default.items():
+            put_number(out, 1)
+            put_bytes(out, key.encode())
+            _put(out, node.items, item)
+        out.append(0)
+    elif not _put_scalar(out, node, default):
+        raise Unfit(f"the schema's default is no {node.name or kind}")
+
+
+def _put_scalar(out: bytearray, node: Node, default: Any) -> bool:
+    """False: it is none of the type."""
+    kind, is_number = node.kind, isinstance(default, int | float) and not isinstance(default, bool)
     if kind == "null" and default is None:
-        return None
-    raise Unfit(f"the schema's default is no {node.name or kind}")
+        return True
+    if kind == "boolean" and isinstance(default, bool):
+        out.append(default)
+    elif kind in _RANGES and is_number and default == default // 1 and -_RANGES[kind] <= default < _RANGES[kind]:
+        put_number(out, int(default))
+    elif kind in ("float", "double") and (is_number or default in ("NaN", "Infinity", "-Infinity")):
+        out += (FLOAT if kind == "float" else DOUBLE)(float(default))
+    elif kind == "string" and isinstance(default, str):
+        put_bytes(out, default.encode())
+    elif kind == "bytes" and isinstance(default, str):  # each character stands for a byte
+        put_bytes(out, default.encode("latin-1"))
+    elif kind == "fixed" and isinstance(default, str) and len(default) == node.size:
+        out += default.encode("latin-1")
+    elif kind == "enum" and default in node.symbols:
+        put_number(out, node.symbols.index(default))
+    else:
+        return False
+    return True
 
 
-def _of_a_branch(node: Node, default: Any) -> tuple[str, Any]:
-    for branch in node.branches:  # of the first one, by versions of the specification before 1.12
+def _put_branch(out: bytearray, node: Node, default: Any) -> None:
+    before = len(out)
+    for place, branch in enumerate(node.branches):  # of the first one, by versions of the specification before 1.12
         try:
-            return branch.name or branch.kind, raw_default(branch, default)
-        except (Unfit, ValueError):
-            continue
+            put_number(out, place)
+            return _put(out, branch, default)
+        except Unfit:
+            del out[before:]
     raise Unfit("the schema's default is of none of the union's types")

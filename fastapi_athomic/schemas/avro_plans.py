@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import partial
 from operator import attrgetter
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, RootModel
 
 from ..compatibility import type_adapter
-from .avro_defaults import raw_default
-from .avro_logical import Convert, Unfit
-from .avro_schema import ABSENT, Field, Node
+from .avro_binary import Output
+from .avro_defaults import default_bytes
+from .avro_logical import Unfit
+from .avro_schema import ABSENT, Node
 from .avro_shapes import RECORDS, Expected, Shape, ShapeField, fields_of
 
-Plan = Callable[[Any], Any]
-_UNCHANGED = {"string": str, "boolean": bool, "double": float, "bytes": bytes}
-"""Types whose values need no look. Values of subclasses do."""
+Put = Callable[[Output, Any], None]
+"""Writes a value. Raises `Unfit`."""
 _LONGEST_KEY = 40
 _attributes = attrgetter("__dict__")
-_Part = tuple[str, str, type | None, Convert]
-"""Of a field: its name in the schema, that of the attribute, the type whose values need no look, the conversion."""
+_TYPES: Mapping[str, type] = {
+    **{kind.__name__: kind for kind in (str, int, float, bool, bytes, datetime, date, time, timedelta)},
+    **{kind.__name__: kind for kind in (list, dict, set, frozenset, tuple)},
+    "decimal": Decimal,
+    "uuid": UUID,
+}
+"""Of the values of a shape, if they are valid."""
 
 
 def is_record(value: object) -> bool:
@@ -30,29 +38,37 @@ def is_record(value: object) -> bool:
     return is_dataclass(value)
 
 
-def plan_of(kind: type, node: Node, of: Callable[[Node], Convert], convert: Convert) -> Plan:
-    """How values of a class are converted. What cannot be is refused by the plan.
+def plan_of(kind: type, node: Node, of: Callable[[Node], Put], put: Put) -> Put:
+    """What writes values of a class as a record. What cannot be written is refused by that.
 
     Args:
         kind: the class.
         node: the record.
-        of: gives the conversions of the fields' types.
-        convert: converts other values into the same record.
+        of: gives what writes the fields' types.
+        put: writes other values as the same record.
     """
     if issubclass(kind, RootModel):
-        return lambda value: convert(value.root)
+        return _odd(lambda out, value: put(out, value.root))
     if issubclass(kind, BaseModel) or is_dataclass(kind):
         shape = shape_of(kind)
         if shape is None or has_own_serializers(shape):
             dump = type_adapter(kind).serializer.to_python
-            return lambda value: convert(dump(value, by_alias=True, warnings=False))
+            return _odd(lambda out, value: put(out, dump(value, by_alias=True, warnings=False)))
         return _of_class(kind, shape, node, of)
     if issubclass(kind, Mapping):
-        return partial(_of_mapping, [(each, _unchanged(each.node), of(each.node)) for each in node.fields], node)
-    return partial(_refuse, f"the schema has the record {node.name}, which a {kind.__name__} does not become")
+        return _of_mapping(node, of)
+    return partial(_refuse, f"the schema has the record {node.name}, which a {kind.__name__} does not become", "")
 
 
-def _refuse(reason: str, _: object, path: str = "") -> Any:
+def _odd(put: Put) -> Put:
+    def put_odd(out: Output, value: Any) -> None:
+        out.odd = True
+        put(out, value)
+
+    return put_odd
+
+
+def _refuse(reason: str, path: str, out: Output, value: Any) -> None:
     raise Unfit(reason).inside(path) if path else Unfit(reason)
 
 
@@ -108,45 +124,62 @@ def matched(shape: Shape, node: Node) -> tuple[dict[str, ShapeField], list[Shape
     return found, lost
 
 
-def _of_class(kind: type, shape: Shape, node: Node, of: Callable[[Node], Convert]) -> Plan:
+def _of_class(kind: type, shape: Shape, node: Node, of: Callable[[Node], Put]) -> Put:
     found, lost = matched(shape, node)
-    parts: list[_Part] = []
-    filled: dict[str, Any] = {}
+    extra = (shape.get("config") or {}).get("extra_fields_behavior")
+    expected = Expected(type_adapter(kind))
+    parts: list[tuple[str, tuple[type, ...], Put]] = []  # of a field: the attribute, its types, what writes it
+    names: dict[str, str] = {}
     for each in node.fields:
         if each.name in found:
-            parts.append((each.name, found[each.name].name, _unchanged(each.node), of(each.node)))
-        elif each.default is not ABSENT:
-            filled[each.name] = raw_default(each.node, each.default)
+            field = found[each.name]
+            names[field.name] = each.name
+            parts.append((field.name, _types(field, expected), of(each.node)))
+        elif each.default is ABSENT:
+            return partial(_refuse, f"{kind.__name__} has no such field, and the schema no default for it", each.name)
+        elif extra in ("forbid", "allow"):
+            reason = f"{kind.__name__} has no such field, and would not be read back with the schema's default"
+            return partial(_refuse, reason, each.name)
         else:
-            reason = f"{kind.__name__} has no such field, and the schema no default for it"
-            return partial(_refuse, reason, path=each.name)
+            parts.append(("", (), partial(_put_default, default_bytes(each))))
     is_model = issubclass(kind, BaseModel)
-    held_by: Callable[[Any], Mapping[str, Any]] = _attributes if hasattr(kind, "__dict__") else _slots
-    if hasattr(kind, "__slots__") and not is_model:
-        held_by = _slots
-    extra = (shape.get("config") or {}).get("extra_fields_behavior")
-    if filled and extra in ("forbid", "allow"):
-        reason = f"{kind.__name__} has no such field, and would not be read back as it is with the schema's default"
-        return partial(_refuse, reason, path=next(iter(filled)))
+    held_by: Callable[[Any], Mapping[str, Any]] = _slots if hasattr(kind, "__slots__") and not is_model else _attributes
     checks = bool(lost) or extra == "allow"
 
-    def convert(value: Any) -> dict[str, Any]:
+    def put(out: Output, value: Any) -> None:
         held = held_by(value)
-        fields = filled.copy()
-        name = ""
+        attribute = ""
         try:
-            for name, attribute, unchanged, convert_field in parts:
-                item = held[attribute]
-                fields[name] = item if type(item) is unchanged else convert_field(item)
+            for attribute, types, put_field in parts:
+                if attribute:
+                    item = held[attribute]
+                    if type(item) not in types:
+                        out.odd = True
+                    put_field(out, item)
+                else:
+                    put_field(out, None)
         except Unfit as error:
-            raise error.inside(name) from None
+            raise error.inside(names[attribute]) from None
         except KeyError:
-            raise Unfit("it has no value").inside(name) from None
+            if attribute in held:
+                raise
+            raise Unfit("it has no value").inside(names[attribute]) from None
         if checks:
             _check_lost(value, held, lost)
-        return fields
 
-    return convert
+    return put
+
+
+def _put_default(data: bytes, out: Output, value: Any) -> None:
+    out += data
+
+
+def _types(field: ShapeField, expected: Expected) -> tuple[type, ...]:
+    """The types of a field's valid values. Values of others are odd; so are all if this is not known."""
+    types = [shape.get("cls") or _TYPES.get(shape["type"]) for shape in expected.shapes(field.schema)]
+    if not types or None in types:
+        return ()
+    return (*types, type(None)) if expected.allows_none(field.schema) else tuple(types)  # type: ignore[arg-type]
 
 
 def _slots(value: Any) -> Mapping[str, Any]:
@@ -179,34 +212,30 @@ def _is_default(value: Any, schema: Shape) -> bool:
 # --- mappings
 
 
-def _of_mapping(
-    fields: list[tuple[Field, type | None, Convert]], node: Node, value: Mapping[Any, Any]
-) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    absent = 0
-    for field, unchanged, convert in fields:
-        name = field.name
-        if name in value:
-            item = value[name]
-            try:
-                record[name] = item if type(item) is unchanged else convert(item)
-            except Unfit as error:
-                raise error.inside(name) from None
-        elif field.default is not ABSENT:
-            record[name] = raw_default(field.node, field.default)
-            absent += 1
-        else:
-            raise Unfit("it is missing, and the schema has no default for it").inside(name)
-    if len(record) - absent < len(value):
-        extra = next(key for key in value if key not in record)
-        raise Unfit(f"{node.name} has no such field").inside(_shown(extra))
-    return record
+def _of_mapping(node: Node, of: Callable[[Node], Put]) -> Put:
+    fields = [(each.name, each.default is not ABSENT and default_bytes(each), of(each.node)) for each in node.fields]
+    names = {each.name for each in node.fields}
+
+    def put(out: Output, value: Mapping[Any, Any]) -> None:
+        found = 0
+        for name, default, put_field in fields:
+            if name in value:
+                found += 1
+                try:
+                    put_field(out, value[name])
+                except Unfit as error:
+                    raise error.inside(name) from None
+            elif default is not False:
+                out += default
+            else:
+                raise Unfit("it is missing, and the schema has no default for it").inside(name)
+        if found < len(value):
+            extra = next(key for key in value if key not in names)
+            raise Unfit(f"{node.name} has no such field").inside(_shown(extra))
+
+    return put
 
 
 def _shown(key: Any) -> str:
     """Keys are data, but for those that look like names."""
     return key if isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST_KEY else "?"
-
-
-def _unchanged(node: Node) -> type | None:
-    return _UNCHANGED.get(node.kind) if node.logical is None else None

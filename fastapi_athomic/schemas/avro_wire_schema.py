@@ -23,7 +23,7 @@ from fastavro import schemaless_reader
 from fastavro.read import LOGICAL_READERS
 
 from ..compatibility import type_adapter
-from .avro_defaults import PARSED, default_bytes
+from .avro_defaults import default_bytes
 from .avro_logical import Convert, Unfit, reader
 from .avro_schema import REFUSED, Node, recursive_records
 from .avro_shapes import RECORDS, Expected, Shape, Shapes, names_of
@@ -35,6 +35,8 @@ MAX_DEPTH = 100
 CONVERT = "convert"
 """The key under which a schema holds the function that values go through after they are read."""
 _OURS = "athomic"
+PARSED = {"__fastavro_parsed": True, "__named_schemas": {}}
+"""Tells fastavro that a schema is parsed: names are not looked up then."""
 REASON = "reason"
 """The key under which a schema that nothing can be read by says why."""
 TAKEN_BY: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {

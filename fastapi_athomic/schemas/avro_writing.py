@@ -1,40 +1,29 @@
-"""Values become bare Avro values of one schema, or are refused: nothing is cut, filled in or guessed on the way.
+"""Values become bytes of one schema, or are refused: nothing is cut, filled in or guessed on the way.
 
-fastavro only encodes, in compiled code. Left alone it takes a bool for an int, a datetime for a date, writes ints of
-any size into an `int`, fills missing fields with null, and takes the first branch of a union that looks right. So it
-gets nothing but bare values that were checked here, with the branch of each union named, and no logical types.
+fastavro is not asked. It takes a bool for an int, a datetime for a date, writes ints of any size into an `int`, fills
+missing fields with null, and takes the first branch of a union that looks right; what had been checked and converted
+for it would be looked at twice. Encoding what was checked, at once, is faster, though in Python.
 
 One exception: a Python float in a field of type `float` is rounded to 32 bits, as everywhere.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Callable, Mapping
 from enum import Enum
-from io import BytesIO
-from struct import Struct
 from typing import Any
-from uuid import UUID
 
-from fastavro import schemaless_writer
 from pydantic import BaseModel, RootModel
-from pydantic_core import to_jsonable_python
 
-from .avro_defaults import bare_schema
-from .avro_logical import Convert, Unfit, writer
-from .avro_plans import Plan, is_record, plan_of
+from .avro_binary import Output, number, put_bytes, put_number
+from .avro_logical import Unfit, writer
+from .avro_plans import Put, is_record, plan_of
+from .avro_scalars import LISTS, scalar_writer, text_of, utf8
 from .avro_schema import Node, recursive_records
 from .avro_shapes import names_of
 
 MAX_DEPTH = 100
 """Records within records of the same type: deeper ones would not be read."""
-LISTS = (list, tuple, set, frozenset, deque)
-_NO_TEXT = (bool, int, float, Mapping, BaseModel, *LISTS)
-_FLOAT = Struct("<f")
-_RANGES = {"int": 2**31, "long": 2**63}
 
 
 class SchemaWriter:
@@ -46,220 +35,97 @@ class SchemaWriter:
     """
 
     def __init__(self, node: Node, records: Mapping[str, type]) -> None:
-        self._convert = _Converters(node, records).of(node, 0)
-        self._schema = bare_schema(node)
+        self._put = _Writers(node, records).of(node, 0)
         self._is_bare = node.kind == "bytes" and node.logical is None
 
-    def __call__(self, value: Any) -> bytes:
+    def __call__(self, value: Any) -> Output:
         """The bytes. Raises `Unfit`."""
-        bare = self._convert(value)
-        if self._is_bare:  # by itself, a value of type bytes is written without its length
-            return bytes(bare)
-        stream = BytesIO()
-        try:
-            schemaless_writer(stream, self._schema, bare)
-        except UnicodeEncodeError:
-            raise _no_text(bare) from None
-        return stream.getvalue()
+        out = Output()
+        if self._is_bare and isinstance(value, bytes | bytearray | memoryview):
+            out += value  # by itself, a value of type bytes is written without its length
+        else:
+            self._put(out, value)
+        return out
 
 
-def _no_text(bare: Any) -> Unfit:
-    """Where in a bare value there is text that UTF-8 cannot hold."""
-    reason = "text with half a surrogate pair in it, which UTF-8 cannot hold"
-    found = next(_bad_texts(bare, ()), ())
-    error = Unfit(reason)
-    error.path = found
-    return error
-
-
-def _bad_texts(bare: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    if isinstance(bare, str):
-        if any("\ud800" <= character <= "\udfff" for character in bare):
-            yield path
-    elif isinstance(bare, tuple):  # the branch of a union
-        yield from _bad_texts(bare[1], path)
-    elif isinstance(bare, dict):
-        for name, part in bare.items():
-            shown = name if name.isidentifier() else "?"
-            yield from _bad_texts(name, (*path, "?"))
-            yield from _bad_texts(part, (*path, shown))
-    elif isinstance(bare, list):
-        for number, part in enumerate(bare):
-            yield from _bad_texts(part, (*path, str(number)))
-
-
-class _Converters:
-    """Makes the functions from values to bare Avro values, for one schema."""
+class _Writers:
+    """Makes the functions that write the values of one schema's nodes."""
 
     def __init__(self, node: Node, records: Mapping[str, type]) -> None:
         self._recursive = recursive_records(node)
         self._records = records
 
-    def of(self, node: Node, depth: int) -> Convert:
+    def of(self, node: Node, depth: int) -> Put:
         if node.kind == "record":
             depth = depth + 1 if id(node) in self._recursive else 0
-            return _too_deep if depth > MAX_DEPTH else _Record(node, lambda part: self.of(part, depth)).convert
+            return _too_deep if depth > MAX_DEPTH else _Record(node, lambda part: self.of(part, depth)).put
         if node.kind == "union":
-            return _Union(node, [self.of(branch, depth) for branch in node.branches], self._records).convert
+            return _Union(node, [self.of(branch, depth) for branch in node.branches], self._records).put
         if node.kind == "array":
-            return _of_array(self.of(node.items, depth))
+            return _array_writer(self.of(node.items, depth))
         if node.kind == "map":
-            return _of_map(self.of(node.items, depth))
-        return _Scalar(node).convert
+            return _map_writer(self.of(node.items, depth))
+        return scalar_writer(node)
 
 
-def _too_deep(value: Any) -> Any:
+def _too_deep(out: Output, value: Any) -> None:
     raise Unfit(f"records nested more than {MAX_DEPTH} levels deep")
 
 
-class _Scalar:
-    """Values that hold no others."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._by_type: dict[type, Convert] = {}
-        self._logical = writer(node) if node.logical is not None else {}
-
-    def convert(self, value: Any) -> Any:
-        convert = self._by_type.get(type(value))
-        if convert is None:
-            convert = self._by_type[type(value)] = self._for(type(value))
-        return convert(value)
-
-    def _for(self, kind: type) -> Convert:
-        """How values of a type are converted. Unknown types are refused by what is returned."""
-        for known, convert in self._logical.items():
-            if issubclass(kind, known) and not (issubclass(kind, datetime) and known is not datetime):
-                return convert
-        node = self._node
-        if issubclass(kind, RootModel):
-            return lambda value: self.convert(value.root)
-        if issubclass(kind, Enum):
-            return self._of_enum
-        if node.kind in _RANGES and issubclass(kind, int) and kind is not bool:
-            return self._of_int
-        if (node.kind == "boolean" and kind is bool) or (node.kind == "null" and kind is type(None)):
-            return _as_it_is
-        if node.kind in ("float", "double") and issubclass(kind, int | float) and kind is not bool:
-            return self._of_float
-        if node.kind in ("bytes", "fixed") and issubclass(kind, bytes | bytearray | memoryview):
-            return self._of_bytes
-        if node.logical == "decimal" and kind is int:
-            return lambda value: self._logical[Decimal](Decimal(value))
-        if node.kind == "enum" and issubclass(kind, str):
-            return self._of_symbol
-        if node.kind == "string":
-            if node.logical == "uuid":
-                return _uuid_text if issubclass(kind, str) else self._refuse
-            return str if issubclass(kind, str) else self._of_text
-        return self._refuse
-
-    def _refuse(self, value: Any) -> Any:
-        wanted = self._node.logical or self._node.name or self._node.kind
-        raise Unfit(f"the schema has {wanted}, which a {type(value).__name__} does not become")
-
-    def _of_int(self, value: int) -> int:
-        limit = _RANGES[self._node.kind]
-        if -limit <= value < limit:
-            return int(value)
-        raise Unfit(f"an int that the {limit.bit_length()} bits of the schema's {self._node.kind} do not hold")
-
-    def _of_float(self, value: float) -> float:
-        try:
-            number = float(value)
-            if number != value and value == value:
-                raise Unfit("an int that no float is equal to")
-            if self._node.kind == "float":
-                _FLOAT.pack(number)
-        except OverflowError:
-            raise Unfit(f"a number that the schema's {self._node.kind} does not reach") from None
-        return number
-
-    def _of_bytes(self, value: bytes) -> bytes:
-        if self._node.kind == "fixed" and len(value) != self._node.size:
-            raise Unfit(f"{len(value)} bytes, and the schema has {self._node.size}")
-        return bytes(value)
-
-    def _of_enum(self, value: Enum) -> Any:
-        if self._node.kind != "enum":
-            return self.convert(value.value)
-        return value.value if value.value in self._node.symbols else self._of_symbol(value.name)
-
-    def _of_symbol(self, value: str) -> str:
-        if value not in self._node.symbols:
-            raise Unfit(f"{self._node.name} has no such symbol")
-        return str(value)
-
-    def _of_text(self, value: Any) -> str:
-        """As in JSON: from which everyone who declares the type reads the same value."""
-        if value is None or isinstance(value, _NO_TEXT) or is_record(value):
-            return str(self._refuse(value))
-        text = _text_of(value)
-        return text if text is not None else str(self._refuse(value))
-
-
-def _text_of(value: Any) -> str | None:
-    try:
-        text = to_jsonable_python(value)
-    except Exception:
+def _array_writer(put_item: Put) -> Put:
+    def put(out: Output, value: Any) -> None:
+        if type(value) is not list:
+            out.odd = True
+            if isinstance(value, RootModel):
+                return put(out, value.root)
+            if not isinstance(value, LISTS):
+                raise Unfit(f"the schema has an array, which a {type(value).__name__} does not become")
+        if value:
+            put_number(out, len(value))
+            place = 0
+            try:
+                for item in value:
+                    put_item(out, item)
+                    place += 1
+            except Unfit as error:
+                raise error.inside(str(place)) from None
+        out.append(0)
         return None
-    return text if isinstance(text, str) else None
+
+    return put
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
+def _map_writer(put_item: Put) -> Put:
+    def put(out: Output, value: Any) -> None:
+        if type(value) is not dict:
+            out.odd = True
+            if isinstance(value, RootModel):
+                return put(out, value.root)
+            if not isinstance(value, Mapping):
+                raise Unfit(f"the schema has a map, which a {type(value).__name__} does not become")
+        if value:
+            put_number(out, len(value))
+            try:
+                for key, item in value.items():
+                    put_bytes(out, utf8(key if type(key) is str else _key(key)))
+                    put_item(out, item)
+            except Unfit as error:
+                raise error.inside("?") from None  # keys are data
+            if not all(type(key) is str for key in value):
+                _check_keys(value)
+        out.append(0)
+        return None
+
+    return put
 
 
-def _uuid_text(value: str) -> str:
-    try:
-        known = str(UUID(value)) == value.lower()
-    except ValueError:
-        known = False
-    if not known:
-        raise Unfit("text that is no UUID, as the schema wants")
-    return str(value)
-
-
-def _of_array(convert: Convert) -> Convert:
-    def convert_all(value: Any) -> list[Any]:
-        if isinstance(value, RootModel):
-            return convert_all(value.root)
-        if not isinstance(value, LISTS):
-            raise Unfit(f"the schema has an array, which a {type(value).__name__} does not become")
-        items: list[Any] = []
-        try:
-            for item in value:
-                items.append(convert(item))  # noqa: PERF401 - its length is the number of the item that failed
-        except Unfit as error:
-            raise error.inside(str(len(items))) from None
-        return items
-
-    return convert_all
-
-
-def _of_map(convert: Convert) -> Convert:
-    def convert_all(value: Any) -> dict[str, Any]:
-        if isinstance(value, RootModel):
-            return convert_all(value.root)
-        if not isinstance(value, Mapping):
-            raise Unfit(f"the schema has a map, which a {type(value).__name__} does not become")
-        found = {}
-        try:
-            for key, item in value.items():
-                found[_key(key)] = convert(item)
-        except Unfit as error:
-            raise error.inside("?") from None  # keys are data
-        if len(found) < len(value):
-            raise Unfit("two keys that are written as the same text")
-        return found
-
-    return convert_all
+def _check_keys(value: Mapping[Any, Any]) -> None:
+    if len({key if type(key) is str else _key(key) for key in value}) < len(value):
+        raise Unfit("two keys that are written as the same text")
 
 
 def _key(key: Any) -> str:
-    if type(key) is str:
-        return key
-    text = str(key) if isinstance(key, int) and not isinstance(key, bool | Enum) else _text_of(key)
+    text = str(key) if isinstance(key, int) and not isinstance(key, bool | Enum) else text_of(key)
     if text is None:
         raise Unfit(f"a key that is a {type(key).__name__}, and Avro's are text")
     return text
@@ -268,63 +134,80 @@ def _key(key: Any) -> str:
 class _Record:
     """Models, dataclasses and mappings."""
 
-    def __init__(self, node: Node, of: Callable[[Node], Convert]) -> None:
+    def __init__(self, node: Node, of: Callable[[Node], Put]) -> None:
         self._node = node
         self._of = of
-        self._plans: dict[type, Plan] = {}
+        self._plans: dict[type, Put] = {}
 
-    def convert(self, value: Any) -> Any:
+    def put(self, out: Output, value: Any) -> None:
         plan = self._plans.get(type(value))
         if plan is None:
-            plan = self._plans[type(value)] = plan_of(type(value), self._node, self._of, self.convert)
-        return plan(value)
+            plan = self._plans[type(value)] = plan_of(type(value), self._node, self._of, self.put)
+        plan(out, value)
 
 
 class _Union:
     """Finds the branch for a value: by the value's type, for models by the record's name."""
 
-    def __init__(self, node: Node, converts: list[Convert], records: Mapping[str, type]) -> None:
-        self._branches = [(each, convert) for each, convert in zip(node.branches, converts, strict=True)]
+    def __init__(self, node: Node, puts: list[Put], records: Mapping[str, type]) -> None:
+        self._branches = [
+            (each, number(place), put) for place, (each, put) in enumerate(zip(node.branches, puts, strict=True))
+        ]
         self._records = records
-        self._candidates: dict[type, list[list[tuple[Node, Convert]]]] = {}
+        self._candidates: dict[type, list[list[_Branch]]] = {}
+        self._only: dict[type, tuple[bytes, Put]] = {}  # where a type has but one branch
 
-    def convert(self, value: Any) -> tuple[str, Any]:
-        kind = type(value)
+    def put(self, out: Output, value: Any) -> None:
+        only = self._only.get(type(value))
+        if only is None:
+            self._put_one_of(out, value)
+        else:
+            out += only[0]
+            only[1](out, value)
+
+    def _put_one_of(self, out: Output, value: Any) -> None:
+        kind, before = type(value), len(out)
         groups = self._candidates.get(kind)
         if groups is None:
             groups = self._candidates[kind] = self._groups(kind)
+            if len(groups) == len(groups[0]) == 1:
+                self._only[kind] = groups[0][0][1:]
         refusal: Unfit | None = None
         for group in groups:
-            found: list[tuple[str, Any]] = []
-            for node, convert in group:
+            found: dict[str, bytes] = {}
+            for node, place, put in group:
                 try:
-                    found.append((node.name or node.kind, convert(value)))
+                    out += place
+                    put(out, value)
+                    found[node.name or node.kind] = bytes(out[before:])
                 except Unfit as error:
                     refusal = refusal or error
+                del out[before:]
             if len(found) > 1:
-                names = " and ".join(name for name, _ in found)
+                names = " and ".join(found)
                 raise Unfit(f"a {kind.__name__} that fits {names} alike: publish a model with the record's name")
             if found:
-                return found[0]
+                out += found.popitem()[1]
+                return
         if refusal is not None and len(groups) == len(groups[0]) == 1:
             raise refusal
-        names = ", ".join(node.name or node.logical or node.kind for node, _ in self._branches)
+        names = ", ".join(node.name or node.logical or node.kind for node, _, _ in self._branches)
         raise Unfit(f"a {kind.__name__}, and the schema has one of {names}, none of which takes it")
 
-    def _groups(self, kind: type) -> list[list[tuple[Node, Convert]]]:
+    def _groups(self, kind: type) -> list[list[_Branch]]:
         """The branches for values of a type, the likely ones first. Those that stand together must not both take it."""
         if (issubclass(kind, BaseModel) and not issubclass(kind, RootModel)) or is_record(kind):
             records = [each for each in self._branches if each[0].kind == "record"]
-            named = self._named(kind, [node for node, _ in records])
+            named = self._named(kind, [each[0] for each in records])
             return [[each for each in records if each[0] in named] or records]
-        ranked: dict[int, list[tuple[Node, Convert]]] = {}
-        for node, convert in self._branches:
-            if (rank := _rank(node, kind)) is not None:
-                ranked.setdefault(rank, []).append((node, convert))
-        together = [ranked[rank] for rank in sorted(ranked)]
+        ranked: dict[int, list[_Branch]] = {}
+        for branch in self._branches:
+            if (rank := _rank(branch[0], kind)) is not None:
+                ranked.setdefault(rank, []).append(branch)
+        together = [ranked[rank] for rank in sorted(ranked)] or [[]]
         if issubclass(kind, Mapping):
             return together
-        return [[each] for group in together for each in group]
+        return [[each] for group in together for each in group] or [[]]
 
     def _named(self, kind: type, nodes: list[Node]) -> list[Node]:
         by_table = [node for node in nodes if self._records.get(node.name) is kind]
@@ -332,6 +215,10 @@ class _Union:
         free = [node for node in nodes if node.name not in self._records]
         by_name = [node for node in free if node.name in names]
         return by_table or by_name or [node for node in free if node.simple_name in names]
+
+
+_Branch = tuple[Node, bytes, Put]
+"""A type of a union, its number as it is written, and what writes it."""
 
 
 def _rank(node: Node, kind: type) -> int | None:
@@ -355,6 +242,8 @@ def _rank(node: Node, kind: type) -> int | None:
         "string": (1 if issubclass(kind, str) else 4, (object,)),
     }
     rank, types = likely[node.kind]
+    if kind is type(None) and node.kind != "null":
+        return None
     if not issubclass(kind, types) or (kind is bool and node.kind != "boolean"):
         return 5 if issubclass(kind, RootModel) or (node.logical == "decimal" and kind is int) else None
     return rank

@@ -30,6 +30,8 @@ _CONTENT_TYPES: Mapping[Framing, str] = {
     "prefix": "application/vnd.confluent.json-schema",  # not registered; five bytes before it make it no JSON
     "header": "application/json",
 }
+_PREFIX = 5
+"""Bytes of a numeric id in front of the JSON."""
 _MAX_VALIDATORS = 1_000
 """So many schemas are kept ready. A registry's ids are a message's word: it could name any number of them."""
 Mode = Literal["validation", "serialization"]
@@ -170,7 +172,14 @@ class JsonSchema(Serializer):
             return partial(self._read_later, read, part)
 
         def decode(message: Received) -> Any:
-            return read(None if message.value is None else read_frame(message, part, STEP).data)
+            data = message.value
+            if data is None:
+                return read(None)
+            if (
+                data[:1] == b"\0" and len(data) > _PREFIX
+            ):  # an id, as no JSON begins with this byte
+                return read(data[_PREFIX:])
+            return read(read_frame(message, part, STEP).data)
 
         return decode
 

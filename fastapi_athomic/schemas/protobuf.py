@@ -63,10 +63,12 @@ class Protobuf(Serializer):
         self.registry = registry
         self.auto_register = auto_register
         self._cuts_nanoseconds = nanoseconds == "cut"
-        from .protobuf_encoding import Options, ProtobufEncoder  # needs the library
+        from .protobuf_decoding import Files  # these need the library
+        from .protobuf_encoding import Options, ProtobufEncoder
 
+        self._files = Files(registry)
         options = Options(framing, subject, auto_register)
-        self._encoder = ProtobufEncoder(registry, self._messages, schema, options)
+        self._encoder = ProtobufEncoder(self._files, self._messages, schema, options)
 
     def encode(self, message: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
         return self._encoder.encode(message, outgoing)
@@ -75,7 +77,7 @@ class Protobuf(Serializer):
         from .protobuf_decoding import ProtobufDecoder
 
         decoder = ProtobufDecoder(
-            self.registry, self._messages, target_type, part, cuts_nanoseconds=self._cuts_nanoseconds
+            self._files, self._messages, target_type, part, cuts_nanoseconds=self._cuts_nanoseconds
         )
         return decoder.decode
 

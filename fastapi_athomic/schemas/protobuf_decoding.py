@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import isclass
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -34,16 +35,33 @@ def refused(text: str) -> PayloadDecodeError:
     return PayloadDecodeError(f"step {STEP}: {text}", step=STEP)
 
 
-async def file_from(source: SchemaSource, schema: RegisteredSchema) -> Any:
-    """The file descriptor of a registered schema. Raises `UnusableSchemaError`."""
-    return file_of(schema, await source.referenced(schema) if schema.references else {})
+class Files:
+    """The file descriptors of registered schemas: each is made once, and if it cannot be, that is remembered, too."""
+
+    def __init__(self, source: SchemaSource) -> None:
+        self.source = source
+        self._files: dict[tuple[int | None, UUID | None], Any] = {}
+
+    async def of(self, schema: RegisteredSchema) -> Any:
+        """Raises `UnusableSchemaError`."""
+        key = (schema.id, schema.guid)
+        if key not in self._files:
+            referenced = await self.source.referenced(schema) if schema.references else {}
+            try:
+                self._files[key] = file_of(schema, referenced)
+            except UnusableSchemaError as error:
+                self._files[key] = str(error)
+        file = self._files[key]
+        if isinstance(file, str):
+            raise UnusableSchemaError(file)
+        return file
 
 
 class ProtobufDecoder:
     """Decodes messages into one type.
 
     Args:
-        source: where schemas are asked for.
+        files: the schemas of the registry.
         messages: which generated class a type of the user's stands for.
         target_type: the handler's type: generated classes, or anything that pydantic validates.
         part: of the message.
@@ -55,14 +73,14 @@ class ProtobufDecoder:
 
     def __init__(
         self,
-        source: SchemaSource,
+        files: Files,
         messages: Mapping[Any, Any],
         target_type: Any,
         part: Part,
         *,
         cuts_nanoseconds: bool,
     ) -> None:
-        self._source = source
+        self._files = files
         self._part = part
         self._readers = _readers_into(target_type, messages, cuts_nanoseconds=cuts_nanoseconds)
         self._allows_none = self._readers.allows_none
@@ -103,9 +121,9 @@ class ProtobufDecoder:
         return read(payload)
 
     async def _later(self, schema_id: SchemaId, index: Index, data: bytes) -> Any:
-        schema = await self._source.by_id(schema_id)
+        schema = await self._files.source.by_id(schema_id)
         try:
-            written = message_at(await file_from(self._source, schema), index)
+            written = message_at(await self._files.of(schema), index)
         except UnusableSchemaError as error:
             raise refused(f"the schema {schema_id} cannot be used: {error}") from None
         read = self._known[schema_id, index] = self._readers.reader(written)

@@ -15,13 +15,13 @@ from ..payload.losses import difference
 from ..payload.steps import Later, Outgoing, Part
 from ..payload.target import Target
 from .declared import DeclaredSchema
-from .protobuf_decoding import STEP, file_from
+from .protobuf_decoding import STEP, Files
 from .protobuf_files import UnusableSchemaError, as_text, index_of, is_shipped, misfit, missing, written_index
 from .protobuf_known import UnwritableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import record_of
 from .protobuf_writing import MessageWriter
-from .registered import Reference, RegisteredSchema, SchemaSource
+from .registered import Reference, RegisteredSchema
 from .subjects import SubjectStrategy, subject_of
 from .wire import Frame, Framing
 
@@ -44,14 +44,15 @@ class ProtobufEncoder:
     """Encodes messages: generated ones, and what stands for one.
 
     Args:
-        source: where schemas are looked up, or registered.
+        files: the schemas of the registry, where they are looked up, or registered.
         messages: which generated class a type of the user's stands for.
         schema: the generated class of whatever is not in `messages`. None: by the schema in the registry.
         options: how.
     """
 
-    def __init__(self, source: SchemaSource, messages: Mapping[Any, Any], schema: Any, options: Options) -> None:
-        self._source = source
+    def __init__(self, files: Files, messages: Mapping[Any, Any], schema: Any, options: Options) -> None:
+        self._files = files
+        self._source = files.source
         self._messages = messages
         self._schema = schema
         self._options = options
@@ -78,7 +79,7 @@ class ProtobufEncoder:
         try:
             if ours is None:
                 schema = await self._source.latest(subject)
-                ours = _message_for(kind, await file_from(self._source, schema))
+                ours = _message_for(kind, await self._files.of(schema))
                 index = index_of(ours)
             else:
                 schema, index = await self._registered(subject, ours)
@@ -112,7 +113,7 @@ class ProtobufEncoder:
         if self._options.auto_register:
             return await self._register(subject, ours.file, {}), index_of(ours)
         schema = await self._source.latest(subject)
-        theirs = _message_named(ours.full_name, await file_from(self._source, schema))
+        theirs = _message_named(ours.full_name, await self._files.of(schema))
         if theirs is not None and missing(theirs, ours) is None and misfit(ours, theirs) is None:
             return schema, index_of(theirs)
         return await self._find(subject, ours.file), index_of(ours)

@@ -15,7 +15,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from .protobuf_text import ProtoSyntaxError, parse_proto
+from .protobuf_text import parse_proto
+from .protobuf_tokens import ProtoSyntaxError
 from .registered import RegisteredSchema
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\s*")

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from pydantic import ValidationError
 
+from ..compatibility import is_repeated
 from ..payload.target import Target
 from .protobuf_known import WRAPPERS, UnreadableError, enum_table, reader_of
 from .protobuf_targets import ANYTHING, Choice, Record, RecordField, choice_of, record_of
@@ -100,7 +101,7 @@ class MessageReader:
         )
 
     def place(self, error: BaseException) -> str:
-        """The path to the field in which a function failed. Comprehensions have frames of their own, on the same line."""
+        """The path to the field in which a function failed. Frames of comprehensions repeat the line around them."""
         codes = ((frame.f_code, line) for frame, line in walk_tb(error.__traceback__))
         return ".".join(
             self._lines[code.co_filename].get(line, "?")
@@ -201,14 +202,14 @@ class MessageReader:
 
     def _expression(self, field: Any, choice: Choice) -> str:
         value = _access(field.name)
-        if field.is_repeated and not is_map(field):
+        if is_repeated(field) and not is_map(field):
             inlined = self._inlined(field, choice_of(choice.items))
             if inlined is not None:
                 return f"[{inlined} for v in {value}[:]]"
         if is_map(field):
             each = self._singular(field.message_type.fields_by_number[2], choice_of(choice.values))
             return f"dict({value})" if each("v") == "v" else f"{{k: {each('v')} for k, v in {value}.items()}}"
-        if field.is_repeated:
+        if is_repeated(field):
             each = self._singular(field, choice_of(choice.items))
             return f"{value}[:]" if each("v") == "v" else f"[{each('v')} for v in {value}[:]]"
         return self._singular(field, choice)(value)
@@ -223,7 +224,7 @@ class MessageReader:
         entries = []
         for each in field.message_type.fields:
             target = record.field(each.name, each.json_name)
-            if each.has_presence or each.is_repeated:
+            if each.has_presence or is_repeated(each):
                 return None
             if target is not None:
                 value = self._singular(each, choice_of(target.annotation))(_access(each.name, "v"))

@@ -7,25 +7,18 @@ messages are laid out. https://protobuf.dev/reference/protobuf/edition-2023-spec
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pb2 as pb
 
+from .protobuf_tokens import LARGEST, ProtoSyntaxError, Tokens, whole
+
 MAX_DEPTH = 100
 """Messages nested in each other; protoc takes no more."""
-MAX_FIELD, MAX_ENUM = (1 << 29) - 1, (1 << 31) - 1
-"""The numbers that `max` stands for."""
+MAX_FIELD = (1 << 29) - 1
+"""The number that `max` stands for in messages."""
 
-_TOKEN = re.compile(
-    r"""\s+ | //[^\n]* | /\*.*?\*/
-    | (?P<string> "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*')
-    | (?P<number> 0[xX][0-9a-fA-F]+ | (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)
-    | (?P<name> [A-Za-z_][A-Za-z0-9_]*)
-    | (?P<sign> [-+{}()\[\]<>;=,.:/?*|&%$#@!~^])""",
-    re.VERBOSE | re.DOTALL,
-)
 _LABELS = {"optional": 1, "required": 2, "repeated": 3}
 _F = pb.FieldDescriptorProto
 SCALARS = {
@@ -37,116 +30,20 @@ SCALARS = {
 _EDITIONS = {value.name.removeprefix("EDITION_"): value.number for value in pb.Edition.DESCRIPTOR.values}
 
 
-class ProtoSyntaxError(ValueError):
-    """The text is no .proto file. It says in which line."""
-
-
-class _Token(NamedTuple):
-    kind: str  # string, number, name, sign, end
-    text: str
-    line: int
-
-
 def parse_proto(text: str) -> Any:
     """A `FileDescriptorProto`, without a name.
 
     Raises:
         ProtoSyntaxError: the text is no .proto file.
     """
-    return _Parser(list(_tokens(text))).file()
+    return _Parser(text).file()
 
 
-def _tokens(text: str) -> Iterator[_Token]:
-    at, line = 0, 1
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
-            raise ProtoSyntaxError(f"line {line}")
-        if found.lastgroup is not None:
-            yield _Token(found.lastgroup, found.group(), line)
-        line += found.group().count("\n")
-        at = found.end()
-    yield _Token("end", "", line)
-
-
-class _Parser:
-    def __init__(self, tokens: list[_Token]) -> None:
-        self._tokens = tokens
-        self._at = 0
+class _Parser(Tokens):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
         self._depth = 0
         self._file = pb.FileDescriptorProto()
-
-    # --- tokens
-
-    @property
-    def _next(self) -> _Token:
-        return self._tokens[self._at]
-
-    def _take(self) -> _Token:
-        token = self._next
-        self._at += token.kind != "end"
-        return token
-
-    def _wrong(self) -> ProtoSyntaxError:
-        return ProtoSyntaxError(f"line {self._next.line}")
-
-    def _is(self, *texts: str) -> bool:
-        return self._next.text in texts and self._next.kind in ("name", "sign")
-
-    def _skip(self, *texts: str) -> bool:
-        """Takes the next token if it is one of these."""
-        if self._is(*texts):
-            self._at += 1
-            return True
-        return False
-
-    def _expect(self, *texts: str) -> None:
-        for text in texts:
-            if not self._skip(text):
-                raise self._wrong()
-
-    def _of_kind(self, kind: str) -> str:
-        if self._next.kind != kind:
-            raise self._wrong()
-        return self._take().text
-
-    def _name(self) -> str:
-        return self._of_kind("name")
-
-    def _full_name(self) -> str:
-        """A name with dots in it; one in front says that it is complete."""
-        parts = ["" if self._skip(".") else None, self._name()]
-        while self._skip("."):
-            parts.append(self._name())
-        return ".".join(part for part in parts if part is not None)
-
-    def _string(self) -> bytes:
-        """Strings that stand side by side are one."""
-        if self._next.kind != "string":
-            raise self._wrong()
-        found = b""
-        while self._next.kind == "string":
-            found += _unescaped(self._take().text[1:-1])
-        return found
-
-    def _text(self) -> str:
-        try:
-            return self._string().decode()
-        except UnicodeDecodeError:
-            raise self._wrong() from None
-
-    def _int(self, largest: int = MAX_ENUM) -> int:
-        if self._skip("max"):
-            return largest
-        negative = self._skip("-")
-        text = self._of_kind("number")
-        try:
-            value = _whole(text)
-        except ValueError:
-            raise self._wrong() from None
-        if value > 1 << 31:
-            raise self._wrong()
-        return -value if negative else value
 
     # --- the file
 
@@ -238,7 +135,7 @@ class _Parser:
         keyword = self._next.text
         parse = self._members.get(keyword)
         # each of these words may be the name of a type, too
-        if parse is not None and self._next.kind == "name" and self._tokens[self._at + 1].text != ".":
+        if parse is not None and self._next.kind == "name" and self._peek(1).text != ".":
             self._at += 1
             if parse(self, message):
                 return
@@ -248,13 +145,13 @@ class _Parser:
         self._field(message.field, message.nested_type, message)
 
     def _nested_message(self, message: Any) -> bool:
-        if self._next.kind != "name" or self._tokens[self._at + 1].text != "{":
+        if self._next.kind != "name" or self._peek(1).text != "{":
             return False
         self._message(message.nested_type.add())
         return True
 
     def _nested_enum(self, message: Any) -> bool:
-        if self._next.kind != "name" or self._tokens[self._at + 1].text != "{":
+        if self._next.kind != "name" or self._peek(1).text != "{":
             return False
         self._enum(message.enum_type.add())
         return True
@@ -266,7 +163,7 @@ class _Parser:
         return True
 
     def _oneof(self, message: Any) -> bool:
-        if self._next.kind != "name" or self._tokens[self._at + 1].text != "{":
+        if self._next.kind != "name" or self._peek(1).text != "{":
             return False
         number = len(message.oneof_decl)
         oneof = message.oneof_decl.add(name=self._name())
@@ -298,7 +195,7 @@ class _Parser:
         return True
 
     def _nested_extend(self, message: Any) -> bool:
-        if self._tokens[self._at + 1].text not in (".", "{") and not self._is("."):
+        if self._peek(1).text not in (".", "{") and not self._is("."):
             return False
         self._extend(message.extension, message.nested_type)
         return True
@@ -327,9 +224,9 @@ class _Parser:
                 message.reserved_name.append(self._text())
         elif self._next.kind == "number" or self._is("-"):
             is_enum = isinstance(message, pb.EnumDescriptorProto)
-            for start, end in self._ranges(MAX_ENUM if is_enum else MAX_FIELD):
+            for start, end in self._ranges(LARGEST if is_enum else MAX_FIELD):
                 message.reserved_range.add(start=start, end=end + (not is_enum))
-        elif self._next.kind == "name" and self._tokens[self._at + 1].text in (",", ";"):  # editions
+        elif self._next.kind == "name" and self._peek(1).text in (",", ";"):  # editions
             message.reserved_name.append(self._name())
             while self._skip(","):
                 message.reserved_name.append(self._name())
@@ -348,7 +245,7 @@ class _Parser:
     def _message_option(self, message: Any) -> bool:
         if self._next.kind != "name" and not self._is("("):
             return False
-        if self._tokens[self._at + 1].text == "=" and self._tokens[self._at + 2].kind == "number":
+        if self._peek(1).text == "=" and self._peek(2).kind == "number":
             return False  # a field of a type that is called `option`
         self._option(message.options)
         self._expect(";")
@@ -372,7 +269,7 @@ class _Parser:
     def _field(self, fields: Any, messages: Any, message: Any, oneof: int | None = None) -> Any:
         field = fields.add(label=1)
         label = _LABELS.get(self._next.text)
-        if label is not None and self._tokens[self._at + 1].text != "=":
+        if label is not None and self._peek(1).text != "=":
             self._take()
             field.label = label
             field.proto3_optional = label == 1 and self._file.syntax == "proto3" and oneof is None
@@ -380,7 +277,7 @@ class _Parser:
                 field.ClearField("proto3_optional")
         if oneof is not None:
             field.oneof_index = oneof
-        if self._is("group") and self._tokens[self._at + 2].text == "=":
+        if self._is("group") and self._peek(2).text == "=":
             self._group(field, messages)
             return field
         self._type(field)
@@ -418,7 +315,7 @@ class _Parser:
             if self._skip(";"):
                 continue
             at = self._at
-            if self._is("option", "reserved") and self._tokens[self._at + 1].text != "=":
+            if self._is("option", "reserved") and self._peek(1).text != "=":
                 parse = self._members[self._take().text]
                 if parse(self, enum):
                     continue
@@ -514,39 +411,6 @@ class _Constant(NamedTuple):
     bytes: bytes
 
 
-_ESCAPES = re.compile(rb"\\(?:[xX]([0-9a-fA-F]{1,2})|([0-7]{1,3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-_SIMPLE = {
-    **{bytes((sign,)): bytes((code,)) for sign, code in zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True)},
-    **{sign: sign for sign in (b"\\", b"'", b'"', b"?")},
-}
-
-
-def _unescaped(text: str) -> bytes:
-    def replace(found: re.Match[bytes]) -> bytes:
-        hexadecimal, octal, short, long, sign = found.groups()
-        if hexadecimal is not None:
-            return bytes((int(hexadecimal, 16),))
-        if octal is not None:
-            return bytes((int(octal, 8) & 0xFF,))
-        if short is not None or long is not None:
-            return chr(int(short or long, 16)).encode()
-        if sign not in _SIMPLE:
-            raise ProtoSyntaxError("an unknown escape in a string")
-        return _SIMPLE[sign]
-
-    try:
-        return _ESCAPES.sub(replace, text.encode())
-    except (OverflowError, UnicodeEncodeError, ValueError):
-        raise ProtoSyntaxError("a string that is no UTF-8") from None
-
-
-def _whole(text: str) -> int:
-    """An int: decimal, hexadecimal, or octal with a 0 in front. Raises ValueError for anything else."""
-    if text[:2] in ("0x", "0X"):
-        return int(text, 16)
-    return int(text, 8) if len(text) > 1 and text[0] == "0" and text.isdecimal() else int(text)
-
-
 def _default(field: Any, value: _Constant) -> str:
     """As it stands in a descriptor: numbers in decimal, bytes with escapes."""
     if value.kind == "string":
@@ -558,7 +422,7 @@ def _default(field: Any, value: _Constant) -> str:
     if value.kind == "number" and field.type not in (_F.TYPE_DOUBLE, _F.TYPE_FLOAT):
         negative, digits = value.text.startswith("-"), value.text.removeprefix("-")
         try:
-            return f"{'-' if negative else ''}{_whole(digits)}"
+            return f"{'-' if negative else ''}{whole(digits)}"
         except ValueError:
             raise ProtoSyntaxError("a default that is no int") from None
     return value.text.removesuffix("f") if value.kind == "number" else value.text

@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from pydantic import BaseModel, RootModel
 from pydantic_core import to_jsonable_python
 
+from ..compatibility import is_repeated
 from ..payload.losses import fields_of, is_record
 from .protobuf_known import FILLERS, PARTS, WRAPPERS, UnwritableError, encodable, numbers_of, unwritable
 from .protobuf_reading import ANY, MESSAGES, Kinds, camel, is_map, real_oneofs
@@ -128,7 +129,7 @@ class MessageWriter:
             key, value = (self._singular(field.message_type.fields_by_number[number]) for number in (1, 2))
             return _of_map(key, value)
         each = self._singular(field)
-        return _of_items(each) if field.is_repeated else each
+        return _of_items(each) if is_repeated(field) else each
 
     def _singular(self, field: Any) -> Convert:
         if field.type in MESSAGES:

@@ -201,6 +201,27 @@ async def test_headers_do_not_make_a_message_one_of_another_topic(broker: Broker
     assert letter.error_message == "step sealed: the seal is broken"
 
 
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 2}], ids=["single", "batch"])
+async def test_the_error_names_an_encoding_that_the_pipeline_does_not_have(
+    broker: Broker, topic: str, batch: dict[str, Any]
+) -> None:
+    await broker.create_topic(topic, 1)
+
+    async def handle(order: Order) -> None: ...
+
+    async def handle_batch(orders: list[Order]) -> None: ...
+
+    decorate = subscribe_to(topic, group_id=topic, handler_id="h", **batch)
+    async with running(new_app(broker, decorate(handle_batch if batch else handle))) as athomic:
+        await broker.produce(topic, [Written(b"\x28\xb5", headers=(("content-encoding", b"zstd, s3cret"),))])
+        await athomic.drain()
+        (letter,) = await athomic.dead_letters("h").browse()
+    assert str(letter.error_message).startswith("step json: the payload is not a valid Order: ")
+    assert str(letter.error_message).endswith(
+        "; its header content-encoding names zstd, which the payload pipeline does not have"
+    )
+
+
 async def test_what_the_apps_lifespan_publishes_fits_the_handlers_of_the_topic(broker: Broker, topic: str) -> None:
     await broker.create_topic(topic, 1)
     record = Record()

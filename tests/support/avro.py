@@ -49,4 +49,4 @@ def read(schema: Any, data: bytes, target: Any = UNTYPED, *, reader_schema: Any 
 
 def written(schema: Any, value: Any, records: Mapping[str, type] | None = None) -> bytes:
     """What ours writes."""
-    return SchemaWriter(parse(json.dumps(schema)), records or {})(value)
+    return bytes(SchemaWriter(parse(json.dumps(schema)), records or {})(value))

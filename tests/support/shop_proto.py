@@ -206,7 +206,7 @@ class Everything(BaseModel):
     wrapped_text: str | None = None
     struct: dict[str, Any] | None = None
     value: Any = None
-    list_: list[Any] | None = Field(None, alias="list", validation_alias="list")
+    list_: list[Any] | None = Field(default=None, alias="list")
     mask: list[str] | None = None
     empty: dict[str, Any] | None = None
     any: Any = None
@@ -214,7 +214,7 @@ class Everything(BaseModel):
     choice: int | str | Card | None = None
     times: list[datetime] = []
     durations: dict[str, timedelta] = {}
-    from_: str = Field("", alias="from")
+    from_: str = Field(default="", alias="from")
     maybe_status: Numbered | None = None
 
 

@@ -34,7 +34,6 @@ FLOORS = [
     ["payload_settings"],
     [
         "messages",
-        "unpacking",
         "variables",
         "addresses",
         "exceptions",
@@ -43,6 +42,7 @@ FLOORS = [
         "checks",
         "rights",
         "compatibility",
+        "unpacking",
     ],
 ]
 """From the top. ARCHITECTURE.md says what each room is for."""

@@ -49,17 +49,27 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 class Shop:
     """An app whose payloads lie in a depot."""
 
-    def __init__(self, strategy: str, isolation: Any = "loop", step: BytesStep | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        strategy: str,
+        isolation: Any = "loop",
+        step: BytesStep | None = None,
+        name: str | None = None,
+        handle: Any = None,
+        **settings: Any,
+    ) -> None:
         self.depot = step or Depot()
         self.record = Record()
-        options = AthomicSettings(
-            broker_url=f"memory://{uuid4().hex}", isolation=isolation, restart_backoff=0.05, **settings
-        )
+        url = f"memory://{name or uuid4().hex}"
+        options = AthomicSettings(broker_url=url, isolation=isolation, restart_backoff=0.05, **settings)
         self.athomic: Athomic = include_athomic(FastAPI(), options, payload=PayloadPipeline([Json(), self.depot]))
         decorate = self.athomic.ordered_consumer if strategy == "ordered" else self.athomic.subscribe_to
-        retry = RetryPolicy(max_attempts=1)
+        retry = RetryPolicy(max_attempts=1 if handle is None else 2, delay=0)
         bind: Any = partial(decorate, "t", group_id="g", handler_id="h", retry=retry, **STRATEGIES[strategy])
-        bind()(self.handle_batch if strategy == "batch" else self.handle)
+        if handle is None:
+            bind()(self.handle_batch if strategy == "batch" else self.handle)
+        else:
+            bind(target_type=Order)(handle)
 
     async def handle(self, order: Order) -> None:
         self.record.note(order.number)
@@ -283,6 +293,66 @@ async def test_many_messages_of_a_batch_are_waited_for_at_once() -> None:
         gate.set()
         await shop.record.count(COUNT)
     assert shop.record.seen == list(range(COUNT))
+
+
+@ANY
+async def test_a_revoke_does_not_wait_and_the_next_owner_handles_the_messages(strategy: str) -> None:
+    """Another process joins: its depot answers."""
+    gate, name = Gate(), uuid4().hex
+
+    class Hanging(Depot):
+        async def _done(self, data: bytes) -> bytes:
+            self.asked += 1
+            await gate.wait()
+            return data
+
+    first, second = (Shop(strategy, step=step, name=name, drain_timeout=600) for step in (Hanging(), Depot()))
+    assert isinstance(first.depot, Hanging)
+    transport: Any = first.athomic._transport
+    transport.broker.create_topics({"t": 2})
+    async with running(first.athomic):
+        for number in range(2 * COUNT):
+            data = b"depot" + Order(number=number // 2, shop=f"s{number % 2}").model_dump_json().encode()
+            await first.athomic.publish("t", data, key="s", partition=number % 2, payload=PayloadPipeline())
+        await eventually(lambda: first.depot.asked)  # type: ignore[attr-defined]
+        async with running(second.athomic):
+            assert sorted(await second.record.count(COUNT)) == list(range(COUNT))
+            assert first.record.seen == []
+            gate.set()
+            await first.record.count(COUNT)
+            await first.athomic.drain()
+            assert await first.athomic.dead_letters("h").count() == 0
+    assert sorted(first.record.seen) == sorted(second.record.seen) == list(range(COUNT))
+
+
+@ANY
+async def test_a_revoke_ends_the_wait_before_another_attempt(strategy: str) -> None:
+    """Each attempt decodes anew: the second one hangs, until the group moves partitions."""
+    name, calls = uuid4().hex, Record()
+
+    class HangingOnce(Depot):
+        async def _done(self, data: bytes) -> bytes:
+            self.asked += 1
+            if self.asked == 2:
+                await asyncio.Event().wait()
+            return data
+
+    async def failing_once(received: Any) -> None:
+        calls.note(received)
+        if len(calls.seen) == 1:
+            raise RuntimeError("once")
+
+    step = HangingOnce()
+    shops = [Shop(strategy, step=step, name=name, handle=failing_once, drain_timeout=600) for _ in range(2)]
+    async with running(shops[0].athomic):
+        await write_past(shops[0], range(1))
+        await eventually(lambda: step.asked == 2)
+        async with running(shops[1].athomic):
+            await calls.count(2)
+            for shop in shops:
+                await shop.athomic.drain()
+            assert await shops[0].athomic.dead_letters("h").count() == 0
+    assert len(calls.seen) == 2
 
 
 class Choosy(Depot):

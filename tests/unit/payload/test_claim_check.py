@@ -119,6 +119,7 @@ async def test_what_is_large_goes_through_the_store_and_what_is_small_through_th
     step = ClaimCheck(store, threshold=100)
     large, small = await written(step, LARGE), await written(step, b"small")
     assert len(large.value) < 200
+    assert dict(small.headers)["content-encoding"] == b"identity"
     assert (large.headers, small.value) == (
         (("content-encoding", b"claim-check"), ("content-type", b"application/json")),
         b"small",
@@ -332,9 +333,11 @@ async def test_what_is_too_large_is_not_fetched_and_not_stored() -> None:
 
 
 async def test_a_payload_that_looks_like_a_reference_is_not_taken_for_one() -> None:
-    step = ClaimCheck(Shelf(), threshold=1_000)
-    for data in (MAGIC, Reference("a/b", 1, bytes(32)).frame()):
-        assert await read(step, await written(step, data)) == data
+    for step in (ClaimCheck(Shelf(), threshold=1_000), ClaimCheck(Shelf(), threshold=1_000, required=True)):
+        for data in (MAGIC, Reference("a/b", 1, bytes(32)).frame()):
+            message = await written(step, data)
+            assert await read(step, message) == data
+            assert await read(step, received(message.value)) == data  # also if the headers got lost
 
 
 # --- the step

@@ -55,3 +55,14 @@ def test_where_no_type_is_declared_a_value_is_read_by_its_own() -> None:
 
 def test_the_same_moment_in_another_zone_is_no_difference() -> None:
     assert difference(NOON, NOON.astimezone(timezone(timedelta(hours=2))), declared=False) is None
+
+
+def test_none_that_is_read_as_something_is_a_difference() -> None:
+    assert difference({"price": None}, {"price": 0}, declared=False) == "price (NoneType)"
+    assert difference(Item(price=Decimal(1)), Item(price=Decimal(1), extra=0)) == "extra (NoneType)"
+
+
+def test_mappings_may_come_back_in_another_order() -> None:
+    """As those of Protobuf do."""
+    assert difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) is None
+    assert difference({"a": 1, "b": 2}, {"b": 1, "a": 2}, declared=False) == "a (int)"

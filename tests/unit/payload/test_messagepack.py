@@ -190,6 +190,10 @@ def test_a_strict_model_with_bytes_that_are_no_text_is_refused_if_it_needs_text_
             datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),
             "a datetime would not be read back as it is: it has a timestamp outside the years 1 to 9999",
         ),
+        (
+            ORDER.model_copy(update={"at": datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=5)))}),
+            "a Order would not be read back as it is: it has a timestamp outside",
+        ),
         ({"s": SecretStr("s3cret")}, "s (SecretStr)"),
         ("\ud800", "it (str): UnicodeEncodeError"),
     ],

@@ -10,7 +10,6 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
-from fastapi_athomic.payload.pipeline import PayloadPipeline
 from fastapi_athomic.payload.steps import Later, Outgoing
 from fastapi_athomic.schemas.protobuf import Protobuf
 from fastapi_athomic.schemas.registered import RegisteredSchema
@@ -108,13 +107,13 @@ async def test_the_header_counts_more_than_what_the_value_begins_with(
 
 async def test_keys_have_a_header_and_a_subject_of_their_own(registry: SchemaRegistry) -> None:
     schema = await register_shop(registry, "t-key")
-    pipeline, outgoing = PayloadPipeline(key=Protobuf(registry, framing="header")), Outgoing("t", part="key")
+    protobuf, outgoing = Protobuf(registry, framing="header"), Outgoing("t", part="key")
 
-    data = await settled(pipeline.write_key(ORDER, outgoing))
+    data = await written(protobuf, ORDER, outgoing)
 
     assert schema.guid is not None
     assert outgoing.headers == (("__key_schema_id", b"\x01" + schema.guid.bytes + b"\0"),)
-    assert await settled(pipeline.key_decoder(Order)(arrived(data, outgoing))) == Order(id="o-1", number=7)
+    assert await settled(protobuf.decoder(Order, "key")(arrived(data, outgoing))) == Order(id="o-1", number=7)
 
 
 # --- targets

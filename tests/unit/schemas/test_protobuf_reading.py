@@ -42,7 +42,8 @@ async def read(target: Any, value: Any, **options: Any) -> Any:
 
 async def field_of(annotation: Any, name: str, value: Any, **options: Any) -> Any:
     """One field of `Everything`, as the annotation has it."""
-    target = create_model("Everything", **{name: (annotation, ...)})
+    fields: dict[str, Any] = {name: (annotation, ...)}
+    target = create_model("Everything", **fields)
     return getattr(await read(target, shop_pb2.Everything(**{name: value}), **options), name)
 
 
@@ -301,7 +302,8 @@ async def test_an_unset_field_is_none_or_the_models_default() -> None:
 
 async def test_an_unset_field_that_must_be_there_is_missing() -> None:
     for name in ("maybe", "at", "inner"):
-        target = create_model("Everything", **{name: (Any if name == "x" else dict[str, Any] | int | datetime, ...)})
+        fields: dict[str, Any] = {name: (dict[str, Any] | int | datetime, ...)}
+        target = create_model("Everything", **fields)
         with pytest.raises(PayloadDecodeError, match=f"{name}: missing"):
             await read(target, shop_pb2.Everything())
 
@@ -312,7 +314,8 @@ async def test_a_oneof_is_what_was_written_of_it_and_the_rest_is_none() -> None:
         by_name: str | None = None
         by_card: Card | None = None
 
-    for value in ({"by_number": 0}, {"by_name": ""}, {"by_card": {"reference": ""}}):
+    values: list[dict[str, Any]] = [{"by_number": 0}, {"by_name": ""}, {"by_card": {"reference": ""}}]
+    for value in values:
         found = await read(Model, shop_pb2.Everything(**value))
 
         assert found == Model(**{"by_number": None, **value})
