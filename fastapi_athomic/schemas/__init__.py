@@ -6,4 +6,5 @@ formats, and reads both. Libraries are extras, imported when a serializer is mad
 Words:
     subject  the name under which a registry keeps the versions of one schema
     framing  where a message says its schema's id: in front of the bytes, or in a header
+    backend  a registry itself, behind what is kept of its answers
 """

@@ -1,7 +1,9 @@
 """`memory://`: a schema registry inside the process, for development, tests and demonstrations.
 
-It gives ids, GUIDs and versions as a server does, keeps references, finds schemas again however their JSON is spaced,
-and refuses Avro and JSON schemas that are no JSON. It does not check whether a version goes with those before.
+It gives ids, GUIDs and versions as a server does, keeps references, and finds schemas again however their JSON is
+spaced. A new version must be able to read what the one before has written (`BACKWARD`, Confluent's default); what is
+checked of that says `compatibility_rules`. Whether a schema is valid is not checked, only that Avro and JSON schemas
+are JSON.
 
 The registry of `memory://` is private to its `SchemaRegistry`; all in the process with `memory://name` share one.
 """
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import md5
 from uuid import UUID
 
+from .compatibility_rules import problems
 from .registered import Reference, RegisteredSchema, SchemaId, SchemaRefusedError, SchemaType
 
 _shared: dict[str, MemoryRegistry] = {}
@@ -59,6 +62,8 @@ class MemoryRegistry:
         known = await self.find(subject, kind, text, references)
         if known is not None:
             return known
+        if reasons := await self.incompatibilities(subject, kind, text, references):
+            raise SchemaRefusedError("; ".join(reasons))
         guid = _guid(kind, text, references)
         schema = await self.by_id(guid, None)
         if schema is None:
@@ -73,7 +78,23 @@ class MemoryRegistry:
     async def incompatibilities(
         self, subject: str, kind: SchemaType, text: str, references: Sequence[Reference]
     ) -> list[str]:
-        return []
+        before = await self.version(subject, None)
+        if before is None:
+            return []
+        if before.type != kind:
+            return [f"it is {kind}, and the version before is {before.type}"]
+        used: dict[str, str] = {}
+        waiting = [*references, *before.references]
+        while waiting:
+            name, other, number = waiting.pop()
+            schema = await self.version(other, number)
+            if schema is not None and name not in used:
+                used[name] = schema.text
+                waiting.extend(schema.references)
+        try:
+            return problems(kind, text, before.text, used)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return [f"the {kind} schema is not valid"]
 
     async def check(self) -> None:
         """It is always there."""

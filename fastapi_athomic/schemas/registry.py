@@ -22,7 +22,7 @@ from ..exceptions import (
 )
 from .memory_registry import memory_registry
 from .registered import STEP, Reference, RegisteredSchema, RegistryBackend, SchemaId, SchemaRefusedError, SchemaType
-from .rest_registry import Access, RestRegistry, Secret
+from .rest_registry import TIMEOUT, Access, RestRegistry, Secret
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class SchemaRegistry:
         username: str | None = None,
         password: Secret | None = None,
         token: Secret | None = None,
-        timeout: float = 5.0,
+        timeout: float = TIMEOUT,
         latest_for: float = 300.0,
         unknown_after: float = 5.0,
         normalize: bool = False,

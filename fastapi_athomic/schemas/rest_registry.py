@@ -3,7 +3,7 @@
 Why this is not the client of confluent-kafka (2.16.1 looked at), which the field uses: that one
 
     - drops the reasons for which a registry calls a schema incompatible (`test_compatibility` gives a bool),
-    - keeps schemas by id and not by the format that was asked for, and without a bound,
+    - keeps schemas by subject and id and not by the format that was asked for, and without a bound,
     - has no time-out unless it is given one, and that is for a step of a request, not for the whole,
     - loads certificates once, when it is made,
     - asks once for each of a hundred tasks that want the same schema at the same time,
@@ -42,6 +42,8 @@ Secret = str | SecretStr | Path
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 ACCEPT = f"{CONTENT_TYPE}, application/json;q=0.9"
+TIMEOUT = 10.0
+"""Seconds for one request, where nothing else is said."""
 MAX_BYTES = 16 * 2**20
 """No answer of a registry is longer."""
 AT_ONCE = 8
@@ -59,7 +61,7 @@ class Access:
     username: str | None = None  # with a password: basic authentication
     password: Secret | None = None
     token: Secret | None = None  # a bearer token, instead
-    timeout: float = 5.0  # seconds for one request, all in all
+    timeout: float = TIMEOUT  # seconds for one request, all in all
     normalize: bool = False  # the registry compares and keeps schemas in its normal form
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None

@@ -23,6 +23,11 @@ from tests.support.payloads import message
 from tests.support.schema_registry import ApicurioRegistry, ExternalRegistry
 
 
+def asking(url: str, **options: Any) -> SchemaRegistry:
+    """A server that has just been started may be slow."""
+    return SchemaRegistry(url, timeout=60.0, **options)
+
+
 def record(**fields: str) -> str:
     """An Avro schema."""
     listed = [{"name": name, "type": kind} for name, kind in fields.items()]
@@ -52,11 +57,11 @@ def subject() -> str:
 
 @pytest.mark.parametrize(("kind", "text"), SCHEMAS)
 async def test_a_schema_is_registered_and_found(url: str, subject: str, kind: SchemaType, text: str) -> None:
-    registry = SchemaRegistry(url)
+    registry = asking(url)
     registered = await registry.register(subject, kind, text)
     assert (registered.type, registered.text, registered.subject) == (kind, text, subject)
     assert registered.version == 1
-    other = SchemaRegistry(url)
+    other = asking(url)
     assert registered.id is not None
     read = await other.by_id(registered.id)
     assert (read.type, read.id) == (kind, registered.id)
@@ -66,11 +71,11 @@ async def test_a_schema_is_registered_and_found(url: str, subject: str, kind: Sc
 
 
 async def test_references_are_followed(url: str, subject: str) -> None:
-    registry = SchemaRegistry(url)
+    registry = asking(url)
     await registry.register(f"{subject}-order", "PROTOBUF", PROTO)
     uses = (Reference("order.proto", f"{subject}-order", 1),)
     registered = await registry.register(subject, "PROTOBUF", USING, uses)
-    other = SchemaRegistry(url)
+    other = asking(url)
     assert registered.id is not None
     read = await other.by_id(registered.id)
     assert read.references == uses
@@ -81,7 +86,7 @@ async def test_references_are_followed(url: str, subject: str) -> None:
 async def test_an_incompatible_version_is_refused_with_the_registrys_reason(
     schema_registry: ApicurioRegistry | ExternalRegistry, subject: str
 ) -> None:
-    registry = SchemaRegistry(schema_registry.url)
+    registry = asking(schema_registry.url)
     await registry.register(subject, "AVRO", record(id="int"))
     async with AsyncSchemaRegistryClient({"url": schema_registry.url}) as client:
         await client.set_compatibility(subject, "BACKWARD")
@@ -93,16 +98,16 @@ async def test_an_incompatible_version_is_refused_with_the_registrys_reason(
 
 
 async def test_a_new_subject_has_no_incompatibilities(url: str, subject: str) -> None:
-    assert await SchemaRegistry(url).incompatibilities(subject, "AVRO", record(id="int")) == []
+    assert await asking(url).incompatibilities(subject, "AVRO", record(id="int")) == []
 
 
 async def test_nonsense_is_refused(url: str, subject: str) -> None:
     with pytest.raises(PayloadEncodeError, match="refuses the schema"):
-        await SchemaRegistry(url).register(subject, "AVRO", "{nonsense")
+        await asking(url).register(subject, "AVRO", "{nonsense")
 
 
 async def test_what_is_not_registered_is_waited_for(url: str, subject: str) -> None:
-    registry = SchemaRegistry(url)
+    registry = asking(url)
     with pytest.raises(PayloadUnavailableError, match=f"has no subject {subject}: register its schema"):
         await registry.latest(subject)
     with pytest.raises(PayloadUnavailableError, match=f"no version of {subject} with this very schema"):
@@ -113,7 +118,7 @@ async def test_what_is_not_registered_is_waited_for(url: str, subject: str) -> N
 async def test_unknown_ids_are_the_messages_fault(url: str, schema_id: Any) -> None:
     """Numbers above Java's `int` and, for Apicurio, GUIDs, too."""
     with pytest.raises(PayloadDecodeError, match=f"has no schema with the id {schema_id}"):
-        await SchemaRegistry(url, unknown_after=0.0).by_id(schema_id)
+        await asking(url, unknown_after=0.0).by_id(schema_id)
 
 
 @pytest.mark.parametrize("path", ["", "/apis/registry/v2", "/nowhere"])
@@ -123,13 +128,13 @@ async def test_a_wrong_path_is_not_the_messages_fault(
     wrong = schema_registry.url.removesuffix("/apis/ccompat/v7") + path
     for schema_id in (1, uuid4()):
         with pytest.raises(PayloadUnavailableError, match="is its URL right"):
-            await SchemaRegistry(wrong, unknown_after=0.0).by_id(schema_id)
+            await asking(wrong, unknown_after=0.0).by_id(schema_id)
     with pytest.raises(PayloadUnavailableError, match="is its URL right"):
-        await SchemaRegistry(wrong).check()
+        await asking(wrong).check()
 
 
 async def test_a_registry_that_is_there_passes_the_check(url: str) -> None:
-    await SchemaRegistry(url).check()
+    await asking(url).check()
 
 
 def context(subject: str, headers: list[tuple[str, str | bytes | None]]) -> SerializationContext:
@@ -147,7 +152,7 @@ async def test_ids_of_confluent_kafkas_serializer_lead_to_its_schema(framing: st
             headers: Any = []
             value = await serializer({"id": 7}, context(subject, headers))
         frame = read_frame(message(value, headers=tuple(headers)), "value", "avro")
-        schema = await SchemaRegistry(server.url).by_id(frame.schema_id)
+        schema = await asking(server.url).by_id(frame.schema_id)
     assert json.loads(schema.text)["name"] == "Order"
     assert frame.data == b"\x0e"
 
@@ -155,7 +160,7 @@ async def test_ids_of_confluent_kafkas_serializer_lead_to_its_schema(framing: st
 @pytest.mark.parametrize("framing", ["prefix", "header"])
 async def test_confluent_kafkas_deserializer_finds_what_we_register(framing: Any, subject: str) -> None:
     with HttpRegistry() as server:
-        schema = await SchemaRegistry(server.url).register(subject, "AVRO", record(id="string"))
+        schema = await asking(server.url).register(subject, "AVRO", record(id="string"))
         outgoing = Outgoing(subject.removesuffix("-value"))
         value = Frame(framing, schema).put(b"\x0ca dozen"[:7], outgoing)
         async with AsyncSchemaRegistryClient({"url": server.url}) as client:
@@ -169,15 +174,15 @@ async def test_schemas_with_references_are_registered_as_confluent_kafka_does(ur
         await client.register_schema(f"{subject}-order", Schema(PROTO, "PROTOBUF"))
         uses = [SchemaReference("order.proto", f"{subject}-order", 1)]
         number = await client.register_schema(subject, Schema(USING, "PROTOBUF", uses))
-    registry = SchemaRegistry(url)
+    registry = asking(url)
     ours = await registry.register(subject, "PROTOBUF", USING, [Reference("order.proto", f"{subject}-order", 1)])
     assert ours.id == number
 
 
 async def test_many_tasks_ask_a_server_once(schema_registry: ApicurioRegistry | ExternalRegistry, subject: str) -> None:
-    registry = SchemaRegistry(schema_registry.url)
+    registry = asking(schema_registry.url)
     registered = await registry.register(subject, "AVRO", record(id="int"))
-    other = SchemaRegistry(schema_registry.url)
+    other = asking(schema_registry.url)
     assert registered.id is not None
     number = registered.id
     read = await asyncio.gather(*(other.by_id(number) for _ in range(200)))

@@ -27,15 +27,14 @@ NO_PATH: Reply = 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
 class HttpRegistry:
     """`asked` has the path and query of each request, `seen` the headers; `instead` may reply before it does."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.store = MemoryRegistry()
         self.asked: list[str] = []
         self.seen: list[dict[str, str]] = []
         self.headers: dict[str, str] = {}  # added to each reply
         self.instead: Callable[[str], Reply | None] = lambda path: None
         self.compiled: dict[str, str] = {}  # what format=serialized gives for a text
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), _handler(self))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_port}"
@@ -101,6 +100,13 @@ class HttpRegistry:
 def _sent(body: Any) -> tuple[Any, str, tuple[Reference, ...]]:
     references = tuple(Reference(**each) for each in body.get("references", ()))
     return body.get("schemaType", "AVRO"), body["schema"], references
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keeps the terminal clean when clients go away, or do not trust the certificate."""
 
 
 def _handler(registry: HttpRegistry) -> type[BaseHTTPRequestHandler]:
