@@ -14,12 +14,15 @@ from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeEr
 from ..extras import needed
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
 from ..payload.target import Target
+from .avro_logical import Duration
 from .avro_schema import AvroSchemaError, Node, SchemaInput, parse, schema_text
 from .avro_shapes import names_of
 from .declared import DeclaredSchema
 from .registered import Reference, RegisteredSchema, SchemaId, SchemaSource
 from .subjects import SubjectStrategy, check_strategy, subject_of
 from .wire import Frame, Framing, has_frame, read_frame
+
+__all__ = ["Avro", "Duration"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +130,7 @@ class Avro(Serializer):
 
                     node = resolved(node, self._reader)
                 readers[schema_id] = SchemaReader(node, target, self._rules)
-            except (AvroSchemaError, ValueError) as error:
+            except (AvroSchemaError, ValueError, RecursionError) as error:
                 reason = str(error)
                 raise PayloadDecodeError(
                     f"step avro: the schema {schema_id} does not fit {target.name}: {reason}", step="avro"

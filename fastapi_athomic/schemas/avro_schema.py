@@ -254,11 +254,32 @@ def _number(schema: dict[str, Any], key: str) -> int:
 
 def recursive_records(root: Node) -> frozenset[int]:
     """The `id` of each record that can hold itself, in whatever depth."""
-    return frozenset(
-        id(node)
-        for node in root.walk()
-        if node.kind == "record" and any(id(used) == id(node) for part in node.parts() for used in part.walk())
-    )
+    held = {id(node): _records_in(node) for node in root.walk() if node.kind == "record"}
+    return frozenset(record for record in held if record in _reachable(record, held))
+
+
+def _records_in(record: Node) -> set[int]:
+    """The `id`s of records that it holds without others between."""
+    found: set[int] = set()
+    waiting = list(record.parts())
+    while waiting:
+        node = waiting.pop()
+        if node.kind == "record":
+            found.add(id(node))
+        else:
+            waiting.extend(node.parts())
+    return found
+
+
+def _reachable(record: int, held: Mapping[int, set[int]]) -> set[int]:
+    found: set[int] = set()
+    waiting = list(held[record])
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting.extend(held[each])
+    return found
 
 
 def takes_no_bytes(node: Node) -> bool:

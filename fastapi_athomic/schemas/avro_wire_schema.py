@@ -32,6 +32,7 @@ WireSchema = Any
 """What fastavro takes for a parsed schema."""
 MAX_DEPTH = 100
 """Records within records of the same type."""
+_GROUPS = frozenset(("record", "union", "array", "map"))
 CONVERT = "convert"
 """The key under which a schema holds the function that values go through after they are read."""
 _OURS = "athomic"
@@ -98,6 +99,8 @@ class WireSchemas:
 
     def _make(self, node: Node, shapes: Shapes, depth: int, decided: bool = False) -> WireSchema:
         """`decided`: of several models, those that the record stands for are in `shapes`."""
+        if node.kind not in _GROUPS:
+            depth = 0  # it is the same in all depths
         key = (id(node), *map(id, shapes), depth, decided)
         made = self._made.get(key)
         if made is None:

@@ -216,5 +216,4 @@ async def test_the_registry_tells_what_would_be_incompatible(url: str, topic: st
     registry = SchemaRegistry(url)
     await registry.register(f"{topic}-value", "AVRO", json.dumps(record("shop.Placed", number="string")))
     avro = Avro(registry, schema=record("shop.Placed", number="long"))
-    found = await avro.incompatibilities(Placed, topic, writes=True)
-    assert len(found) == (url.startswith("http") and "apis" in url)  # the small one finds everything compatible
+    assert len(await avro.incompatibilities(Placed, topic, writes=True)) == 1

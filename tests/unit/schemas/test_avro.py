@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -320,6 +321,12 @@ def test_what_would_be_registered_is_declared(registry: SchemaRegistry) -> None:
 def test_options_are_checked(registry: SchemaRegistry, options: Any, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         Avro(registry, **options)
+
+
+def test_the_extra_is_named_if_it_is_missing(registry: SchemaRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    with pytest.raises(ConfigurationError, match=r"Avro needs fastapi-athomic\[avro\]"):
+        Avro(registry)
 
 
 def test_a_type_that_pydantic_does_not_know_is_told(registry: SchemaRegistry) -> None:

@@ -15,7 +15,16 @@ import pytest
 from fastavro import parse_schema, schemaless_reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, RootModel, field_serializer, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    field_serializer,
+    model_serializer,
+)
 
 from fastapi_athomic import PayloadEncodeError
 from fastapi_athomic.payload.steps import Outgoing
@@ -344,6 +353,24 @@ def test_serializers_of_the_user_s_decide_how_a_model_is_written() -> None:
             return {"number": 2 * self.number}
 
     assert "it would not be read back as it is: number (int)" in unpublishable(record(number="int"), Whole(number=1))
+
+
+def test_a_validator_that_changes_the_value_is_noticed() -> None:
+    class Doubled(BaseModel):
+        number: Annotated[int, AfterValidator(lambda number: 2 * number)]
+
+    assert "it would not be read back as it is: number (int)" in unpublishable(PLACED, Doubled(number=1))
+    assert publish(PLACED, Doubled(number=0)) == b"\0"
+
+
+def test_floats_of_32_bits_are_no_doubt() -> None:
+    class Measured(BaseModel):
+        value: Annotated[float, Field(ge=0)]  # a constraint, so it is read back
+        text: Annotated[str, AfterValidator(str.strip)] = ""
+
+    schema = record(value="float", text="string")
+    assert read(schema, publish(schema, Measured(value=0.1)))["value"] == pytest.approx(0.1)
+    assert "text (str)" in unpublishable(schema, Measured.model_construct(value=0.1, text=" a"))
 
 
 def test_a_subclass_in_a_field_of_its_base_is_refused() -> None:
