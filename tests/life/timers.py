@@ -24,6 +24,8 @@ CONSTANTS = {
     "fastapi_athomic.transports.kafka.group_member.METADATA_MAX_AGE": 3.0,
     "fastapi_athomic.transports.kafka.group_member.METADATA_MAX_AGE_FOR_PATTERN": 1.5,
     "fastapi_athomic.failures.dlq.MAX_WRITE_DELAY": 2.0,
+    "fastapi_athomic.handling.patience.LONGEST_PAUSE": 2.0,
+    "fastapi_athomic.handling.patience.FORGOTTEN": 6.0,
     "fastapi_athomic.retry.DEFAULT_MAX_DELAY": 4.0,
     "fastapi_athomic.failures.failure_log.TRACEBACK_SECONDS": 4.0,
     "fastapi_athomic.loop.blocking.QUIET_SECONDS": 2.0,

@@ -20,7 +20,7 @@ from fastapi_athomic.observation.status import HealthStatus
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing
 from tests.support.apps import Gate, Record, eventually, running
-from tests.support.payloads import Depot
+from tests.support.payloads import Depot, message
 
 COUNT = 10
 ORDERED: dict[str, Any] = {"aggregate_key_field": "shop", "sequence_id_field": "number", "first_sequence": 0}
@@ -405,6 +405,26 @@ async def test_a_stop_does_not_wait_for_what_came_from_the_waiting_room() -> Non
     shop.depot.away = False
     async with running(shop.athomic):
         assert await shop.record.count(COUNT) == list(range(COUNT))
+
+
+def test_pauses_grow_to_their_limit_and_who_is_not_tried_again_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    now = 1_000.0
+    monkeypatch.setattr(patience, "monotonic", lambda: now)
+    patient, away = patience.Patience("h"), PayloadUnavailableError("the depot is away")
+    waiting, other = message(b""), message(b"", topic="other")
+    patient.note(other, away)
+    pauses = []
+    for _ in range(10):
+        pauses.append(patient.note(waiting, away))
+        now += pauses[-1]
+    assert pauses == pytest.approx([0.2, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15, 15])
+    assert patient.problems() == ["2 messages wait, the first for 56 s: the depot is away"]
+    now += patience.FORGOTTEN - 50
+    patient.note(waiting, away)
+    assert patient.problems() == ["1 message waits, the first for 126 s: the depot is away"]
+    patient.arrived(waiting)
+    assert not patient.busy
 
 
 # --- publishing
