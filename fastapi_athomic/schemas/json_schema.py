@@ -175,9 +175,7 @@ class JsonSchema(Serializer):
             data = message.value
             if data is None:
                 return read(None)
-            if (
-                data[:1] == b"\0" and len(data) > _PREFIX
-            ):  # an id, as no JSON begins with this byte
+            if data[:1] == b"\0" and len(data) > _PREFIX:  # an id, as no JSON begins with this byte
                 return read(data[_PREFIX:])
             return read(read_frame(message, part, STEP).data)
 
