@@ -21,7 +21,7 @@ def test_what_the_page_shows_runs(page: str, capsys: pytest.CaptureFixture[str])
     assert SAID[page] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "payload"])
 def test_the_tests_that_the_page_names_exist(page: str) -> None:
     tests = "".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
     for name in re.findall(r"`(test_\w+)`", (ROOT / "docs" / f"{page}.md").read_text()):
