@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf.message import EncodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 from pydantic import ValidationError
 
 from ..exceptions import ConfigurationError, PayloadEncodeError
@@ -19,7 +20,7 @@ from .protobuf_decoding import STEP, Files
 from .protobuf_files import UnusableSchemaError, as_text, index_of, is_shipped, misfit, missing, written_index
 from .protobuf_known import UnwritableError
 from .protobuf_reading import Kinds, MessageReader
-from .protobuf_targets import record_of
+from .protobuf_targets import compares_by_fields, record_of
 from .protobuf_writing import MessageWriter
 from .registered import Reference, RegisteredSchema
 from .subjects import SubjectStrategy, subject_of
@@ -145,6 +146,8 @@ class ProtobufEncoder:
         write, reader = MessageWriter(self._kinds), MessageReader(self._kinds)
         record = kind if record_of(kind) is not None else None
         convert, name = reader.function(descriptor, record), type_name(kind)
+        parse, validate = GetMessageClass(descriptor).FromString, target.adapter.validator.validate_python
+        is_plain = record is not None and compares_by_fields(kind)
 
         def encode(message: Any) -> bytes:
             try:
@@ -153,7 +156,7 @@ class ProtobufEncoder:
                 place = f"{'.'.join(error.place)}: " if error.place else ""
                 raise refused(f"a {name} cannot be encoded as {descriptor.full_name}: {place}{error}") from None
             data = _serialized(name, written)
-            problem = _problem_of_reading(message, type(written).FromString(data))
+            problem = _problem_of_reading(message, parse(data))
             if problem is not None:
                 raise refused(f"a {name} would not be read back as it is: {problem}")
             return data
@@ -162,7 +165,8 @@ class ProtobufEncoder:
             try:
                 if record is None:
                     return difference(message, _restricted(convert(read), message, descriptor), declared=False)
-                return difference(message, target.adapter.validator.validate_python(convert(read)))
+                found = validate(convert(read))
+                return None if is_plain and found == message else difference(message, found)
             except ValidationError as error:
                 return target.describe(error)
             except MemoryError:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from functools import lru_cache
 from inspect import isclass
 from types import UnionType
 from typing import Any, Literal, NamedTuple, NotRequired, Required, TypeVar, get_args, get_origin
+from uuid import UUID
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
@@ -209,6 +213,33 @@ def _filled_in(annotation: Any, arguments: Mapping[Any, Any]) -> Any:
         return arguments.get(annotation, annotation)
     wanted = getattr(annotation, "__parameters__", ())
     return annotation[tuple(arguments.get(each, each) for each in wanted)] if wanted and arguments else annotation
+
+
+_PLAIN = (str, int, float, bool, bytes, datetime, timedelta, date, UUID, Decimal)
+_COLLECTIONS = (list, tuple, set, frozenset, dict)
+
+
+@lru_cache(MAX_TYPES)
+def compares_by_fields(kind: Any) -> bool:
+    """Whether `==` of two models says that all that is in them is equal: no type in them has rules of its own."""
+    return _compares(kind, set())
+
+
+def _compares(annotation: Any, seen: set[Any]) -> bool:
+    kind = split(annotation)[0]
+    arguments = [each for each in get_args(kind) if each is not Ellipsis]
+    if get_origin(kind) in (typing.Union, UnionType, *_COLLECTIONS):
+        return all(_compares(each, seen) for each in arguments)
+    if kind in (*_PLAIN, None, type(None)) or get_origin(kind) is Literal or kind in seen:
+        return True
+    if not isclass(kind):
+        return False
+    if issubclass(kind, Enum):
+        return kind.__eq__ is object.__eq__ or issubclass(kind, int | str)
+    if not issubclass(kind, BaseModel) or kind.__eq__ is not BaseModel.__eq__:
+        return False
+    seen.add(kind)
+    return all(_compares(info.annotation, seen) for info in model_fields(kind).values())
 
 
 def literal_values(choice: Choice) -> tuple[Any, ...]:

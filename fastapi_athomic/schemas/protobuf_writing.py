@@ -8,7 +8,9 @@ that a float cannot hold; it makes a float of 32 bits infinite, and cuts what is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from enum import Enum
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -41,6 +43,7 @@ _INTS: Mapping[int, tuple[int, int]] = {
 class Plan(NamedTuple):
     """How the fields of a message are filled from a record: the attribute, the field, and what converts the value."""
 
+    held: Callable[[Any], Mapping[str, Any]]  # the values by the names of attributes
     fields: list[tuple[str, str, Convert]]
     oneofs: list[tuple[str, Callable[[Any], tuple[str, Any]]]]  # gives the field, too
 
@@ -50,8 +53,7 @@ class MessageWriter:
 
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds
-        self._plans: dict[tuple[str, Any], Plan] = {}
-        self._mappings: dict[str, dict[str, tuple[str, Convert]]] = {}
+        self._fillers: dict[str, Convert] = {}
 
     def message(self, descriptor: Any, value: Any) -> Any:
         """A message with what is in a record or a mapping.
@@ -59,31 +61,42 @@ class MessageWriter:
         Raises:
             UnwritableError: a value cannot stand in its field.
         """
-        return GetMessageClass(descriptor)(**self._parts(descriptor, value))
+        return GetMessageClass(descriptor)(**self._filler(descriptor)(value))
 
-    def _parts(self, descriptor: Any, value: Any) -> Parts:
-        """None is left out. If a field cannot be unset, reading back shows that."""
-        kind = type(value)
-        plan = self._plans.get((descriptor.full_name, kind))
-        if plan is None:
-            if isinstance(value, Mapping):
-                return self._of_mapping(descriptor, value)
-            if isinstance(value, RootModel):
-                return self._parts(descriptor, value.root)
-            plan = self._plans[descriptor.full_name, kind] = self._plan(descriptor, kind)
-        held, parts, name = _held(value), {}, ""
-        try:
-            for name, field, convert in plan.fields:
-                part = held.get(name)
-                if part is not None:
-                    parts[field] = convert(part)
-            for name, choose in plan.oneofs:
-                part = held.get(name)
-                if part is not None:
-                    field, parts[field] = choose(part)
-        except UnwritableError as error:
-            raise error.within(name) from None
-        return parts
+    def _filler(self, descriptor: Any) -> Convert:
+        """A function from records and mappings to the parts of a message. None is left out: if a field cannot be unset,
+        reading back shows that."""
+        if descriptor.full_name in self._fillers:
+            return self._fillers[descriptor.full_name]
+        plans: dict[type, Plan] = {}
+        by_key: dict[str, tuple[str, Convert]] = {}
+
+        def fill(value: Any) -> Any:
+            plan = plans.get(type(value))
+            if plan is None:
+                if isinstance(value, Mapping):
+                    return self._of_mapping(descriptor, by_key, value)
+                if isinstance(value, RootModel):
+                    return fill(value.root)
+                if isinstance(value, Message):
+                    return _same_message(value, descriptor.full_name)
+                plan = plans[type(value)] = self._plan(descriptor, type(value))
+            held, parts, name = plan.held(value), {}, ""
+            try:
+                for name, field, convert in plan.fields:
+                    part = held.get(name)
+                    if part is not None:
+                        parts[field] = convert(part)
+                for name, choose in plan.oneofs:
+                    part = held.get(name)
+                    if part is not None:
+                        field, parts[field] = choose(part)
+            except UnwritableError as error:
+                raise error.within(name) from None
+            return parts
+
+        self._fillers[descriptor.full_name] = fill
+        return fill
 
     def _plan(self, descriptor: Any, kind: Any) -> Plan:
         record = record_of(kind)
@@ -91,7 +104,7 @@ class MessageWriter:
             raise UnwritableError(f"a {kind.__name__} is no message {descriptor.full_name}")
         if not self._kinds.fits(kind, descriptor):
             raise UnwritableError(f"a {kind.__name__} stands for another message than {descriptor.full_name}")
-        plan = Plan([], [])
+        plan = Plan(_attributes_of(kind), [], [])
         for field in descriptor.fields:
             target = record.field(field.name, field.json_name)
             if target is not None and not target.excluded:
@@ -104,15 +117,12 @@ class MessageWriter:
                 plan.oneofs.append((target.name, self._chooser(oneof)))
         return plan
 
-    def _of_mapping(self, descriptor: Any, value: Mapping[Any, Any]) -> Parts:
-        plan = self._mappings.get(descriptor.full_name)
-        if plan is None:
-            plan = self._mappings[descriptor.full_name] = {}
-            for field in descriptor.fields:
-                plan[field.name] = plan[field.json_name] = (field.name, self._converter(field))
+    def _of_mapping(self, descriptor: Any, by_key: dict[str, tuple[str, Convert]], value: Mapping[Any, Any]) -> Parts:
+        for field in () if by_key else descriptor.fields:
+            by_key[field.name] = by_key[field.json_name] = (field.name, self._converter(field))
         parts: Parts = {}
         for key, held in value.items():
-            known = plan.get(key)
+            known = by_key.get(key)
             if known is None:
                 raise UnwritableError(f"{descriptor.full_name} has no such field", key if _is_name(key) else "?")
             if held is not None:
@@ -148,17 +158,17 @@ class MessageWriter:
         if name == ANY:
             return lambda value: self._packed(descriptor.file.pool, value)
         fill, known = FILLERS.get(name), PARTS.get(name)
+        if known is None and fill is None:
+            return self._filler(descriptor)
 
         def convert(value: Any) -> Any:
-            if known is None and fill is None:
-                return _same_message(value, name) if isinstance(value, Message) else self._parts(descriptor, value)
             value = _bare(value)
             if isinstance(value, Message):
                 return _same_message(value, name)
             if fill is not None:
                 return _filled(descriptor, fill, value)
             if known is None or is_record(value) or isinstance(value, Mapping):
-                return self._parts(descriptor, value)
+                return self._filler(descriptor)(value)
             return known(value)
 
         return convert
@@ -233,13 +243,11 @@ def _same_message(value: Any, full_name: str) -> Any:
     return value
 
 
-def _held(value: Any) -> Mapping[str, Any]:
-    """The values of a record by the names of its attributes."""
-    if isinstance(value, BaseModel):
-        extra = value.__pydantic_extra__
-        return {**value.__dict__, **extra} if extra else value.__dict__
-    found: Mapping[str, Any] = fields_of(value) if is_record(value) else value._asdict()
-    return found
+def _attributes_of(kind: Any) -> Callable[[Any], Mapping[str, Any]]:
+    """A function that gives the values of a record by the names of its attributes."""
+    if not issubclass(kind, BaseModel):
+        return fields_of if is_dataclass(kind) else kind._asdict
+    return fields_of if kind.model_config.get("extra") == "allow" else attrgetter("__dict__")
 
 
 def _bare(value: Any) -> Any:
@@ -292,8 +300,9 @@ def _int(low: int, high: int) -> Convert:
             value = _bare(value)
             if not isinstance(value, int):
                 raise unwritable(value, "int")
+            value = int(value)
         if low <= value <= high:
-            return int(value)
+            return value  # type: ignore[no-any-return]
         raise UnwritableError("the int is out of range")
 
     return convert

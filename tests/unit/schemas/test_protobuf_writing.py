@@ -356,7 +356,6 @@ def test_what_is_written_is_what_the_generated_class_holds(value: Everything) ->
     data = WRITE(value)
     found = shop_pb2.Everything.FromString(data[7:])
 
-    assert found.SerializeToString() == data[7:] or len(value.names) + len(value.lines) + len(value.durations) > 1
     for name in ("a_double", "a_float", "an_int64", "a_uint64", "a_sint64", "a_string", "some_bytes"):
         assert getattr(found, name) == getattr(value, name)
     assert list(found.numbers) == value.numbers
