@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import pytest
 import zstandard
 from cryptography.fernet import Fernet

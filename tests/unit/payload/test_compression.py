@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-import lz4.frame  # type: ignore[import-untyped]
+import lz4.frame
 import pytest
 import zstandard
 from hypothesis import given
