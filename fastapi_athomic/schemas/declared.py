@@ -33,3 +33,16 @@ class DeclaresSchemas(Protocol):
             ConfigurationError: the type has none in this format.
         """
         ...
+
+
+@runtime_checkable
+class ComparesTypes(Protocol):
+    """A serializer that can tell whether a type goes with the newest schema of its subject."""
+
+    async def incompatibilities(self, kind: Any, topic: str, *, writes: bool, part: Part = "value") -> list[str]:
+        """What does not fit, a sentence each.
+
+        Raises:
+            PayloadUnavailableError: the registry cannot be reached, or has no such subject.
+        """
+        ...
