@@ -98,7 +98,8 @@ async def test_the_header_counts_more_than_what_the_value_begins_with(
     """A bare message may look as if it began with a schema id."""
     protobuf = Protobuf(registry)
     decode = protobuf.decoder(shop_pb2.Order)
-    await settled(decode(message(await written(protobuf, ORDER))))
+    for _ in range(3):  # until the short way is known
+        await settled(decode(message(await written(protobuf, ORDER))))
     assert shop.guid is not None
     header = ("__value_schema_id", b"\x01" + shop.guid.bytes + b"\0")
 

@@ -241,6 +241,16 @@ async def test_an_instance_of_a_subclass_would_lose_what_it_adds() -> None:
     assert "by_card (Special)" in await refusal(Model(by_card=Special(reference="r")))
 
 
+async def test_a_model_that_is_equal_to_all_others_is_compared_field_by_field() -> None:
+    class Model(BaseModel):
+        an_int32: int | None = None
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    assert "an_int32 (NoneType)" in await refusal(Model())
+
+
 @dataclass
 class Simple:
     a_string: str
