@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..exceptions import ConfigurationError
 from ..extras import needed
+from ..payload.off_loop import threads
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
 from .declared import DeclaredSchema
 from .registered import SchemaSource
@@ -27,6 +28,8 @@ class Protobuf(Serializer):
         auto_register: registers the schema of the generated class when the first message of its kind is published.
         nanoseconds: what a `datetime` or `timedelta` cannot hold of a Timestamp or Duration: "refuse" the message, or
             "cut" it off. A field annotated `int` gets all nanoseconds.
+        thread_above: larger payloads (in bytes) are made models of in a thread, which lets the event loop go on between
+            the items of lists; None: never.
 
     A handler's type is a generated class (or several: `A | B`), or anything that pydantic validates; see
     docs/protobuf.md for what its fields may be. `bytes` is the bare message.
@@ -49,6 +52,7 @@ class Protobuf(Serializer):
         schema: Any = None,
         auto_register: bool = False,
         nanoseconds: Literal["refuse", "cut"] = "refuse",
+        thread_above: int | None = None,
     ) -> None:
         message = needed("google.protobuf.message", extra="protobuf", what="Protobuf").Message
         if framing not in ("prefix", "header"):
@@ -63,11 +67,14 @@ class Protobuf(Serializer):
         self.registry = registry
         self.auto_register = auto_register
         self._cuts_nanoseconds = nanoseconds == "cut"
-        from .protobuf_decoding import Files  # these need the library
+        self._thread_above = thread_above
+        from .protobuf_checks import Checks  # these need the library
+        from .protobuf_decoding import Files
         from .protobuf_encoding import Options, ProtobufEncoder
 
         self._files = Files(registry)
         options = Options(framing, subject, auto_register)
+        self._checks = Checks(self._files, self._messages, schema, subject)
         self._encoder = ProtobufEncoder(self._files, self._messages, schema, options)
 
     def encode(self, message: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
@@ -77,7 +84,12 @@ class Protobuf(Serializer):
         from .protobuf_decoding import ProtobufDecoder
 
         decoder = ProtobufDecoder(
-            self._files, self._messages, target_type, part, cuts_nanoseconds=self._cuts_nanoseconds
+            self._files,
+            self._messages,
+            target_type,
+            part,
+            cuts_nanoseconds=self._cuts_nanoseconds,
+            thread_above=self._thread_above,
         )
         return decoder.decode
 
@@ -87,14 +99,29 @@ class Protobuf(Serializer):
         return has_frame(message) if kind is None else kind == self.content_type
 
     def declared(self, target_type: Any, topic: str, part: Part = "value") -> DeclaredSchema | None:
-        """The schema of the generated class that is, or stands behind, a type. See `DeclaresSchemas.declared`.
+        """What would be registered for a type; None: only the registry has its schema, or knows the files it needs."""
+        return self._checks.declared(target_type, topic, part)
 
-        None also for one that imports other files: only the registry knows the versions of those.
+    async def incompatibilities(self, kind: Any, topic: str, *, writes: bool, part: Part = "value") -> list[str]:
+        """What does not fit between a type and the newest schema of its subject, a sentence each.
+
+        Args:
+            kind: what a handler takes, or the class of what is published.
+            topic: where it is consumed or published.
+            writes: it is published: then the schema must have all of its fields.
+            part: the value or the key.
+
+        Raises:
+            PayloadUnavailableError: the registry cannot be reached, or has no such subject.
         """
-        return self._encoder.declared(target_type, topic, part)
+        return await self._checks.incompatibilities(kind, topic, part, writes=writes)
 
     async def open(self) -> None:
         await self.registry.open()
+        if self._thread_above is not None:
+            threads.open()
 
     async def close(self) -> None:
+        if self._thread_above is not None:
+            threads.close()
         await self.registry.close()

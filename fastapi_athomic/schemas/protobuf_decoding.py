@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from functools import partial
 from inspect import isclass
 from typing import Any
@@ -15,6 +16,8 @@ from pydantic import ValidationError
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError
 from ..payload.annotations import type_name
+from ..payload.off_loop import threads
+from ..payload.slices import sliced_validator
 from ..payload.steps import Later, Part, Received
 from ..payload.target import Target
 from .protobuf_files import UnusableSchemaError, file_of, message_at, misfit, read_index
@@ -66,6 +69,7 @@ class ProtobufDecoder:
         target_type: the handler's type: generated classes, or anything that pydantic validates.
         part: of the message.
         cuts_nanoseconds: what a datetime or timedelta cannot hold is cut off, else it is refused.
+        thread_above: larger payloads (in bytes) are read in a thread; None: none is.
 
     Raises:
         ConfigurationError: pydantic cannot validate the type, or it mixes generated classes with others.
@@ -78,11 +82,13 @@ class ProtobufDecoder:
         target_type: Any,
         part: Part,
         *,
-        cuts_nanoseconds: bool,
+        cuts_nanoseconds: bool = False,
+        thread_above: int | None = None,
     ) -> None:
         self._files = files
         self._part = part
         self._readers = _readers_into(target_type, messages, cuts_nanoseconds=cuts_nanoseconds)
+        self._readers.thread_above = thread_above
         self._allows_none = self._readers.allows_none
         self._name = type_name(target_type)
         # By schema and message: only of schemas that the registry has, so there are few.
@@ -127,7 +133,8 @@ class ProtobufDecoder:
         except UnusableSchemaError as error:
             raise refused(f"the schema {schema_id} cannot be used: {error}") from None
         read = self._known[schema_id, index] = self._readers.reader(written)
-        return read(data)
+        value = read(data)
+        return await value if isinstance(value, Later) else value
 
 
 def _index(index: bytes | None, data: bytes) -> tuple[Index, bytes]:
@@ -166,6 +173,8 @@ def _readers_into(
 class _IntoBytes:
     """The message without id and index, for those who parse it themselves."""
 
+    thread_above: int | None = None
+
     def __init__(self, *, allows_none: bool) -> None:
         self.allows_none = allows_none
 
@@ -174,7 +183,10 @@ class _IntoBytes:
 
 
 class _IntoClasses:
-    """Generated classes, as they are. Unknown fields stay in them, as Protobuf has it."""
+    """Generated classes, as they are. Unknown fields stay in them, as Protobuf has it. The library keeps Python's lock
+    while it parses, so a thread would be of no use."""
+
+    thread_above: int | None = None
 
     def __init__(self, classes: list[Any], *, allows_none: bool) -> None:
         self.allows_none = allows_none
@@ -200,6 +212,8 @@ class _IntoClasses:
 class _IntoModels:
     """Models, dataclasses, TypedDicts and dicts, validated by pydantic."""
 
+    thread_above: int | None = None
+
     def __init__(self, target_type: Any, messages: Mapping[Any, Any], *, cuts_nanoseconds: bool) -> None:
         self._cuts_nanoseconds = cuts_nanoseconds
         self._target = Target(target_type)
@@ -219,7 +233,12 @@ class _IntoModels:
         if kind is not None and written.fields and not reader.shares_fields(read_as, kind):
             raise refused(f"the message {written.full_name} has none of the fields of {type_name(kind)}")
         union = Target(kind).adapter.validator.validate_python if len(self._choice.records) > 1 else None
-        return self._compiled(read_as, reader, convert, union)
+        validate = self._target.adapter.validator.validate_python
+        at_once = self._compiled(read_as, reader, convert, union, validate)
+        if self.thread_above is None:
+            return at_once
+        sliced = sliced_validator(self._target.adapter).validate_python
+        return _in_thread_above(self.thread_above, at_once, self._compiled(read_as, reader, convert, union, sliced))
 
     def _kind_for(self, written: Any) -> Any:
         """The record that the message becomes; None: a dict."""
@@ -238,10 +257,15 @@ class _IntoModels:
         raise _wrong_message(written, [self._kinds.name_of(each) or type_name(each) for each in records])
 
     def _compiled(
-        self, descriptor: Any, reader: MessageReader, convert: Callable[[Any], Any], union: Read | None
+        self,
+        descriptor: Any,
+        reader: MessageReader,
+        convert: Callable[[Any], Any],
+        union: Callable[[Any], Any] | None,
+        validate: Callable[[Any], Any],
     ) -> Read:
         parse, name = GetMessageClass(descriptor).FromString, descriptor.full_name
-        validate, target = self._target.adapter.validator.validate_python, self._target
+        target = self._target
 
         def read(data: bytes) -> Any:
             try:
@@ -262,6 +286,15 @@ class _IntoModels:
             raise refused(problem)
 
         return read
+
+
+def _in_thread_above(size: int, at_once: Read, in_thread: Read) -> Read:
+    """Gives a `Later` for larger payloads."""
+
+    def read(data: bytes) -> Any:
+        return at_once(data) if len(data) <= size else threads.later(partial(copy_context().run, in_thread, data))
+
+    return read
 
 
 def _at(place: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
 from operator import attrgetter
+from struct import Struct
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -31,6 +32,7 @@ Parts = dict[str, Any]
 """What the constructor of a message class takes."""
 
 _F = FieldDescriptor
+_SINGLE = Struct("f")
 _INTS: Mapping[int, tuple[int, int]] = {
     **dict.fromkeys((_F.TYPE_INT32, _F.TYPE_SINT32, _F.TYPE_SFIXED32), (-(1 << 31), (1 << 31) - 1)),
     **dict.fromkeys((_F.TYPE_INT64, _F.TYPE_SINT64, _F.TYPE_SFIXED64), (-(1 << 63), (1 << 63) - 1)),
@@ -327,6 +329,18 @@ def _float(value: Any) -> float:
         raise UnwritableError("the number is too large for a float") from None
 
 
+def _single(value: Any) -> float:
+    """A float of 32 bits."""
+    number = _float(value)
+    try:
+        held = _SINGLE.unpack(_SINGLE.pack(number))[0]
+    except OverflowError:
+        held = None
+    if held != number == number:  # but NaN is kept
+        raise UnwritableError("a float of 32 bits does not hold it: round it, or let the field be a double")
+    return number
+
+
 def _text(value: Any) -> str:
     if type(value) is not str:
         value = _bare(value)
@@ -357,7 +371,7 @@ def _bytes(value: Any) -> bytes:
 _SCALARS: Mapping[int, Convert] = {
     _F.TYPE_BOOL: _bool,
     _F.TYPE_DOUBLE: _float,
-    _F.TYPE_FLOAT: _float,
+    _F.TYPE_FLOAT: _single,
     _F.TYPE_STRING: _text,
     _F.TYPE_BYTES: _bytes,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2
 
 from fastapi_athomic.schemas.protobuf_files import (
     file_of,
@@ -71,6 +73,18 @@ def test_each_message_is_found_by_its_index() -> None:
         assert message_at(file, index_of(message)).name == name
         for nested in message.nested_types:
             assert message_at(file, index_of(nested)) is nested
+
+
+def test_a_descriptor_with_the_name_of_a_file_that_it_imports() -> None:
+    """Names are the registering client's affair."""
+    imported = RegisteredSchema(id=1, guid=None, type="PROTOBUF", text='syntax = "proto3"; message A {}')
+    importing = descriptor_pb2.FileDescriptorProto(name="a.proto", dependency=["a.proto"], syntax="proto3")
+    importing.message_type.add(name="B").field.add(name="a", number=1, label=1, type_name="A")
+    text = b64encode(importing.SerializeToString()).decode()
+
+    file = file_of(RegisteredSchema(id=2, guid=None, type="PROTOBUF", text=text), {"a.proto": imported})
+
+    assert file.message_types_by_name["B"].fields_by_name["a"].message_type.full_name == "A"
 
 
 def messages(fields: str, *, more: str = "") -> Any:

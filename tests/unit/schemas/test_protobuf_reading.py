@@ -22,7 +22,7 @@ from fastapi_athomic.schemas.protobuf import Protobuf
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.payloads import message, settled
 from tests.support.protoc import generated
-from tests.support.shop_proto import Card, Cash, Numbered, OrderLine, Status, shop_pb2
+from tests.support.shop_proto import Card, Cash, Line, Numbered, OrderLine, Status, shop_pb2
 
 UTC = timezone.utc  # noqa: UP017
 
@@ -345,6 +345,16 @@ async def test_a_oneof_of_messages_alike_is_the_one_that_was_written() -> None:
     assert (await read(Model, shop_pb2.Order(cash={"reference": "r"}))).payment == Cash(reference="r")
     assert (await read(Model, shop_pb2.Order(card={"reference": "r"}))).payment == Card(reference="r")
     assert (await read(Model, shop_pb2.Order())).payment is None
+
+
+async def test_a_union_in_a_field_of_one_message_is_the_model_of_that_message() -> None:
+    class Model(BaseModel):
+        cash: Card | Cash
+        lines: list[Cash | Line]
+
+    found = await read(Model, shop_pb2.Order(cash={"reference": "r"}, lines=[{"sku": "a"}]))
+
+    assert found == Model(cash=Cash(reference="r"), lines=[Line(sku="a", quantity=0, price=0.0)])
 
 
 # --- targets
