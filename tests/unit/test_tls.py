@@ -59,7 +59,9 @@ async def transport_to(tmp_path: Path, authority: Authority) -> AsyncIterator[tu
             ssl_certfile=str(tmp_path / "client.crt"),
             ssl_keyfile=str(tmp_path / "client.key"),
         )
-        yield server, KafkaTransport(AthomicSettings(broker_url=f"kafka://127.0.0.1:{server.port}", kafka=kafka))
+        transport = KafkaTransport(AthomicSettings(broker_url=f"kafka://127.0.0.1:{server.port}", kafka=kafka))
+        yield server, transport
+        await transport.stop(5)
 
 
 async def connect(transport: KafkaTransport) -> None:
