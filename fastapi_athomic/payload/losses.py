@@ -79,7 +79,7 @@ def adapter_of(kind: Any) -> TypeAdapter[Any]:
     return type_adapter(kind)
 
 
-def difference(value: Any, read: Any, *, declared: bool = True) -> str | None:
+def difference(value: Any, read: Any, *, declared: bool = True, rounded: bool = False) -> str | None:
     """Place and type of the first value that was not read back as the same, `items.0.price (Decimal)`; None: all were.
 
     For serializers of formats other than JSON, to keep the rule that what is published can be read back.
@@ -90,9 +90,10 @@ def difference(value: Any, read: Any, *, declared: bool = True) -> str | None:
             plain objects of the format if `declared` is False.
         declared: whether `value`'s class says how it is read. False for a dict, list or number, whose parts are read
             by their own types: text equals a UUID that reads it as the same.
+        rounded: the schema has floats of 32 bits, to which Python's floats are rounded: a float may differ.
     """
-    spot = DECLARED_OBJECTS if declared else BARE_OBJECTS
-    return described(next(losses(value, read, spot), None))
+    found = losses(value, read, DECLARED_OBJECTS if declared else BARE_OBJECTS)
+    return described(next((loss for loss in found if not (rounded and loss[1] is float)), None))
 
 
 def described(loss: Loss | None) -> str | None:

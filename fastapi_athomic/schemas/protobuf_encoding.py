@@ -17,7 +17,16 @@ from ..payload.steps import Later, Outgoing, Part
 from ..payload.target import Target
 from .declared import DeclaredSchema
 from .protobuf_decoding import STEP, Files
-from .protobuf_files import UnusableSchemaError, as_text, index_of, is_shipped, misfit, missing, written_index
+from .protobuf_files import (
+    UnusableSchemaError,
+    as_text,
+    has_singles,
+    index_of,
+    is_shipped,
+    misfit,
+    missing,
+    written_index,
+)
 from .protobuf_known import UnwritableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import compares_by_fields, record_of
@@ -147,7 +156,7 @@ class ProtobufEncoder:
         record = kind if record_of(kind) is not None else None
         convert, name = reader.function(descriptor, record), type_name(kind)
         parse, validate = GetMessageClass(descriptor).FromString, target.adapter.validator.validate_python
-        is_plain = record is not None and compares_by_fields(kind)
+        is_plain, rounded = record is not None and compares_by_fields(kind), has_singles(descriptor)
 
         def encode(message: Any) -> bytes:
             try:
@@ -164,9 +173,10 @@ class ProtobufEncoder:
         def _problem_of_reading(message: Any, read: Any) -> str | None:
             try:
                 if record is None:
-                    return difference(message, _restricted(convert(read), message, descriptor), declared=False)
+                    bare = _restricted(convert(read), message, descriptor)
+                    return difference(message, bare, declared=False, rounded=rounded)
                 found = validate(convert(read))
-                return None if is_plain and found == message else difference(message, found)
+                return None if is_plain and found == message else difference(message, found, rounded=rounded)
             except ValidationError as error:
                 return target.describe(error)
             except MemoryError:

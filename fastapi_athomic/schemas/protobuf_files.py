@@ -263,3 +263,17 @@ def _missing(known: Any, wanted: Any, place: str, seen: set[str]) -> Iterator[st
             yield place + field.name
         elif field.message_type is not None and other.message_type is not None:
             yield from _missing(other.message_type, field.message_type, f"{place}{field.name}.", seen)
+
+
+def has_singles(descriptor: Any) -> bool:
+    """Whether a message has floats of 32 bits, itself or in what it holds."""
+    known, waiting = {descriptor.full_name}, [descriptor]
+    while waiting:
+        for field in waiting.pop().fields:
+            if field.type == FieldDescriptor.TYPE_FLOAT:
+                return True
+            held = field.message_type
+            if held is not None and held.full_name not in known:
+                known.add(held.full_name)
+                waiting.append(held)
+    return False

@@ -32,7 +32,7 @@ Parts = dict[str, Any]
 """What the constructor of a message class takes."""
 
 _F = FieldDescriptor
-_SINGLE = Struct("f")
+_SINGLE = Struct("<f")
 _INTS: Mapping[int, tuple[int, int]] = {
     **dict.fromkeys((_F.TYPE_INT32, _F.TYPE_SINT32, _F.TYPE_SFIXED32), (-(1 << 31), (1 << 31) - 1)),
     **dict.fromkeys((_F.TYPE_INT64, _F.TYPE_SINT64, _F.TYPE_SFIXED64), (-(1 << 63), (1 << 63) - 1)),
@@ -330,14 +330,12 @@ def _float(value: Any) -> float:
 
 
 def _single(value: Any) -> float:
-    """A float of 32 bits."""
+    """A float of 32 bits, to which Python's are rounded."""
     number = _float(value)
     try:
-        held = _SINGLE.unpack(_SINGLE.pack(number))[0]
+        _SINGLE.pack(number)
     except OverflowError:
-        held = None
-    if held != number == number:  # but NaN is kept
-        raise UnwritableError("a float of 32 bits does not hold it: round it, or let the field be a double")
+        raise UnwritableError("a float of 32 bits does not hold it: let the field be a double") from None
     return number
 
 
