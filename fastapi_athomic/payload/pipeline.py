@@ -216,11 +216,16 @@ class PayloadPipeline:
         """
         first = topic or getattr(message, "original_topic", None) or message.topic
         headers = message.headers.raw if isinstance(message.headers, MessageHeaders) else message.headers
+        incoming = Incoming(first, message.key, message.value, headers)
         try:
-            value = self.decoder(target_type)(Incoming(first, message.key, message.value, headers))
+            value = self.decoder(target_type)(incoming)
             return await value if isinstance(value, Later) else value
         except PayloadDecodeError as error:
-            raise PayloadDecodeError(f"{error}{hint(headers, self.steps)}", step=error.step) from None
+            raise PayloadDecodeError(f"{error}{self.hint(incoming)}", step=error.step) from None
+
+    def hint(self, message: Received) -> str:
+        """For the end of a decode error: what tells that the message was written by another pipeline; may be empty."""
+        return hint(message, self.steps, (self.serializer, *self.reads))
 
     # --- life
 

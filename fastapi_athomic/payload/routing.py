@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..exceptions import ConfigurationError
-from ..messages import Headers, RawMessage
+from ..messages import RawMessage
 from .life import OpenParts
 from .own_steps import is_payload_step
 from .pipeline import PayloadPipeline
-from .reading import SourceOf, hint
+from .reading import SourceOf
 from .steps import BytesStep, Decoder, Later, Received, Serializer
 
 TopicPayloads = Mapping[Any, PayloadPipeline]  # keys: str | re.Pattern[str]; mappings are invariant in them
@@ -34,7 +34,7 @@ class Decoding(NamedTuple):
     decode: Decoder | None  # None: it takes them as they came. With keys: gives pairs of the value and all keys
     waits: bool  # `decode` may give a `Later`
     keyed: bool
-    hint: Callable[[RawMessage], str]  # for the end of an error: what its headers say about why it cannot be decoded
+    hint: Callable[[RawMessage], str]  # for the end of an error: why a message cannot be decoded
 
 
 class Payloads:
@@ -113,7 +113,7 @@ class Payloads:
         if len(pipelines) == 1:
             (pipeline,) = pipelines
             decode = _decoder(pipeline, wanted, source_of)
-            return Decoding(decode, pipeline.waits, bool(wanted.key_types), partial(_hint, pipeline.steps))
+            return Decoding(decode, pipeline.waits, bool(wanted.key_types), pipeline.hint)
         for pipeline in pipelines:
             _decoder(pipeline, wanted, source_of)  # refuses types that it cannot give
         by_topic = _ByTopic(partial(self._reading, wanted, source_of), source_of)
@@ -137,7 +137,7 @@ class Payloads:
             of_source = self._of_handlers.get(source, ())
             pipeline = of_source[0] if len(of_source) == 1 else None
         pipeline = pipeline or self.default
-        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.steps)
+        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.hint)
 
     def all(self) -> list[PayloadPipeline]:
         """Every pipeline that is known, each once."""
@@ -170,7 +170,7 @@ class Payloads:
 
 class _Reading(NamedTuple):
     decode: Decoder
-    steps: Sequence[BytesStep]
+    hint: Callable[[RawMessage], str]
 
 
 class _ByTopic:
@@ -186,7 +186,7 @@ class _ByTopic:
 
     def hint(self, message: RawMessage) -> str:
         """See `Decoding.hint`."""
-        return hint(message.headers, self._of(message).steps)
+        return self._of(message).hint(message)
 
     def _of(self, message: Received) -> _Reading:
         topic, source = message.topic, self._source_of(message)
@@ -225,11 +225,6 @@ def _decoder(pipeline: PayloadPipeline, wanted: Wanted, source_of: SourceOf) -> 
 
 def _as_it_came(message: Received) -> Any:
     return message
-
-
-def _hint(steps: Sequence[BytesStep], message: RawMessage) -> str:
-    headers: Headers = message.headers
-    return hint(headers, steps)
 
 
 def _each_once(pipelines: Any) -> list[PayloadPipeline]:
