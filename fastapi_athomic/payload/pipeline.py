@@ -227,6 +227,11 @@ class PayloadPipeline:
         """For the end of a decode error: what tells that the message was written by another pipeline; may be empty."""
         return hint(message, self.steps, (self.serializer, *self.reads))
 
+    @property
+    def has_only_json(self) -> bool:
+        """Whether no other format is read."""
+        return all(type(each) is Json for each in (self.serializer, *self.reads))
+
     # --- life
 
     async def open(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ..exceptions import ConfigurationError
 from ..messages import RawMessage
+from .annotations import type_name
 from .life import OpenParts
 from .own_steps import is_payload_step
 from .pipeline import PayloadPipeline
@@ -74,6 +75,20 @@ class Payloads:
             if pipeline not in known:
                 known.append(pipeline)
 
+    def misspelt(self, topics: Collection[str]) -> list[tuple[str, str]]:
+        """Topics that were given a pipeline, and are nearly the name of one of these, which has none: of both each.
+
+        A topic that is only published to is named by no handler: so what merely is unknown is not told.
+        """
+        without = [topic for topic in topics if self._given(topic) is None]
+        return [
+            (given, topic)
+            for given in self._by_topic
+            if given not in topics
+            for topic in without
+            if _plain(given) == _plain(topic)
+        ]
+
     # --- publishing
 
     def of_topic(self, topic: str) -> PayloadPipeline:
@@ -110,6 +125,11 @@ class Payloads:
             ConfigurationError: a serializer cannot give a type.
         """
         pipelines = [wanted.payload] if wanted.payload is not None else self._of(wanted.topics, is_own)
+        if _takes_events(wanted.target_type) and all(pipeline.has_only_json for pipeline in pipelines):
+            raise ConfigurationError(
+                f"it takes {type_name(wanted.target_type)}, and the payload pipeline of its topics has no "
+                "CloudEvents(...)"
+            )
         if len(pipelines) == 1:
             (pipeline,) = pipelines
             decode = _decoder(pipeline, wanted, source_of)
@@ -225,6 +245,16 @@ def _decoder(pipeline: PayloadPipeline, wanted: Wanted, source_of: SourceOf) -> 
 
 def _as_it_came(message: Received) -> Any:
     return message
+
+
+def _plain(topic: str) -> str:
+    """What is left of a name without what people mistake: capitals, `-`, `_` and `.`, the plural."""
+    return "".join(part.removesuffix("s") for part in re.split(r"[-_.]", topic.lower()))
+
+
+def _takes_events(kind: Any) -> bool:
+    """Whether a type is `CloudEvent[...]`, or has one as a member or argument."""
+    return getattr(kind, "is_cloud_event", False) is True or any(_takes_events(each) for each in get_args(kind))
 
 
 def _each_once(pipelines: Any) -> list[PayloadPipeline]:

@@ -10,7 +10,7 @@ from google.protobuf.message import EncodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from pydantic import ValidationError
 
-from ..exceptions import ConfigurationError, PayloadEncodeError
+from ..exceptions import ConfigurationError, PayloadEncodeError, PayloadUnavailableError
 from ..payload.annotations import type_name
 from ..payload.losses import difference
 from ..payload.steps import Later, Outgoing, Part
@@ -88,7 +88,7 @@ class ProtobufEncoder:
         subject = subject_of(self._options.subject, topic, part, None if ours is None else ours.full_name)
         try:
             if ours is None:
-                schema = await self._source.latest(subject)
+                schema = await self._newest(subject, kind)
                 ours = _message_for(kind, await self._files.of(schema))
                 index = index_of(ours)
             else:
@@ -97,6 +97,16 @@ class ProtobufEncoder:
             raise refused(f"the schema of {subject} cannot be used: {error}") from None
         frame = Frame(self._options.framing, schema, part, written_index(index))
         return frame, self._writer(kind, ours)
+
+    async def _newest(self, subject: str, kind: Any) -> RegisteredSchema:
+        """For a type without a generated class. Says so, if its schema would be registered otherwise."""
+        try:
+            return await self._source.latest(subject)
+        except PayloadUnavailableError as error:
+            if not self._options.auto_register:
+                raise
+            text = f"{error}; auto_register needs a generated class: messages={{{kind.__name__}: ...}}, or schema=..."
+            raise PayloadUnavailableError(text, step=error.step) from None
 
     def _descriptor_of(self, kind: Any) -> Any:
         """The descriptor of a message of this type, if there is a generated class."""
