@@ -20,7 +20,7 @@ from .avro_shapes import names_of
 from .declared import DeclaredSchema
 from .registered import Reference, RegisteredSchema, SchemaId, SchemaSource
 from .subjects import SubjectStrategy, check_strategy, subject_of
-from .wire import Frame, Framing, has_frame, read_frame
+from .wire import Frame, Framing, has_frame, read_frame, schema_of
 
 __all__ = ["Avro", "Duration"]
 
@@ -123,7 +123,7 @@ class Avro(Serializer):
         from .avro_reading import SchemaReader
 
         if schema_id not in readers:
-            node = await self._node_of(await self.registry.by_id(schema_id))
+            node = await self._node_of(await schema_of(self.registry, schema_id, "avro"))
             try:
                 if self._reader is not None:
                     from .avro_resolution import resolved

@@ -25,7 +25,7 @@ from .protobuf_known import UnreadableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import choice_of
 from .registered import RegisteredSchema, SchemaId, SchemaSource
-from .wire import HEADERS, read_frame
+from .wire import HEADERS, read_frame, schema_of
 
 STEP = "protobuf"
 Read = Callable[[bytes], Any]
@@ -127,7 +127,7 @@ class ProtobufDecoder:
         return read(payload)
 
     async def _later(self, schema_id: SchemaId, index: Index, data: bytes) -> Any:
-        schema = await self._files.source.by_id(schema_id)
+        schema = await schema_of(self._files.source, schema_id, STEP)
         try:
             written = message_at(await self._files.of(schema), index)
         except UnusableSchemaError as error:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from threading import Lock
 from time import monotonic
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
@@ -150,7 +151,8 @@ class SchemaRegistry:
     def _unknown(self, schema_id: SchemaId) -> PayloadDecodeError:
         self._never_came = min(self._never_came + 1, 20)
         self._last_unknown = monotonic()
-        return PayloadDecodeError(f"{self._backend.shown} has no schema with the id {schema_id}", step=STEP)
+        named = "the GUID that the message names" if isinstance(schema_id, UUID) else f"the id {schema_id}"
+        return PayloadDecodeError(f"{self._backend.shown} has no schema with {named}", step=STEP)
 
     async def referenced(self, schema: RegisteredSchema) -> dict[str, RegisteredSchema]:
         found: dict[str, RegisteredSchema] = {}
