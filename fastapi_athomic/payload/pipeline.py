@@ -214,7 +214,7 @@ class PayloadPipeline:
             PayloadUnavailableError: something that is needed cannot be reached.
             ConfigurationError: the serializer cannot give this type.
         """
-        first = topic or getattr(message, "original_topic", None) or message.topic
+        first = topic or getattr(message, "first_topic", None) or message.topic
         headers = message.headers.raw if isinstance(message.headers, MessageHeaders) else message.headers
         try:
             value = self.decoder(target_type)(Incoming(first, message.key, message.value, headers))

@@ -132,12 +132,21 @@ class Payloads:
         return _each_once(self._given(topic) or self.default for topic in topics)
 
     def _reading(self, wanted: Wanted, source_of: SourceOf, topic: str, source: str) -> _Reading:
-        pipeline = self._by_topic.get(topic) or self._given(source)
-        if pipeline is None and topic != source and source not in wanted.topics:  # dead letters of another handler
-            of_source = self._of_handlers.get(source, ())
-            pipeline = of_source[0] if len(of_source) == 1 else None
-        pipeline = pipeline or self.default
+        foreign = topic != source and source not in wanted.topics
+        pipeline = self._found(topic, source, of_handlers=foreign)
         return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.steps)
+
+    def of_letter(self, own: PayloadPipeline | None, source: str, first: str) -> PayloadPipeline:
+        """What a dead letter of a handler is read with. `own`: its own pipeline; `first`: of another one's letter."""
+        return own or self._found(source, first, of_handlers=first != source)
+
+    def _found(self, topic: str, first: str, *, of_handlers: bool) -> PayloadPipeline:
+        """For a message in a topic that was `first` in another one. `of_handlers`: it is a letter of one of those."""
+        found = self._by_topic.get(topic) or self._given(first)
+        wanted = self._of_handlers.get(first, []) if of_handlers else []
+        if found is None and len(wanted) == 1:
+            found = wanted[0]
+        return found or self.default
 
     def all(self) -> list[PayloadPipeline]:
         """Every pipeline that is known, each once."""
