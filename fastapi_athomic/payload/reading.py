@@ -5,17 +5,21 @@ For each message: long on purpose, as each function split off would be one more 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 from ..error_text import located
-from ..exceptions import PayloadDecodeError, PayloadEncodeError, PayloadError
+from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
 from ..messages import Headers
 from .steps import CONTENT_ENCODING, BytesStep, Decoder, Incoming, Later, Received, Serializer, header
 
 SourceOf = Callable[[Any], str]
 """Gives the topic in which a message was first published: not its own, if it came through a retry or redrive topic."""
+
+ENDINGS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+"""What ends a task, the process or a coroutine: raised as it is, if something is waited for."""
 
 KNOWN_ENCODINGS = frozenset(
     ("gzip", "zstd", "lz4", "deflate", "br", "snappy", "fernet", "aes-gcm", "aes-256-gcm", "claim-check")
@@ -57,9 +61,9 @@ class Unwrapping:
                 if name == CONTENT_ENCODING:
                     said = text
         for step, decode, required in steps:
-            if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
-                continue
             try:
+                if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
+                    continue
                 done = decode(data, incoming)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | PayloadError):
@@ -68,7 +72,7 @@ class Unwrapping:
             if done.__class__ is bytes:
                 data = done
             elif isinstance(done, Later):
-                following = steps[[each for each, *_ in steps].index(step) + 1 :]
+                following = steps[[id(each) for each, *_ in steps].index(id(step)) + 1 :]
                 return Later(partial(self._go_on_later, done, step, following, incoming))
             else:
                 data = as_bytes(step, "decode", done)
@@ -107,8 +111,8 @@ async def settled(later: Later[Any], step: Serializer | BytesStep) -> Any:
     """What is waited for. Errors that are none of ours become `PayloadDecodeError`, without their text."""
     try:
         return await later
-    except Exception as error:
-        if isinstance(error, PayloadError):
+    except BaseException as error:
+        if isinstance(error, (PayloadError, *ENDINGS)):
             raise
         raise PayloadDecodeError(failed(step, "decode", error), step=step.name) from None
 
@@ -124,8 +128,12 @@ def as_bytes(step: Serializer | BytesStep, doing: str, data: Any) -> bytes:
 
 
 def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> str:
-    """What an error of a step says: its type, and where it was raised; never its text, which may show the payload."""
-    return f"step {step.name} could not {doing} the payload: {located(error)}"
+    """What an error of a step says: its type, and where it was raised; never its text, which may show the payload.
+
+    But for a `ConfigurationError`, which says what to do.
+    """
+    why = str(error) if isinstance(error, ConfigurationError) else located(error)
+    return f"step {step.name} could not {doing} the payload: {why}"
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
