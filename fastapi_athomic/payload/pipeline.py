@@ -115,7 +115,7 @@ class PayloadPipeline:
             if data is None:
                 return None
             if isinstance(data, Later):
-                return Later(partial(self._write_first_later, data, outgoing))
+                return Later(partial(self._write_first_later, data, outgoing, outgoing.headers))
             data = as_bytes(self.serializer, "encode", data)
         return self._write_steps(data, 0, _NONE, outgoing)
 
@@ -139,7 +139,7 @@ class PayloadPipeline:
                 raise _encode_error(step, error) from None
             if done.__class__ is not bytes:
                 if isinstance(done, Later):
-                    return Later(partial(self._write_later, done, data, number, skipped, outgoing))
+                    return Later(partial(self._write_later, done, data, number, skipped, outgoing, outgoing.headers))
                 done = as_bytes(step, "encode", done)
             if done is data and not step.required:
                 skipped |= {step.name}
@@ -154,7 +154,9 @@ class PayloadPipeline:
             outgoing.headers = said
         return data
 
-    async def _write_first_later(self, later: Later[Any], outgoing: Outgoing) -> bytes | None:
+    async def _write_first_later(self, later: Later[Any], outgoing: Outgoing, headers: Headers) -> bytes | None:
+        """`headers`: those so far. Each attempt begins with them, as the last one may have added some."""
+        outgoing.headers = headers
         try:
             data = await later
         except BaseException as error:
@@ -165,9 +167,16 @@ class PayloadPipeline:
         return await done if isinstance(done, Later) else done
 
     async def _write_later(
-        self, later: Later[Any], data: bytes, number: int, skipped: frozenset[str], outgoing: Outgoing
+        self,
+        later: Later[Any],
+        data: bytes,
+        number: int,
+        skipped: frozenset[str],
+        outgoing: Outgoing,
+        headers: Headers,
     ) -> bytes:
-        step = self._writers[number][0]
+        """`headers`: as for `_write_first_later`."""
+        step, outgoing.headers = self._writers[number][0], headers
         try:
             done = as_bytes(step, "encode", await later)
         except BaseException as error:
