@@ -428,6 +428,28 @@ def test_pauses_grow_to_their_limit_and_who_is_not_tried_again_is_forgotten(monk
     assert not patient.busy
 
 
+@ANY
+@ISOLATIONS
+async def test_health_tells_of_a_step_that_gives_no_answer_and_a_stop_does_not_wait_for_it(
+    strategy: str, isolation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Depot):
+        async def _done(self, data: bytes) -> bytes:
+            await asyncio.Event().wait()
+            return data
+
+    monkeypatch.setattr(patience, "SILENT", 0.0)
+    shop = Shop(strategy, isolation, Silent(), drain_timeout=600, shutdown_timeout=600)
+    async with running(shop.athomic):
+        await write_past(shop, range(1))
+        await eventually(lambda: shop.health().status is HealthStatus.DEGRADED)
+        with pytest.raises(
+            TimeoutError, match="1 message waits, the first for 0 s: a step of the payload pipeline gives"
+        ):
+            await shop.athomic.drain(0.05)
+    assert shop.record.seen == []
+
+
 # --- publishing
 
 
