@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +26,14 @@ class Wanted(NamedTuple):
     payload: PayloadPipeline | None  # its own pipeline
     target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
     key_types: Sequence[Any] = ()  # what their keys are decoded into, once for each type
+
+
+class Reader(NamedTuple):
+    """A handler that decodes what it reads."""
+
+    handler_id: str
+    reads: Callable[[str], bool]  # whether it consumes a topic
+    payload: PayloadPipeline | None  # its own pipeline
 
 
 class Decoding(NamedTuple):
@@ -153,6 +161,22 @@ class Payloads:
         of_handlers = (pipeline for known in self._of_handlers.values() for pipeline in known)
         of_patterns = (pipeline for _, pipeline in self._patterns)
         return _each_once((self.default, *self._by_topic.values(), *of_patterns, *of_handlers))
+
+    def disagreements(self, readers: Iterable[Reader]) -> Iterator[str]:
+        """Sentences about topics where one handler has a pipeline of its own, and another one, of `readers`, has none.
+
+        What is published there is written for the first. Not where `topic_payloads` says what is meant.
+        """
+        for topic in [topic for topic in self._of_handlers if self._given(topic) is None]:
+            of_topic = [each for each in readers if each.reads(topic)]
+            own = [each.handler_id for each in of_topic if each.payload not in (None, self.default)]
+            others = [each.handler_id for each in of_topic if each.payload is None]
+            if own and others:
+                yield (
+                    f"{topic}: handler {' and '.join(own)} has a payload pipeline of its own, which what is published "
+                    f"to the topic is written with, and {' and '.join(others)} reads with the app's: give "
+                    f"include_athomic(topic_payloads={{{topic!r}: ...}}) one for all"
+                )
 
     # --- life
 

@@ -6,12 +6,14 @@ import re
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
-from fastapi_athomic import ConfigurationError, PayloadPipeline
+from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadPipeline, include_athomic
 from fastapi_athomic.messages import RawMessage
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.routing import Payloads, Wanted, checked
 from fastapi_athomic.payload.steps import Outgoing
+from tests.support.apps import running
 from tests.support.payloads import Depot, Sealed, Words, arrived, message
 
 PLAIN, WORDS, SEALED, DEPOT = (PayloadPipeline(steps) for steps in ([], [Words()], [Sealed()], [Depot()]))
@@ -154,3 +156,42 @@ def test_what_is_no_pipeline_is_refused(default: Any, by_topic: Any, said: str) 
 
 def test_a_pipeline_is_what_is_asked_for() -> None:
     assert checked("payload", PLAIN) is PLAIN
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "warned"),
+    [
+        (dict, {}, True),
+        (dict, {"topic": re.compile("ord.*")}, True),
+        (dict, {"topic": "else"}, False),
+        (dict, {"payload": WORDS}, False),
+        (dict, {"topic_payloads": {"orders": SEALED}}, False),
+        (dict, {"app": SEALED}, False),
+        (RawMessage, {}, False),
+    ],
+    ids=["same topic", "pattern", "another topic", "both their own", "said for the topic", "the app's", "raw"],
+)
+async def test_handlers_of_a_topic_with_and_without_a_pipeline_are_named_at_the_start(
+    target: Any, options: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    athomic = include_athomic(
+        FastAPI(), AthomicSettings(), payload=options.get("app"), topic_payloads=options.get("topic_payloads")
+    )
+
+    async def own(message: dict[str, int]) -> None: ...
+
+    async def other(message: Any) -> None: ...
+
+    athomic.subscribe_to("orders", group_id="g", handler_id="own", payload=SEALED)(own)
+    payload, topic = options.get("payload"), options.get("topic", "orders")
+    athomic.subscribe_to(topic, group_id="h", handler_id="other", target_type=target, payload=payload)(other)
+    await athomic.check()
+    warnings = [each for each in caplog.messages if each.startswith("payloads: ")]
+    expected = (
+        "payloads: orders: handler own has a payload pipeline of its own, which what is published to the topic is "
+        "written with, and other reads with the app's: give include_athomic(topic_payloads={'orders': ...}) one for "
+        "all"
+    )
+    assert warnings == warned * [expected]
+    async with running(athomic):
+        assert len([each for each in caplog.messages if each.startswith("payloads: ")]) == 2 * warned
