@@ -227,7 +227,11 @@ class PayloadPipeline:
             value = self.decoder(target_type)(Incoming(first, message.key, message.value, headers))
             return await value if isinstance(value, Later) else value
         except PayloadDecodeError as error:
-            raise PayloadDecodeError(f"{error}{hint(headers, self.steps)}", step=error.step) from None
+            raise PayloadDecodeError(f"{error}{self.hint(headers)}", step=error.step) from None
+
+    def hint(self, headers: Headers) -> str:
+        """For the end of a decode error: what the headers say about why this pipeline cannot read the message."""
+        return hint(headers, (self.serializer, *self.reads), self.steps)
 
     # --- life
 

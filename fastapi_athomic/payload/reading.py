@@ -13,7 +13,18 @@ from typing import Any
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
 from ..messages import Headers
-from .steps import CONTENT_ENCODING, BytesStep, Decoder, Incoming, Later, Received, Serializer, header
+from .steps import (
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    BytesStep,
+    Decoder,
+    Incoming,
+    Later,
+    Received,
+    Serializer,
+    header,
+    media_type,
+)
 
 SourceOf = Callable[[Any], str]
 """Gives the topic in which a message was first published: not its own, if it came through a retry or redrive topic."""
@@ -25,6 +36,18 @@ KNOWN_ENCODINGS = frozenset(
     ("gzip", "zstd", "lz4", "deflate", "br", "snappy", "fernet", "aes-gcm", "aes-256-gcm", "claim-check")
 )
 """Names in `content-encoding` that an error may repeat: any other text of a header may be a secret."""
+
+KNOWN_TYPES = {
+    "application/avro": "avro",
+    "application/protobuf": "protobuf",
+    "application/x-protobuf": "protobuf",
+    "application/msgpack": "messagepack",
+    "application/vnd.msgpack": "messagepack",
+    "application/x-msgpack": "messagepack",
+    "application/vnd.confluent.json-schema": "json-schema",
+    "application/cloudevents+json": "cloudevents",
+}
+"""Media types that an error may repeat, and the serializer that reads each. (Data of a CloudEvent has its own type.)"""
 
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is required."""
@@ -156,12 +179,16 @@ def _names(encodings: bytes) -> frozenset[str]:
     return frozenset(each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
 
 
-def hint(headers: Headers, steps: Sequence[BytesStep]) -> str:
-    """For the end of a decode error: which encodings the message names that its reader does not undo."""
-    value = header(Incoming("", None, None, headers), CONTENT_ENCODING)
-    if value is None:
-        return ""
-    missing = sorted(_names(value) & KNOWN_ENCODINGS - {step.name.lower() for step in steps})
-    if not missing:
-        return ""
-    return f"; its header {CONTENT_ENCODING} names {' and '.join(missing)}, which the payload pipeline does not have"
+def hint(headers: Headers, serializers: Sequence[Serializer], steps: Sequence[BytesStep]) -> str:
+    """For the end of a decode error: which encodings, and which format, the message names that its reader lacks."""
+    message = Incoming("", None, None, headers)
+    found = ""
+    if (value := header(message, CONTENT_ENCODING)) is not None:
+        missing = sorted(_names(value) & KNOWN_ENCODINGS - {step.name.lower() for step in steps})
+        if missing:
+            named = " and ".join(missing)
+            found = f"; its header {CONTENT_ENCODING} names {named}, which the payload pipeline does not have"
+    kind = media_type(message)
+    if kind in KNOWN_TYPES and not {KNOWN_TYPES[kind], "cloudevents"} & {each.name for each in serializers}:
+        found += f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
+    return found

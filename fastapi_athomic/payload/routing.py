@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..exceptions import ConfigurationError
-from ..messages import Headers, RawMessage
+from ..messages import RawMessage
 from .life import OpenParts
 from .own_steps import is_payload_step
 from .pipeline import PayloadPipeline
-from .reading import SourceOf, hint
+from .reading import SourceOf
 from .steps import BytesStep, Decoder, Later, Received, Serializer
 
 TopicPayloads = Mapping[Any, PayloadPipeline]  # keys: str | re.Pattern[str]; mappings are invariant in them
@@ -121,7 +121,7 @@ class Payloads:
         if len(pipelines) == 1:
             (pipeline,) = pipelines
             decode = _decoder(pipeline, wanted, source_of)
-            return Decoding(decode, pipeline.waits, bool(wanted.key_types), partial(_hint, pipeline.steps))
+            return Decoding(decode, pipeline.waits, bool(wanted.key_types), partial(_hint, pipeline))
         for pipeline in pipelines:
             _decoder(pipeline, wanted, source_of)  # refuses types that it cannot give
         by_topic = _ByTopic(partial(self._reading, wanted, source_of), source_of)
@@ -142,7 +142,7 @@ class Payloads:
     def _reading(self, wanted: Wanted, source_of: SourceOf, topic: str, source: str) -> _Reading:
         foreign = topic != source and source not in wanted.topics
         pipeline = self._found(topic, source, of_handlers=foreign)
-        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.steps)
+        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline)
 
     def of_letter(self, own: PayloadPipeline | None, source: str, first: str) -> PayloadPipeline:
         """What a dead letter of a handler is read with. `own`: its own pipeline; `first`: of another one's letter."""
@@ -203,7 +203,7 @@ class Payloads:
 
 class _Reading(NamedTuple):
     decode: Decoder
-    steps: Sequence[BytesStep]
+    pipeline: PayloadPipeline
 
 
 class _ByTopic:
@@ -219,7 +219,7 @@ class _ByTopic:
 
     def hint(self, message: RawMessage) -> str:
         """See `Decoding.hint`."""
-        return hint(message.headers, self._of(message).steps)
+        return self._of(message).pipeline.hint(message.headers)
 
     def _of(self, message: Received) -> _Reading:
         topic, source = message.topic, self._source_of(message)
@@ -260,9 +260,8 @@ def _as_it_came(message: Received) -> Any:
     return message
 
 
-def _hint(steps: Sequence[BytesStep], message: RawMessage) -> str:
-    headers: Headers = message.headers
-    return hint(headers, steps)
+def _hint(pipeline: PayloadPipeline, message: RawMessage) -> str:
+    return pipeline.hint(message.headers)
 
 
 def _each_once(pipelines: Any) -> list[PayloadPipeline]:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadPipeline, include_athomic
+from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadDecodeError, PayloadPipeline, include_athomic
 from fastapi_athomic.messages import RawMessage
+from fastapi_athomic.payload.cloudevents import CloudEvents
 from fastapi_athomic.payload.json_format import Json
+from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.routing import Payloads, Wanted, checked
 from fastapi_athomic.payload.steps import Outgoing
 from tests.support.apps import running
@@ -134,6 +136,34 @@ def test_the_hint_of_an_error_is_about_the_pipeline_of_the_topic() -> None:
         decoding = Payloads(PLAIN, by_topic).decoding(Wanted(["a", "b"], None, dict), in_place, never)
         assert "names zstd" in decoding.hint(message(b"", topic="a", headers=headers))
         assert decoding.hint(message(b"", topic="a")) == ""
+
+
+@pytest.mark.parametrize(
+    ("steps", "reads", "content_type", "said"),
+    [
+        ([Json()], [], b"application/avro", True),
+        ([Json()], [], b"Application/MsgPack; v=1", True),
+        ([Json()], [MessagePack()], b"application/msgpack", False),
+        ([MessagePack()], [], b"application/msgpack", False),
+        ([CloudEvents(source="/shop", type="t")], [], b"application/avro", False),
+        ([Json()], [], b"application/s3cret", False),
+    ],
+)
+def test_the_hint_of_an_error_names_a_format_that_the_pipeline_does_not_read(
+    steps: Any, reads: Any, content_type: bytes, said: bool
+) -> None:
+    pipeline = PayloadPipeline(steps, reads=reads)
+    kind = content_type.decode().lower().partition(";")[0]
+    expected = f"; its header content-type says {kind}, which the payload pipeline does not read: see `reads`"
+    assert pipeline.hint((("content-type", content_type),)) == expected * said
+
+
+async def test_what_is_read_by_a_tool_has_the_hint_too() -> None:
+    outgoing = Outgoing("t")
+    data = PayloadPipeline([MessagePack()]).write({"a": 1}, outgoing)
+    assert isinstance(data, bytes)
+    with pytest.raises(PayloadDecodeError, match=r"content-type says application/(vnd.)?msgpack, which the payload"):
+        await PLAIN.read(arrived(data, outgoing), dict)
 
 
 @pytest.mark.parametrize(
