@@ -20,7 +20,7 @@ from .losses import BARE_OBJECTS, DECLARED_OBJECTS, adapter_of, is_record
 from .objects import object_validator
 from .off_loop import threads
 from .serialization import RefusedError, Writers
-from .slices import give_way, in_thread_above, sliced_validator
+from .slices import bytes_or_none, give_way, in_thread_above, sliced_validator
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 from .target import Target
 from .validated import validated
@@ -55,7 +55,7 @@ class MessagePack(Serializer):
     content_type = _CONTENT_TYPES[0]
 
     def __init__(self, *, thread_above: int | None = None) -> None:
-        self._thread_above = thread_above
+        self._thread_above = bytes_or_none(thread_above)
         self.waits = thread_above is not None
         self._format = _Format(needed("msgpack", extra="msgpack", what="MessagePack"))
         self._writers = Writers(self._format)

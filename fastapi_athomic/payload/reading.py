@@ -5,22 +5,49 @@ For each message: long on purpose, as each function split off would be one more 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 from ..error_text import located
-from ..exceptions import PayloadDecodeError, PayloadEncodeError, PayloadError
+from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
 from ..messages import Headers
-from .steps import CONTENT_ENCODING, BytesStep, Decoder, Incoming, Later, Received, Serializer, header
+from .steps import (
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    BytesStep,
+    Decoder,
+    Incoming,
+    Later,
+    Received,
+    Serializer,
+    header,
+    media_type,
+)
 
 SourceOf = Callable[[Any], str]
 """Gives the topic in which a message was first published: not its own, if it came through a retry or redrive topic."""
+
+ENDINGS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+"""What ends a task, the process or a coroutine: raised as it is, if something is waited for."""
 
 KNOWN_ENCODINGS = frozenset(
     ("gzip", "zstd", "lz4", "deflate", "br", "snappy", "fernet", "aes-gcm", "aes-256-gcm", "claim-check")
 )
 """Names in `content-encoding` that an error may repeat: any other text of a header may be a secret."""
+
+KNOWN_TYPES = {
+    "application/avro": "avro",
+    "application/protobuf": "protobuf",
+    "application/x-protobuf": "protobuf",
+    "application/msgpack": "messagepack",
+    "application/vnd.msgpack": "messagepack",
+    "application/x-msgpack": "messagepack",
+    "application/vnd.confluent.json-schema": "json-schema",
+    "application/cloudevents+json": "cloudevents",
+}
+"""Media types that an error may repeat, and the serializer that reads each. (Data of a CloudEvent has its own type.)"""
 
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is required."""
@@ -57,9 +84,9 @@ class Unwrapping:
                 if name == CONTENT_ENCODING:
                     said = text
         for step, decode, required in steps:
-            if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
-                continue
             try:
+                if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
+                    continue
                 done = decode(data, incoming)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | PayloadError):
@@ -68,7 +95,7 @@ class Unwrapping:
             if done.__class__ is bytes:
                 data = done
             elif isinstance(done, Later):
-                following = steps[[each for each, *_ in steps].index(step) + 1 :]
+                following = steps[[id(each) for each, *_ in steps].index(id(step)) + 1 :]
                 return Later(partial(self._go_on_later, done, step, following, incoming))
             else:
                 data = as_bytes(step, "decode", done)
@@ -107,8 +134,8 @@ async def settled(later: Later[Any], step: Serializer | BytesStep) -> Any:
     """What is waited for. Errors that are none of ours become `PayloadDecodeError`, without their text."""
     try:
         return await later
-    except Exception as error:
-        if isinstance(error, PayloadError):
+    except BaseException as error:
+        if isinstance(error, (PayloadError, *ENDINGS)):
             raise
         raise PayloadDecodeError(failed(step, "decode", error), step=step.name) from None
 
@@ -124,8 +151,12 @@ def as_bytes(step: Serializer | BytesStep, doing: str, data: Any) -> bytes:
 
 
 def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> str:
-    """What an error of a step says: its type, and where it was raised; never its text, which may show the payload."""
-    return f"step {step.name} could not {doing} the payload: {located(error)}"
+    """What an error of a step says: its type, and where it was raised; never its text, which may show the payload.
+
+    But for a `ConfigurationError`, which says what to do.
+    """
+    why = str(error) if isinstance(error, ConfigurationError) else located(error)
+    return f"step {step.name} could not {doing} the payload: {why}"
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
@@ -148,12 +179,16 @@ def _names(encodings: bytes) -> frozenset[str]:
     return frozenset(each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
 
 
-def hint(headers: Headers, steps: Sequence[BytesStep]) -> str:
-    """For the end of a decode error: which encodings the message names that its reader does not undo."""
-    value = header(Incoming("", None, None, headers), CONTENT_ENCODING)
-    if value is None:
-        return ""
-    missing = sorted(_names(value) & KNOWN_ENCODINGS - {step.name.lower() for step in steps})
-    if not missing:
-        return ""
-    return f"; its header {CONTENT_ENCODING} names {' and '.join(missing)}, which the payload pipeline does not have"
+def hint(headers: Headers, serializers: Sequence[Serializer], steps: Sequence[BytesStep]) -> str:
+    """For the end of a decode error: which encodings, and which format, the message names that its reader lacks."""
+    message = Incoming("", None, None, headers)
+    found = ""
+    if (value := header(message, CONTENT_ENCODING)) is not None:
+        missing = sorted(_names(value) & KNOWN_ENCODINGS - {step.name.lower() for step in steps})
+        if missing:
+            named = " and ".join(missing)
+            found = f"; its header {CONTENT_ENCODING} names {named}, which the payload pipeline does not have"
+    kind = media_type(message)
+    if kind in KNOWN_TYPES and not {KNOWN_TYPES[kind], "cloudevents"} & {each.name for each in serializers}:
+        found += f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
+    return found
