@@ -58,6 +58,23 @@ def takes_numbers(schema: Schema) -> bool:
     return any(part["type"] == "int" for part in _walk(schema))
 
 
+def takes_times(schema: Schema) -> bool:
+    """Whether some of it is declared as a `datetime` or `date`."""
+    return any(part["type"] in ("datetime", "date") for part in _walk(schema))
+
+
+def keeps_anything(schema: Schema) -> bool:
+    """Whether some of it may hold values of any type as they come."""
+    return any(
+        _allows_anything(part) or part["type"] in ("is-instance", "function-plain") or _allows_extra(part)
+        for part in _walk(schema)
+    )
+
+
+def _allows_extra(part: Schema) -> bool:
+    return "allow" in (part.get("extra_behavior"), part.get("config", {}).get("extra_fields_behavior"))
+
+
 def names_of(schema: Schema) -> frozenset[str]:
     """The names that places in a value may have: of fields and their aliases, of tags and classes of unions."""
     names: set[str] = set()
