@@ -58,6 +58,18 @@ def takes_numbers(schema: Schema) -> bool:
     return any(part["type"] == "int" for part in _walk(schema))
 
 
+def shows_raw_records(schema: Schema) -> bool:
+    """Whether code of the user's gets records before pydantic has left out what they do not declare."""
+    for part in _walk(schema):
+        if part["type"] == "function-plain" or callable(part.get("discriminator")):
+            return True
+        if part["type"] in ("function-before", "function-wrap"):
+            inside = {each["type"] for each in _walk(part["schema"])}
+            if not inside.isdisjoint((*_RECORDS, "model-fields", "dataclass-args", "typed-dict", "definition-ref")):
+                return True
+    return False
+
+
 def takes_times(schema: Schema) -> bool:
     """Whether some of it is declared as a `datetime` or `date`."""
     return any(part["type"] in ("datetime", "date") for part in _walk(schema))

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError
 from ..payload.annotations import type_name
+from ..payload.objects import object_validator
 from ..payload.off_loop import threads
 from ..payload.slices import sliced_validator
 from ..payload.steps import Later, Part, Received
@@ -238,12 +239,12 @@ class _IntoModels:
         convert = reader.function(read_as, kind)
         if kind is not None and written.fields and not reader.shares_fields(read_as, kind):
             raise refused(f"the message {written.full_name} has none of the fields of {type_name(kind)}")
-        union = Target(kind).adapter.validator.validate_python if len(self._choice.records) > 1 else None
-        validate = self._target.adapter.validator.validate_python
+        union = object_validator(Target(kind).adapter) if len(self._choice.records) > 1 else None
+        validate = object_validator(self._target.adapter)
         at_once = self._compiled(read_as, reader, convert, union, validate)
         if self.thread_above is None:
             return at_once
-        sliced = sliced_validator(self._target.adapter).validate_python
+        sliced = object_validator(self._target.adapter, sliced_validator(self._target.adapter))
         return _in_thread_above(self.thread_above, at_once, self._compiled(read_as, reader, convert, union, sliced))
 
     def _kind_for(self, written: Any) -> Any:

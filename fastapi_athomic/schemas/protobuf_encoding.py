@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ..exceptions import ConfigurationError, PayloadEncodeError
 from ..payload.annotations import type_name
 from ..payload.losses import difference
+from ..payload.objects import object_validator
 from ..payload.steps import Later, Outgoing, Part
 from ..payload.target import Target
 from .declared import DeclaredSchema
@@ -168,7 +169,7 @@ class ProtobufEncoder:
         write, reader = MessageWriter(self._kinds), MessageReader(self._kinds)
         record = kind if record_of(kind) is not None else None
         convert, name = reader.function(descriptor, record), type_name(kind)
-        parse, validate = GetMessageClass(descriptor).FromString, target.adapter.validator.validate_python
+        parse, validate = GetMessageClass(descriptor).FromString, object_validator(target.adapter)
         is_plain = record is not None and compares_by_fields(kind)
 
         def encode(message: Any) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
 from fastapi_athomic.payload.json_format import Json
@@ -414,3 +414,20 @@ async def test_what_has_no_name_has_no_subject_by_record(registry: SchemaRegistr
         with pytest.raises(PayloadEncodeError, match="publish a model"):
             await written(avro, value)
     assert await avro.incompatibilities(dict, "orders", writes=False) == []
+
+
+async def test_what_is_said_of_fields_that_a_type_does_not_have(registry: SchemaRegistry) -> None:
+    class Closed(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        number: int
+
+    class Inside(BaseModel):
+        sku: str = Field(validation_alias=AliasPath("line", "sku"))
+
+    line = record("shop.Line", sku="string")
+    await registry.register("orders-value", "AVRO", json.dumps(record("shop.Order", number="long", line=line)))
+    avro = Avro(registry)
+    assert await avro.incompatibilities(Closed, "orders", writes=False) == [
+        "line is a field of shop.Order, and Closed forbids others"
+    ]
+    assert await avro.incompatibilities(Inside, "orders", writes=False) == []

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
 from fastapi_athomic.payload.steps import Later, Outgoing
@@ -535,3 +535,16 @@ async def test_readers_are_bounded(monkeypatch: pytest.MonkeyPatch, registry: Sc
 async def test_a_subject_by_record_needs_a_generated_class(registry: SchemaRegistry) -> None:
     with pytest.raises(PayloadEncodeError, match="no generated class stands for a Sku, and its subject"):
         await written(Protobuf(registry, subject="record"), Sku(sku="a"))
+
+
+async def test_strict_models_are_read_and_published(registry: SchemaRegistry) -> None:
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        id: UUID
+        tags: set[int]
+
+    await registry.register(
+        "t-value", "PROTOBUF", 'syntax = "proto3"; message S { string id = 1; repeated int32 tags = 2; }'
+    )
+    strict = Strict(id=UUID(int=1), tags={1})
+    assert await read(Protobuf(registry), Strict, await written(Protobuf(registry), strict)) == strict
