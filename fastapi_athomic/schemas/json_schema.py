@@ -228,7 +228,11 @@ class JsonSchema(Serializer):
         if target_type in (Any, object, str, bytes):
             return None
         text = self._schema_of(target_type, "validation")
-        return DeclaredSchema(subject_of(self._subject, topic, part, title_of(text)), "JSON", text)
+        title = title_of(text)
+        if title is None and self._subject in ("record", "topic_record"):  # it takes whatever there is
+            return None
+        subject = subject_of(self._subject, topic, part, title)
+        return DeclaredSchema(subject, "JSON", text, is_written=self.auto_register)
 
     async def _validator_of(self, schema: RegisteredSchema) -> JsonValidator:
         """Raises `UnusableSchemaError`."""

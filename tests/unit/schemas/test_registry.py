@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
+from fastapi_athomic.schemas import kept, rest_registry
 from fastapi_athomic.schemas import registry as module
-from fastapi_athomic.schemas import rest_registry
 from fastapi_athomic.schemas.registered import Reference, RegisteredSchema
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.http_registry import NO_SCHEMA, HttpRegistry, Reply
@@ -174,7 +174,7 @@ async def test_a_missing_reference_is_not_the_messages_fault(server: HttpRegistr
 
 
 async def test_what_is_kept_is_bounded(server: HttpRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SCHEMAS", 3)
+    monkeypatch.setattr(kept, "MAX_SCHEMAS", 3)
     registry = SchemaRegistry(server.url)
     for number in range(5):
         await registry.register(f"s{number}", "AVRO", f'"T{number}"')
