@@ -27,11 +27,11 @@ from .loop.dropped import told_if_dropped
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
-from .messages import PublishedMessage, TopicPartition
+from .messages import PublishedMessage, RawMessage, TopicPartition
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
-from .payload.routing import Payloads, TopicPayloads
+from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
@@ -286,6 +286,7 @@ class Athomic:
         manager = self._assemble().manager
         lineage_reporter(manager, self._transport, self.settings)
         self._warn_of_overlaps(manager)
+        self._warn_of_pipelines(manager)
         for doubt in doubts(self.settings, workers=1):
             logger.warning("%s", doubt)
         return manager
@@ -416,6 +417,7 @@ class Athomic:
         await self._open_payloads(link.home)  # those of handlers are known only now
         link.publisher = run.publisher
         self._warn_of_overlaps(run.manager)
+        self._warn_of_pipelines(run.manager)
         reporter = lineage_reporter(run.manager, self._transport, self.settings)
         self._metering.begin(run.manager)
         self._run = run
@@ -441,6 +443,18 @@ class Athomic:
     def _warn_of_overlaps(self, manager: ConsumerManager) -> None:
         for problem in overlaps(self.app, self._prefix, self._endpoints, manager.consumers):
             logger.warning("routes: %s", problem)
+
+    def _warn_of_pipelines(self, manager: ConsumerManager) -> None:
+        consumers = [each for each in manager.consumers.values() if each.target_type is not RawMessage]
+        readers = [
+            Reader(each.subscription.handler_id, each.dlq_handler.returns.consumes, each.subscription.payload)
+            for each in consumers
+        ]
+        topics = [
+            topic for each in consumers if each.subscription.payload is None for topic in each.subscription.topics
+        ]
+        for problem in (*self._payloads.disagreements(readers), *self._payloads.misspelt(topics)):
+            logger.warning("payloads: %s", problem)
 
     def _bind(self, function: F, subscription: Subscription) -> F:
         if self._run is not None:

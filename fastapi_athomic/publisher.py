@@ -102,7 +102,8 @@ class Publisher:
         ]
         if not started:
             return []
-        end = monotonic() + self._settings.publish_timeout if pipeline.waits else None
+        some_wait = any(isinstance(value, Later) for value, _ in started)
+        end = monotonic() + self._settings.publish_timeout if some_wait else None
         encoded = await self._all_there(started, end)
         scope = self._orchestrator.open_publish(topic, given, None, count=len(encoded))
         error: BaseException | None = None
@@ -139,13 +140,31 @@ class Publisher:
         outgoing = Outgoing(topic, None, headers)
         if pipeline.key is None:
             outgoing.key = _key(key)
-        elif key is not None:
-            of_key = Outgoing(topic, None, headers, "key")
-            written = pipeline.write_key(key, of_key)
-            if isinstance(written, Later):
-                return Later(partial(self._with_key, written, of_key, pipeline, message, outgoing)), outgoing
-            outgoing.key, outgoing.headers = written, of_key.headers
-        return pipeline.write(message, outgoing), outgoing
+        try:
+            if pipeline.key is not None and key is not None:
+                return self._keyed(pipeline, message, key, outgoing), outgoing
+            return pipeline.write(message, outgoing), outgoing
+        except PayloadUnavailableError:
+            return Later(partial(self._encoded_later, pipeline, message, key, headers, outgoing)), outgoing
+
+    async def _encoded_later(
+        self, pipeline: PayloadPipeline, message: object, key: Any, headers: Headers, outgoing: Outgoing
+    ) -> bytes | None:
+        """The bytes of a message, from the beginning, if what they need was away at once."""
+        outgoing.headers = headers
+        keyed = pipeline.key is not None and key is not None
+        value = self._keyed(pipeline, message, key, outgoing) if keyed else pipeline.write(message, outgoing)
+        return await value if isinstance(value, Later) else value
+
+    def _keyed(
+        self, pipeline: PayloadPipeline, message: object, key: Any, outgoing: Outgoing
+    ) -> bytes | Later[bytes | None] | None:
+        of_key = Outgoing(outgoing.topic, None, outgoing.headers, "key")
+        written = pipeline.write_key(key, of_key)
+        if isinstance(written, Later):
+            return Later(partial(self._with_key, written, of_key, pipeline, message, outgoing))
+        outgoing.key, outgoing.headers = written, of_key.headers
+        return pipeline.write(message, outgoing)
 
     async def _with_key(
         self,
@@ -174,6 +193,10 @@ class Publisher:
         works = [asyncio.ensure_future(there(value)) for value, _ in started if isinstance(value, Later)]
         try:
             found = iter(await asyncio.gather(*works) if works else ())
+        except PayloadUnavailableError as error:
+            ready = sum(work.done() and not work.cancelled() and work.exception() is None for work in works)
+            text = f"{error}; {ready} of {len(works)} payloads were ready by then: fewer at once take less time"
+            raise PayloadUnavailableError(text if ready else str(error), step=error.step) from None
         finally:
             for work in works:
                 work.cancel()
@@ -194,6 +217,12 @@ class Publisher:
             except TimeoutError:
                 if not limit.expired():
                     raise
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # not us: somebody cancelled what several wait for, such as a request to a registry
+                reason = "what the payload needs was cancelled"
             if monotonic() + pause > end:
                 raise PayloadUnavailableError(
                     f"not published, as the payload waited for {self._settings.publish_timeout:g} s: {reason}"

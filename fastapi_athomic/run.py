@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 from .assembly import Assembly
@@ -162,7 +163,7 @@ class Run:
             transport=self._transport,
             settings=self._settings,
             home=self.home,
-            payload_of=lambda topic: self._payloads.read_with(topic, service.subscription.payload),
+            payload_of=partial(self._payloads.of_letter, service.subscription.payload),
         )
         return DeadLetters(parts)
 

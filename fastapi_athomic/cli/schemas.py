@@ -10,7 +10,7 @@ from ..athomic import Athomic
 from ..consumption.service import ConsumerService
 from ..exceptions import ConfigurationError, PayloadError, PayloadUnavailableError
 from ..messages import RawMessage
-from ..schemas.declared import ComparesTypes, DeclaresSchemas
+from ..schemas.declared import ComparesTypes, DeclaredSchema, DeclaresSchemas
 
 
 @dataclass(slots=True)
@@ -65,27 +65,40 @@ async def _answers(registry: Any, found: Comparison) -> bool:
 
 async def _compare(consumed: _Consumed, found: Comparison) -> None:
     place = f"handler {consumed.handler_id}: topic {consumed.topic}"
+    told = Comparison()
     try:
-        problems = await _problems(consumed)
+        await _look_at(consumed, told)
     except PayloadUnavailableError as error:  # it answers, so it has no such schema
-        found.warnings.append(f"{place}: {error}")
+        told.warnings.append(str(error))
     except (ConfigurationError, PayloadError) as error:
-        found.problems.append(f"{place}: {error}")
+        told.problems.append(str(error))
     else:
         found.compared += 1
-        found.problems += [f"{place}: {problem}" for problem in problems]
+    found.problems += [f"{place}: {problem}" for problem in told.problems]
+    found.warnings += [f"{place}: {warning}" for warning in told.warnings]
 
 
-async def _problems(consumed: _Consumed) -> list[str]:
+async def _look_at(consumed: _Consumed, told: Comparison) -> None:
     _, topic, target, serializer = consumed
-    registry, problems = serializer.registry, []
     declared = serializer.declared(target, topic)
     if declared is not None:
-        subject, kind, text, references = declared
-        reasons = await registry.incompatibilities(subject, kind, text, references)
-        problems += [f"the registry would not take it as the next version of {subject}: {reason}" for reason in reasons]
+        reasons = await _refusals(serializer, declared)
+        begin = f"the registry would not take it as the next version of {declared.subject}: "
+        (told.problems if declared.is_written else told.warnings).extend(begin + reason for reason in reasons)
         if not (reasons or serializer.auto_register):
-            await registry.latest(subject)  # raises if there is none
+            await serializer.registry.latest(declared.subject)  # raises if there is none
     if isinstance(serializer, ComparesTypes) and not (declared is not None and serializer.auto_register):
-        problems += await serializer.incompatibilities(target, topic, writes=False)
-    return problems
+        told.problems += await serializer.incompatibilities(target, topic, writes=False)
+
+
+async def _refusals(serializer: DeclaresSchemas, declared: DeclaredSchema) -> list[str]:
+    """Why the registry would refuse the schema. One that it has is none of these, also if it is not the newest."""
+    schema = (declared.subject, declared.type, declared.text, declared.references)
+    reasons = await serializer.registry.incompatibilities(*schema)
+    if reasons and declared.is_written:
+        try:
+            await serializer.registry.find(*schema)
+        except PayloadError:
+            return reasons
+        return []
+    return reasons

@@ -96,7 +96,7 @@ class DeadLetters:
 
     @_at_home
     async def decode(self, letter: DeadLetter, target_type: Any) -> Any:
-        """The letter's payload, decoded with the handler's pipeline as a message of its source topic.
+        """The letter's payload, decoded with the handler's pipeline as a message of the topic where it was first.
 
         Raises:
             PayloadDecodeError: it cannot be decoded, or the letter was too large for the DLQ and has no value.
@@ -106,7 +106,8 @@ class DeadLetters:
         if "value" in letter.omitted:
             raise PayloadDecodeError("the letter has no value, as it was too large: its source topic may still have it")
         source = self._mailbox.source_of(letter)
-        return await self._payload_of(source).read(letter, target_type, topic=source)
+        first = letter.first_topic or source
+        return await self._payload_of(source, first).read(letter, target_type, topic=first)
 
     # --- settling
 

@@ -5,8 +5,9 @@ docs/dead-letters.md lists them.
 
 from __future__ import annotations
 
+import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -42,7 +43,9 @@ RESOLUTION, RESOLVED_IDS, RESOLVED_OFFSETS, REASON, RESOLVED_AT = (
 ORIGIN = tuple(f"{PREFIX}original-{name}" for name in ("topic", "partition", "offset", "timestamp"))
 OMITTED: Mapping[str, str] = {part: f"{PREFIX}{part}-omitted" for part in ("value", "headers", "key")}
 """By the part that was left out: the header that says how many bytes it had."""
-RETURNING = frozenset((FAILURE_TRACE, *ORIGIN))
+EARLIER = f"{PREFIX}earlier-failures"
+"""Of what became of a dead letter, as its own handler failed: the topics and groups where it failed before, as JSON."""
+RETURNING = frozenset((FAILURE_TRACE, EARLIER, *ORIGIN))
 """Those of our headers that a redrive copies from the dead letter."""
 OF_ONE_WAY = frozenset((DUE, STAGE, LETTER_PLACE, KEY_ADDED, DIGEST, *OMITTED.values()))
 """Those of our headers that are dropped when the message fails again: they describe only the previous delivery."""
@@ -117,6 +120,25 @@ def _type_name(error: BaseException) -> str:
 def moment_text(seconds: float) -> str:
     """Seconds since the epoch in ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def earlier_headers(failures: Sequence[tuple[str, str]]) -> Headers:
+    """`EARLIER`, for failures as `read_earlier` gives them; empty if there are none."""
+    return ((EARLIER, json.dumps(failures).encode()),) if failures else ()
+
+
+def read_earlier(headers: MessageHeaders) -> list[tuple[str, str]]:
+    """Topics and groups where a message failed before it was a message of the topic that it is of now, the first first.
+
+    Empty if the header is missing or holds something else: anybody can write to these topics.
+    """
+    text = headers.text(EARLIER)
+    if text is None:
+        return []
+    try:
+        return [(str(topic), str(group)) for topic, group in json.loads(text)]
+    except (ValueError, TypeError, RecursionError):
+        return []
 
 
 def digest(message: RawMessage) -> str:

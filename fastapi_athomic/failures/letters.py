@@ -19,6 +19,7 @@ from .letter_headers import (
     PREFIX,
     RETURNING,
     digest,
+    read_earlier,
     read_moment,
     read_number,
 )
@@ -51,6 +52,12 @@ class DeadLetter:
     failed_at: datetime | None
     redrives: int  # how often it was sent back already
     omitted: tuple[str, ...] = ()  # of value, headers and key: what was too large for the DLQ; the source topic has it
+
+    @property
+    def first_topic(self) -> str | None:
+        """Where the message was first published: not `original_topic` if that holds dead letters, and this is one."""
+        earlier = read_earlier(self.headers)
+        return earlier[0][0] if earlier else self.original_topic
 
     def __repr__(self) -> str:  # neither payload nor key
         return f"<DeadLetter {self.topic}[{self.partition}]@{self.offset} {self.error_type}>"

@@ -31,7 +31,7 @@ class DeadLetterParts:
     transport: Transport
     settings: AthomicSettings
     home: Home  # the event loop that the connection to the broker belongs to
-    payload_of: Callable[[str], PayloadPipeline]  # what the handler reads messages of a source topic with
+    payload_of: Callable[[str, str], PayloadPipeline]  # for a source topic, and the one where a message was first
 
 
 class Mailbox:

@@ -10,7 +10,7 @@ from string import Formatter
 from ..messages import MessageHeaders, RawMessage
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
-from .letter_headers import GROUP, PREFIX, WRITTEN_TO
+from .letter_headers import GROUP, PREFIX, WRITTEN_TO, read_earlier
 
 LONGEST_NAME = 249
 """Most characters of a topic name (Kafka's `Topic.validate`)."""
@@ -83,11 +83,24 @@ class OwnTopics:
         source, group = headers.text(f"{PREFIX}original-topic"), headers.text(GROUP)
         if not source or not group or headers.text(WRITTEN_TO) != message.topic:
             return None
+        return source if self._holds_letters_of(message.topic, source, group) else None
+
+    def first_topic(self, source: str, message: RawMessage) -> str:
+        """Where a message was first published that is one of `source` now: elsewhere, if that holds dead letters.
+
+        The headers name the topics and groups where it failed before; the name of each topic must confirm the one
+        before. Else it is `source`.
+        """
+        earlier = read_earlier(MessageHeaders(message.headers))
+        following = [*(topic for topic, _ in earlier[1:]), source]
+        confirmed = all(self._holds_letters_of(topic, *each) for topic, each in zip(following, earlier, strict=False))
+        return earlier[0][0] if earlier and confirmed else source
+
+    def _holds_letters_of(self, topic: str, source: str, group: str) -> bool:
         named = any(
-            each.dlq == message.topic and each.group_id == group and _consumes(each, source)
-            for each in self._subscriptions
+            each.dlq == topic and each.group_id == group and _consumes(each, source) for each in self._subscriptions
         )
-        return source if named or self._is_made_of(message.topic, source, group) else None
+        return named or self._is_made_of(topic, source, group)
 
     def _is_made_of(self, topic: str, source: str, group: str) -> bool:
         short = fitting(source, group, self._templates)

@@ -14,10 +14,10 @@ from functools import partial
 from time import time
 from typing import NamedTuple
 
-from ..messages import MessageHeaders, Origin, RawMessage
+from ..messages import Headers, MessageHeaders, Origin, RawMessage
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
-from .letter_headers import DUE, PREFIX, WRITTEN_TO
+from .letter_headers import DUE, GROUP, PREFIX, WRITTEN_TO, earlier_headers, read_earlier
 from .own_topics import TEMPLATES, OwnTopics, fitting, template_regex, templates_of
 
 CLOCKS_APART = 3600.0
@@ -147,12 +147,29 @@ class ReturnTopics:
         topic = message.topic
         if topic in self._plain:
             return topic
+        source: str | None
         if self.place(topic) is not None:
-            return self.origin(message).topic
-        if self._own_topics.made(topic):
-            return self._own_topics.source_of_letter(message) or topic
-        self._plain.add(topic)
-        return topic
+            source = self.origin(message).topic
+        elif self._own_topics.made(topic):
+            source = self._own_topics.source_of_letter(message)
+            if source is None:
+                return topic
+        else:
+            self._plain.add(topic)
+            return topic
+        if source in self._plain or not self._own_topics.made(source):
+            return source
+        return self._own_topics.first_topic(source, message)
+
+    def earlier(self, message: RawMessage) -> Headers:
+        """The header that a message needs when it fails, so that `first_topic` still knows; mostly none."""
+        headers = MessageHeaders(message.headers)
+        if self.place(message.topic) is not None:
+            return earlier_headers(read_earlier(headers))
+        source = self._own_topics.source_of_letter(message) if self._own_topics.made(message.topic) else None
+        if source is None:
+            return ()
+        return earlier_headers([*read_earlier(headers), (source, headers.text(GROUP) or "")])
 
     def is_retry(self, topic: str) -> bool:
         """It is a retry topic of the handler."""

@@ -185,7 +185,7 @@ class LetterWriter:
         return result
 
     def _draft(self, topic: str, count: int, failure: FailureContext, later: float | None) -> Draft:
-        added: Headers = ((WRITTEN_TO, topic.encode()),)
+        added: Headers = ((WRITTEN_TO, topic.encode()), *self._returns.earlier(failure.message))
         if later is not None:
             due = round((failure.failed_at + later) * 1000)
             stage = self._returns.stage_of(failure.message.topic) + 1

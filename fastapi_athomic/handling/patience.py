@@ -24,6 +24,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
 """Seconds between two attempts; each pause is about twice as long as the one before."""
 FORGOTTEN = 120.0
 """Seconds after the last attempt at which a message counts as gone."""
+SILENT = 5.0
+"""Seconds after which health tells of an attempt that gives neither a value nor an error."""
 AT_ONCE = 16
 """So many messages of a batch are waited for at the same time."""
 
@@ -60,6 +62,7 @@ class Patience:
     def __init__(self, handler_id: str) -> None:
         self._handler_id = handler_id
         self._waits: dict[tuple[TopicPartition, int], _Wait] = {}  # by the message's place and offset
+        self._asked: dict[tuple[TopicPartition, int], float] = {}  # since when an attempt is under way; as `_waits`
         self._limits: dict[TopicPartition, set[asyncio.Timeout]] = {}  # of attempts that are under way
         self._pauses: dict[TopicPartition, asyncio.Event] = {}  # of `until_there`
 
@@ -71,9 +74,11 @@ class Patience:
     async def of(self, message: RawMessage, later: Later[Any]) -> Any:
         """The value, by one attempt; `GONE` if its partition is let go meanwhile. Raises what the attempt raises."""
         place = message.topic_partition
+        token = (place, message.offset)
         limits = self._limits.setdefault(place, set())
         limit = asyncio.timeout(None)
         limits.add(limit)
+        self._asked[token] = monotonic()
         try:
             async with limit:
                 return await later
@@ -88,6 +93,7 @@ class Patience:
             # not us: somebody cancelled what several wait for, such as a request to a registry
             raise PayloadUnavailableError("what the payload needs was cancelled") from None
         finally:
+            self._asked.pop(token, None)
             limits.discard(limit)
             if not limits and self._limits.get(place) is limits:
                 del self._limits[place]
@@ -168,6 +174,9 @@ class Patience:
         for wait in list(self._waits.values()):
             if not wait.is_forgotten(now):
                 found.setdefault(wait.reason, []).append(wait.since)
+        for since in list(self._asked.values()):
+            if now - since >= SILENT:
+                found.setdefault("a step of the payload pipeline gives no answer", []).append(since)
         return [
             f"{len(starts)} {'message waits' if len(starts) == 1 else 'messages wait'}, the first for "
             f"{now - min(starts):.0f} s: {reason}"

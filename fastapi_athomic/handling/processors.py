@@ -117,6 +117,7 @@ class _Processor:
 
         Not a failure of the message: nothing is counted, logged or written.
         """
+        self.waits = True  # though no step has said so: it must be noted when the message waits no more
         delay = self.patience.note(message, error)
         return Judgement(Verdict.WAITS, self._failure(message, error, DECODE, attempt, 0.0), delay)
 

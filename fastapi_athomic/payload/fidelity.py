@@ -58,6 +58,35 @@ def takes_numbers(schema: Schema) -> bool:
     return any(part["type"] == "int" for part in _walk(schema))
 
 
+def shows_raw_records(schema: Schema) -> bool:
+    """Whether code of the user's gets records before pydantic has left out what they do not declare."""
+    for part in _walk(schema):
+        if part["type"] == "function-plain" or callable(part.get("discriminator")):
+            return True
+        if part["type"] in ("function-before", "function-wrap"):
+            inside = {each["type"] for each in _walk(part["schema"])}
+            if not inside.isdisjoint((*_RECORDS, "model-fields", "dataclass-args", "typed-dict", "definition-ref")):
+                return True
+    return False
+
+
+def takes_times(schema: Schema) -> bool:
+    """Whether some of it is declared as a `datetime` or `date`."""
+    return any(part["type"] in ("datetime", "date") for part in _walk(schema))
+
+
+def keeps_anything(schema: Schema) -> bool:
+    """Whether some of it may hold values of any type as they come."""
+    return any(
+        _allows_anything(part) or part["type"] in ("is-instance", "function-plain") or _allows_extra(part)
+        for part in _walk(schema)
+    )
+
+
+def _allows_extra(part: Schema) -> bool:
+    return "allow" in (part.get("extra_behavior"), part.get("config", {}).get("extra_fields_behavior"))
+
+
 def names_of(schema: Schema) -> frozenset[str]:
     """The names that places in a value may have: of fields and their aliases, of tags and classes of unions."""
     names: set[str] = set()

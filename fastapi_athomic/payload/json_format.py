@@ -7,7 +7,7 @@ from typing import Any
 from .deserialization import deserializer, deserializer_in_slices
 from .off_loop import threads
 from .serialization import serialize
-from .slices import in_thread_above
+from .slices import bytes_or_none, in_thread_above
 from .steps import Decoder, Outgoing, Part, Received, Serializer, header, media_type
 
 
@@ -26,7 +26,7 @@ class Json(Serializer):
     content_type = "application/json"
 
     def __init__(self, *, thread_above: int | None = None) -> None:
-        self._thread_above = thread_above
+        self._thread_above = bytes_or_none(thread_above)
         self.waits = thread_above is not None
 
     def encode(self, message: Any, outgoing: Outgoing) -> bytes | None:

@@ -11,7 +11,7 @@ from ..messages import Headers, MessageHeaders
 from .json_format import Json
 from .orders import check_order, not_a_step, sequence_of
 from .own_steps import AdaptedStep, PayloadStep, is_payload_step
-from .reading import SourceOf, Unwrapping, as_bytes, by_format, failed, hint
+from .reading import ENDINGS, SourceOf, Unwrapping, as_bytes, by_format, failed, hint
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -27,7 +27,7 @@ from .target import Target
 from .text_keys import STEP as KEY
 from .text_keys import key_decoder
 
-_NONE: frozenset[BytesStep] = frozenset()
+_NONE: frozenset[str] = frozenset()
 
 
 class Kept(Protocol):
@@ -73,7 +73,7 @@ class PayloadPipeline:
         self.parts = _parts(self)
         """All serializers and steps, each once."""
         self._writers = [(step, step.encode) for step in self.steps if step.writes]
-        self._said: dict[frozenset[BytesStep], Headers] = {}  # by the steps that left a message as it was
+        self._said: dict[frozenset[str], Headers] = {}  # by the names of steps that left a message as it was
         self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
         """JSON as ever: nothing is said in headers, and only the serializer is asked."""
         self.waits = any(part.waits for part in self.parts)
@@ -107,7 +107,7 @@ class PayloadPipeline:
         """
         try:
             data: Any = self.serializer.encode(message, outgoing)
-        except Exception as error:
+        except BaseException as error:
             raise _encode_error(self.serializer, error) from None
         if self._is_plain:
             return data  # type: ignore[no-any-return]
@@ -115,7 +115,7 @@ class PayloadPipeline:
             if data is None:
                 return None
             if isinstance(data, Later):
-                return Later(partial(self._write_first_later, data, outgoing))
+                return Later(partial(self._write_first_later, data, outgoing, outgoing.headers))
             data = as_bytes(self.serializer, "encode", data)
         return self._write_steps(data, 0, _NONE, outgoing)
 
@@ -125,26 +125,24 @@ class PayloadPipeline:
             raise ConfigurationError("the pipeline has no serializer for keys")
         try:
             data = self.key.encode(key, outgoing)
-        except Exception as error:
+        except BaseException as error:
             raise _of_key(_encode_error(self.key, error)) from None
         return Later(partial(_key_later, self.key, data)) if isinstance(data, Later) else data
 
-    def _write_steps(
-        self, data: bytes, first: int, skipped: frozenset[BytesStep], outgoing: Outgoing
-    ) -> bytes | Later[Any]:
+    def _write_steps(self, data: bytes, first: int, skipped: frozenset[str], outgoing: Outgoing) -> bytes | Later[Any]:
         """`skipped`: steps that are not required and gave back what they got: they are not said to be done."""
         for number in range(first, len(self._writers)):
             step, encode = self._writers[number]
             try:
                 done: Any = encode(data, outgoing)
-            except Exception as error:
+            except BaseException as error:
                 raise _encode_error(step, error) from None
             if done.__class__ is not bytes:
                 if isinstance(done, Later):
-                    return Later(partial(self._write_later, done, data, number, skipped, outgoing))
+                    return Later(partial(self._write_later, done, data, number, skipped, outgoing, outgoing.headers))
                 done = as_bytes(step, "encode", done)
             if done is data and not step.required:
-                skipped |= {step}
+                skipped |= {step.name}
             data = done
         said = self._said.get(skipped)
         if said is None:
@@ -156,26 +154,35 @@ class PayloadPipeline:
             outgoing.headers = said
         return data
 
-    async def _write_first_later(self, later: Later[Any], outgoing: Outgoing) -> bytes | None:
+    async def _write_first_later(self, later: Later[Any], outgoing: Outgoing, headers: Headers) -> bytes | None:
+        """`headers`: those so far. Each attempt begins with them, as the last one may have added some."""
+        outgoing.headers = headers
         try:
             data = await later
-        except Exception as error:
-            raise _encode_error(self.serializer, error) from None
+        except BaseException as error:
+            raise _encode_error(self.serializer, error, waited=True) from None
         if data is None:
             return None
         done = self._write_steps(as_bytes(self.serializer, "encode", data), 0, _NONE, outgoing)
         return await done if isinstance(done, Later) else done
 
     async def _write_later(
-        self, later: Later[Any], data: bytes, number: int, skipped: frozenset[BytesStep], outgoing: Outgoing
+        self,
+        later: Later[Any],
+        data: bytes,
+        number: int,
+        skipped: frozenset[str],
+        outgoing: Outgoing,
+        headers: Headers,
     ) -> bytes:
-        step = self._writers[number][0]
+        """`headers`: as for `_write_first_later`."""
+        step, outgoing.headers = self._writers[number][0], headers
         try:
             done = as_bytes(step, "encode", await later)
-        except Exception as error:
-            raise _encode_error(step, error) from None
+        except BaseException as error:
+            raise _encode_error(step, error, waited=True) from None
         if done is data and not step.required:
-            skipped |= {step}
+            skipped |= {step.name}
         rest = self._write_steps(done, number + 1, skipped, outgoing)
         return await rest if isinstance(rest, Later) else rest
 
@@ -214,7 +221,7 @@ class PayloadPipeline:
             PayloadUnavailableError: something that is needed cannot be reached.
             ConfigurationError: the serializer cannot give this type.
         """
-        first = topic or getattr(message, "original_topic", None) or message.topic
+        first = topic or getattr(message, "first_topic", None) or message.topic
         headers = message.headers.raw if isinstance(message.headers, MessageHeaders) else message.headers
         incoming = Incoming(first, message.key, message.value, headers)
         try:
@@ -273,10 +280,12 @@ class _KeyReading:
     async def _later(self, later: Later[Any]) -> Any:
         try:
             return await later
-        except Exception as error:
+        except ENDINGS:
+            raise
+        except BaseException as error:
             raise self._explained(error) from None
 
-    def _explained(self, error: BaseException) -> PayloadError:
+    def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, PayloadError):
             return _of_key(error)
         name = KEY if self._serializer is None else self._serializer.name
@@ -287,17 +296,21 @@ class _KeyReading:
 async def _key_later(serializer: Serializer, later: Later[bytes | None]) -> bytes | None:
     try:
         return await later
-    except Exception as error:
-        raise _of_key(_encode_error(serializer, error)) from None
+    except BaseException as error:
+        raise _of_key(_encode_error(serializer, error, waited=True)) from None
 
 
-def _of_key(error: PayloadError) -> PayloadError:
-    return type(error)(f"the key: {error}", step=error.step)
+def _of_key(error: BaseException) -> BaseException:
+    return type(error)(f"the key: {error}", step=error.step) if isinstance(error, PayloadError) else error
 
 
-def _encode_error(step: Serializer | BytesStep, error: Exception) -> PayloadError:
-    """Without its text, which may show the message. One of ours is as it is."""
-    if isinstance(error, PayloadError):
+def _encode_error(step: Serializer | BytesStep, error: BaseException, *, waited: bool = False) -> BaseException:
+    """Without its text, which may show the message. Our own are as they are, and so is what ends task or process.
+
+    `waited`: it was raised while something was waited for, so it may be what ends the task.
+    """
+    ends = isinstance(error, ENDINGS if waited else KeyboardInterrupt)
+    if ends or isinstance(error, PayloadError | ConfigurationError):
         return error
     return PayloadEncodeError(failed(step, "encode", error), step=step.name)
 
@@ -340,9 +353,9 @@ def _opens(part: Serializer | BytesStep) -> bool:
     return type(part).open is not base.open or type(part).close is not base.close
 
 
-def _said(serializer: Serializer, writers: Sequence[BytesStep], skipped: frozenset[BytesStep]) -> Headers:
+def _said(serializer: Serializer, writers: Sequence[BytesStep], skipped: frozenset[str]) -> Headers:
     """The headers that say how a message was written. "identity" (RFC 9110, 8.4.1): no step was done, do not guess."""
-    encodings = ", ".join(step.name for step in writers if step not in skipped) or ("identity" if writers else "")
+    encodings = ", ".join(step.name for step in writers if step.name not in skipped) or ("identity" if writers else "")
     kind = serializer.content_type
     return (
         *([(CONTENT_ENCODING, encodings.encode())] if encodings else []),

@@ -5,21 +5,48 @@ For each message: long on purpose, as each function split off would be one more 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
-from .steps import CONTENT_ENCODING, BytesStep, Decoder, Incoming, Later, Received, Serializer, header
+from .steps import (
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    BytesStep,
+    Decoder,
+    Incoming,
+    Later,
+    Received,
+    Serializer,
+    header,
+    media_type,
+)
 
 SourceOf = Callable[[Any], str]
 """Gives the topic in which a message was first published: not its own, if it came through a retry or redrive topic."""
+
+ENDINGS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+"""What ends a task, the process or a coroutine: raised as it is, if something is waited for."""
 
 KNOWN_ENCODINGS = frozenset(
     ("gzip", "zstd", "lz4", "deflate", "br", "snappy", "fernet", "aes-gcm", "aes-256-gcm", "claim-check")
 )
 """Names in `content-encoding` that an error may repeat: any other text of a header may be a secret."""
+
+KNOWN_TYPES = {
+    "application/avro": "avro",
+    "application/protobuf": "protobuf",
+    "application/x-protobuf": "protobuf",
+    "application/msgpack": "messagepack",
+    "application/vnd.msgpack": "messagepack",
+    "application/x-msgpack": "messagepack",
+    "application/vnd.confluent.json-schema": "json-schema",
+    "application/cloudevents+json": "cloudevents",
+}
+"""Media types that an error may repeat, and the serializer that reads each. (Data of a CloudEvent has its own type.)"""
 
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is required."""
@@ -56,9 +83,9 @@ class Unwrapping:
                 if name == CONTENT_ENCODING:
                     said = text
         for step, decode, required in steps:
-            if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
-                continue
             try:
+                if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
+                    continue
                 done = decode(data, incoming)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | PayloadError):
@@ -67,7 +94,7 @@ class Unwrapping:
             if done.__class__ is bytes:
                 data = done
             elif isinstance(done, Later):
-                following = steps[[each for each, *_ in steps].index(step) + 1 :]
+                following = steps[[id(each) for each, *_ in steps].index(id(step)) + 1 :]
                 return Later(partial(self._go_on_later, done, step, following, incoming))
             else:
                 data = as_bytes(step, "decode", done)
@@ -106,8 +133,8 @@ async def settled(later: Later[Any], step: Serializer | BytesStep) -> Any:
     """What is waited for. Errors that are none of ours become `PayloadDecodeError`, without their text."""
     try:
         return await later
-    except Exception as error:
-        if isinstance(error, PayloadError):
+    except BaseException as error:
+        if isinstance(error, (PayloadError, *ENDINGS)):
             raise
         raise PayloadDecodeError(failed(step, "decode", error), step=step.name) from None
 
@@ -125,10 +152,10 @@ def as_bytes(step: Serializer | BytesStep, doing: str, data: Any) -> bytes:
 def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> str:
     """What an error of a step says: its type, and where it was raised; never its text, which may show the payload.
 
-    Ours say what is wrong with an option or a type, and no values: some of it is only seen with the first message.
+    But for a `ConfigurationError`, which says what to do.
     """
-    said = str(error) if isinstance(error, ConfigurationError) else located(error)
-    return f"step {step.name} could not {doing} the payload: {said}"
+    why = str(error) if isinstance(error, ConfigurationError) else located(error)
+    return f"step {step.name} could not {doing} the payload: {why}"
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
@@ -156,15 +183,23 @@ def hint(message: Received, steps: Sequence[BytesStep], serializers: Sequence[Se
 
     From its headers, else from its first bytes; they are told by kind, and never shown.
     """
-    done = header(message, CONTENT_ENCODING)
+    found = ""
     present = {step.name.lower() for step in steps}
-    missing = sorted(() if done is None else _names(done) & KNOWN_ENCODINGS - present)
-    if missing:
-        names = " and ".join(missing)
-        return f"; its header {CONTENT_ENCODING} names {names}, which the payload pipeline does not have"
-    data = message.value or b""
+    if (value := header(message, CONTENT_ENCODING)) is not None:
+        missing = sorted(_names(value) & KNOWN_ENCODINGS - present)
+        if missing:
+            named = " and ".join(missing)
+            found = f"; its header {CONTENT_ENCODING} names {named}, which the payload pipeline does not have"
+    kind = media_type(message)
+    if kind in KNOWN_TYPES and not {KNOWN_TYPES[kind], "cloudevents"} & {each.name for each in serializers}:
+        found += f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
+    return found or _looks(message.value or b"", steps, serializers)
+
+
+def _looks(data: bytes, steps: Sequence[BytesStep], serializers: Sequence[Serializer]) -> str:
+    """What the first bytes tell."""
     looks = next((name for beginning, name in _BEGINNINGS.items() if data.startswith(beginning)), None)
-    if looks is not None and looks not in present:
+    if looks is not None and looks not in {step.name.lower() for step in steps}:
         return f"; the payload begins like {looks}, which the payload pipeline does not have"
     if data[:1] == b"\0" and len(data) > 4 and not any(each.waits for each in serializers):
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -27,6 +27,14 @@ class Wanted(NamedTuple):
     payload: PayloadPipeline | None  # its own pipeline
     target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
     key_types: Sequence[Any] = ()  # what their keys are decoded into, once for each type
+
+
+class Reader(NamedTuple):
+    """A handler that decodes what it reads."""
+
+    handler_id: str
+    reads: Callable[[str], bool]  # whether it consumes a topic
+    payload: PayloadPipeline | None  # its own pipeline
 
 
 class Decoding(NamedTuple):
@@ -74,20 +82,6 @@ class Payloads:
             known = self._of_handlers.setdefault(topic, [])
             if pipeline not in known:
                 known.append(pipeline)
-
-    def misspelt(self, topics: Collection[str]) -> list[tuple[str, str]]:
-        """Topics that were given a pipeline, and are nearly the name of one of these, which has none: of both each.
-
-        A topic that is only published to is named by no handler: so what merely is unknown is not told.
-        """
-        without = [topic for topic in topics if self._given(topic) is None]
-        return [
-            (given, topic)
-            for given in self._by_topic
-            if given not in topics
-            for topic in without
-            if _plain(given) == _plain(topic)
-        ]
 
     # --- publishing
 
@@ -152,18 +146,56 @@ class Payloads:
         return _each_once(self._given(topic) or self.default for topic in topics)
 
     def _reading(self, wanted: Wanted, source_of: SourceOf, topic: str, source: str) -> _Reading:
-        pipeline = self._by_topic.get(topic) or self._given(source)
-        if pipeline is None and topic != source and source not in wanted.topics:  # dead letters of another handler
-            of_source = self._of_handlers.get(source, ())
-            pipeline = of_source[0] if len(of_source) == 1 else None
-        pipeline = pipeline or self.default
+        foreign = topic != source and source not in wanted.topics
+        pipeline = self._found(topic, source, of_handlers=foreign)
         return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.hint)
+
+    def of_letter(self, own: PayloadPipeline | None, source: str, first: str) -> PayloadPipeline:
+        """What a dead letter of a handler is read with. `own`: its own pipeline; `first`: of another one's letter."""
+        return own or self._found(source, first, of_handlers=first != source)
+
+    def _found(self, topic: str, first: str, *, of_handlers: bool) -> PayloadPipeline:
+        """For a message in a topic that was `first` in another one. `of_handlers`: it is a letter of one of those."""
+        found = self._by_topic.get(topic) or self._given(first)
+        wanted = self._of_handlers.get(first, []) if of_handlers else []
+        if found is None and len(wanted) == 1:
+            found = wanted[0]
+        return found or self.default
 
     def all(self) -> list[PayloadPipeline]:
         """Every pipeline that is known, each once."""
         of_handlers = (pipeline for known in self._of_handlers.values() for pipeline in known)
         of_patterns = (pipeline for _, pipeline in self._patterns)
         return _each_once((self.default, *self._by_topic.values(), *of_patterns, *of_handlers))
+
+    def disagreements(self, readers: Iterable[Reader]) -> Iterator[str]:
+        """Sentences about topics where one handler has a pipeline of its own, and another one, of `readers`, has none.
+
+        What is published there is written for the first. Not where `topic_payloads` says what is meant.
+        """
+        for topic in [topic for topic in self._of_handlers if self._given(topic) is None]:
+            of_topic = [each for each in readers if each.reads(topic)]
+            own = [each.handler_id for each in of_topic if each.payload not in (None, self.default)]
+            others = [each.handler_id for each in of_topic if each.payload is None]
+            if own and others:
+                yield (
+                    f"{topic}: handler {' and '.join(own)} has a payload pipeline of its own, which what is published "
+                    f"to the topic is written with, and {' and '.join(others)} reads with the app's: give "
+                    f"include_athomic(topic_payloads={{{topic!r}: ...}}) one for all"
+                )
+
+    def misspelt(self, topics: Collection[str]) -> Iterator[str]:
+        """Sentences about names in `topic_payloads` that are nearly those of topics that handlers read with the app's.
+
+        Of `topics`, which handlers without pipelines of their own consume. A topic that is only published to is named
+        by no handler: so what merely is unknown is not told.
+        """
+        without = [topic for topic in dict.fromkeys(topics) if self._given(topic) is None]
+        for given in self._by_topic:
+            if given not in topics:
+                for topic in without:
+                    if _plain(given) == _plain(topic):
+                        yield f"{given} has a pipeline and no handler, and a handler of {topic} has none: one topic?"
 
     # --- life
 

@@ -31,6 +31,10 @@ class RefusedError(Exception):
     """What is wrong with bytes that a format cannot read, without any of them."""
 
 
+class UnfitError(RefusedError):
+    """The bytes can be read, and the type cannot hold what they say. The text says where and why, without any of it."""
+
+
 class Format(Protocol):
     """How values are written and read. `JSON` is one; others make a `Writers` of theirs."""
 

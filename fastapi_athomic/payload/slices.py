@@ -16,6 +16,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator
 
+from ..checks import is_whole, shown
+from ..exceptions import ConfigurationError
 from .off_loop import threads
 from .steps import Decoder, Later, Received
 
@@ -32,6 +34,15 @@ def sliced_validator(adapter: TypeAdapter[Any]) -> Any:
         return SchemaValidator(schema, _use_prebuilt=False)
     except TypeError:  # before pydantic 2.12
         return SchemaValidator(schema)
+
+
+def bytes_or_none(thread_above: Any) -> int | None:
+    """The option `thread_above` of a serializer. Raises `ConfigurationError` if it is no number of bytes."""
+    if thread_above is None or is_whole(thread_above):
+        return thread_above  # type: ignore[no-any-return]
+    raise ConfigurationError(
+        f"thread_above must be a whole number of bytes, or None (never in a thread), not {shown(thread_above)}"
+    )
 
 
 def in_thread_above(size: int, at_once: Decoder, in_thread: Callable[[Received], Any]) -> Decoder:

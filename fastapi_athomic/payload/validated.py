@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
-from .serialization import RefusedError
+from .serialization import RefusedError, UnfitError
 from .target import Target
 
 Read = Callable[[bytes | None], Any]
@@ -37,6 +37,8 @@ def validated(target: Target, read: Callable[[bytes], Any], *, step: str, name: 
             raise PayloadDecodeError(f"step {step}: the payload is no {name}: it is empty", step=step)
         try:
             return read(data)
+        except UnfitError as error:
+            problem = f"not a valid {target.name}: {error}"
         except RefusedError as error:
             problem = f"no {name}: {error}"
         except ValidationError as error:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from time import monotonic
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError
 from ..extras import needed
@@ -18,17 +21,16 @@ from .avro_logical import Duration
 from .avro_schema import AvroSchemaError, Node, SchemaInput, parse, schema_text
 from .avro_shapes import names_of
 from .declared import DeclaredSchema
-from .registered import Reference, RegisteredSchema, SchemaId, SchemaSource, check_source
+from .kept import Kept
+from .registered import ASK_AGAIN, Reference, RegisteredSchema, SchemaId, SchemaSource, check_source
 from .subjects import SubjectStrategy, check_strategy, subject_of
-from .wire import Frame, Framing, has_frame, read_frame
+from .wire import Frame, Framing, has_frame, read_frame, schema_of
 
 __all__ = ["Avro", "Duration"]
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN = 10.0
-"""Seconds for which the newest schema of a subject is used before the registry's client is asked again, which keeps it
-for longer."""
+Read = Callable[[bytes], Any]
 
 
 class Avro(Serializer):
@@ -92,7 +94,8 @@ class Avro(Serializer):
 
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         target = Target(target_type)
-        readers: dict[SchemaId, Any] = {}
+        readers: Kept[Read] = Kept()
+        reader_of = readers.get
         no_null = (
             f"step avro: the {'payload' if part == 'value' else 'key'} is null, and the handler's type {target.name}"
         )
@@ -103,7 +106,7 @@ class Avro(Serializer):
                     return None
                 raise PayloadDecodeError(f"{no_null} does not allow None", step="avro")
             schema_id, data, _ = self._frame_of(message, part)
-            read = readers.get(schema_id)
+            read = reader_of(schema_id)
             if read is None:
                 return Later(partial(self._read_later, schema_id, data, target, readers))
             return read(data)
@@ -120,24 +123,33 @@ class Avro(Serializer):
             text = f"{error}: {hint}"
         raise PayloadDecodeError(text, step="avro")
 
-    async def _read_later(self, schema_id: SchemaId, data: bytes, target: Target, readers: dict[SchemaId, Any]) -> Any:
+    async def _read_later(self, schema_id: SchemaId, data: bytes, target: Target, readers: Kept[Read]) -> Any:
+        read = readers.get(schema_id)
+        if read is None:
+            schema = await schema_of(self.registry, schema_id, "avro")
+            try:
+                read = self._reader_of(schema_id, await self._node_of(schema), target)
+            except PayloadDecodeError as error:  # it will never do, and to find that out again costs milliseconds
+                read = partial(_refuse, str(error))
+            readers.keep(schema_id, read)
+        return read(data)
+
+    def _reader_of(self, schema_id: SchemaId, node: Node, target: Target) -> Read:
         from .avro_reading import SchemaReader
 
-        if schema_id not in readers:
-            node = await self._node_of(await self.registry.by_id(schema_id))
-            try:
-                if self._reader is not None:
-                    from .avro_resolution import resolved
+        try:
+            if self._reader is not None:
+                from .avro_resolution import resolved
 
-                    node = resolved(node, self._reader)
-                readers[schema_id] = SchemaReader(node, target, self._rules)
-            except (AvroSchemaError, ValueError, RecursionError) as error:
-                reason = str(error)
-                raise PayloadDecodeError(
-                    f"step avro: the schema {schema_id} does not fit {target.name}: {reason}", step="avro"
-                ) from None
-            self._tell_misfits(schema_id, node, target)
-        return readers[schema_id](data)
+                node = resolved(node, self._reader)
+            reader = SchemaReader(node, target, self._rules)
+        except (AvroSchemaError, ValueError, RecursionError) as error:
+            reason = str(error)
+            raise PayloadDecodeError(
+                f"step avro: the schema {schema_id} does not fit {target.name}: {reason}", step="avro"
+            ) from None
+        self._tell_misfits(schema_id, node, target)
+        return reader
 
     def _tell_misfits(self, schema_id: SchemaId, node: Node, target: Target) -> None:
         from .avro_fit import misfits_of_reading
@@ -227,9 +239,14 @@ class Avro(Serializer):
         return derived_schema(kind, self._namespace, self._names)
 
     def _record_name(self, kind: type) -> str | None:
-        """The full name of the record that a class stands for: by `records`, a title with a dot, or its own name."""
+        """The full name of the record that a class stands for: by `records`, a title with a dot, or its own name.
+
+        None: it is neither a model nor a dataclass.
+        """
         if kind in self._names:
             return self._names[kind]
+        if not (issubclass(kind, BaseModel) or is_dataclass(kind)):
+            return None
         titles = [name for name in names_of(kind) if "." in name]
         own = kind.__name__.partition("[")[0]
         return titles[0] if titles else f"{self._namespace}.{own}" if self._namespace else own
@@ -282,6 +299,8 @@ class Avro(Serializer):
         text = self._text_for(kind) if writes and isinstance(kind, type) else None
         if text is None:
             name = self._record_name(kind) if isinstance(kind, type) else None
+            if name is None and self._subject in ("record", "topic_record"):  # it takes whatever there is
+                return []
             schema = await self.registry.latest(subject_of(self._subject, topic, part, name))
             node = await self._node_of(schema)
             found: list[str] = []
@@ -330,6 +349,10 @@ class _Anything(Mapping[str, str]):
 
     def __len__(self) -> int:
         return 0
+
+
+def _refuse(text: str, _: bytes) -> Any:
+    raise PayloadDecodeError(text, step="avro")
 
 
 def _texts_of(schema: SchemaInput | Mapping[Any, SchemaInput] | None) -> str | dict[type, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from ..payload.target import Target
 from .avro_plans import matched
 from .avro_schema import ABSENT, Node
-from .avro_shapes import LISTS, RECORDS, Expected, Shape, Shapes, fields_of
+from .avro_shapes import LISTS, RECORDS, Expected, Shape, Shapes, extra_of, fields_of
 from .avro_wire_schema import models_of, takes_bare
 
 _GROUPS = RECORDS | LISTS | {"dict", "typed-dict", "named-tuple", "call", "arguments"}
@@ -96,9 +96,13 @@ class _Comparison:
         names = {each.name for each in node.fields}
         if not self._writes:
             for field in fields_of(shape):
-                if field.required and not field.read_as & names:
+                if field.required and not (field.read_as | field.looks_into) & names:
                     told = min(field.read_as, default=field.name)
                     yield f"{_place((*path, told))} is required by {name}, and {node.name} has no such field"
+            if extra_of(shape) == "forbid":
+                known = {field for each in fields_of(shape) for field in (*each.read_as, *each.looks_into)}
+                for field_name in sorted(names - known):
+                    yield f"{_place((*path, field_name))} is a field of {node.name}, and {name} forbids others"
             return
         for field in lost:
             yield f"{_place((*path, field.name))} is a field of {name}, and {node.name} has no such field"

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
+from ..payload.objects import object_validator
 from ..payload.target import Target
 from .avro_diagnosis import count_items, what_is_wrong
 from .avro_logical import Unfit
@@ -35,7 +36,7 @@ class SchemaReader:
         self._target = target
         expected = None if target is None else Expected(target.adapter)
         self._schema = WireSchemas(expected, rules).of(node)
-        self._validate = None if target is None else target.adapter.validator.validate_python
+        self._validate = None if target is None else object_validator(target.adapter)
         # by itself, a value of type bytes is written without its length, as Confluent's serializers do
         self._is_bare = node.kind == "bytes" and node.logical is None
         self._counts = any(each.kind == "array" and takes_no_bytes(each.items) for each in node.walk())

@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..payload.fidelity import shows_raw_records
+
 Shape = Mapping[str, Any]
 """A core schema that is no wrapper around another one."""
 Shapes = tuple[Shape, ...]
@@ -24,6 +26,8 @@ _WRAPPERS: Mapping[str, str] = {
     "lax-or-strict": "lax_schema",
     "json-or-python": "python_schema",
 }
+UNUSED: Shape = {"type": "unused"}
+"""What is expected of a field that the type does not have, and ignores."""
 OPEN = frozenset(("any", "function-plain", "is-instance", "custom-error"))
 """Shapes that say nothing of what they take."""
 
@@ -40,6 +44,7 @@ class Expected:
         self._definitions: dict[str, Shape] = {}
         self.tagged: set[int] = set()  # the `id`s of shapes between which a discriminator tells
         self.whole = self.shapes(adapter.core_schema)
+        self._ignores = not shows_raw_records(adapter.core_schema)
 
     def shapes(self, schema: Shape | None) -> Shapes:
         """The shapes of a core schema; () if it may be anything."""
@@ -99,12 +104,16 @@ class Expected:
             for field in fields_of(shape):
                 if name in field.read_as:
                     found.extend(self.shapes(field.schema) or ({"type": "any"},))
+        if not found and shapes and self._ignores and all(_ignores(shape, name) for shape in shapes):
+            return (UNUSED,)
         return () if any(shape["type"] in OPEN for shape in found) else tuple(found)
 
     def items(self, shapes: Shapes) -> Shapes:
         """What is expected of the items of an array."""
         found: list[Shape] = []
         for shape in shapes:
+            if shape is UNUSED:
+                return (UNUSED,)
             if shape["type"] in LISTS:
                 items = shape.get("items_schema")
                 for each in items if isinstance(items, list) else (items,):
@@ -115,6 +124,8 @@ class Expected:
         """What is expected of the values of a map."""
         found: list[Shape] = []
         for shape in shapes:
+            if shape is UNUSED:
+                return (UNUSED,)
             if shape["type"] == "dict":
                 found.extend(self.shapes(shape.get("values_schema")) or ({"type": "any"},))
         return () if any(shape["type"] in OPEN for shape in found) else tuple(found)
@@ -124,10 +135,10 @@ class ShapeField:
     """A field of a model, dataclass or TypedDict.
 
     `name` is that of the attribute, `written_as` that under which pydantic dumps it, `read_as` are those under which
-    it is validated.
+    it is validated, and `looks_into` those of fields inside which it is found.
     """
 
-    __slots__ = ("excluded", "name", "read_as", "required", "schema", "written_as")
+    __slots__ = ("excluded", "looks_into", "name", "read_as", "required", "schema", "written_as")
 
     def __init__(self, name: str, field: Shape, by_alias: bool, by_name: bool) -> None:
         self.name = name
@@ -135,6 +146,7 @@ class ShapeField:
         self.written_as: str = field.get("serialization_alias", name)
         alias = field.get("validation_alias")
         self.read_as = frozenset(_aliases(alias)) if alias is not None and by_alias else frozenset()
+        self.looks_into = frozenset(_paths(alias)) if by_alias else frozenset[str]()
         if alias is None or by_name:
             self.read_as |= {name}
         self.required = field.get("required", not _has_default(self.schema))
@@ -166,6 +178,33 @@ def _aliases(alias: Any) -> Iterator[str]:
             yield from _aliases(each)
     elif isinstance(alias, list) and len(alias) == 1 and isinstance(alias[0], str):
         yield alias[0]
+
+
+def _paths(alias: Any) -> Iterator[str]:
+    """The first names of the paths in a validation alias."""
+    if isinstance(alias, list) and alias and isinstance(alias[0], list):
+        for each in alias:
+            yield from _paths(each)
+    elif isinstance(alias, list) and len(alias) > 1 and isinstance(alias[0], str):
+        yield alias[0]
+
+
+def _ignores(shape: Shape, name: str) -> bool:
+    """Whether a model, dataclass or TypedDict has no use for a field of this name."""
+    if shape is UNUSED:
+        return True
+    if shape["type"] not in RECORDS and shape["type"] != "typed-dict":
+        return False
+    return extra_of(shape) != "allow" and not any(name in field.looks_into for field in fields_of(shape))
+
+
+def extra_of(shape: Shape) -> str:
+    """What a record does with fields that it does not have: "ignore", "allow" or "forbid"."""
+    found = (shape.get("config") or {}).get("extra_fields_behavior")
+    while found is None and shape["type"] in (*_WRAPPERS, *RECORDS):
+        shape = shape[_WRAPPERS.get(shape["type"], "schema")]
+        found = shape.get("extra_behavior")
+    return str(found or "ignore")
 
 
 def _has_default(schema: Shape) -> bool:

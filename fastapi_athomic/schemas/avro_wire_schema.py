@@ -23,10 +23,11 @@ from fastavro import schemaless_reader
 from fastavro.read import LOGICAL_READERS
 
 from ..compatibility import type_adapter
+from ..payload.objects import object_validator
 from .avro_defaults import default_bytes
 from .avro_logical import Convert, Unfit, reader
 from .avro_schema import REFUSED, Node, recursive_records
-from .avro_shapes import RECORDS, Expected, Shape, Shapes, names_of
+from .avro_shapes import RECORDS, UNUSED, Expected, Shape, Shapes, names_of
 
 WireSchema = Any
 """What fastavro takes for a parsed schema."""
@@ -150,7 +151,7 @@ class WireSchemas:
             return _TOO_DEEP
         build = None
         if decided and len(shapes) == 1 and shapes[0]["type"] in RECORDS:
-            build = type_adapter(shapes[0]["cls"]).validator.validate_python
+            build = object_validator(type_adapter(shapes[0]["cls"]))
         expected = self._expected
         fields = [
             {
@@ -195,7 +196,12 @@ class WireSchemas:
 
 
 def takes_bare(node: Node, kinds: set[str]) -> bool:
-    """Whether shapes of these kinds take the bare value of a logical type, such as a number, but not its own."""
+    """Whether shapes of these kinds take the bare value of a logical type, such as a number, but not its own.
+
+    So does what nobody looks at: a field that is new to the handler must not fail because Python lacks its value.
+    """
+    if kinds == {UNUSED["type"]}:
+        return True
     family = str(node.logical).removesuffix("-millis").removesuffix("-micros").removesuffix("-nanos")
     rich, bare = TAKEN_BY[family]
     return bool(kinds & bare) and not kinds & rich

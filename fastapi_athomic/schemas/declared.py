@@ -9,12 +9,17 @@ from .registered import Reference, SchemaSource, SchemaType
 
 
 class DeclaredSchema(NamedTuple):
-    """What would be registered for a type."""
+    """What would be registered for a type.
+
+    `is_written`: messages are, or would be, written by it. Else it only describes what the type reads: the subject's
+    compatibility rule, which is about versions, need not hold for it.
+    """
 
     subject: str
     type: SchemaType
     text: str
     references: tuple[Reference, ...] = ()
+    is_written: bool = True
 
 
 @runtime_checkable

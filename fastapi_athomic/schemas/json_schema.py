@@ -21,7 +21,7 @@ from .declared import DeclaredSchema
 from .json_validation import JsonValidator, UnusableSchemaError, title_of
 from .registered import Reference, RegisteredSchema, SchemaSource, check_source
 from .subjects import SubjectStrategy, check_strategy, subject_of
-from .wire import HEADERS, Frame, Framing, has_frame, read_frame
+from .wire import HEADERS, Frame, Framing, has_frame, read_frame, schema_of
 
 STEP = "json-schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -189,7 +189,7 @@ class JsonSchema(Serializer):
 
     async def _read_validated(self, read: Read, part: Part, message: Received) -> Any:
         frame = read_frame(message, part, STEP)
-        schema = await self.registry.by_id(frame.schema_id)
+        schema = await schema_of(self.registry, frame.schema_id, STEP)
         if schema.type != "JSON":
             raise PayloadDecodeError(f"step {STEP}: the message's schema is of type {schema.type}", step=STEP)
         try:
@@ -229,7 +229,11 @@ class JsonSchema(Serializer):
         if target_type in (Any, object, str, bytes):
             return None
         text = self._schema_of(target_type, "validation")
-        return DeclaredSchema(subject_of(self._subject, topic, part, title_of(text)), "JSON", text)
+        title = title_of(text)
+        if title is None and self._subject in ("record", "topic_record"):  # it takes whatever there is
+            return None
+        subject = subject_of(self._subject, topic, part, title)
+        return DeclaredSchema(subject, "JSON", text, is_written=self.auto_register)
 
     async def _validator_of(self, schema: RegisteredSchema) -> JsonValidator:
         """Raises `UnusableSchemaError`."""

@@ -7,7 +7,6 @@ from contextvars import copy_context
 from functools import partial
 from inspect import isclass
 from typing import Any
-from uuid import UUID
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -16,16 +15,18 @@ from pydantic import ValidationError
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError
 from ..payload.annotations import type_name
+from ..payload.objects import object_validator
 from ..payload.off_loop import threads
 from ..payload.slices import sliced_validator
 from ..payload.steps import Later, Part, Received
 from ..payload.target import Target
+from .kept import Kept
 from .protobuf_files import UnusableSchemaError, file_of, message_at, misfit, read_index
 from .protobuf_known import UnreadableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import choice_of
 from .registered import RegisteredSchema, SchemaId, SchemaSource
-from .wire import HEADERS, read_frame
+from .wire import HEADERS, read_frame, schema_of
 
 STEP = "protobuf"
 Read = Callable[[bytes], Any]
@@ -43,18 +44,19 @@ class Files:
 
     def __init__(self, source: SchemaSource) -> None:
         self.source = source
-        self._files: dict[tuple[int | None, UUID | None], Any] = {}
+        self._files: Kept[Any] = Kept()
 
     async def of(self, schema: RegisteredSchema) -> Any:
         """Raises `UnusableSchemaError`."""
         key = (schema.id, schema.guid)
-        if key not in self._files:
+        file = self._files.get(key)
+        if file is None:
             referenced = await self.source.referenced(schema) if schema.references else {}
             try:
-                self._files[key] = file_of(schema, referenced)
+                file = file_of(schema, referenced)
             except UnusableSchemaError as error:
-                self._files[key] = str(error)
-        file = self._files[key]
+                file = str(error)
+            self._files.keep(key, file)
         if isinstance(file, str):
             raise UnusableSchemaError(file)
         return file
@@ -91,10 +93,9 @@ class ProtobufDecoder:
         self._readers.thread_above = thread_above
         self._allows_none = self._readers.allows_none
         self._name = type_name(target_type)
-        # By schema and message: only of schemas that the registry has, so there are few.
-        self._known: dict[tuple[SchemaId, Index], Read] = {}
-        # The same by what stands in front of the data, or in the header. As long as all numbers are below 64.
-        self._by_beginning: dict[bytes, Read] = {}
+        self._known: Kept[Read] = Kept()  # by schema and message
+        # The same by what stands in front of the data. As long as all numbers of the index are below 64.
+        self._by_beginning: Kept[Read] = Kept()
         self._header = HEADERS[part]
 
     def decode(self, message: Received) -> Any:
@@ -123,18 +124,24 @@ class ProtobufDecoder:
         if in_header is None and message.value is not None:
             beginning = message.value[: len(message.value) - len(payload)]
             if beginning[:1] == b"\0" and len(beginning) == PREFIX + 1 + (beginning[PREFIX] >> 1):
-                self._by_beginning[beginning] = read
+                self._by_beginning.keep(beginning, read)
         return read(payload)
 
     async def _later(self, schema_id: SchemaId, index: Index, data: bytes) -> Any:
-        schema = await self._files.source.by_id(schema_id)
+        schema = await schema_of(self._files.source, schema_id, STEP)
         try:
-            written = message_at(await self._files.of(schema), index)
+            read = self._readers.reader(message_at(await self._files.of(schema), index))
         except UnusableSchemaError as error:
             raise refused(f"the schema {schema_id} cannot be used: {error}") from None
-        read = self._known[schema_id, index] = self._readers.reader(written)
+        except PayloadDecodeError as error:  # it will never do, and to find that out again costs milliseconds
+            read = partial(_refuse, str(error))
+        self._known.keep((schema_id, index), read)
         value = read(data)
         return await value if isinstance(value, Later) else value
+
+
+def _refuse(text: str, _: bytes) -> Any:
+    raise PayloadDecodeError(text, step=STEP)
 
 
 def _index(index: bytes | None, data: bytes) -> tuple[Index, bytes]:
@@ -232,12 +239,12 @@ class _IntoModels:
         convert = reader.function(read_as, kind)
         if kind is not None and written.fields and not reader.shares_fields(read_as, kind):
             raise refused(f"the message {written.full_name} has none of the fields of {type_name(kind)}")
-        union = Target(kind).adapter.validator.validate_python if len(self._choice.records) > 1 else None
-        validate = self._target.adapter.validator.validate_python
+        union = object_validator(Target(kind).adapter) if len(self._choice.records) > 1 else None
+        validate = object_validator(self._target.adapter)
         at_once = self._compiled(read_as, reader, convert, union, validate)
         if self.thread_above is None:
             return at_once
-        sliced = sliced_validator(self._target.adapter).validate_python
+        sliced = object_validator(self._target.adapter, sliced_validator(self._target.adapter))
         return _in_thread_above(self.thread_above, at_once, self._compiled(read_as, reader, convert, union, sliced))
 
     def _kind_for(self, written: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple
 
 from google.protobuf.message import EncodeError, Message
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from ..exceptions import ConfigurationError, PayloadEncodeError, PayloadUnavailableError
 from ..payload.annotations import type_name
 from ..payload.losses import difference
+from ..payload.objects import object_validator
 from ..payload.steps import Later, Outgoing, Part
 from ..payload.target import Target
 from .declared import DeclaredSchema
@@ -31,7 +33,7 @@ from .protobuf_known import UnwritableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import compares_by_fields, record_of
 from .protobuf_writing import MessageWriter
-from .registered import Reference, RegisteredSchema
+from .registered import ASK_AGAIN, Reference, RegisteredSchema
 from .subjects import SubjectStrategy, subject_of
 from .wire import Frame, Framing
 
@@ -48,6 +50,18 @@ class Options(NamedTuple):
     framing: Framing
     subject: SubjectStrategy
     auto_register: bool
+
+
+class _Plan:
+    """Writes messages of one class to one topic, until the registry is asked again."""
+
+    __slots__ = ("frame", "schema", "until", "write")
+
+    def __init__(self, schema: RegisteredSchema, frame: Frame, write: Write) -> None:
+        self.schema = schema
+        self.frame = frame
+        self.write = write
+        self.until = 0.0  # on the monotonic clock
 
 
 class ProtobufEncoder:
@@ -67,36 +81,45 @@ class ProtobufEncoder:
         self._schema = schema
         self._options = options
         self._kinds = Kinds({kind: each.DESCRIPTOR.full_name for kind, each in messages.items()})
-        self._plans: dict[tuple[str, Part, type], tuple[Frame, Write]] = {}
+        self._plans: dict[tuple[str, Part, type], _Plan] = {}
 
     def encode(self, message: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
         if message is None:
             return None
         plan = self._plans.get((outgoing.topic, outgoing.part, type(message)))
-        if plan is None:
+        if plan is None or plan.until < monotonic():
             return Later(partial(self._later, message, outgoing))
-        return plan[0].put(plan[1](message), outgoing)
+        return plan.frame.put(plan.write(message), outgoing)
 
     async def _later(self, message: Any, outgoing: Outgoing) -> bytes | None:
-        kind = type(message)
-        plan = self._plans[outgoing.topic, outgoing.part, kind] = await self._plan(kind, outgoing)
-        return plan[0].put(plan[1](message), outgoing)
+        key = (outgoing.topic, outgoing.part, type(message))
+        until = monotonic() + ASK_AGAIN
+        schema, descriptor, index = await self._schema_for(*key)
+        plan = self._plans.get(key)
+        if plan is None or plan.schema is not schema:
+            frame = Frame(self._options.framing, schema, outgoing.part, written_index(index))
+            plan = self._plans[key] = _Plan(schema, frame, self._writer(type(message), descriptor))
+        plan.until = float("inf") if self._options.auto_register else until
+        return plan.frame.put(plan.write(message), outgoing)
 
-    async def _plan(self, kind: Any, outgoing: Outgoing) -> tuple[Frame, Write]:
-        topic, part = outgoing.topic, outgoing.part
+    async def _schema_for(self, topic: str, part: Part, kind: Any) -> tuple[RegisteredSchema, Any, tuple[int, ...]]:
+        """The schema that is named, the message that is written, and its index in the schema."""
         ours = self._descriptor_of(kind)
+        if ours is None and self._options.subject in ("record", "topic_record"):
+            raise refused(
+                f"no generated class stands for a {type_name(kind)}, and its subject is named by one: "
+                "say which with messages={...}, or schema=..."
+            )
         subject = subject_of(self._options.subject, topic, part, None if ours is None else ours.full_name)
         try:
-            if ours is None:
-                schema = await self._newest(subject, kind)
-                ours = _message_for(kind, await self._files.of(schema))
-                index = index_of(ours)
-            else:
+            if ours is not None:
                 schema, index = await self._registered(subject, ours)
+                return schema, ours, index
+            schema = await self._newest(subject, kind)
+            theirs = _message_for(kind, await self._files.of(schema))
+            return schema, theirs, index_of(theirs)
         except UnusableSchemaError as error:
             raise refused(f"the schema of {subject} cannot be used: {error}") from None
-        frame = Frame(self._options.framing, schema, part, written_index(index))
-        return frame, self._writer(kind, ours)
 
     async def _newest(self, subject: str, kind: Any) -> RegisteredSchema:
         """For a type without a generated class. Says so, if its schema would be registered otherwise."""
@@ -165,7 +188,7 @@ class ProtobufEncoder:
         write, reader = MessageWriter(self._kinds), MessageReader(self._kinds)
         record = kind if record_of(kind) is not None else None
         convert, name = reader.function(descriptor, record), type_name(kind)
-        parse, validate = GetMessageClass(descriptor).FromString, target.adapter.validator.validate_python
+        parse, validate = GetMessageClass(descriptor).FromString, object_validator(target.adapter)
         is_plain, rounded = record is not None and compares_by_fields(kind), has_singles(descriptor)
 
         def encode(message: Any) -> bytes:

@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from pydantic import ValidationError
 
 from ..compatibility import is_repeated
+from ..payload.objects import object_validator
 from ..payload.target import Target
 from .protobuf_known import WRAPPERS, UnreadableError, enum_table, reader_of
 from .protobuf_targets import ANYTHING, Choice, Record, RecordField, choice_of, record_of
@@ -267,7 +268,7 @@ class MessageReader:
     def _validated(self, descriptor: Any, kind: Any) -> Function:
         """Makes an instance at once: of a union, pydantic takes the member that the instance is of."""
         convert, target = self._record(descriptor, kind), Target(kind)
-        validate, scope = target.adapter.validator.validate_python, self._scope
+        validate, scope = object_validator(target.adapter), self._scope
 
         def read(message: Any) -> Any:
             value = scope[convert](message)

@@ -15,6 +15,10 @@ SchemaId = int | UUID
 STEP = "schema registry"
 """The `step` of payload errors that come from a registry."""
 
+ASK_AGAIN = 10.0
+"""Seconds for which a serializer uses the newest schema of a subject before it asks its source, which keeps it for
+longer."""
+
 
 class Reference(NamedTuple):
     """Another schema that one uses."""

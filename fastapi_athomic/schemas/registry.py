@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from threading import Lock
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
@@ -20,6 +20,7 @@ from ..exceptions import (
     PayloadError,
     PayloadUnavailableError,
 )
+from .kept import Kept
 from .memory_registry import memory_registry
 from .registered import STEP, Reference, RegisteredSchema, RegistryBackend, SchemaId, SchemaRefusedError, SchemaType
 from .rest_registry import TIMEOUT, Access, RestRegistry, Secret
@@ -38,8 +39,6 @@ STALE_FOR = 60.0
 """Seconds until the newest version is asked for again if the registry was away."""
 FAILED_FOR = 1.0
 """Seconds for which a question that failed is not asked again."""
-MAX_SCHEMAS = 1_000
-"""Answers of one sort that are kept."""
 
 
 class SchemaRegistry:
@@ -103,9 +102,9 @@ class SchemaRegistry:
         self._backend = _backend(url, access)
         self._latest_for = latest_for
         self._unknown_after = unknown_after
-        self._schemas: _Kept[RegisteredSchema] = _Kept()  # by question; they never change
-        self._latest: _Kept[tuple[float, RegisteredSchema]] = _Kept()  # until when, in monotonic seconds
-        self._failed: _Kept[tuple[float, PayloadError]] = _Kept()
+        self._schemas: Kept[RegisteredSchema] = Kept()  # by question; they never change
+        self._latest: Kept[tuple[float, RegisteredSchema]] = Kept()  # until when, in monotonic seconds
+        self._failed: Kept[tuple[float, PayloadError]] = Kept()
         self._questions: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Any, _Question]] = WeakKeyDictionary()
         self._never_came, self._last_unknown = 0, 0.0
 
@@ -150,7 +149,8 @@ class SchemaRegistry:
     def _unknown(self, schema_id: SchemaId) -> PayloadDecodeError:
         self._never_came = min(self._never_came + 1, 20)
         self._last_unknown = monotonic()
-        return PayloadDecodeError(f"{self._backend.shown} has no schema with the id {schema_id}", step=STEP)
+        named = "the GUID that the message names" if isinstance(schema_id, UUID) else f"the id {schema_id}"
+        return PayloadDecodeError(f"{self._backend.shown} has no schema with {named}", step=STEP)
 
     async def referenced(self, schema: RegisteredSchema) -> dict[str, RegisteredSchema]:
         found: dict[str, RegisteredSchema] = {}
@@ -278,28 +278,6 @@ class _Question:
     def __init__(self) -> None:
         self.done = asyncio.Event()
         self.answer: RegisteredSchema | None = None
-
-
-class _Kept(Generic[T]):
-    """The newest answers. Event loops in several threads may share them."""
-
-    def __init__(self) -> None:
-        self._answers: dict[Any, T] = {}
-        self._lock = Lock()
-
-    def get(self, question: Any) -> T | None:
-        return self._answers.get(question)
-
-    def keep(self, question: Any, answer: T) -> None:
-        with self._lock:
-            self._answers.pop(question, None)
-            self._answers[question] = answer
-            while len(self._answers) > MAX_SCHEMAS:
-                del self._answers[next(iter(self._answers))]
-
-    def drop(self, question: Any) -> None:
-        with self._lock:
-            self._answers.pop(question, None)
 
 
 def _again(error: PayloadError) -> PayloadError:

@@ -47,13 +47,18 @@ def refusal(answer: Answer, path: str) -> str:
     if answer.status == 401:
         return f"{begin} refuses the credentials (401): check username and password, or the token"
     if answer.status in (403, 407):
-        return f"{begin} does not allow this ({answer.status}): the user needs the right for /{path}"
+        return f"{begin} does not allow this ({answer.status}): the user needs the right for /{shown_path(path)}"
     if answer.status == 429:
         return f"{begin} is asked too often (429)"
     if answer.status >= 500:
         said = f": {answer.reason}" if isinstance(answer.body, dict) and "message" in answer.body else ""
         return f"{begin} answers {answer.status}{said}"
     return ""
+
+
+def shown_path(path: str) -> str:
+    """A path for texts: without a GUID, which may be the first bytes of a payload that has none."""
+    return "schemas/guids/..." if path.startswith("schemas/guids/") else path
 
 
 def seconds(retry_after: str | None) -> float:

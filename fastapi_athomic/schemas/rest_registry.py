@@ -35,7 +35,7 @@ from ..exceptions import PayloadUnavailableError
 from ..extras import needed
 from ..tls import RenewedContext, TlsFiles
 from .registered import STEP, Reference, RegisteredSchema, SchemaId, SchemaRefusedError, SchemaType
-from .registry_answers import Answer, is_descriptor, parsed_json, parsed_schema, refusal, seconds
+from .registry_answers import Answer, is_descriptor, parsed_json, parsed_schema, refusal, seconds, shown_path
 
 Secret = str | SecretStr | Path
 """A secret, or a file that has it, which is read again for each request."""
@@ -192,7 +192,7 @@ class RestRegistry:
 
     def _nonsense(self, answer: Answer, path: str) -> PayloadUnavailableError:
         said = answer.reason if answer.is_of_a_registry else f"status {answer.status}, not what a schema registry says"
-        text = f"the schema registry {answer.url} answers /{path} with {said}: is its URL right?"
+        text = f"the schema registry {answer.url} answers /{shown_path(path)} with {said}: is its URL right?"
         if not urlsplit(answer.url).path.strip("/"):
             text += " That of Apicurio ends in /apis/ccompat/v7"
         return PayloadUnavailableError(text, step=STEP)

@@ -37,5 +37,7 @@ def subject_of(strategy: SubjectStrategy, topic: str, part: Part, record: str | 
     if strategy == "topic":
         return f"{topic}-{part}"
     if record is None:
-        raise PayloadEncodeError(f"a schema without a name has no subject by {strategy}: use subject='topic'")
+        raise PayloadEncodeError(
+            f"a schema without a name has no subject by {strategy}: use subject='topic', or publish a model"
+        )
     return record if strategy == "record" else f"{topic}-{record}"

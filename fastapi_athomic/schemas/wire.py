@@ -18,7 +18,7 @@ from uuid import UUID
 
 from ..exceptions import ConfigurationError, PayloadDecodeError
 from ..payload.steps import Outgoing, Part, Received, header
-from .registered import RegisteredSchema, SchemaId
+from .registered import RegisteredSchema, SchemaId, SchemaSource
 
 Framing = Literal["prefix", "header"]
 
@@ -72,6 +72,15 @@ def has_frame(message: Received, part: Part = "value") -> bool:
     if header(message, HEADERS[part]) is not None:
         return True
     return _id_of(message.value or b"")[0] is not None
+
+
+async def schema_of(source: SchemaSource, schema_id: SchemaId, step: str) -> RegisteredSchema:
+    """The schema that a message names. Raises as `SchemaSource.by_id` does, and names `step` in what is its fault."""
+    try:
+        return await source.by_id(schema_id)
+    except PayloadDecodeError as error:
+        text = f"step {step}: {error}"
+    raise PayloadDecodeError(text, step=step)
 
 
 def _id_of(data: bytes) -> tuple[SchemaId | None, int]:

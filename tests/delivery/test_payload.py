@@ -176,6 +176,57 @@ async def test_a_handler_of_dead_letters_reads_them(broker: Broker, topic: str, 
         assert await record.count(1) == [(1, 5)]
 
 
+@pytest.mark.parametrize("where", ["handler", "topic"])
+async def test_a_handler_of_dead_letters_that_fails_keeps_where_they_came_from(
+    broker: Broker, topic: str, where: str
+) -> None:
+    """Through its own retry topic, its own DLQ, a redrive from there, and a third handler."""
+    letters_topic = f"{topic}.{topic}.dlq"
+    third_topic = f"{letters_topic}.{topic}-2.dlq"
+    for each in (topic, letters_topic, third_topic):
+        await broker.create_topic(each, 1)
+    record, broken = Record(), [True]
+    own: dict[str, Any] = {"payload": full()} if where == "handler" else {}
+    once_more = RetryPolicy(max_attempts=1, retry_topics=(0.1,))
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", retry=ONCE, **own)
+    async def handle(order: Order) -> None:
+        raise RuntimeError("broken")
+
+    @subscribe_to(letters_topic, group_id=f"{topic}-2", handler_id="letters", ordering="none", retry=once_more)
+    async def handle_letter(order: Order, key: Key[int]) -> None:
+        record.note(("letters", order.number))
+        if broken[0]:
+            raise RuntimeError("broken")
+
+    @subscribe_to(third_topic, group_id=f"{topic}-3", handler_id="third", ordering="none", retry=once_more)
+    async def handle_third(order: Order, key: Key[int]) -> None:
+        record.note(("third", order.number))
+        raise RuntimeError("broken")
+
+    topic_payloads = {topic: full()} if where == "topic" else None
+    athomic = new_app(broker, handle, handle_letter, handle_third, topic_payloads=topic_payloads)
+    async with running(athomic):
+        await athomic.publish(topic, Order(number=1), key=5)
+        await record.count(4)
+        await athomic.drain()
+        for handler, original in (("letters", letters_topic), ("third", third_topic)):
+            (letter,) = await athomic.dead_letters(handler).browse()
+            assert (letter.error_type, letter.original_topic, letter.first_topic) == (
+                "builtins.RuntimeError",
+                original,
+                topic,
+            )
+            assert await athomic.dead_letters(handler).decode(letter, Order) == Order(number=1)
+            assert await full().read(letter, Order) == Order(number=1)
+        broken.clear()
+        broken.append(False)
+        await athomic.dead_letters("letters").redrive()
+        await record.count(5)
+        await athomic.drain()
+    assert record.seen == [("letters", 1)] * 2 + [("third", 1)] * 2 + [("letters", 1)]
+
+
 async def test_headers_do_not_make_a_message_one_of_another_topic(broker: Broker, topic: str) -> None:
     """What was sealed for one topic cannot be passed off in another one by naming that in headers."""
     other = f"{topic}.other"

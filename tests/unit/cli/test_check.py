@@ -234,6 +234,40 @@ def test_a_schema_that_the_registry_would_refuse(write: Write, command: Command)
     assert "the registry would not take it as the next version of orders-value: " in answer.err
 
 
+def test_a_version_that_the_registry_has_need_not_be_the_next_one(write: Write, command: Command) -> None:
+    older = record(LONG, TEXT)
+    for text in (older, record(LONG)):
+        asyncio.run(register("older", text))
+    write(schemas7=with_schemas("older", f"Avro(registry, auto_register=True, schema={older!r})"))
+    answer = command("check", "--app", "schemas7", "--strict")
+    assert (answer.status, answer.err) == (0, "")
+
+
+def test_a_json_schema_that_only_describes_what_is_read_need_not_be_the_next_version(
+    write: Write, command: Command
+) -> None:
+    text = json.dumps({"properties": {"number": {"enum": [1, 2]}, "customer": {}}})
+    asyncio.run(SchemaRegistry("memory://describes").register("orders-value", "JSON", text))
+    reads, registers = "JsonSchema(registry)", "JsonSchema(registry, auto_register=True)"
+    write(schemas8=with_schemas("describes", reads), schemas9=with_schemas("describes", registers))
+    answer = command("check", "--app", "schemas8")
+    assert answer.status == 0
+    assert answer.err.startswith("warning: handler bill: topic orders: the registry would not take it")
+    assert command("check", "--app", "schemas8", "--strict").status == 1
+    assert command("check", "--app", "schemas9").status == 1
+
+
+@pytest.mark.parametrize("serializer", ["Avro", "JsonSchema", "Protobuf"])
+def test_handlers_of_subjects_by_record_may_take_whatever_there_is(
+    write: Write, command: Command, serializer: str
+) -> None:
+    name = f"by_record_{serializer.lower()}"
+    code = with_schemas("nothing", f'{serializer}(registry, subject="record")').replace("order: Order", "order: dict")
+    write(**{name: "from fastapi_athomic.schemas.protobuf import Protobuf" + code})
+    answer = command("check", "--app", name, "--strict")
+    assert (answer.status, answer.err) == (0, "")
+
+
 def test_a_subject_that_is_unknown_is_a_warning_unless_it_would_be_registered(write: Write, command: Command) -> None:
     write(schemas4=with_schemas("none"), schemas5=with_schemas("none", "Avro(registry, auto_register=True)"))
     answer = command("check", "--app", "schemas4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -427,6 +428,28 @@ def test_pauses_grow_to_their_limit_and_who_is_not_tried_again_is_forgotten(monk
     assert not patient.busy
 
 
+@ANY
+@ISOLATIONS
+async def test_health_tells_of_a_step_that_gives_no_answer_and_a_stop_does_not_wait_for_it(
+    strategy: str, isolation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Depot):
+        async def _done(self, data: bytes) -> bytes:
+            await asyncio.Event().wait()
+            return data
+
+    monkeypatch.setattr(patience, "SILENT", 0.0)
+    shop = Shop(strategy, isolation, Silent(), drain_timeout=600, shutdown_timeout=600)
+    async with running(shop.athomic):
+        await write_past(shop, range(1))
+        await eventually(lambda: shop.health().status is HealthStatus.DEGRADED)
+        with pytest.raises(
+            TimeoutError, match="1 message waits, the first for 0 s: a step of the payload pipeline gives"
+        ):
+            await shop.athomic.drain(0.05)
+    assert shop.record.seen == []
+
+
 # --- publishing
 
 
@@ -477,3 +500,134 @@ async def test_the_messages_of_publish_many_are_waited_for_at_once_and_keep_thei
             gate.set()
         await publishing
         assert await shop.record.count(COUNT) == list(range(COUNT))
+
+
+class Asked(Depot):
+    """Raises at once, or by its awaited result, until it was asked often enough."""
+
+    def __init__(self, error: BaseException, *, later: bool) -> None:
+        super().__init__()
+        self.error, self.later, self.waits = error, later, later
+
+    def encode(self, data: bytes, outgoing: Outgoing) -> Any:
+        if self.later:
+            return Later(partial(self._done, b"depot" + data))
+        return self._answer(b"depot" + data)
+
+    async def _done(self, data: bytes) -> bytes:
+        return self._answer(data)
+
+    def _answer(self, data: bytes) -> bytes:
+        self.asked += 1
+        if self.asked < 3:
+            raise self.error
+        return data
+
+    def decode(self, data: bytes, incoming: Incoming) -> bytes:
+        return data.removeprefix(b"depot")
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("error", "later"),
+    [(PayloadUnavailableError("away"), False), (PayloadUnavailableError("away"), True), (CancelledError(), True)],
+)
+@ISOLATIONS
+async def test_a_publish_tries_again_however_it_learns_that_something_is_away(
+    isolation: Any, error: BaseException, later: bool, many: bool
+) -> None:
+    shop = Shop("partition", isolation, Asked(error, later=later))
+    async with running(shop.athomic):
+        await (shop.publish(0) if many else shop.athomic.publish("t", Order(number=0)))
+        assert await shop.record.count(1) == [0]
+
+
+async def test_a_key_is_tried_again_too() -> None:
+    asked = Record()
+
+    class Keys(Json):
+        def encode(self, message: Any, outgoing: Outgoing) -> bytes | None:
+            asked.note(message)
+            if len(asked.seen) < 3:
+                raise PayloadUnavailableError("away")
+            return super().encode(message, outgoing)
+
+    athomic = include_athomic(FastAPI(), AthomicSettings(), payload=PayloadPipeline(key=Keys()))
+    async with running(athomic):
+        await athomic.publish("t", Order(number=0), key=7)
+    assert asked.seen == [7, 7, 7]
+
+
+async def test_publish_many_says_how_many_payloads_were_ready_in_time() -> None:
+    class Half(Depot):
+        async def _done(self, data: bytes) -> bytes:
+            if b'"number":0,' not in data:
+                await asyncio.Event().wait()
+            return data
+
+    shop = Shop("partition", "loop", Half(), publish_timeout=0.3)
+    async with running(shop.athomic):
+        with pytest.raises(PayloadUnavailableError, match="; 1 of 2 payloads were ready by then: fewer at once take"):
+            await shop.publish(0, 1)
+
+
+async def test_each_attempt_begins_with_the_same_headers() -> None:
+    """What is bound to a header that a step has added must not come with the header of the attempt before."""
+    depot = Depot()
+
+    class Waiting(BytesStep):
+        name = "waiting"
+        waits = True
+
+        def encode(self, data: bytes, outgoing: Outgoing) -> Any:
+            return Later(partial(self._done, data))
+
+        def decode(self, data: bytes, incoming: Incoming) -> bytes:
+            return data
+
+        async def _done(self, data: bytes) -> bytes:
+            return data
+
+    class Salted(Waiting):
+        name = "salted"
+        salt = 0
+
+        def encode(self, data: bytes, outgoing: Outgoing) -> bytes:
+            self.salt += 1
+            outgoing.add("salt", b"%d" % self.salt)
+            return b"%d" % self.salt + data
+
+    outgoing = Outgoing("t", None, (("mine", b"1"),))
+    written = PayloadPipeline([Json(), Waiting(), Salted(), depot]).write({}, outgoing)
+    assert isinstance(written, Later)
+    depot.away = True
+    for _ in range(2):
+        with pytest.raises(PayloadUnavailableError):
+            await written
+    depot.away = False
+    assert await written == b"depot3{}"
+    assert dict(outgoing.headers)["salt"] == b"3"
+    assert [name for name, _ in outgoing.headers] == ["mine", "salt", "content-encoding", "content-type"]
+
+
+@ISOLATIONS
+async def test_a_step_that_does_not_wait_may_say_that_something_is_away(isolation: Any) -> None:
+    class Once(Depot):
+        waits = False
+
+        def encode(self, data: bytes, outgoing: Outgoing) -> bytes:
+            return data
+
+        def decode(self, data: bytes, incoming: Incoming) -> bytes:
+            self.asked += 1
+            if self.asked < 3:
+                raise PayloadUnavailableError("the depot is away")
+            return data
+
+    shop = Shop("partition", isolation, Once())
+    async with running(shop.athomic):
+        await shop.publish(0)
+        assert await shop.record.count(1) == [0]
+        await shop.athomic.drain()
+        assert not shop.waits()
+        assert shop.health().status is HealthStatus.HEALTHY

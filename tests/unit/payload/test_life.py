@@ -12,8 +12,9 @@ import pytest
 from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, PayloadPipeline, include_athomic
+from fastapi_athomic.payload.life import OpenParts
 from fastapi_athomic.payload.steps import BytesStep, Incoming, Outgoing
-from tests.support.apps import running
+from tests.support.apps import Gate, eventually, running
 
 ISOLATIONS = pytest.mark.parametrize("isolation", ["loop", "thread"])
 
@@ -109,12 +110,12 @@ async def test_one_that_cannot_be_opened_or_closed_does_not_hold_up_the_app(
 
 
 async def test_one_that_takes_too_long_does_not_hold_up_the_app(caplog: pytest.LogCaptureFixture) -> None:
-    class Slow(Opening):
+    class Hanging(Opening):
         async def open(self) -> None:
             await asyncio.Event().wait()
 
     settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", request_timeout=0.05)
-    async with running(include_athomic(FastAPI(), settings, payload=PayloadPipeline([Slow()]))):
+    async with running(include_athomic(FastAPI(), settings, payload=PayloadPipeline([Hanging()]))):
         assert "could not be opened, and is used all the same: it took too long" in caplog.text
 
 
@@ -143,3 +144,70 @@ async def test_all_is_closed_after_the_app_has_failed_to_start() -> None:
         async with running(athomic):
             pass
     assert step.events == ["open", "close"]
+
+
+class Slow(Opening):
+    """Says what is published while it is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+
+    def encode(self, data: bytes, outgoing: Outgoing) -> bytes:
+        self.said.append(("encode", 0))
+        return data
+
+    async def open(self) -> None:
+        self.said.append(("opening", 0))
+        await self.gate.wait()
+        await super().open()
+
+
+async def test_every_publish_waits_until_its_pipeline_is_open() -> None:
+    step = Slow()
+    pipeline = PayloadPipeline([step])
+    async with running(new_app()) as athomic:
+        publishing = [asyncio.create_task(athomic.publish("t", {}, payload=pipeline)) for _ in range(3)]
+        await eventually(lambda: step.events)
+        publishing[0].cancel()  # it was the one that opened it
+        await asyncio.wait(publishing[:1])
+        step.gate.set()
+        await asyncio.gather(*publishing[1:])
+    assert step.events == ["opening", "opening", "open", "encode", "encode", "close"]
+
+
+async def test_an_app_waits_until_another_one_has_opened_what_they_share() -> None:
+    step = Slow()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> Any:
+        step.said.append(("lifespan", 0))
+        yield
+
+    async def run() -> None:
+        settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}")
+        async with running(include_athomic(FastAPI(lifespan=lifespan), settings, payload=PayloadPipeline([step]))):
+            pass
+
+    works = [asyncio.create_task(run()) for _ in range(2)]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    step.gate.set()
+    await asyncio.gather(*works)
+    assert step.events == ["opening", "open", "lifespan", "lifespan", "close"]
+
+
+async def test_each_publish_says_that_its_pipeline_can_never_work() -> None:
+    pipeline = PayloadPipeline([Opening(ConfigurationError("no such key"))])
+    async with running(new_app()) as athomic:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="no such key"):
+                await athomic.publish("t", {}, payload=pipeline)
+
+
+def test_what_was_open_in_an_event_loop_that_was_given_up_is_opened_in_the_next_one() -> None:
+    step = Opening()
+    parts = OpenParts()
+    for _ in range(2):
+        asyncio.run(parts.open([PayloadPipeline([step])], 1))
+    assert step.events == ["open", "open"]

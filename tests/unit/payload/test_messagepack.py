@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, field_serializer
 
-from fastapi_athomic import PayloadDecodeError, PayloadEncodeError, PayloadPipeline
+from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadPipeline
 from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.steps import Outgoing
-from tests.support.payloads import arrived, message
+from tests.support.payloads import arrived, message, settled
 from tests.unit.payload.test_losses import KEPT, TYPED, _innermost
 
 PIPELINE = PayloadPipeline([MessagePack()])
@@ -232,16 +232,66 @@ def test_a_timestamp_is_read_by_the_annotation() -> None:
         many: list[int]
 
     data = msgpack.packb({"at": STAMP, "ns": STAMP, "both": STAMP, "anything": STAMP, "many": [STAMP, 1, STAMP]})
-    event = read(data, Event)
+    pipeline = PayloadPipeline([MessagePack(nanoseconds="cut")])
+    event = pipeline.decoder(Event)(message(data))
     moment = datetime(2026, 1, 2, 12, 0, 0, 123_456, UTC)
     assert (event.at, event.ns, event.both, event.anything) == (moment, NANOSECONDS, moment, moment)
     assert event.many == [NANOSECONDS, 1, NANOSECONDS]
 
 
+class Seen(BaseModel):
+    at: datetime | None = None
+    ns: int = 0
+    items: list[datetime | int] = []
+
+
+@pytest.mark.parametrize("thread_above", [None, 0])
+async def test_nanoseconds_are_refused_by_a_datetime_and_kept_by_an_int(thread_above: int | None) -> None:
+    decode = PayloadPipeline([MessagePack(thread_above=thread_above)]).decoder(Seen)
+    exact = msgpack.Timestamp(1_767_355_200, 123_456_000)
+    data = msgpack.packb({"at": exact, "ns": STAMP, "items": [exact, STAMP], "ignored": STAMP})
+    moment = datetime(2026, 1, 2, 12, 0, 0, 123_456, UTC)
+    assert await settled(decode(message(data))) == Seen(at=moment, ns=NANOSECONDS, items=[moment, NANOSECONDS])
+    with pytest.raises(PayloadDecodeError, match="valid Seen: at: a datetime cannot hold its nanoseconds"):
+        await settled(decode(message(msgpack.packb({"at": STAMP}))))
+
+
+@pytest.mark.parametrize("seconds", [1_767_355_200, 2**34, -1])
+@pytest.mark.parametrize("form", ["shortest", "ext8", "ext16", "ext32"])
+def test_nanoseconds_are_found_in_all_forms(seconds: int, form: str) -> None:
+    body = msgpack.Timestamp(seconds, 1).to_bytes()
+    size = len(body)
+    begin = {
+        "shortest": b"\xd7" if size == 8 else b"\xc7\x0c",
+        "ext8": b"\xc7" + size.to_bytes(1, "big"),
+        "ext16": b"\xc8" + size.to_bytes(2, "big"),
+        "ext32": b"\xc9" + size.to_bytes(4, "big"),
+    }[form]
+    for target in (datetime, Any):
+        assert "a datetime cannot hold its nanoseconds" in error_of(begin + b"\xff" + body, target)
+    assert read(begin + b"\xff" + body, int) == seconds * 10**9 + 1
+
+
+@pytest.mark.parametrize("target", [dict, dict[str, Any], create_model("Open", __config__=ConfigDict(extra="allow"))])
+def test_nanoseconds_are_refused_where_anything_is_kept(target: Any) -> None:
+    assert "a datetime cannot hold its nanoseconds" in error_of(msgpack.packb({"at": STAMP}), target)
+
+
+def test_what_looks_like_nanoseconds_is_none() -> None:
+    data = msgpack.packb({"raw": b"\xd7\xff\0\0\0\7", "at": datetime(2026, 1, 2, tzinfo=UTC)}, datetime=True)
+    model = create_model("Raw", raw=(bytes, ...), at=(datetime, ...))
+    assert read(data, model) == model(raw=b"\xd7\xff\0\0\0\7", at=datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="nanoseconds must be"):
+        MessagePack(nanoseconds="round")  # type: ignore[arg-type]
+
+
 def test_a_timestamp_outside_of_the_years_of_a_datetime_can_be_a_number() -> None:
-    far, farther = msgpack.Timestamp(2**40, 5), msgpack.Timestamp(-(2**41), 6)
-    data = msgpack.packb([far, farther, STAMP])
-    assert read(data, tuple[int, int, datetime])[:2] == (2**40 * 10**9 + 5, -(2**41) * 10**9 + 6)
+    far, farther = msgpack.Timestamp(2**40, 5_000), msgpack.Timestamp(-(2**41), 6_000)
+    data = msgpack.packb([far, farther, msgpack.Timestamp(1)])
+    assert read(data, tuple[int, int, datetime])[:2] == (2**40 * 10**9 + 5_000, -(2**41) * 10**9 + 6_000)
     for target in (list[datetime], list[Any], tuple[datetime, int, int]):
         assert "a timestamp outside the years 1 to 9999" in error_of(data, target)
 

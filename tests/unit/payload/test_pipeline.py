@@ -175,7 +175,7 @@ def test_what_the_page_shows_runs() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     for block in blocks:
         exec(compile(block, "payload.md", "exec"), {"__name__": "payload"})
-    assert len(blocks) == 3
+    assert len(blocks) == 4
 
 
 def test_it_shows_its_parts() -> None:

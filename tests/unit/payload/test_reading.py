@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -265,7 +266,7 @@ class Unfit(Serializer):
 @pytest.mark.parametrize("later", [False, True])
 async def test_what_is_wrong_with_an_option_is_said_with_the_first_message(later: bool) -> None:
     pipeline = PayloadPipeline([Unfit(later)])
-    with pytest.raises(PayloadEncodeError, match="step unfit could not encode the payload: use framing='prefix'"):
+    with pytest.raises(ConfigurationError, match="use framing='prefix'"):
         await written(pipeline, 1, Outgoing("t"))
     with pytest.raises(PayloadDecodeError, match="step unfit could not decode the payload: use framing='prefix'"):
         await pipeline.read(received(b"{}"), int)
@@ -317,3 +318,82 @@ class AsyncStep:
 
 async def test_a_users_step_may_be_async() -> None:
     assert await there_and_back(PayloadPipeline([AsyncStep()]), {"a": 1}, dict) == {"a": 1}
+
+
+class Odd(BytesStep):
+    """Raises an error wherever it can."""
+
+    name = "odd"
+
+    def __init__(self, error: BaseException, where: str, *, later: bool) -> None:
+        self.error, self.where, self.waits = error, where, later
+        self.required = self.writes = where != "recognizes"
+
+    def encode(self, data: bytes, outgoing: Outgoing) -> Any:
+        return self._done("encode", data)
+
+    def decode(self, data: bytes, incoming: Incoming) -> Any:
+        return self._done("decode", data)
+
+    def recognizes(self, data: bytes) -> bool:
+        raise self.error
+
+    def _done(self, where: str, data: bytes) -> Any:
+        if where != self.where:
+            return data
+        if self.waits:
+            return Later(self._raised)
+        raise self.error
+
+    async def _raised(self) -> bytes:
+        raise self.error
+
+
+class Panic(BaseException):
+    """As extensions in Rust raise it."""
+
+
+ODD = [ValueError(SECRET), StopIteration(SECRET), Panic(SECRET), SystemExit(SECRET)]
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("where", "later"),
+    [("encode", False), ("encode", True), ("decode", False), ("decode", True), ("recognizes", False)],
+)
+async def test_whatever_a_step_raises_is_its_error_without_the_text(
+    error: BaseException, where: str, later: bool
+) -> None:
+    kind = PayloadEncodeError if where == "encode" else PayloadDecodeError
+    with pytest.raises(kind, match=rf"^step odd could not {kind.__name__[7:13].lower()} the payload") as caught:
+        await there_and_back(PayloadPipeline([Odd(error, where, later=later)]), Order(number=1), Order)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_a_configuration_error_says_reaches_the_caller(later: bool) -> None:
+    error = ConfigurationError("give the registry a URL")
+    with pytest.raises(ConfigurationError, match=r"^give the registry a URL$"):
+        await written(PayloadPipeline([Odd(error, "encode", later=later)]), 1, Outgoing("t"))
+    with pytest.raises(PayloadDecodeError, match=r"^step odd could not decode the payload: give the registry a URL$"):
+        await there_and_back(PayloadPipeline([Odd(error, "decode", later=later)]), 1, int)
+
+
+@dataclass
+class Idle(BytesStep):
+    """A step that has no hash, as dataclasses have none."""
+
+    name: str = "idle"
+    required: bool = False
+
+    def encode(self, data: bytes, outgoing: Outgoing) -> bytes:
+        return data
+
+    def decode(self, data: bytes, incoming: Incoming) -> bytes:
+        return data
+
+
+async def test_steps_need_no_hash() -> None:
+    outgoing = Outgoing("t")
+    assert await written(PayloadPipeline([Idle()]), 1, outgoing) == b"1"
+    assert dict(outgoing.headers)["content-encoding"] == b"identity"

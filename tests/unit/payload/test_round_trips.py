@@ -24,8 +24,12 @@ from fastapi_athomic.payload.compression import Gzip, Lz4, Zstd
 from fastapi_athomic.payload.encryption import AesGcm, Fernet
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.messagepack import MessagePack
-from fastapi_athomic.payload.steps import BytesStep, Later, Outgoing
-from tests.support.payloads import arrived
+from fastapi_athomic.payload.steps import BytesStep, Outgoing, Serializer
+from fastapi_athomic.schemas.avro import Avro
+from fastapi_athomic.schemas.json_schema import JsonSchema
+from fastapi_athomic.schemas.protobuf import Protobuf
+from fastapi_athomic.schemas.registry import SchemaRegistry
+from tests.support.payloads import arrived, message, settled
 
 MB = 1 << 20
 LIMIT = 6 * MB
@@ -43,6 +47,13 @@ ENCRYPTIONS: list[Callable[[], BytesStep] | None] = [
     lambda: Fernet([FERNET_KEY]),
     lambda: AesGcm({"k1": AES_KEY}),
 ]
+
+
+PROTO = """
+syntax = "proto3";
+message Order { int64 number = 1; string note = 2; repeated Line lines = 3; }
+message Line { string sku = 1; int32 quantity = 2; }
+"""
 
 
 class Line(BaseModel):
@@ -64,6 +75,37 @@ ORDERS = st.builds(
 )
 
 
+WITHOUT_A_REGISTRY: list[Callable[[], Serializer]] = [
+    Json,
+    MessagePack,
+    lambda: CloudEvents("/shop"),
+    lambda: CloudEvents("/shop", mode="structured"),
+]
+WITH_A_REGISTRY: list[Callable[[SchemaRegistry], Serializer]] = [
+    lambda registry: Avro(registry, auto_register=True),
+    lambda registry: Avro(registry, auto_register=True, framing="header"),
+    lambda registry: JsonSchema(registry, auto_register=True),
+    lambda registry: JsonSchema(registry, auto_register=True, framing="header"),
+    lambda registry: Protobuf(registry),
+    lambda registry: Protobuf(registry, framing="header"),
+    lambda registry: CloudEvents("/shop", serializer=Avro(registry, auto_register=True)),
+]
+
+
+async def serializers() -> list[Serializer]:
+    """All of the package, each of those with schemas with a registry of its own."""
+    with_schemas = [await with_a_registry(number) for number in range(len(WITH_A_REGISTRY))]
+    return [*(make() for make in WITHOUT_A_REGISTRY), *with_schemas]
+
+
+async def with_a_registry(number: int) -> Serializer:
+    registry = SchemaRegistry("memory://", unknown_after=0.0)
+    serializer = WITH_A_REGISTRY[number](registry)
+    if isinstance(serializer, Protobuf):
+        await registry.register("orders-value", "PROTOBUF", PROTO)
+    return serializer
+
+
 def chains(folder: Path) -> list[list[BytesStep]]:
     found = []
     for compression in COMPRESSIONS:
@@ -76,20 +118,19 @@ def chains(folder: Path) -> list[list[BytesStep]]:
 
 async def written(pipeline: PayloadPipeline, message: object, key: bytes | None = b"k") -> RawMessage:
     outgoing = Outgoing("orders", key)
-    data = pipeline.write(message, outgoing)
-    return arrived(await data if isinstance(data, Later) else data, outgoing)
+    return arrived(await settled(pipeline.write(message, outgoing)), outgoing)
 
 
 async def read(pipeline: PayloadPipeline, message: RawMessage, kind: Any) -> Any:
-    value = pipeline.decoder(kind)(message)
-    return await value if isinstance(value, Later) else value
+    return await settled(pipeline.decoder(kind)(message))
 
 
 @given(data=st.binary(max_size=2_000), order=ORDERS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_what_goes_through_any_steps_comes_back(tmp_path: Path, data: bytes, order: Order) -> None:
+    every = await serializers()
     for steps in chains(tmp_path):
-        for serializer in (Json(), MessagePack(), CloudEvents("/shop"), CloudEvents("/shop", mode="structured")):
+        for serializer in every:
             pipeline = PayloadPipeline([serializer, *steps])
             assert await read(pipeline, await written(pipeline, order), Order) == order
             assert await read(pipeline, await written(pipeline, None), Order | None) is None
@@ -103,6 +144,16 @@ async def test_every_size_comes_back(tmp_path: Path, size: int) -> None:
     for steps in chains(tmp_path):
         pipeline = PayloadPipeline(steps)
         assert await read(pipeline, await written(pipeline, data), bytes) == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 64 * 1024, 5 * MB])
+async def test_every_size_comes_back_in_every_format(tmp_path: Path, size: int) -> None:
+    """With no steps, and with all kinds of steps."""
+    order = Order(number=size, note=("abcdefghij" * (size // 10 + 1))[:size], lines=[Line(sku="s", quantity=1)])
+    for serializer in await serializers():
+        for steps in ([], [Zstd(max_size=LIMIT), AesGcm({"k1": AES_KEY}), ClaimCheck(Folder(tmp_path), threshold=100)]):
+            pipeline = PayloadPipeline([serializer, *steps])
+            assert await read(pipeline, await written(pipeline, order), Order) == order
 
 
 def flips(data: bytes) -> list[bytes]:
@@ -137,6 +188,37 @@ async def test_what_was_damaged_is_a_decode_error_of_its_step_or_unharmed(tmp_pa
             assert "only its reader" not in str(outcome)
         else:  # a bit that says nothing, such as the operating system in gzip's header
             assert outcome == order or not any(step.kind == "encryption" for step in steps)
+
+
+@pytest.mark.parametrize("number", range(len(WITH_A_REGISTRY)))
+async def test_a_damaged_id_header_or_payload_is_a_decode_error_that_names_its_step(number: int) -> None:
+    """Some damage gives another value that is as valid: only encryption tells."""
+    serializer = await with_a_registry(number)
+    pipeline = PayloadPipeline([serializer])
+    whole = await written(pipeline, Order(number=1, note="a note that only its reader should see"))
+    assert whole.value is not None
+    damaged = [whole._replace(value=value) for value in [*flips(whole.value), *cuts(whole.value)]]
+    for at, (name, value) in enumerate(whole.headers):
+        damaged += [
+            whole._replace(headers=(*whole.headers[:at], (name, other), *whole.headers[at + 1 :]))
+            for other in [*flips(value or b""), *cuts(value or b""), None]
+        ]
+    errors = [found for each in damaged if isinstance(found := await outcome_of(pipeline, each), PayloadDecodeError)]
+    assert len(errors) > 50
+    for error in errors:
+        assert error.step in {"avro", "json-schema", "protobuf", "cloudevents"}
+        assert f"step {error.step}: " in str(error)
+        assert "only its reader" not in str(error)
+
+
+@pytest.mark.parametrize("number", range(len(WITH_A_REGISTRY)))
+async def test_bytes_that_look_like_the_id_of_a_schema_stand_in_no_error(number: int) -> None:
+    """0x01 and 16 bytes are a GUID, and the beginning of what has none."""
+    pipeline = PayloadPipeline([await with_a_registry(number)])
+    secret = b"a secret of old!"
+    outcome = await outcome_of(pipeline, message(b"\x01" + secret + b" and more"))
+    assert isinstance(outcome, PayloadDecodeError)
+    assert secret.hex() not in str(outcome).replace("-", "")
 
 
 def test_orders_without_sense_are_refused(tmp_path: Path) -> None:

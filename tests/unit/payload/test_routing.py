@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import pytest
 from fastapi import FastAPI
 
-from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadPipeline, include_athomic
+from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadDecodeError, PayloadPipeline, include_athomic
 from fastapi_athomic.messages import RawMessage
 from fastapi_athomic.payload.cloudevents import CloudEvent, CloudEvents
 from fastapi_athomic.payload.json_format import Json
+from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.routing import Payloads, Wanted, checked
 from fastapi_athomic.payload.steps import Outgoing
+from tests.support.apps import running
 from tests.support.payloads import Depot, Sealed, Words, arrived, message
 
 PLAIN, WORDS, SEALED, DEPOT = (PayloadPipeline(steps) for steps in ([], [Words()], [Sealed()], [Depot()]))
@@ -137,6 +139,34 @@ def test_the_hint_of_an_error_is_about_the_pipeline_of_the_topic() -> None:
 
 
 @pytest.mark.parametrize(
+    ("steps", "reads", "content_type", "said"),
+    [
+        ([Json()], [], b"application/avro", True),
+        ([Json()], [], b"Application/MsgPack; v=1", True),
+        ([Json()], [MessagePack()], b"application/msgpack", False),
+        ([MessagePack()], [], b"application/msgpack", False),
+        ([CloudEvents(source="/shop", type="t")], [], b"application/avro", False),
+        ([Json()], [], b"application/s3cret", False),
+    ],
+)
+def test_the_hint_of_an_error_names_a_format_that_the_pipeline_does_not_read(
+    steps: Any, reads: Any, content_type: bytes, said: bool
+) -> None:
+    pipeline = PayloadPipeline(steps, reads=reads)
+    kind = content_type.decode().lower().partition(";")[0]
+    expected = f"; its header content-type says {kind}, which the payload pipeline does not read: see `reads`"
+    assert pipeline.hint(message(b"", headers=(("content-type", content_type),))) == expected * said
+
+
+async def test_what_is_read_by_a_tool_has_the_hint_too() -> None:
+    outgoing = Outgoing("t")
+    data = PayloadPipeline([MessagePack()]).write({"a": 1}, outgoing)
+    assert isinstance(data, bytes)
+    with pytest.raises(PayloadDecodeError, match=r"content-type says application/(vnd.)?msgpack, which the payload"):
+        await PLAIN.read(arrived(data, outgoing), dict)
+
+
+@pytest.mark.parametrize(
     ("default", "by_topic", "said"),
     [
         (Json(), None, r"payload must be a pipeline: PayloadPipeline\(\[Json\(...\)\]\), not Json\(...\) alone"),
@@ -175,8 +205,11 @@ def test_a_pipeline_is_what_is_asked_for() -> None:
 def test_a_topic_that_is_nearly_that_of_a_handler_is_told(
     given: Any, consumed: list[str], told: list[tuple[str, str]]
 ) -> None:
-    assert Payloads(None, {given: WORDS}).misspelt(consumed) == told
-    assert Payloads(None, {given: WORDS, re.compile("orders?.*"): SEALED}).misspelt(consumed) == []
+    expected = [
+        f"{one} has a pipeline and no handler, and a handler of {two} has none: one topic?" for one, two in told
+    ]
+    assert list(Payloads(None, {given: WORDS}).misspelt(consumed)) == expected
+    assert not list(Payloads(None, {given: WORDS, re.compile("orders?.*"): SEALED}).misspelt(consumed))
 
 
 async def test_an_app_warns_of_a_misspelt_topic(caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +219,7 @@ async def test_an_app_warns_of_a_misspelt_topic(caplog: pytest.LogCaptureFixture
     async def handle(order: dict[str, int]) -> None: ...
 
     await athomic.check()
-    said = "order has a payload pipeline and no handler, and a handler of orders has none: is it the same topic?"
+    said = "payloads: order has a pipeline and no handler, and a handler of orders has none: one topic?"
     assert said in caplog.messages
 
 
@@ -200,3 +233,42 @@ def test_a_handler_of_events_needs_a_pipeline_with_events(kind: Any) -> None:
     reads = PayloadPipeline([Json()], reads=[EVENTS.serializer])
     for pipeline in (EVENTS, reads, WORDS):
         assert Payloads(None, {"a": pipeline}).decoding(Wanted(["a", "b"], None, CloudEvent[int]), in_place, never)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "warned"),
+    [
+        (dict, {}, True),
+        (dict, {"topic": re.compile("ord.*")}, True),
+        (dict, {"topic": "else"}, False),
+        (dict, {"payload": WORDS}, False),
+        (dict, {"topic_payloads": {"orders": SEALED}}, False),
+        (dict, {"app": SEALED}, False),
+        (RawMessage, {}, False),
+    ],
+    ids=["same topic", "pattern", "another topic", "both their own", "said for the topic", "the app's", "raw"],
+)
+async def test_handlers_of_a_topic_with_and_without_a_pipeline_are_named_at_the_start(
+    target: Any, options: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    athomic = include_athomic(
+        FastAPI(), AthomicSettings(), payload=options.get("app"), topic_payloads=options.get("topic_payloads")
+    )
+
+    async def own(message: dict[str, int]) -> None: ...
+
+    async def other(message: Any) -> None: ...
+
+    athomic.subscribe_to("orders", group_id="g", handler_id="own", payload=SEALED)(own)
+    payload, topic = options.get("payload"), options.get("topic", "orders")
+    athomic.subscribe_to(topic, group_id="h", handler_id="other", target_type=target, payload=payload)(other)
+    await athomic.check()
+    warnings = [each for each in caplog.messages if each.startswith("payloads: ")]
+    expected = (
+        "payloads: orders: handler own has a payload pipeline of its own, which what is published to the topic is "
+        "written with, and other reads with the app's: give include_athomic(topic_payloads={'orders': ...}) one for "
+        "all"
+    )
+    assert warnings == warned * [expected]
+    async with running(athomic):
+        assert len([each for each in caplog.messages if each.startswith("payloads: ")]) == 2 * warned

@@ -12,7 +12,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 
-from fastapi_athomic import PayloadDecodeError, PayloadPipeline
+from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadPipeline
 from fastapi_athomic.payload import slices
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.messagepack import MessagePack
@@ -129,3 +129,10 @@ async def test_errors_are_the_same(form: str, target_type: Any) -> None:
 @pytest.mark.parametrize("target_type", [str, bytes, str | None])
 def test_text_and_bytes_need_no_thread(target_type: Any) -> None:
     assert Json(thread_above=0).decoder(target_type)(message(b"text")) in ("text", b"text")
+
+
+@pytest.mark.parametrize("serializer", [Json, MessagePack])
+@pytest.mark.parametrize("given", ["1000", True, 1e6])
+def test_a_size_that_is_none_is_refused(serializer: Any, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="thread_above must be a whole number of bytes"):
+        serializer(thread_above=given)

@@ -8,20 +8,21 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.pipeline import PayloadPipeline
 from fastapi_athomic.payload.steps import Incoming, Later, Outgoing, Part
 from fastapi_athomic.schemas import avro as avro_module
+from fastapi_athomic.schemas import kept
 from fastapi_athomic.schemas.avro import Avro
 from fastapi_athomic.schemas.declared import DeclaredSchema, DeclaresSchemas
-from fastapi_athomic.schemas.registered import Reference
+from fastapi_athomic.schemas.registered import ASK_AGAIN, Reference
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from fastapi_athomic.schemas.wire import HEADERS, Framing
 from tests.support.avro import by_fastavro, logical, record
-from tests.support.payloads import arrived, message
+from tests.support.payloads import arrived, message, settled
 
 
 class Order(BaseModel):
@@ -169,7 +170,7 @@ async def test_the_newest_version_is_asked_for_again(monkeypatch: pytest.MonkeyP
     assert (await written(avro, Order(number=1)))[0] == b"\0\0\0\0\1\2"
     await registry.register("orders-value", "AVRO", TEXT)
     assert isinstance(avro.encode(Order(number=1), Outgoing("orders")), bytes)
-    clock[0] += avro_module.ASK_AGAIN + 1
+    clock[0] += ASK_AGAIN + 1
     assert (await written(avro, Order(number=1)))[0] == b"\0\0\0\0\2\2\0"
     assert isinstance(avro.encode(Order(number=1), Outgoing("orders")), bytes)
 
@@ -381,3 +382,52 @@ async def test_values_that_are_incoming_keep_their_headers(registry: SchemaRegis
     await registry.register("orders-value", "AVRO", TEXT)
     incoming = Incoming("orders", None, b"\0\0\0\0\1\2\0", (("a", b"b"),))
     assert await read(Avro(registry), Order, incoming) == Order(number=1)
+
+
+async def test_a_schema_that_does_not_fit_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = SchemaRegistry("memory://")
+    await registry.register("a", "AVRO", json.dumps(record("shop.Other", number="long")))
+    await registry.register("b", "PROTOBUF", "message A {}")
+    decode = Avro(registry, reader_schema=record("shop.Order", number="long")).decoder(Order)
+    for data, reason in ((b"\0\0\0\0\1\2", "Other is neither"), (b"\0\0\0\0\2\2", "is PROTOBUF")):
+        with pytest.raises(PayloadDecodeError, match=reason):
+            await settled(decode(message(data)))
+        with pytest.raises(PayloadDecodeError, match=reason):
+            decode(message(data))
+
+
+async def test_readers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MAX_SCHEMAS", 2)
+    registry = SchemaRegistry("memory://")
+    decode = Avro(registry).decoder(Order)
+    for number in (1, 2, 3):
+        await registry.register(f"s{number}", "AVRO", json.dumps(record(f"shop.Order{number}", number="long")))
+        assert await settled(decode(message(bytes([0, 0, 0, 0, number, 2])))) == Order(number=1)
+    assert decode(message(b"\0\0\0\0\3\2")) == Order(number=1)
+    assert isinstance(decode(message(b"\0\0\0\0\1\2")), Later)
+
+
+@pytest.mark.parametrize("subject", ["record", "topic_record"])
+async def test_what_has_no_name_has_no_subject_by_record(registry: SchemaRegistry, subject: Any) -> None:
+    avro = Avro(registry, subject=subject)
+    for value in ({"number": 1}, 1):
+        with pytest.raises(PayloadEncodeError, match="publish a model"):
+            await written(avro, value)
+    assert await avro.incompatibilities(dict, "orders", writes=False) == []
+
+
+async def test_what_is_said_of_fields_that_a_type_does_not_have(registry: SchemaRegistry) -> None:
+    class Closed(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        number: int
+
+    class Inside(BaseModel):
+        sku: str = Field(validation_alias=AliasPath("line", "sku"))
+
+    line = record("shop.Line", sku="string")
+    await registry.register("orders-value", "AVRO", json.dumps(record("shop.Order", number="long", line=line)))
+    avro = Avro(registry)
+    assert await avro.incompatibilities(Closed, "orders", writes=False) == [
+        "line is a field of shop.Order, and Closed forbids others"
+    ]
+    assert await avro.incompatibilities(Inside, "orders", writes=False) == []

@@ -5,10 +5,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 from typing_extensions import TypedDict
 
 from fastapi_athomic import PayloadDecodeError
@@ -539,3 +539,76 @@ def test_recursive_records_are_resolved() -> None:
     wanted = record("Node", value="long", next=["null", "Node"], more=[{"type": "int", "default": 1}])
     found = read(NODE, chain(2), Any, reader_schema=wanted)
     assert found == {"value": 1, "next": {"value": 1, "next": None, "more": 1}, "more": 1}
+
+
+# --- fields that are new to the handler
+
+NEW_FIELDS: list[tuple[Any, Any]] = [
+    (logical("long", "timestamp-nanos"), 1_001),
+    (logical("long", "timestamp-millis"), 10**16),
+    (record("shop.Inner", at=logical("long", "timestamp-nanos")), {"at": 1_001}),
+    ({"type": "array", "items": logical("long", "timestamp-nanos")}, [1_001]),
+    (["null", {"type": "map", "values": logical("long", "timestamp-nanos")}], {"a": 1_001}),
+]
+
+
+class Known(BaseModel):
+    number: int
+
+
+class KnownInside(BaseModel):
+    inner: Known
+
+
+@pytest.mark.parametrize(("kind", "value"), NEW_FIELDS)
+def test_a_new_field_that_python_has_no_value_for_is_ignored(kind: Any, value: Any) -> None:
+    schema = record(number="long", added=kind)
+    data = by_fastavro(schema, {"number": 1, "added": value})
+    assert read(schema, data, Known) == Known(number=1)
+    inside = record("shop.Outer", inner=schema)
+    assert read(inside, by_fastavro(inside, {"inner": {"number": 1, "added": value}}), KnownInside).inner.number == 1
+
+
+def test_a_field_that_only_code_of_the_users_knows_is_not_ignored() -> None:
+    """It comes as the type that it has in the schema: as a number it would be taken for another time."""
+
+    class Renamed(BaseModel):
+        at: datetime
+
+        @model_validator(mode="before")
+        @classmethod
+        def _rename(cls, fields: dict[str, Any]) -> dict[str, Any]:
+            return {"at": fields["created"]}
+
+    class Inside(BaseModel):
+        at: datetime = Field(validation_alias=AliasPath("meta", "at"))
+
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+
+    at = logical("long", "timestamp-micros")
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    schema = record(created=at, meta=record("shop.Meta", at=at))
+    data = by_fastavro(schema, {"created": moment, "meta": {"at": moment}})
+    assert read(schema, data, Renamed).at == moment
+    assert read(schema, data, Inside).at == moment
+    assert read(schema, data, Open).model_extra == {"created": moment, "meta": {"at": moment}}
+
+
+def test_strict_models_are_read() -> None:
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        id: UUID
+        at: datetime
+        tags: set[int]
+
+    class Other(BaseModel):
+        id: str
+
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    parts = {"id": logical("string", "uuid"), "at": logical("long", "timestamp-micros")}
+    schema = record("shop.Strict", **parts, tags={"type": "array", "items": "long"})
+    strict = Strict(id=uuid4(), at=at, tags={1})
+    data = by_fastavro(schema, {"id": strict.id, "at": at, "tags": [1]})
+    assert read(schema, data, Strict) == strict
+    assert read(schema, data, Strict | Other) == strict

@@ -23,6 +23,7 @@ from fastapi_athomic import (
     PayloadUnavailableError,
 )
 from fastapi_athomic.payload.steps import Later, Outgoing
+from fastapi_athomic.schemas.declared import DeclaredSchema
 from fastapi_athomic.schemas.json_schema import DIALECT, JsonSchema
 from fastapi_athomic.schemas.json_validation import JsonValidator, UnusableSchemaError
 from fastapi_athomic.schemas.registered import Reference
@@ -155,7 +156,7 @@ def test_what_a_type_declares_is_told_for_the_check(registry: SchemaRegistry) ->
     assert json.loads(declared.text) == {"$schema": DIALECT, **Order.model_json_schema(mode="validation")}
     references = [Reference("sku.json", "sku", 1)]
     given = JsonSchema(registry, schema=SCHEMA, references=references).declared(Order, "orders", "key")
-    assert given == ("orders-key", "JSON", TEXT, tuple(references))
+    assert given == DeclaredSchema("orders-key", "JSON", TEXT, tuple(references))
     assert JsonSchema(registry).declared(Any, "orders") is None
     with pytest.raises(ConfigurationError, match="no JSON Schema"):
         JsonSchema(registry).declared(Callable[[int], int], "orders")

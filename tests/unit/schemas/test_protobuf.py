@@ -8,16 +8,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
 from fastapi_athomic.payload.steps import Later, Outgoing
+from fastapi_athomic.schemas import kept, protobuf_encoding
 from fastapi_athomic.schemas.protobuf import Protobuf
-from fastapi_athomic.schemas.registered import RegisteredSchema
+from fastapi_athomic.schemas.registered import ASK_AGAIN, RegisteredSchema
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.payloads import arrived, message, settled
 from tests.support.protoc import generated
 from tests.support.shop_proto import Card, Cash, Line, Order, Status, register_shop, shop_pb2
+
+
+class Sku(BaseModel):
+    sku: str
+
 
 ORDER = shop_pb2.Order(id="o-1", number=7)
 NESTED = shop_pb2.Line.Discount(percent=5)
@@ -399,10 +405,10 @@ async def test_an_import_that_only_options_need_may_be_missing(registry: SchemaR
 
 
 async def test_an_unknown_id_is_the_messages_fault(registry: SchemaRegistry) -> None:
-    with pytest.raises(PayloadDecodeError, match="no schema with the id 9"):
+    with pytest.raises(PayloadDecodeError, match=r"step protobuf: .* no schema with the id 9"):
         await read(Protobuf(registry), Order, b"\0\0\0\0\x09\0")
     header = ("__value_schema_id", b"\x01" + UUID(int=9).bytes + b"\0")
-    with pytest.raises(PayloadDecodeError, match="no schema with the id 0000"):
+    with pytest.raises(PayloadDecodeError, match=r"step protobuf: .* no schema with the GUID that the message names"):
         await read(Protobuf(registry), Order, b"", headers=(header,))
 
 
@@ -492,3 +498,58 @@ async def test_what_stands_for_no_message_is_refused(registry: SchemaRegistry, s
     for value, reason in values:
         with pytest.raises(PayloadEncodeError, match=reason):
             await written(protobuf, value)
+
+
+async def test_the_newest_version_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written by the first one is not said to be of the second, whose message is another one of its file."""
+    clock = [1_000.0]
+    monkeypatch.setattr(protobuf_encoding, "monotonic", lambda: clock[0])
+    registry = SchemaRegistry("memory://", latest_for=0)
+    await registry.register("t-value", "PROTOBUF", 'syntax = "proto3"; message Sku { string sku = 1; }')
+    protobuf = Protobuf(registry)
+    first = b"\0\0\0\0\1\0\x0a\1a"
+    assert await written(protobuf, Sku(sku="a")) == first
+    newer = 'syntax = "proto3"; message Cart {} message Sku { string name = 2; string sku = 1; }'
+    await registry.register("t-value", "PROTOBUF", newer)
+    assert protobuf.encode(Sku(sku="a"), Outgoing("t")) == first
+    clock[0] += ASK_AGAIN + 1
+    assert await written(protobuf, Sku(sku="a")) == b"\0\0\0\0\2\2\2\x0a\1a"
+    assert isinstance(protobuf.encode(Sku(sku="a"), Outgoing("t")), bytes)
+
+
+async def test_a_schema_that_does_not_fit_is_looked_at_once(registry: SchemaRegistry, shop: RegisteredSchema) -> None:
+    decode = Protobuf(registry).decoder(shop_pb2.Line)
+    data = b"\0" + (shop.id or 0).to_bytes(4, "big") + b"\0"
+    with pytest.raises(PayloadDecodeError, match="and not a"):
+        await settled(decode(message(data)))
+    with pytest.raises(PayloadDecodeError, match="and not a"):
+        decode(message(data))
+
+
+async def test_readers_are_bounded(monkeypatch: pytest.MonkeyPatch, registry: SchemaRegistry) -> None:
+    monkeypatch.setattr(kept, "MAX_SCHEMAS", 2)
+    decode = Protobuf(registry).decoder(dict)
+    for number in (1, 2, 3):
+        await registry.register(f"s{number}", "PROTOBUF", f'syntax = "proto3"; message M{number} {{ int32 a = 1; }}')
+        for _ in range(2):
+            assert await settled(decode(message(bytes([0, 0, 0, 0, number, 0, 8, 1])))) == {"a": 1}
+    assert decode(message(b"\0\0\0\0\3\0\x08\1")) == {"a": 1}
+    assert isinstance(decode(message(b"\0\0\0\0\1\0\x08\1")), Later)
+
+
+async def test_a_subject_by_record_needs_a_generated_class(registry: SchemaRegistry) -> None:
+    with pytest.raises(PayloadEncodeError, match="no generated class stands for a Sku, and its subject"):
+        await written(Protobuf(registry, subject="record"), Sku(sku="a"))
+
+
+async def test_strict_models_are_read_and_published(registry: SchemaRegistry) -> None:
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        id: UUID
+        tags: set[int]
+
+    await registry.register(
+        "t-value", "PROTOBUF", 'syntax = "proto3"; message S { string id = 1; repeated int32 tags = 2; }'
+    )
+    strict = Strict(id=UUID(int=1), tags={1})
+    assert await read(Protobuf(registry), Strict, await written(Protobuf(registry), strict)) == strict

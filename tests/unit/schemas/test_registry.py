@@ -6,13 +6,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadUnavailableError
+from fastapi_athomic.schemas import kept, rest_registry
 from fastapi_athomic.schemas import registry as module
-from fastapi_athomic.schemas import rest_registry
 from fastapi_athomic.schemas.registered import Reference, RegisteredSchema
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.http_registry import NO_SCHEMA, HttpRegistry, Reply
@@ -142,11 +142,15 @@ async def test_after_a_while_an_unknown_id_is_waited_for_as_long_as_at_first(
     assert waited == pytest.approx([5.0, 2.5, 1.25, 5.0])
 
 
-async def test_nothing_of_a_message_but_the_id_stands_in_the_text(server: HttpRegistry) -> None:
-    guid = uuid4()
+async def test_a_guid_stands_in_no_text_as_it_may_be_the_beginning_of_a_payload(server: HttpRegistry) -> None:
+    guid = UUID(bytes=b"the secret words")
     with pytest.raises(PayloadDecodeError) as raised:
         await SchemaRegistry(server.url, unknown_after=0.0).by_id(guid)
-    assert str(raised.value) == f"the schema registry {server.url} has no schema with the id {guid}"
+    assert str(raised.value) == (f"the schema registry {server.url} has no schema with the GUID that the message names")
+    for status in (200, 403, 500):
+        with server.answering((status, b"no schema")), pytest.raises(PayloadUnavailableError) as away:
+            await SchemaRegistry(server.url).by_id(guid)
+        assert str(guid) not in str(away.value)
 
 
 async def test_references_are_kept(server: HttpRegistry) -> None:
@@ -170,7 +174,7 @@ async def test_a_missing_reference_is_not_the_messages_fault(server: HttpRegistr
 
 
 async def test_what_is_kept_is_bounded(server: HttpRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SCHEMAS", 3)
+    monkeypatch.setattr(kept, "MAX_SCHEMAS", 3)
     registry = SchemaRegistry(server.url)
     for number in range(5):
         await registry.register(f"s{number}", "AVRO", f'"T{number}"')
