@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 
 from pydantic import SecretStr
 
+from ..announcements import announce
 from ..exceptions import ConfigurationError
 from .off_loop import threads
 
@@ -169,7 +170,7 @@ class KeyRing(Generic[T]):
                 seen, made = self._read(self._file)
                 if seen != self._seen:
                     self._seen, self._made, self._asked = seen, made, 0
-                    logger.info("%s: %sthe keys are new", self._who, self._place)
+                    announce(f"{self._who}: {self._place}the keys are new", logger)
             except (ConfigurationError, OSError) as error:
                 problem = _problem(error)
             else:
@@ -300,6 +301,9 @@ def _text(given: object, what: str) -> str:
     raise _KeyProblemError(f"{what} must be text or bytes, not {type(given).__name__}")
 
 
+_IN_A_FILE = "; if it is in a file: KeyFile(path)"
+
+
 def _decoded(given: object, what: str) -> bytes:
     """32 bytes, of the bytes themselves or of base64, of either alphabet, with or without padding."""
     if isinstance(given, bytes):
@@ -313,7 +317,7 @@ def _decoded(given: object, what: str) -> bytes:
     except (Base64Error, ValueError):
         secret = None
     if secret is None:
-        raise _KeyProblemError(f"{what} is no base64")
+        raise _KeyProblemError(f"{what} is no base64{_IN_A_FILE if _text(given, what).startswith('/') else ''}")
     if len(secret) != KEY_BYTES:
         raise _KeyProblemError(f"{what} has {len(secret)} bytes, it must have {KEY_BYTES}")
     return secret

@@ -223,15 +223,21 @@ class PayloadPipeline:
         """
         first = topic or getattr(message, "first_topic", None) or message.topic
         headers = message.headers.raw if isinstance(message.headers, MessageHeaders) else message.headers
+        incoming = Incoming(first, message.key, message.value, headers)
         try:
-            value = self.decoder(target_type)(Incoming(first, message.key, message.value, headers))
+            value = self.decoder(target_type)(incoming)
             return await value if isinstance(value, Later) else value
         except PayloadDecodeError as error:
-            raise PayloadDecodeError(f"{error}{self.hint(headers)}", step=error.step) from None
+            raise PayloadDecodeError(f"{error}{self.hint(incoming)}", step=error.step) from None
 
-    def hint(self, headers: Headers) -> str:
-        """For the end of a decode error: what the headers say about why this pipeline cannot read the message."""
-        return hint(headers, (self.serializer, *self.reads), self.steps)
+    def hint(self, message: Received) -> str:
+        """For the end of a decode error: what tells that the message was written by another pipeline; may be empty."""
+        return hint(message, self.steps, (self.serializer, *self.reads))
+
+    @property
+    def has_only_json(self) -> bool:
+        """Whether no other format is read."""
+        return all(type(each) is Json for each in (self.serializer, *self.reads))
 
     # --- life
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
-from ..messages import Headers
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -153,10 +152,10 @@ def as_bytes(step: Serializer | BytesStep, doing: str, data: Any) -> bytes:
 def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> str:
     """What an error of a step says: its type, and where it was raised; never its text, which may show the payload.
 
-    But for a `ConfigurationError`, which says what to do.
+    Ours say what is wrong with an option or a type, and no values: some of it is only seen with the first message.
     """
-    why = str(error) if isinstance(error, ConfigurationError) else located(error)
-    return f"step {step.name} could not {doing} the payload: {why}"
+    said = str(error) if isinstance(error, ConfigurationError) else located(error)
+    return f"step {step.name} could not {doing} the payload: {said}"
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
@@ -179,16 +178,41 @@ def _names(encodings: bytes) -> frozenset[str]:
     return frozenset(each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
 
 
-def hint(headers: Headers, serializers: Sequence[Serializer], steps: Sequence[BytesStep]) -> str:
-    """For the end of a decode error: which encodings, and which format, the message names that its reader lacks."""
-    message = Incoming("", None, None, headers)
-    found = ""
-    if (value := header(message, CONTENT_ENCODING)) is not None:
-        missing = sorted(_names(value) & KNOWN_ENCODINGS - {step.name.lower() for step in steps})
-        if missing:
-            named = " and ".join(missing)
-            found = f"; its header {CONTENT_ENCODING} names {named}, which the payload pipeline does not have"
+def hint(message: Received, steps: Sequence[BytesStep], serializers: Sequence[Serializer]) -> str:
+    """For the end of a decode error: what tells that the message was written by another pipeline than its reader's.
+
+    From its headers, else from its first bytes; they are told by kind, and never shown.
+    """
+    done = header(message, CONTENT_ENCODING)
+    present = {step.name.lower() for step in steps}
+    missing = sorted(() if done is None else _names(done) & KNOWN_ENCODINGS - present)
+    if missing:
+        names = " and ".join(missing)
+        return f"; its header {CONTENT_ENCODING} names {names}, which the payload pipeline does not have"
     kind = media_type(message)
     if kind in KNOWN_TYPES and not {KNOWN_TYPES[kind], "cloudevents"} & {each.name for each in serializers}:
-        found += f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
-    return found
+        return f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
+    data = message.value or b""
+    looks = next((name for beginning, name in _BEGINNINGS.items() if data.startswith(beginning)), None)
+    if looks is not None and looks not in present:
+        return f"; the payload begins like {looks}, which the payload pipeline does not have"
+    if data[:1] == b"\0" and len(data) > 4 and not any(each.waits for each in serializers):
+        return (
+            "; the payload begins with 0x00, as Avro, Protobuf and JSON Schema with a schema registry do: the payload "
+            "pipeline of this topic has none of them"
+        )
+    is_json = any("json" in (each.content_type or "") or each.name == "cloudevents" for each in serializers)
+    if data[:1] in (b"{", b"[") and (not is_json or any(step.required for step in steps)):
+        return "; the payload begins like JSON"
+    return ""
+
+
+_BEGINNINGS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\xffAG\x01": "aes-gcm",
+    b"gAAAA": "fernet",
+    b"\xc1claim\x01\n": "claim-check",
+}
+"""What payloads of a step begin with that no text and no JSON begins with."""

@@ -417,3 +417,9 @@ def test_s3_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_are_not_shown() -> None:
     made = s3("http://127.0.0.1:1")
     assert "secret" not in repr(made) + repr(vars(made)).replace("secret_access_key", "")
+
+
+@pytest.mark.parametrize("given", ["/payloads", Path("/payloads"), Folder, None])
+def test_what_is_no_store_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes a store, Folder\(path\) or S3\(bucket\), and was given"):
+        ClaimCheck(given)

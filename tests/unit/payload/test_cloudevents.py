@@ -654,3 +654,9 @@ def test_an_event_says_in_which_trace_it_began(mode: Any) -> None:
 def test_the_trace_of_given_headers_is_that_of_the_event() -> None:
     message = written(CloudEvents("/shop"), Order(number=1), headers=(("traceparent", PARENT.encode()),))
     assert dict(message.headers)["ce_traceparent"] == PARENT.encode()
+
+
+@pytest.mark.parametrize("options", [{"serializer": Json}, {"reads": ["json"]}])
+def test_what_is_no_serializer_of_data_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes serializers, such as Json\(\), and was given (Json|str)"):
+        CloudEvents("/shop", **options)

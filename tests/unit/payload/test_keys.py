@@ -91,6 +91,7 @@ def test_keys_of_fernet_are_read() -> None:
         ({"a": A[:16]}, "key 1 has 16 bytes, it must have 32"),
         ([text(A), text(B[:24])], "key 2 has 24 bytes, it must have 32"),
         ("not base64!", "the key is no base64"),
+        ("/run/secrets/keys", "the key is no base64; if it is in a file: KeyFile(path)"),
         ({"a": A, "b": A}, "the keys a and b are the same"),
         ([f"a:{text(A)}", f"a:{text(B)}"], "the key id a stands there twice"),
         (f'{{"a": "{text(A)}", "a": "{text(B)}"}}', "the key id a stands there twice"),
@@ -169,7 +170,7 @@ def test_a_file_that_was_exchanged_is_read_again(looks: Looks, caplog: pytest.Lo
     assert looks.later(0.2) == "b a"
     assert looks.later(1) == "b a"
     assert looks.submitted == 1, "every few seconds at most"
-    assert [record.message for record in caplog.records] == [f"Test: {looks.path}: the keys are new"]
+    assert [record.message for record in caplog.records] == [f"fastapi_athomic: Test: {looks.path}: the keys are new"]
     assert text(B)[:10] not in caplog.text
 
 

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadPipeline
 from fastapi_athomic.messages import Headers
+from fastapi_athomic.payload.encryption import AesGcm
 from fastapi_athomic.payload.json_format import Json
+from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing, Received, Serializer
 from tests.support.payloads import Depot, Sealed, Words, arrived
 from tests.support.payloads import message as received
@@ -213,6 +215,61 @@ async def test_a_failed_read_names_encodings_that_the_pipeline_does_not_have() -
     with pytest.raises(PayloadDecodeError, match="names zstd, which the payload pipeline does not have") as caught:
         await PayloadPipeline([Gzip()]).read(received(gzip.compress(b"("), headers=headers), Order)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "said"),
+    [
+        ([], b"\0\0\0\0\7" + SECRET.encode(), "begins with 0x00, as Avro, Protobuf and JSON Schema"),
+        ([], b"\x28\xb5\x2f\xfd" + SECRET.encode(), "begins like zstd, which the payload pipeline does not have"),
+        ([Gzip()], b"\xffAG\1" + SECRET.encode(), "begins like aes-gcm, which the payload pipeline does not have"),
+        ([MessagePack()], b'{"number": 1, "s3cret": 1}', "; the payload begins like JSON"),
+        ([AesGcm(bytes(32))], b'{"number": 1, "s3cret": 1}', "; the payload begins like JSON"),
+        ([], b'{"number": "s3cret"}', ""),
+        ([], b"s3cret", ""),
+        ([Gzip()], b"\x1f\x8bs3cret", ""),
+    ],
+)
+async def test_a_failed_read_says_if_the_message_looks_as_if_another_pipeline_had_written_it(
+    steps: list[Any], value: bytes, said: str
+) -> None:
+    with pytest.raises(PayloadDecodeError) as caught:
+        await PayloadPipeline(steps).read(received(value), Order)
+    assert SECRET not in str(caught.value)
+    if said:
+        assert said in str(caught.value)
+    else:
+        assert "begins" not in str(caught.value)
+
+
+class Unfit(Serializer):
+    """Sees with the first message that an option does not fit."""
+
+    name = "unfit"
+
+    def __init__(self, later: bool) -> None:
+        self.waits = later
+
+    def encode(self, message: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
+        return Later(self._later) if self.waits else self._at_once()
+
+    def decoder(self, target_type: Any, part: str = "value") -> Any:
+        return lambda message: Later(self._later) if self.waits else self._at_once()
+
+    def _at_once(self) -> bytes:
+        raise ConfigurationError("use framing='prefix'")
+
+    async def _later(self) -> bytes:
+        return self._at_once()
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_is_wrong_with_an_option_is_said_with_the_first_message(later: bool) -> None:
+    pipeline = PayloadPipeline([Unfit(later)])
+    with pytest.raises(ConfigurationError, match="use framing='prefix'"):
+        await written(pipeline, 1, Outgoing("t"))
+    with pytest.raises(PayloadDecodeError, match="step unfit could not decode the payload: use framing='prefix'"):
+        await pipeline.read(received(b"{}"), int)
 
 
 # --- waiting
