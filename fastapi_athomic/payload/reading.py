@@ -22,6 +22,9 @@ KNOWN_ENCODINGS = frozenset(
 )
 """Names in `content-encoding` that an error may repeat: any other text of a header may be a secret."""
 
+IDENTITY = "identity"
+"""In `content-encoding` (RFC 9110, 8.4.1): no step was done, also if it looks like that."""
+
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is required."""
 _new: Any = tuple.__new__  # the constructor of a named tuple is a Python function: it takes three times as long
@@ -145,7 +148,12 @@ def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
 @lru_cache(64)
 def _names(encodings: bytes) -> frozenset[str]:
     """The names in a header `content-encoding`, in lower case."""
-    return frozenset(each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
+    return frozenset(each.lower() for each in listed(encodings))
+
+
+def listed(encodings: bytes) -> list[str]:
+    """The names in a header `content-encoding`."""
+    return [name for each in encodings.decode("ascii", "replace").split(",") if (name := each.strip())]
 
 
 def hint(headers: Headers, steps: Sequence[BytesStep]) -> str:
