@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
@@ -17,7 +18,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from pydantic import SecretStr
 
@@ -129,8 +131,15 @@ class KeyRing(Generic[T]):
         except Exception as error:
             problem = _problem(error)
         else:
+            _rings.add(self)
             return
         raise ConfigurationError(f"{who}: {self._place}{problem}")
+
+    def after_fork(self) -> None:
+        """In a child process: a thread that looked in that moment is not there."""
+        self._lock = Lock()
+        if self._file is not None:
+            self._due = self._looked + LOOK_SECONDS
 
     @property
     def may_change(self) -> bool:
@@ -212,6 +221,18 @@ class KeyRing(Generic[T]):
     @property
     def _place(self) -> str:
         return "" if self._file is None else f"{self._file.path}: "
+
+
+_rings: WeakSet[KeyRing[Any]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for ring in _rings:
+        ring.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _problem(error: Exception) -> str:

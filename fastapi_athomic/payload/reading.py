@@ -12,6 +12,7 @@ from typing import Any
 from ..error_text import located
 from ..exceptions import PayloadDecodeError, PayloadEncodeError, PayloadError
 from ..messages import Headers
+from .json_format import Json
 from .steps import CONTENT_ENCODING, BytesStep, Decoder, Incoming, Later, Received, Serializer, header
 
 SourceOf = Callable[[Any], str]
@@ -22,6 +23,7 @@ KNOWN_ENCODINGS = frozenset(
 )
 """Names in `content-encoding` that an error may repeat: any other text of a header may be a secret."""
 
+_LENGTH = len(CONTENT_ENCODING)
 IDENTITY = "identity"
 """In `content-encoding` (RFC 9110, 8.4.1): no step was done, also if it looks like that."""
 
@@ -57,7 +59,7 @@ class Unwrapping:
         said: bytes | None = None  # which steps were done; None: no header tells
         if self._some_optional:
             for name, text in headers:
-                if name == CONTENT_ENCODING:
+                if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
                     said = text
         for step, decode, required in steps:
             if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
@@ -132,9 +134,14 @@ def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> st
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
-    """Reads with the first serializer that recognizes the message; with the first of all, if none does."""
-    known = [(each.recognizes, each.decoder(target_type)) for each in serializers]
-    first = known[0][1]
+    """Reads with the first serializer that recognizes the message; with the first of all, if none does.
+
+    `Json` is asked last: what another one recognizes, such as an envelope, may be JSON as well.
+    """
+    decoders = [each.decoder(target_type) for each in serializers]
+    first = decoders[0]
+    both = sorted(zip(serializers, decoders, strict=True), key=lambda pair: isinstance(pair[0], Json))
+    known = [(each.recognizes, read) for each, read in both]
 
     def decode(message: Received) -> Any:
         for recognizes, read in known:

@@ -9,6 +9,7 @@ import os
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,24 @@ async def test_real_threads_look_at_the_file(path: Path, monkeypatch: pytest.Mon
     known = ring.current()
     in_place(path, f"b:{text(B)}")
     assert await asyncio.gather(*(ring.newer(known) for _ in range(5))) == ["b a"] * 5
+
+
+def test_a_forked_process_looks_at_the_file(path: Path) -> None:
+    """Also if a thread of its parent was looking in that moment."""
+    in_place(path, f"a:{text(A)}")
+    ring, forking = KeyRing(KeyFile(path), ids, "Test"), get_context("fork")
+    in_place(path, f"b:{text(B)}\na:{text(A)}")
+    answers = forking.SimpleQueue()
+    ring._due = float("inf")
+
+    def look() -> None:
+        due = ring._due
+        ring._look()
+        answers.put((due, ring.current()))
+
+    child = forking.Process(target=look, daemon=True)
+    with ring._lock:
+        child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert answers.get() == (ring._looked + keys_module.LOOK_SECONDS, "b a")

@@ -142,6 +142,12 @@ def test_a_header_decides_whether_an_optional_step_was_done(header: bytes | None
     assert (read == b"{}") is decoded
 
 
+@pytest.mark.parametrize("spelled", ["content-encoding", "Content-Encoding", "CONTENT-ENCODING"])
+def test_it_decides_however_it_is_spelled(spelled: str) -> None:
+    read = PayloadPipeline([Sealed(required=False)]).decoder(bytes)
+    assert read(received(b"sealed, says the text", headers=((spelled, b"identity"),))) == b"sealed, says the text"
+
+
 @pytest.mark.parametrize("headers", [(), (("content-encoding", b"identity"),), (("content-encoding", None),)])
 def test_no_header_makes_a_required_step_be_skipped(headers: Headers) -> None:
     with pytest.raises(PayloadDecodeError, match="step sealed"):
