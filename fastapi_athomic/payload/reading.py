@@ -12,6 +12,7 @@ from typing import Any
 
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
+from .json_format import Json
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -48,6 +49,10 @@ KNOWN_TYPES = {
 }
 """Media types that an error may repeat, and the serializer that reads each. (Data of a CloudEvent has its own type.)"""
 
+_LENGTH = len(CONTENT_ENCODING)
+IDENTITY = "identity"
+"""In `content-encoding` (RFC 9110, 8.4.1): no step was done, also if it looks like that."""
+
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is required."""
 _new: Any = tuple.__new__  # the constructor of a named tuple is a Python function: it takes three times as long
@@ -80,7 +85,7 @@ class Unwrapping:
         said: bytes | None = None  # which steps were done; None: no header tells
         if self._some_optional:
             for name, text in headers:
-                if name == CONTENT_ENCODING:
+                if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
                     said = text
         for step, decode, required in steps:
             try:
@@ -159,9 +164,14 @@ def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> st
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
-    """Reads with the first serializer that recognizes the message; with the first of all, if none does."""
-    known = [(each.recognizes, each.decoder(target_type)) for each in serializers]
-    first = known[0][1]
+    """Reads with the first serializer that recognizes the message; with the first of all, if none does.
+
+    `Json` is asked last: what another one recognizes, such as an envelope, may be JSON as well.
+    """
+    decoders = [each.decoder(target_type) for each in serializers]
+    first = decoders[0]
+    both = sorted(zip(serializers, decoders, strict=True), key=lambda pair: isinstance(pair[0], Json))
+    known = [(each.recognizes, read) for each, read in both]
 
     def decode(message: Received) -> Any:
         for recognizes, read in known:
@@ -175,7 +185,12 @@ def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
 @lru_cache(64)
 def _names(encodings: bytes) -> frozenset[str]:
     """The names in a header `content-encoding`, in lower case."""
-    return frozenset(each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
+    return frozenset(each.lower() for each in listed(encodings))
+
+
+def listed(encodings: bytes) -> list[str]:
+    """The names in a header `content-encoding`."""
+    return [name for each in encodings.decode("ascii", "replace").split(",") if (name := each.strip())]
 
 
 def hint(message: Received, steps: Sequence[BytesStep], serializers: Sequence[Serializer]) -> str:
