@@ -98,6 +98,6 @@ def test_it_imports_in_a_clean_environment_without_extras(wheel: Path, tmp_path:
     done = subprocess.run([python, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == [fastapi_athomic.__version__, "[]"]
 
-    command = [python, "-W", "error", "-c", NEEDS_EXTRA, tmp_path]
+    command = [str(python), "-W", "error", "-c", NEEDS_EXTRA, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout.splitlines(), done.stderr) == (SENTENCES, "")
