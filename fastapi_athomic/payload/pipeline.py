@@ -22,6 +22,7 @@ from .steps import (
     Outgoing,
     Received,
     Serializer,
+    media_type,
 )
 from .target import Target
 from .text_keys import STEP as KEY
@@ -105,6 +106,8 @@ class PayloadPipeline:
         Raises:
             PayloadUnavailableError: (also when a `Later` is awaited) something that is needed cannot be reached.
         """
+        if outgoing.headers and not self._is_plain and not isinstance(message, bytes):
+            outgoing.headers = tuple(each for each in outgoing.headers if not self._is_of_another(*each))
         try:
             data: Any = self.serializer.encode(message, outgoing)
         except BaseException as error:
@@ -118,6 +121,16 @@ class PayloadPipeline:
                 return Later(partial(self._write_first_later, data, outgoing, outgoing.headers))
             data = as_bytes(self.serializer, "encode", data)
         return self._write_steps(data, 0, _NONE, outgoing)
+
+    def _is_of_another(self, name: str, value: bytes | None) -> bool:
+        """Whether a header that was given says how another message was written: the one that this was made from.
+
+        Bytes are published as they are, and so may well be what such headers say.
+        """
+        if name == CONTENT_TYPE:
+            kind = media_type(Incoming("", None, None, ((name, value),)))
+            return kind != self.serializer.content_type and any(kind == each.content_type for each in self.reads)
+        return name == CONTENT_ENCODING
 
     def write_key(self, key: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
         """The bytes of a key, by the pipeline's serializer of keys. Raises as `write` does, and names the key."""

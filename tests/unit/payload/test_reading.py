@@ -95,6 +95,20 @@ async def test_headers_of_the_caller_come_first() -> None:
     assert outgoing.headers == (("content-type", b"mine"),)
 
 
+@pytest.mark.parametrize("said", [b"application/x-words", b"Application/X-Words; a=b"])
+def test_headers_of_the_message_that_was_handled_are_not_those_of_the_one_that_is_published(said: bytes) -> None:
+    handled = (("a", b"b"), ("content-type", said), ("content-encoding", b"gzip"))
+    pipeline = PayloadPipeline([Json(), Gzip()], reads=[Words()])
+    outgoing = Outgoing("t", None, handled)
+    data = pipeline.write(Order(number=1), outgoing)
+    assert isinstance(data, bytes)
+    assert outgoing.headers == (("a", b"b"), ("content-encoding", b"identity"), ("content-type", b"application/json"))
+    assert pipeline.decoder(Order)(arrived(data, outgoing)) == Order(number=1)
+    passed_on = Outgoing("t", None, handled)
+    PayloadPipeline([Json()], reads=[Words()]).write(b"as it came", passed_on)
+    assert passed_on.headers == handled
+
+
 @pytest.mark.parametrize(
     ("header", "decoded"),
     [(None, True), (b"sealed", True), (b"GZIP,SEALED", True), (b"identity", False), (b"gzip", False)],
