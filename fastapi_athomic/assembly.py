@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from .settings import AthomicSettings
 from .stores.base import StateStore
 from .transports.base import Transport
 from .unclaimed import tell_unclaimed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,13 @@ def note_payloads(payloads: Payloads, handlers: Iterable[Discovered]) -> None:
             payloads.add_handler(handler.subscription.topics, handler.subscription.payload)
 
 
+def _tell_misspelt(payloads: Payloads, handlers: Iterable[Discovered]) -> None:
+    subscriptions = [handler.subscription for handler in handlers if handler.subscription.payload is None]
+    for given, topic in payloads.misspelt([topic for each in subscriptions for topic in each.topics]):
+        text = "%s has a payload pipeline and no handler, and a handler of %s has none: is it the same topic?"
+        logger.warning(text, given, topic)
+
+
 def _orchestrators(parts: AppParts) -> Orchestrators:
     transport = parts.transport
     provider = resolve_tracer_provider(parts.app)
@@ -82,6 +92,7 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
     lifecycle.register(connection)
     handlers = parts.search.find()
     note_payloads(parts.payloads, handlers)
+    _tell_misspelt(parts.payloads, handlers)
     tell_unclaimed(parts.search, settings.unclaimed_handlers)
     share = LoopShare(
         settings.slice_seconds,

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from .broker import BrokerConnection
+from .complaints import Complaints
 from .exceptions import PayloadUnavailableError, PublishError, TopicNotFoundError, TransportError
 from .messages import Headers, OutgoingMessage, PublishedMessage
 from .payload.pipeline import PayloadPipeline
@@ -48,6 +49,7 @@ class Publisher:
         self._payloads = payloads
         self._orchestrator = orchestrator
         self._settings = settings
+        self._complaints = Complaints(burst=1)
 
     async def publish(
         self,
@@ -208,7 +210,9 @@ class Publisher:
                     return await later
             except PayloadUnavailableError as error:
                 reason = str(error)
-                logger.debug("a publish waits: %s", error)
+                if self._complaints.due(error.step) is not None:  # else nobody sees why requests hang, until they fail
+                    limit_s = self._settings.publish_timeout
+                    logger.warning("a publish waits, for at most %g s: %s", limit_s, reason)
             except TimeoutError:
                 if not limit.expired():
                     raise

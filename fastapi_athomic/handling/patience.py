@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
+from ..announcements import announce
 from ..exceptions import PayloadUnavailableError
 from ..messages import RawMessage, TopicPartition
 from ..payload.steps import Later
@@ -154,7 +155,7 @@ class Patience:
     def arrived(self, message: RawMessage) -> None:
         """This message waits no more: what it needs is there, or it has failed for another reason."""
         if self._waits.pop((message.topic_partition, message.offset), None) is not None and not self._waits:
-            logger.info("%s: what messages waited for is there again", self._handler_id)
+            announce(f"{self._handler_id}: what messages waited for is there again", logger)
 
     def let_go(self, place: TopicPartition | None) -> None:
         """The partition is taken away (None: all are): nothing of it is waited for any more."""

@@ -122,10 +122,12 @@ class _Processor:
         return Judgement(Verdict.WAITS, self._failure(message, error, DECODE, attempt, 0.0), delay)
 
     def _explained(self, message: RawMessage, error: BaseException) -> None:
-        """Adds to a decode error what the message's headers say about it. The message waits for nothing any more."""
+        """Adds to a decode error what the message tells about it. The message waits for nothing any more."""
         if self.waits:
             self.patience.arrived(message)
-        if isinstance(error, PayloadDecodeError) and (hint := self._parts.hint(message)):
+        if not isinstance(error, PayloadDecodeError) or str(error).startswith("the key"):
+            return
+        if hint := self._parts.hint(message):
             error.args = (f"{error}{hint}",)
 
     def _failure(

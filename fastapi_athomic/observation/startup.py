@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from .. import announcements
 from ..addresses import shown_store_url
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 
 logger = logging.getLogger(__name__)
 
-SERVER_LOGGERS = ("uvicorn.error", "gunicorn.error", "hypercorn.error", "_granian")
-"""Where servers tell of their own start. They configure these loggers only, unless they are told otherwise."""
 WORKER_VARIABLES = {"gunicorn": ("WEB_CONCURRENCY",), "granian": ("GRANIAN_WORKERS",)}
 """The servers that fork their workers, and the variables in which they look for a number of them."""
 DISABLED = (
@@ -32,17 +31,12 @@ SHOWN_TOPICS = 3
 def announce(line: str) -> None:
     """Logs the line as INFO, where it is seen.
 
-    An app that configures no logging would see nothing below a warning. There the line goes beside the server's own.
     Where our loggers are disabled, the root logger, which cannot be, says so instead.
     """
     if logger.disabled:
         logging.getLogger().warning("fastapi_athomic: %s", DISABLED)
-        return
-    chosen = logger
-    if not logger.hasHandlers():
-        servers = (logging.getLogger(name) for name in SERVER_LOGGERS)
-        chosen = next((server for server in servers if server.hasHandlers()), logger)
-    chosen.info("fastapi_athomic: %s", line)
+    else:
+        announcements.announce(line, logger)
 
 
 def start_line(settings: AthomicSettings, subscriptions: Sequence[Subscription]) -> str:

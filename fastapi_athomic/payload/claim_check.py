@@ -78,6 +78,9 @@ class ClaimCheck(BytesStep):
         required: bool = False,
         writes: bool = True,
     ) -> None:
+        if isinstance(store, type) or not (hasattr(store, "put") and hasattr(store, "get")):
+            given = getattr(store, "__name__", None) or type(store).__name__
+            raise ConfigurationError(f"ClaimCheck takes a store, Folder(path) or S3(bucket), and was given {given}")
         if not 0 <= threshold <= max_size:
             raise ConfigurationError("ClaimCheck: threshold is a number of bytes, from 0 to max_size")
         self.required = required

@@ -78,6 +78,8 @@ class CloudEvents(Serializer):
     ) -> None:
         self.serializer = serializer or Json()
         self.readers = (self.serializer, *reads)
+        for each in self.readers:
+            _check_serializer(each)
         self.types = dict(types or {})
         self.plain = plain
         self.waits = any(each.waits for each in self.readers)
@@ -261,6 +263,12 @@ def _named(name: str, text: str) -> None:
         CHECKS[name](text)
     except ValueError as error:
         raise ValueError(f"the attribute {name} {error}") from None
+
+
+def _check_serializer(given: object) -> None:
+    if not isinstance(given, Serializer):
+        name = getattr(given, "__name__", None) or type(given).__name__
+        raise ConfigurationError(f"CloudEvents takes serializers, such as Json(), and was given {name}")
 
 
 def _configured(name: str, value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -63,6 +63,7 @@ class CloudEvent(BaseModel, Generic[T]):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    is_cloud_event: ClassVar[bool] = True
 
     id: Annotated[str, _checked("id")] = Field(default_factory=_uuid)
     """With the source it names the event: two with the same are the same event."""

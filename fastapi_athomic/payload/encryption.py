@@ -92,6 +92,10 @@ class _Encryption(BytesStep, Generic[T]):
             problem = found
         raise self._failure(problem)
 
+    def _demand(self) -> str:
+        """What follows on "is not encrypted": the option that lets plain messages in, too."""
+        return ", and must be: the step has required=True" if self.required else ""
+
     def _failure(self, problem: str) -> PayloadDecodeError:
         return PayloadDecodeError(f"step {self.name}: the payload {problem}", step=self.name)
 
@@ -178,7 +182,7 @@ class Fernet(_Encryption[_Fernets]):
         except self._library.InvalidToken:
             pass
         if not self.recognizes(data):
-            return "is not encrypted with Fernet"
+            return "is not encrypted with Fernet" + self._demand()
         expired = "" if self.ttl is None else f", or it is older than {self.ttl} s (ttl)"
         keys = "the key does not fit" if tool.number == 1 else f"none of the {tool.number} keys fits"
         return f"cannot be decrypted: {keys}, or it was changed{expired}"
@@ -259,7 +263,7 @@ class AesGcm(_Encryption[_Aeads]):
 
     def _decrypt(self, tool: _Aeads, data: bytes, incoming: Incoming) -> bytes | str:
         if len(data) < _ID_AT or data[:3] != MAGIC:
-            return "is not encrypted with AES-GCM"
+            return "is not encrypted with AES-GCM" + self._demand()
         if data[3] != VERSION:
             return f"is in version {data[3]} of our frame for AES-GCM, and {VERSION} is known"
         nonce_at = _ID_AT + data[5]

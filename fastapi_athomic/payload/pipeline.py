@@ -11,7 +11,7 @@ from ..messages import Headers, MessageHeaders
 from .json_format import Json
 from .orders import check_order, not_a_step, sequence_of
 from .own_steps import AdaptedStep, PayloadStep, is_payload_step
-from .reading import ENDINGS, SourceOf, Unwrapping, as_bytes, by_format, failed, hint
+from .reading import ENDINGS, IDENTITY, SourceOf, Unwrapping, as_bytes, by_format, failed, hint, listed
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -74,6 +74,7 @@ class PayloadPipeline:
         self.parts = _parts(self)
         """All serializers and steps, each once."""
         self._writers = [(step, step.encode) for step in self.steps if step.writes]
+        self._names = frozenset(step.name.lower() for step in self.steps)
         self._said: dict[frozenset[str], Headers] = {}  # by the names of steps that left a message as it was
         self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
         """JSON as ever: nothing is said in headers, and only the serializer is asked."""
@@ -159,13 +160,27 @@ class PayloadPipeline:
             data = done
         said = self._said.get(skipped)
         if said is None:
-            said = self._said[skipped] = _said(self.serializer, [step for step, _ in self._writers], skipped)
+            said = self._said[skipped] = _said(self.serializer, self.steps, skipped)
         if outgoing.headers:
             for name, value in said:
-                outgoing.add(name, value or b"")
+                if name == CONTENT_ENCODING:
+                    self._say_encodings(value or b"", outgoing)
+                else:
+                    outgoing.add(name, value or b"")
         else:
             outgoing.headers = said
         return data
+
+    def _say_encodings(self, done: bytes, outgoing: Outgoing) -> None:
+        """Adds `content-encoding`. What the caller says there counts for others' encodings only.
+
+        The headers of a message that is passed on may name steps that were not done to this one.
+        """
+        given = next((value for name, value in reversed(outgoing.headers) if name == CONTENT_ENCODING), None)
+        others = [name for name in listed(given or b"") if name.lower() not in self._names | {IDENTITY}]
+        true = ", ".join([*others, *(name for name in listed(done) if name != IDENTITY)]) or IDENTITY
+        if given is None or [*listed(given)] != [*listed(true.encode())]:
+            outgoing.headers = (*outgoing.headers, (CONTENT_ENCODING, true.encode()))  # of several the last counts
 
     async def _write_first_later(self, later: Later[Any], outgoing: Outgoing, headers: Headers) -> bytes | None:
         """`headers`: those so far. Each attempt begins with them, as the last one may have added some."""
@@ -236,15 +251,21 @@ class PayloadPipeline:
         """
         first = topic or getattr(message, "first_topic", None) or message.topic
         headers = message.headers.raw if isinstance(message.headers, MessageHeaders) else message.headers
+        incoming = Incoming(first, message.key, message.value, headers)
         try:
-            value = self.decoder(target_type)(Incoming(first, message.key, message.value, headers))
+            value = self.decoder(target_type)(incoming)
             return await value if isinstance(value, Later) else value
         except PayloadDecodeError as error:
-            raise PayloadDecodeError(f"{error}{self.hint(headers)}", step=error.step) from None
+            raise PayloadDecodeError(f"{error}{self.hint(incoming)}", step=error.step) from None
 
-    def hint(self, headers: Headers) -> str:
-        """For the end of a decode error: what the headers say about why this pipeline cannot read the message."""
-        return hint(headers, (self.serializer, *self.reads), self.steps)
+    def hint(self, message: Received) -> str:
+        """For the end of a decode error: what tells that the message was written by another pipeline; may be empty."""
+        return hint(message, self.steps, (self.serializer, *self.reads))
+
+    @property
+    def has_only_json(self) -> bool:
+        """Whether no other format is read."""
+        return all(type(each) is Json for each in (self.serializer, *self.reads))
 
     # --- life
 
@@ -360,11 +381,13 @@ def _opens(part: Serializer | BytesStep) -> bool:
     return type(part).open is not base.open or type(part).close is not base.close
 
 
-def _said(serializer: Serializer, writers: Sequence[BytesStep], skipped: frozenset[str]) -> Headers:
-    """The headers that say how a message was written. "identity" (RFC 9110, 8.4.1): no step was done, do not guess."""
-    encodings = ", ".join(step.name for step in writers if step.name not in skipped) or ("identity" if writers else "")
+def _said(serializer: Serializer, steps: Sequence[BytesStep], skipped: frozenset[str]) -> Headers:
+    """The headers that say how a message was written."""
+    done = ", ".join(step.name for step in steps if step.writes and step.name not in skipped) or (
+        IDENTITY if steps else ""
+    )
     kind = serializer.content_type
     return (
-        *([(CONTENT_ENCODING, encodings.encode())] if encodings else []),
+        *([(CONTENT_ENCODING, done.encode())] if done else []),
         *([(CONTENT_TYPE, kind.encode())] if kind is not None else []),
     )

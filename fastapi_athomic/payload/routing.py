@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ..exceptions import ConfigurationError
 from ..messages import RawMessage
+from .annotations import type_name
 from .life import OpenParts
 from .own_steps import is_payload_step
 from .pipeline import PayloadPipeline
@@ -42,7 +43,7 @@ class Decoding(NamedTuple):
     decode: Decoder | None  # None: it takes them as they came. With keys: gives pairs of the value and all keys
     waits: bool  # `decode` may give a `Later`
     keyed: bool
-    hint: Callable[[RawMessage], str]  # for the end of an error: what its headers say about why it cannot be decoded
+    hint: Callable[[RawMessage], str]  # for the end of an error: why a message cannot be decoded
 
 
 class Payloads:
@@ -82,6 +83,20 @@ class Payloads:
             if pipeline not in known:
                 known.append(pipeline)
 
+    def misspelt(self, topics: Collection[str]) -> list[tuple[str, str]]:
+        """Topics that were given a pipeline, and are nearly the name of one of these, which has none: of both each.
+
+        A topic that is only published to is named by no handler: so what merely is unknown is not told.
+        """
+        without = [topic for topic in topics if self._given(topic) is None]
+        return [
+            (given, topic)
+            for given in self._by_topic
+            if given not in topics
+            for topic in without
+            if _plain(given) == _plain(topic)
+        ]
+
     # --- publishing
 
     def of_topic(self, topic: str) -> PayloadPipeline:
@@ -118,10 +133,15 @@ class Payloads:
             ConfigurationError: a serializer cannot give a type.
         """
         pipelines = [wanted.payload] if wanted.payload is not None else self._of(wanted.topics, is_own)
+        if _takes_events(wanted.target_type) and all(pipeline.has_only_json for pipeline in pipelines):
+            raise ConfigurationError(
+                f"it takes {type_name(wanted.target_type)}, and the payload pipeline of its topics has no "
+                "CloudEvents(...)"
+            )
         if len(pipelines) == 1:
             (pipeline,) = pipelines
             decode = _decoder(pipeline, wanted, source_of)
-            return Decoding(decode, pipeline.waits, bool(wanted.key_types), partial(_hint, pipeline))
+            return Decoding(decode, pipeline.waits, bool(wanted.key_types), pipeline.hint)
         for pipeline in pipelines:
             _decoder(pipeline, wanted, source_of)  # refuses types that it cannot give
         by_topic = _ByTopic(partial(self._reading, wanted, source_of), source_of)
@@ -142,7 +162,7 @@ class Payloads:
     def _reading(self, wanted: Wanted, source_of: SourceOf, topic: str, source: str) -> _Reading:
         foreign = topic != source and source not in wanted.topics
         pipeline = self._found(topic, source, of_handlers=foreign)
-        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline)
+        return _Reading(_decoder(pipeline, wanted, source_of) or _as_it_came, pipeline.hint)
 
     def of_letter(self, own: PayloadPipeline | None, source: str, first: str) -> PayloadPipeline:
         """What a dead letter of a handler is read with. `own`: its own pipeline; `first`: of another one's letter."""
@@ -203,7 +223,7 @@ class Payloads:
 
 class _Reading(NamedTuple):
     decode: Decoder
-    pipeline: PayloadPipeline
+    hint: Callable[[RawMessage], str]
 
 
 class _ByTopic:
@@ -219,7 +239,7 @@ class _ByTopic:
 
     def hint(self, message: RawMessage) -> str:
         """See `Decoding.hint`."""
-        return self._of(message).pipeline.hint(message.headers)
+        return self._of(message).hint(message)
 
     def _of(self, message: Received) -> _Reading:
         topic, source = message.topic, self._source_of(message)
@@ -260,8 +280,14 @@ def _as_it_came(message: Received) -> Any:
     return message
 
 
-def _hint(pipeline: PayloadPipeline, message: RawMessage) -> str:
-    return pipeline.hint(message.headers)
+def _plain(topic: str) -> str:
+    """What is left of a name without what people mistake: capitals, `-`, `_` and `.`, the plural."""
+    return "".join(part.removesuffix("s") for part in re.split(r"[-_.]", topic.lower()))
+
+
+def _takes_events(kind: Any) -> bool:
+    """Whether a type is `CloudEvent[...]`, or has one as a member or argument."""
+    return getattr(kind, "is_cloud_event", False) is True or any(_takes_events(each) for each in get_args(kind))
 
 
 def _each_once(pipelines: Any) -> list[PayloadPipeline]:

@@ -22,7 +22,7 @@ from .avro_schema import AvroSchemaError, Node, SchemaInput, parse, schema_text
 from .avro_shapes import names_of
 from .declared import DeclaredSchema
 from .kept import Kept
-from .registered import ASK_AGAIN, Reference, RegisteredSchema, SchemaId, SchemaSource
+from .registered import ASK_AGAIN, Reference, RegisteredSchema, SchemaId, SchemaSource, check_source
 from .subjects import SubjectStrategy, check_strategy, subject_of
 from .wire import Frame, Framing, has_frame, read_frame, schema_of
 
@@ -77,6 +77,7 @@ class Avro(Serializer):
         check_strategy(subject)
         if framing not in get_args(Framing):
             raise ConfigurationError(f"framing must be one of {', '.join(get_args(Framing))}")
+        check_source(registry, "Avro")
         self.registry = registry
         self._framing = framing
         self._subject = subject

@@ -19,7 +19,7 @@ from ..payload.target import Target
 from ..payload.validated import Read, validated
 from .declared import DeclaredSchema
 from .json_validation import JsonValidator, UnusableSchemaError, title_of
-from .registered import Reference, RegisteredSchema, SchemaSource
+from .registered import Reference, RegisteredSchema, SchemaSource, check_source
 from .subjects import SubjectStrategy, check_strategy, subject_of
 from .wire import HEADERS, Frame, Framing, has_frame, read_frame, schema_of
 
@@ -75,6 +75,7 @@ class JsonSchema(Serializer):
         if framing not in _CONTENT_TYPES:
             raise ConfigurationError("framing must be prefix or header")
         check_strategy(subject)
+        check_source(registry, "JsonSchema")
         self.registry = registry
         self.auto_register = auto_register
         self.content_type = _CONTENT_TYPES[framing]

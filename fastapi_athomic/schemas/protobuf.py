@@ -10,7 +10,7 @@ from ..extras import needed
 from ..payload.off_loop import threads
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
 from .declared import DeclaredSchema
-from .registered import SchemaSource
+from .registered import SchemaSource, check_source
 from .subjects import SubjectStrategy, check_strategy
 from .wire import Framing, has_frame
 
@@ -60,6 +60,7 @@ class Protobuf(Serializer):
         if nanoseconds not in ("refuse", "cut"):
             raise ConfigurationError("nanoseconds must be 'refuse' or 'cut'")
         check_strategy(subject)
+        check_source(registry, "Protobuf")
         self._messages = dict(messages or {})
         for each in (*self._messages.values(), *(() if schema is None else (schema,))):
             if not (isinstance(each, type) and issubclass(each, message)):

@@ -11,7 +11,7 @@ from google.protobuf.message import EncodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from pydantic import ValidationError
 
-from ..exceptions import ConfigurationError, PayloadEncodeError
+from ..exceptions import ConfigurationError, PayloadEncodeError, PayloadUnavailableError
 from ..payload.annotations import type_name
 from ..payload.losses import difference
 from ..payload.objects import object_validator
@@ -115,11 +115,21 @@ class ProtobufEncoder:
             if ours is not None:
                 schema, index = await self._registered(subject, ours)
                 return schema, ours, index
-            schema = await self._source.latest(subject)
+            schema = await self._newest(subject, kind)
             theirs = _message_for(kind, await self._files.of(schema))
             return schema, theirs, index_of(theirs)
         except UnusableSchemaError as error:
             raise refused(f"the schema of {subject} cannot be used: {error}") from None
+
+    async def _newest(self, subject: str, kind: Any) -> RegisteredSchema:
+        """For a type without a generated class. Says so, if its schema would be registered otherwise."""
+        try:
+            return await self._source.latest(subject)
+        except PayloadUnavailableError as error:
+            if not self._options.auto_register:
+                raise
+            text = f"{error}; auto_register needs a generated class: messages={{{kind.__name__}: ...}}, or schema=..."
+            raise PayloadUnavailableError(text, step=error.step) from None
 
     def _descriptor_of(self, kind: Any) -> Any:
         """The descriptor of a message of this type, if there is a generated class."""

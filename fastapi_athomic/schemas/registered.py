@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
+from ..exceptions import ConfigurationError
+
 SchemaType = Literal["AVRO", "PROTOBUF", "JSON"]
 SchemaId = int | UUID
 """Confluent's registries number schemas, and since version 8.0 give each a GUID, too."""
@@ -125,3 +127,10 @@ class RegistryBackend(Protocol):
     async def check(self) -> None:
         """Raises `PayloadUnavailableError` if there is no registry, or it refuses the credentials."""
         ...
+
+
+def check_source(registry: object, serializer: str) -> None:
+    """Raises `ConfigurationError` if the registry that a serializer was given is none, such as its URL alone."""
+    if isinstance(registry, type) or not callable(getattr(registry, "by_id", None)):
+        given = getattr(registry, "__name__", None) or type(registry).__name__
+        raise ConfigurationError(f"{serializer} takes a SchemaRegistry(url), and was given {given}")

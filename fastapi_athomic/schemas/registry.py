@@ -195,7 +195,8 @@ class SchemaRegistry:
         schema = await self._backend.version(subject, None)
         if schema is None:
             raise PayloadUnavailableError(
-                f"{self._backend.shown} has no subject {subject}: register its schema", step=STEP
+                f"{self._backend.shown} has no subject {subject}: register its schema, or use auto_register=True",
+                step=STEP,
             )
         self._latest.keep(subject, (asked + self._latest_for, schema))
         return schema
@@ -288,7 +289,7 @@ def _backend(url: str, access: Access) -> RegistryBackend:
     try:
         url = checked_registry_url(url)
     except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+        raise ConfigurationError(f"the URL of a schema registry: {error}") from None
     if url.startswith("memory://"):
         return memory_registry(url)
     return RestRegistry(url.split(","), access)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -193,6 +193,8 @@ class RestRegistry:
     def _nonsense(self, answer: Answer, path: str) -> PayloadUnavailableError:
         said = answer.reason if answer.is_of_a_registry else f"status {answer.status}, not what a schema registry says"
         text = f"the schema registry {answer.url} answers /{shown_path(path)} with {said}: is its URL right?"
+        if not urlsplit(answer.url).path.strip("/"):
+            text += " That of Apicurio ends in /apis/ccompat/v7"
         return PayloadUnavailableError(text, step=STEP)
 
     def _normalized(self) -> dict[str, str]:

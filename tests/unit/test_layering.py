@@ -36,6 +36,7 @@ FLOORS = [
         "messages",
         "variables",
         "addresses",
+        "announcements",
         "exceptions",
         "sightings",
         "error_text",

@@ -185,3 +185,18 @@ async def test_an_override_asks_for_no_other_type_than_the_app_started_with() ->
         await athomic.drain()
         (letter,) = await athomic.dead_letters("h").browse()
     assert "asks for Key[str], which nothing asked for when the app started" in str(letter.error_message)
+
+
+async def test_what_is_wrong_with_a_key_is_not_said_of_the_payload() -> None:
+    athomic = new_app()
+
+    @athomic.subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(raw: RawMessage, key: Key[UUID]) -> None: ...
+
+    async with running(athomic):
+        await athomic.publish("t", b"\x28\xb5\x2f\xfd", key="no", headers={"content-encoding": "zstd"})
+        await athomic.drain()
+        (letter,) = await athomic.dead_letters("h").browse()
+    said = letter.error_message or ""
+    assert said.startswith("the key: not a valid UUID")
+    assert "zstd" not in said

@@ -131,7 +131,7 @@ async def test_nothing_fails_or_is_lost_and_order_is_kept(
     said = [record.message for record in caplog.records if record.name == patience.__name__]
     assert said == [
         "h: messages wait, and are not failed: the depot is away",
-        "h: what messages waited for is there again",
+        "fastapi_athomic: h: what messages waited for is there again",
     ]
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import current_process
 from types import SimpleNamespace
 
@@ -19,6 +16,7 @@ from fastapi_athomic.observation import startup
 from fastapi_athomic.observation.startup import announce, doubts, server_workers, start_line
 from fastapi_athomic.payload_settings import PayloadSettings, RegistrySettings
 from fastapi_athomic.subscriptions import Subscription
+from tests.support.loggers import configured
 
 
 def consumer(number: int, *topics: str, pattern: str | None = None) -> Subscription:
@@ -63,35 +61,6 @@ async def test_an_app_says_it_at_its_start_and_its_end(caplog: pytest.LogCapture
 
 
 # --- where it is seen
-
-
-class Kept(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(f"{record.name}: {record.getMessage()}")
-
-
-@contextmanager
-def configured(*names: str) -> Iterator[list[Kept]]:
-    """A process in which only these loggers were configured: pytest's own handlers are not there."""
-    loggers, root = [logging.getLogger(name) for name in names], logging.getLogger()
-    before, levels = root.handlers, [logger.level for logger in loggers]
-    root.handlers = []
-    kept = []
-    for logger in loggers:
-        logger.addHandler(handler := Kept())
-        logger.setLevel("INFO")
-        kept.append(handler)
-    try:
-        yield kept
-    finally:
-        for logger, handler, level in zip(loggers, kept, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-        root.handlers = before
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn.error", "hypercorn.error", "_granian"])

@@ -173,8 +173,12 @@ async def test_swapped_keys_are_refused() -> None:
     assert said == "step aes-gcm: the payload is encrypted with the key a, which is not among the keys: b, c"
     assert "none of the 2 keys fits" in await refused(Fernet([B, C]), encrypted(Fernet(A)))
     assert "the key does not fit" in await refused(Fernet(B), encrypted(Fernet(A)))
-    assert await refused(AesGcm(A), encrypted(Fernet(A))) == "step aes-gcm: the payload is not encrypted with AES-GCM"
-    assert await refused(Fernet(A), data) == "step fernet: the payload is not encrypted with Fernet"
+    demanded = ", and must be: the step has required=True"
+    said = f"step aes-gcm: the payload is not encrypted with AES-GCM{demanded}"
+    assert await refused(AesGcm(A), encrypted(Fernet(A))) == said
+    assert await refused(Fernet(A), data) == f"step fernet: the payload is not encrypted with Fernet{demanded}"
+    said = "step aes-gcm: the payload is not encrypted with AES-GCM"
+    assert await refused(AesGcm(A, required=False), encrypted(Fernet(A))) == said
 
 
 async def test_an_id_that_is_no_text_is_not_shown() -> None:
@@ -206,6 +210,8 @@ async def test_a_new_key_in_the_file_is_found_by_the_first_message_that_needs_it
     path.write_text(f"b:{urlsafe_b64encode(B).decode()}")
     assert await decrypted(step, encrypted(STEPS[name]({"b": B}))) == SECRET
     assert await decrypted(STEPS[name]({"b": B}), encrypted(step)) == SECRET
+    assert await decrypted(step, encrypted(STEPS[name]({"a": A}))) == SECRET, "for some seconds"
+    step._ring._look()
     await refused(step, encrypted(STEPS[name]({"a": A})))
 
 

@@ -12,9 +12,11 @@ from pydantic import BaseModel
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadPipeline
 from fastapi_athomic.messages import Headers
+from fastapi_athomic.payload.encryption import AesGcm
 from fastapi_athomic.payload.json_format import Json
-from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing, Received, Serializer
-from tests.support.payloads import Depot, Sealed, Words, arrived
+from fastapi_athomic.payload.messagepack import MessagePack
+from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing, Received, Serializer, header
+from tests.support.payloads import Depot, Sealed, Words, arrived, settled
 from tests.support.payloads import message as received
 
 SECRET = "s3cret"
@@ -71,7 +73,11 @@ async def test_what_is_written_is_read(steps: list[Any], number: int, headers: H
         ([Gzip()], "x", {"content-encoding": b"identity", "content-type": b"application/json"}),
         ([Gzip(), Depot(above=30)], "x" * 99, {"content-encoding": b"gzip", "content-type": b"application/json"}),
         ([Depot(above=30)], "x" * 99, {"content-encoding": b"depot", "content-type": b"application/json"}),
-        ([Sealed(required=False, writes=False)], 1, {"content-type": b"application/json"}),
+        (
+            [Sealed(required=False, writes=False)],
+            1,
+            {"content-encoding": b"identity", "content-type": b"application/json"},
+        ),
         ([Sealed()], None, {}),
     ],
 )
@@ -87,6 +93,39 @@ async def test_headers_say_what_was_done_and_nothing_else(steps: list[Any], valu
 async def test_a_payload_that_looks_compressed_and_was_left_as_it_is_stays_so() -> None:
     small = gzip.compress(b"")[:12]
     assert await there_and_back(PayloadPipeline([Gzip()]), small, bytes) == small
+
+
+async def test_what_looks_as_if_a_step_made_it_that_is_only_read_stays_so() -> None:
+    read_only = Gzip()
+    read_only.writes = False
+    packed = gzip.compress(b"raw")
+    assert await there_and_back(PayloadPipeline([read_only]), packed, bytes) == packed
+    sealed = Sealed(required=False, writes=False)
+    assert await there_and_back(PayloadPipeline([sealed]), b"sealed, says the text", bytes) == b"sealed, says the text"
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "said"),
+    [
+        (b"gzip, sealed", "x", b"identity"),
+        (b"gzip", "x" * 21, b"gzip, sealed"),
+        (b"identity", "x" * 21, b"gzip, sealed"),
+        (None, "x" * 21, b"gzip, sealed"),
+        (b"br", "x" * 21, b"gzip, sealed"),
+        (b"br", b"x" * 21, b"br, gzip, sealed"),
+        (b"br, GZIP", b"x", b"br"),
+    ],
+)
+async def test_a_header_of_another_message_does_not_make_this_one_unreadable(
+    given: bytes | None, value: str | bytes, said: bytes
+) -> None:
+    """Somebody passes on a message with all of its headers."""
+    seal = len(value) > 20
+    pipeline = PayloadPipeline([Gzip(), Sealed(required=False, writes=seal)])
+    outgoing = Outgoing("t", b"k", (("content-encoding", given),))
+    data = await written(pipeline, value, outgoing)
+    assert header(arrived(data, outgoing), "content-encoding") == said
+    assert await settled(pipeline.decoder(type(value))(arrived(data, outgoing))) == value
 
 
 async def test_headers_of_the_caller_come_first() -> None:
@@ -119,6 +158,12 @@ def test_a_header_decides_whether_an_optional_step_was_done(header: bytes | None
     headers: Headers = () if header is None else (("content-encoding", header),)
     read = PayloadPipeline([sealed]).decoder(bytes)(received(value, headers=headers))
     assert (read == b"{}") is decoded
+
+
+@pytest.mark.parametrize("spelled", ["content-encoding", "Content-Encoding", "CONTENT-ENCODING"])
+def test_it_decides_however_it_is_spelled(spelled: str) -> None:
+    read = PayloadPipeline([Sealed(required=False)]).decoder(bytes)
+    assert read(received(b"sealed, says the text", headers=((spelled, b"identity"),))) == b"sealed, says the text"
 
 
 @pytest.mark.parametrize("headers", [(), (("content-encoding", b"identity"),), (("content-encoding", None),)])
@@ -229,6 +274,61 @@ async def test_a_failed_read_names_encodings_that_the_pipeline_does_not_have() -
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("steps", "value", "said"),
+    [
+        ([], b"\0\0\0\0\7" + SECRET.encode(), "begins with 0x00, as Avro, Protobuf and JSON Schema"),
+        ([], b"\x28\xb5\x2f\xfd" + SECRET.encode(), "begins like zstd, which the payload pipeline does not have"),
+        ([Gzip()], b"\xffAG\1" + SECRET.encode(), "begins like aes-gcm, which the payload pipeline does not have"),
+        ([MessagePack()], b'{"number": 1, "s3cret": 1}', "; the payload begins like JSON"),
+        ([AesGcm(bytes(32))], b'{"number": 1, "s3cret": 1}', "; the payload begins like JSON"),
+        ([], b'{"number": "s3cret"}', ""),
+        ([], b"s3cret", ""),
+        ([Gzip()], b"\x1f\x8bs3cret", ""),
+    ],
+)
+async def test_a_failed_read_says_if_the_message_looks_as_if_another_pipeline_had_written_it(
+    steps: list[Any], value: bytes, said: str
+) -> None:
+    with pytest.raises(PayloadDecodeError) as caught:
+        await PayloadPipeline(steps).read(received(value), Order)
+    assert SECRET not in str(caught.value)
+    if said:
+        assert said in str(caught.value)
+    else:
+        assert "begins" not in str(caught.value)
+
+
+class Unfit(Serializer):
+    """Sees with the first message that an option does not fit."""
+
+    name = "unfit"
+
+    def __init__(self, later: bool) -> None:
+        self.waits = later
+
+    def encode(self, message: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
+        return Later(self._later) if self.waits else self._at_once()
+
+    def decoder(self, target_type: Any, part: str = "value") -> Any:
+        return lambda message: Later(self._later) if self.waits else self._at_once()
+
+    def _at_once(self) -> bytes:
+        raise ConfigurationError("use framing='prefix'")
+
+    async def _later(self) -> bytes:
+        return self._at_once()
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_is_wrong_with_an_option_is_said_with_the_first_message(later: bool) -> None:
+    pipeline = PayloadPipeline([Unfit(later)])
+    with pytest.raises(ConfigurationError, match="use framing='prefix'"):
+        await written(pipeline, 1, Outgoing("t"))
+    with pytest.raises(PayloadDecodeError, match="step unfit could not decode the payload: use framing='prefix'"):
+        await pipeline.read(received(b"{}"), int)
+
+
 # --- waiting
 
 
@@ -322,8 +422,14 @@ async def test_whatever_a_step_raises_is_its_error_without_the_text(
     error: BaseException, where: str, later: bool
 ) -> None:
     kind = PayloadEncodeError if where == "encode" else PayloadDecodeError
+
+    async def there_and_back_without_headers() -> Any:
+        pipeline = PayloadPipeline([Odd(error, where, later=later)])
+        data = await written(pipeline, Order(number=1), Outgoing("t"))
+        return await settled(pipeline.decoder(Order)(received(data)))
+
     with pytest.raises(kind, match=rf"^step odd could not {kind.__name__[7:13].lower()} the payload") as caught:
-        await there_and_back(PayloadPipeline([Odd(error, where, later=later)]), Order(number=1), Order)
+        await there_and_back_without_headers()
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 

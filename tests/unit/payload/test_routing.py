@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fastapi import FastAPI
 
 from fastapi_athomic import AthomicSettings, ConfigurationError, PayloadDecodeError, PayloadPipeline, include_athomic
 from fastapi_athomic.messages import RawMessage
-from fastapi_athomic.payload.cloudevents import CloudEvents
+from fastapi_athomic.payload.cloudevents import CloudEvent, CloudEvents
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.routing import Payloads, Wanted, checked
@@ -155,7 +155,7 @@ def test_the_hint_of_an_error_names_a_format_that_the_pipeline_does_not_read(
     pipeline = PayloadPipeline(steps, reads=reads)
     kind = content_type.decode().lower().partition(";")[0]
     expected = f"; its header content-type says {kind}, which the payload pipeline does not read: see `reads`"
-    assert pipeline.hint((("content-type", content_type),)) == expected * said
+    assert pipeline.hint(message(b"5", headers=(("content-type", content_type),))) == expected * said
 
 
 async def test_what_is_read_by_a_tool_has_the_hint_too() -> None:
@@ -225,3 +225,47 @@ async def test_handlers_of_a_topic_with_and_without_a_pipeline_are_named_at_the_
     assert warnings == warned * [expected]
     async with running(athomic):
         assert len([each for each in caplog.messages if each.startswith("payloads: ")]) == 2 * warned
+
+
+# --- probably not meant
+
+
+@pytest.mark.parametrize(
+    ("given", "consumed", "told"),
+    [
+        ("order", ["orders"], [("order", "orders")]),
+        ("Orders-Placed", ["orders.placed"], [("Orders-Placed", "orders.placed")]),
+        ("orders", ["orders", "order"], []),
+        ("payments", ["orders"], []),
+        ("orders.v2", ["orders.v1"], []),
+        (re.compile("order"), ["orders"], []),
+    ],
+)
+def test_a_topic_that_is_nearly_that_of_a_handler_is_told(
+    given: Any, consumed: list[str], told: list[tuple[str, str]]
+) -> None:
+    assert Payloads(None, {given: WORDS}).misspelt(consumed) == told
+    assert Payloads(None, {given: WORDS, re.compile("orders?.*"): SEALED}).misspelt(consumed) == []
+
+
+async def test_an_app_warns_of_a_misspelt_topic(caplog: pytest.LogCaptureFixture) -> None:
+    athomic = include_athomic(FastAPI(), AthomicSettings(broker_url="memory://"), topic_payloads={"order": WORDS})
+
+    @athomic.subscribe_to("orders", group_id="g")
+    async def handle(order: dict[str, int]) -> None: ...
+
+    await athomic.check()
+    said = "order has a payload pipeline and no handler, and a handler of orders has none: is it the same topic?"
+    assert said in caplog.messages
+
+
+EVENTS = PayloadPipeline([CloudEvents("/shop")])
+
+
+@pytest.mark.parametrize("kind", [CloudEvent[int], CloudEvent[int] | None, Annotated[CloudEvent[int] | int, "x"]])
+def test_a_handler_of_events_needs_a_pipeline_with_events(kind: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"it takes .*CloudEvent.*has no CloudEvents\(\.\.\.\)"):
+        Payloads(None, {"b": EVENTS}).decoding(Wanted(["a"], None, kind), in_place, never)
+    reads = PayloadPipeline([Json()], reads=[EVENTS.serializer])
+    for pipeline in (EVENTS, reads, WORDS):
+        assert Payloads(None, {"a": pipeline}).decoding(Wanted(["a", "b"], None, CloudEvent[int]), in_place, never)

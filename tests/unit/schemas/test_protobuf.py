@@ -317,6 +317,11 @@ async def test_nothing_is_registered_unless_that_is_wanted(registry: SchemaRegis
         await registry.latest("t-value")
 
 
+async def test_a_type_without_a_generated_class_is_not_registered_and_that_is_said(registry: SchemaRegistry) -> None:
+    with pytest.raises(PayloadUnavailableError, match=r"auto_register needs a generated class: messages={Order: ...}"):
+        await written(Protobuf(registry, auto_register=True), Order(id="o-1", number=7))
+
+
 @pytest.mark.parametrize(
     ("strategy", "subject"),
     [("topic", "t-value"), ("record", "athomic.shop.Order"), ("topic_record", "t-athomic.shop.Order")],

@@ -284,7 +284,7 @@ def test_one_registry_serves_several_event_loops(server: HttpRegistry) -> None:
     ("url", "problem"),
     [
         ("", "must be memory://"),
-        ("registry:8081", "must be memory://, memory://name or http"),
+        ("registry:8081", "the URL of a schema registry: must be memory://, memory://name or http"),
         ("kafka://registry:8081", "must be memory://"),
         ("http://", "must be memory://"),
         ("http://r:port", "must be memory://"),

@@ -125,7 +125,8 @@ async def test_it_refuses(server: HttpRegistry, reply: Reply, text: str) -> None
 )
 async def test_an_answer_that_no_registry_gives_is_not_the_messages_fault(server: HttpRegistry, reply: Reply) -> None:
     with server.answering(reply):
-        assert "is its URL right?" in await problem_of(server.url)
+        assert "is its URL right? That of Apicurio ends in /apis/ccompat/v7" in await problem_of(server.url)
+        assert (await problem_of(f"{server.url}/of/ours")).endswith("is its URL right?")
 
 
 async def test_a_huge_answer_is_not_read_to_its_end(server: HttpRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
