@@ -1,4 +1,4 @@
-"""The figures F1 to F9: who is measured, how, and with which goals."""
+"""The figures F1 to F10: who is measured, how, and with which goals."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from benchmarks.http_apps import APPS
 from benchmarks.http_beside import ANYWHERE, RATE, WARM_UP_SECONDS, HttpRun, core_of_its_own
 from benchmarks.ordered import NAMES as ORDERED
 from benchmarks.ordered import ROUND_TRIPS, running_redis
+from benchmarks.payload_avro import BARE, CONFLUENT
 from benchmarks.report import Goal, Measured, NoFigureError, Table, figure
 from benchmarks.workload import PARTITIONS, UNIFORM_KEYS, ZIPF_KEYS, Keys, fill, steady
 from tests.support.kafka_broker import start_kafka
@@ -366,6 +367,50 @@ class Import:
         yield table
 
 
+# --- F10: payloads
+
+
+class Payloads:
+    """Each case is a row for each contender: what one message costs."""
+
+    ALONE = ("gzip", "zstd", "lz4", "Fernet", "AES-GCM")
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        rounds = max(1, options.rounds)
+        found = [self._round() for _ in range(rounds)]
+        goals = [
+            Goal(f"{case}: {OURS} / by hand", self._times(case, OURS, BARE), 1.15, at_most=True)
+            for case in found[0]
+            if (case.endswith("read") and "class" not in case) or case.startswith(self.ALONE)
+        ]
+        goals += [
+            Goal(f"{case}: {CONFLUENT} / {OURS}", self._times(case, CONFLUENT, OURS), 2.5)
+            for case, contenders in found[0].items()
+            if CONFLUENT in contenders and case.endswith("read")
+        ]
+        setting = (
+            "Microseconds of CPU per message, validation into a model included where the case says read and names a "
+            f"format; the fastest of several turns in each of {rounds} processes. confluent-kafka gives a dict for "
+            "Avro, and the generated class for Protobuf."
+        )
+        table = Table(name, "F10: payloads", setting, ["CPU per message"], goals)
+        table.runs = {
+            f"{case}: {contender}": [{"CPU per message": each[case][contender]} for each in found]
+            for case, contenders in found[0].items()
+            for contender in contenders
+        }
+        yield table
+
+    def _round(self) -> dict[str, dict[str, float]]:
+        figures: dict[str, dict[str, float]] = json.loads(python("-m", "benchmarks.payloads", seconds=900)[-1])
+        return figures
+
+    def _times(self, case: str, one: str, other: str) -> Callable[[Mapping[str, Measured]], float]:
+        """By how much `one` is above `other`."""
+        column = "CPU per message"
+        return lambda measured: measured[f"{case}: {one}"][column] / measured[f"{case}: {other}"][column]
+
+
 FAST, SLOW = 400_000, 40_000
 
 FIGURES: dict[str, Any] = {
@@ -445,6 +490,7 @@ FIGURES: dict[str, Any] = {
     ),
     "f8": Memory(),
     "f9": Import(),
+    "f10": Payloads(),
 }
-BROKER_OF: Mapping[str, Sequence[BrokerName]] = {"f8": ["kafka"], "f9": ["kafka"]}
-"""F8 starts its own brokers, and F9 needs none."""
+BROKER_OF: Mapping[str, Sequence[BrokerName]] = {"f8": ["kafka"], "f9": ["kafka"], "f10": ["kafka"]}
+"""F8 starts its own brokers, F9 and F10 need none."""

@@ -7,32 +7,37 @@ from __future__ import annotations
 
 import base64
 import gc
+import gzip
 import json
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping
 from time import process_time
 from typing import Any
 
 import lz4.frame
-import ormsgpack
+import msgpack
 import zstandard
 from cryptography.fernet import Fernet as BareFernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, TypeAdapter
 
+from benchmarks import payload_avro, payload_protobuf
 from fastapi_athomic import PayloadPipeline
 from fastapi_athomic.payload.compression import Gzip, Lz4, Zstd
 from fastapi_athomic.payload.encryption import AesGcm, Fernet
 from fastapi_athomic.payload.messagepack import MessagePack
-from fastapi_athomic.payload.steps import Outgoing
+from fastapi_athomic.payload.steps import BytesStep, Outgoing
 from tests.support.payloads import arrived
 
 Contenders = Mapping[str, Callable[[], object]]
-OURS, BARE, CONFLUENT = "fastapi-athomic", "the library by hand", "confluent-kafka"
-SECONDS = 0.15
+OURS, BARE, CONFLUENT = payload_avro.OURS, payload_avro.BARE, payload_avro.CONFLUENT
+SECONDS = 0.1
 """Of one stretch of calls of one contender; the contenders take turns."""
 TURNS = 7
 """The fastest turn counts: what disturbs a turn only makes it slower."""
+SIZES = {"1 KB": 1_000, "100 KB": 100_000}
+GZIP_LEVEL = 6
 
 
 class Line(BaseModel):
@@ -55,59 +60,116 @@ ORDER = Order(
     lines=[Line(sku=f"sku-{number}", quantity=number, price=9.5) for number in range(10)],
 )
 ADAPTER: TypeAdapter[Order] = TypeAdapter(Order)
-FERNET_KEY = base64.urlsafe_b64encode(os.urandom(32)).decode()
-AES_KEY = os.urandom(32)
 
 
 def cases() -> Iterator[tuple[str, Contenders]]:
     """The cases by name: what each contender does for one message."""
-    validate, dump = ADAPTER.validator.validate_json, ADAPTER.serializer.to_json
-    yield from _both_ways("JSON", PayloadPipeline(), lambda: dump(ORDER), validate)
-    unpacked, to_python = ADAPTER.validator.validate_python, ADAPTER.serializer.to_python
-    yield from _both_ways(
-        "MessagePack",
-        PayloadPipeline([MessagePack()]),
-        lambda: ormsgpack.packb(to_python(ORDER)),
-        lambda data: unpacked(ormsgpack.unpackb(data)),
-    )
-    compressor, decompressor = zstandard.ZstdCompressor(), zstandard.ZstdDecompressor()
-    fernet, aes = BareFernet(FERNET_KEY), AESGCM(AES_KEY)
-    import gzip
+    yield from _reading()
+    yield from _steps()
+    for case, contenders in (*payload_avro.cases(), *payload_protobuf.cases()):
+        yield case, {name: call for name, call in contenders.items() if name in (OURS, BARE, CONFLUENT)}
 
-    steps: Mapping[str, tuple[Any, Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
-        "gzip": (Gzip(), gzip.compress, gzip.decompress),
-        "zstd": (Zstd(), compressor.compress, lambda data: decompressor.decompressobj().decompress(data)),
-        "lz4": (Lz4(), lz4.frame.compress, lz4.frame.decompress),
-        "Fernet": (Fernet([FERNET_KEY]), fernet.encrypt, fernet.decrypt),
-        "AES-GCM": (
-            AesGcm({"1": base64.b64encode(AES_KEY).decode()}),
-            lambda data: _sealed(aes, data),
-            lambda data: aes.decrypt(data[:12], data[12:], b"t"),
-        ),
-    }
-    for name, (step, do, undo) in steps.items():
-        yield from _both_ways(
-            f"JSON, {name}",
-            PayloadPipeline([step]),
-            lambda do=do: do(dump(ORDER)),  # type: ignore[misc]
-            lambda data, undo=undo: validate(undo(data)),  # type: ignore[misc]
+
+def _reading() -> Iterator[tuple[str, Contenders]]:
+    """Whole messages into a model: the serializer, and a step with it."""
+    from_json, from_objects = ADAPTER.validator.validate_json, ADAPTER.validator.validate_python
+    data = ADAPTER.dump_json(ORDER)
+    yield _read("JSON, read", PayloadPipeline(), data, from_json)
+    packed: bytes = msgpack.packb(ADAPTER.dump_python(ORDER))
+    yield _read("MessagePack, read", PayloadPipeline([MessagePack()]), packed, lambda: from_objects(_unpack(packed)))
+    for name, step, _, undo in _each_step():
+        encoded = PayloadPipeline([step]).write(ORDER, outgoing := Outgoing("t", b"k"))
+        assert isinstance(encoded, bytes)
+        bare = _bare_of(name, data)
+        yield (
+            f"JSON and {name}, read",
+            {
+                OURS: _reader(PayloadPipeline([step]), encoded, outgoing),
+                BARE: lambda undo=undo, bare=bare: from_json(undo(bare)),  # type: ignore[misc]
+            },
         )
 
 
-def _sealed(aes: AESGCM, data: bytes) -> bytes:
+def _read(name: str, pipeline: PayloadPipeline, data: bytes, by_hand: Callable[..., object]) -> tuple[str, Contenders]:
+    bare = (lambda: by_hand(data)) if pipeline.serializer.name == "json" else by_hand
+    return name, {OURS: _reader(pipeline, data, Outgoing("t", b"k")), BARE: bare}
+
+
+def _reader(pipeline: PayloadPipeline, data: bytes, outgoing: Outgoing) -> Callable[[], object]:
+    message, decode = arrived(data, outgoing), pipeline.decoder(Order)
+    assert decode(message) == ORDER
+    return lambda: decode(message)
+
+
+def _unpack(data: bytes) -> Any:
+    return msgpack.unpackb(data, timestamp=0, strict_map_key=False)
+
+
+def _steps() -> Iterator[tuple[str, Contenders]]:
+    """Bytes through a pipeline with one step."""
+    for size, length in SIZES.items():
+        data = _text(length)
+        for name, step, do, undo in _each_step():
+            pipeline = PayloadPipeline([step])
+            outgoing = Outgoing("t", b"k")
+            encoded, bare = pipeline.write(data, outgoing), do(data)
+            assert isinstance(encoded, bytes)
+            message, decode = arrived(encoded, outgoing), pipeline.decoder(bytes)
+            assert decode(message) == data == undo(bare)
+            yield (
+                f"{name}, {size}, written",
+                {
+                    OURS: lambda pipeline=pipeline, data=data: pipeline.write(data, Outgoing("t", b"k")),  # type: ignore[misc]
+                    BARE: lambda do=do, data=data: do(data),  # type: ignore[misc]
+                },
+            )
+            yield (
+                f"{name}, {size}, read",
+                {
+                    OURS: lambda decode=decode, message=message: decode(message),  # type: ignore[misc]
+                    BARE: lambda undo=undo, bare=bare: undo(bare),  # type: ignore[misc]
+                },
+            )
+
+
+_FERNET_KEY, _AES_KEY = base64.urlsafe_b64encode(os.urandom(32)).decode(), os.urandom(32)
+_AES, _FERNET = AESGCM(_AES_KEY), BareFernet(_FERNET_KEY)
+_ZSTD, _UNZSTD = zstandard.ZstdCompressor(write_checksum=True), zstandard.ZstdDecompressor()
+
+
+def _each_step() -> Iterator[tuple[str, BytesStep, Callable[[bytes], bytes], Callable[[bytes], bytes]]]:
+    """The step, and what its library needs for the same. Nothing is worked on in a thread."""
+    aes_key = base64.b64encode(_AES_KEY).decode()
+    yield "gzip", Gzip(off_loop_above=None), lambda data: gzip.compress(data, GZIP_LEVEL), gzip.decompress
+    yield "zstd", Zstd(off_loop_above=None), _ZSTD.compress, lambda data: _UNZSTD.decompressobj().decompress(data)
+    yield "lz4", Lz4(off_loop_above=None), lambda data: lz4.frame.compress(data, content_checksum=True), _unlz4
+    yield "Fernet", Fernet([_FERNET_KEY], off_loop_above=None), _FERNET.encrypt, _FERNET.decrypt
+    yield "AES-GCM", AesGcm({"1": aes_key}, off_loop_above=None), _sealed, _opened
+
+
+def _unlz4(data: bytes) -> bytes:
+    unpacked: bytes = lz4.frame.decompress(data)
+    return unpacked
+
+
+def _sealed(data: bytes) -> bytes:
     nonce = os.urandom(12)
-    return nonce + aes.encrypt(nonce, data, b"t")
+    return nonce + _AES.encrypt(nonce, data, b"t")
 
 
-def _both_ways(
-    name: str, pipeline: PayloadPipeline, write: Callable[[], bytes], read: Callable[[bytes], object]
-) -> Iterator[tuple[str, Contenders]]:
-    outgoing = Outgoing("t", b"k")
-    data: Any = pipeline.write(ORDER, outgoing)
-    message, decode, by_hand = arrived(data, outgoing), pipeline.decoder(Order), write()
-    assert decode(message) == ORDER == read(by_hand)
-    yield f"{name}, written", {OURS: lambda: pipeline.write(ORDER, Outgoing("t", b"k")), BARE: write}
-    yield f"{name}, read", {OURS: lambda: decode(message), BARE: lambda: read(by_hand)}
+def _opened(data: bytes) -> bytes:
+    return _AES.decrypt(data[:12], data[12:], b"t")
+
+
+def _bare_of(name: str, data: bytes) -> bytes:
+    return next(do(data) for each, _, do, _ in _each_step() if each == name)
+
+
+def _text(length: int) -> bytes:
+    """Text that compresses about as well as JSON does."""
+    chosen = random.Random(1)
+    words = [b"%08x" % chosen.getrandbits(32) for _ in range(200)]
+    return b" ".join(chosen.choice(words) for _ in range(length // 9 + 1))[:length]
 
 
 def measured(contenders: Contenders) -> dict[str, float]:

@@ -111,3 +111,12 @@ def _checked_web_address(url: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError("the URL of a schema registry has no query and no fragment")
     return url.rstrip("/")
+
+
+def is_bare_url(url: str) -> bool:
+    """Whether it has a server, and neither credentials nor a query or fragment, where others put secrets."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and "@" not in parts.netloc and not parts.query and not parts.fragment
+    except ValueError:
+        return False

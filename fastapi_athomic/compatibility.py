@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from inspect import signature
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from operator import attrgetter
 from typing import Any
 
+import pydantic_core
 from opentelemetry.metrics import Histogram, Meter
-from pydantic import VERSION, TypeAdapter
+from pydantic import VERSION, SecretBytes, SecretStr, TypeAdapter
+from pydantic_core import PydanticSerializationError, SchemaValidator
 
 _PYDANTIC = tuple(int(part) for part in VERSION.split(".")[:2])
 
@@ -27,6 +32,45 @@ def type_adapter(kind: Any) -> TypeAdapter[Any]:
     if _PYDANTIC >= (2, 10):
         adapter.rebuild()
     return adapter
+
+
+_AS_TEXT = frozenset((
+    *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+    *(SecretBytes, SecretStr),
+))  # fmt: skip
+
+
+def _as_json(value: Any) -> Any:
+    """What pydantic 2.14 writes for a value that the installed one does not know: secrets are known since 2.9,
+    addresses since 2.12, deques since 2.14."""
+    kind = type(value)
+    if kind in _AS_TEXT:
+        return str(value)
+    if kind is deque:
+        return list(value)
+    raise PydanticSerializationError(f"Unable to serialize unknown type: {kind}")
+
+
+to_json = partial(pydantic_core.to_json, fallback=_as_json)
+"""JSON of a value for which no type is declared. Raises `ValueError` or `TypeError` for what JSON cannot hold."""
+to_jsonable_python = partial(pydantic_core.to_jsonable_python, fallback=_as_json)
+"""The same, as Python objects."""
+
+
+def validator_with_all(schema: Any) -> SchemaValidator:
+    """A validator of this schema in all parts.
+
+    From 2.11 to 2.12 pydantic takes those that it has made already for the models within it, and cannot be told not to.
+    """
+    try:
+        return SchemaValidator(schema, _use_prebuilt=False)
+    except TypeError:
+        return SchemaValidator(schema)
+
+
+def class_of(schema: Any) -> Any:
+    """The class whose instances a core schema makes, or None. Before 2.14 a named tuple is a call of its class."""
+    return schema["function"] if schema["type"] == "call" else schema.get("cls")
 
 
 def histogram(meter: Meter, name: str, *, unit: str, description: str, bounds: Sequence[float]) -> Histogram:
@@ -51,3 +95,8 @@ def is_repeated(field: Any) -> bool:
     """Whether a field of a Protobuf message is a list or map: before protobuf 6.31 only its label says so."""
     known = getattr(field, "is_repeated", None)
     return bool(field.label == field.LABEL_REPEATED if known is None else known)
+
+
+def item_of_map(make: Callable[..., Any], parts: Any) -> Any:
+    """A message as a value of a map: before protobuf 6.30, maps do not take its parts as a dict."""
+    return make(**parts) if type(parts) is dict else parts

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from .addresses import checked_registry_url
+from .addresses import checked_registry_url, is_bare_url
 from .compatibility import unpacked_list
 from .variables import Checked, Count, PositiveSeconds, Seconds, variable
 
@@ -274,6 +274,11 @@ class _Check(NamedTuple):
         if endpoint is not None and (parts.scheme != "s3" or not endpoint.startswith(("https://", "http://"))):
             self._refuse(
                 "claim_check_endpoint is the URL of a store that speaks S3, and claim_check s3://bucket/prefix"
+            )
+        if endpoint is not None and not is_bare_url(endpoint):
+            self._refuse(
+                "claim_check_endpoint has more than https://host:port/path: the store's client takes credentials from "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine"
             )
 
     def _refuse_unused(self, prefix: str, used: bool, choice: str, choices: Sequence[str]) -> None:

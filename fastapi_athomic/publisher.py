@@ -108,10 +108,9 @@ class Publisher:
         scope = self._orchestrator.open_publish(topic, given, None, count=len(encoded))
         error: BaseException | None = None
         try:
-            own = len(given)  # headers that the pipeline added stand behind these
             results = await self._send(
                 [
-                    OutgoingMessage(topic, sent.key, value, (*scope.headers, *sent.headers[own:]))
+                    OutgoingMessage(topic, sent.key, value, _joined(scope.headers, given, sent.headers))
                     for value, sent in encoded
                 ],
                 end,
@@ -282,6 +281,18 @@ def _key(key: Any) -> bytes | None:
     raise PublishError(
         f"a key is bytes, str, int, UUID or None, not {type(key).__name__}: for others give the payload pipeline a "
         "serializer of keys, as in PayloadPipeline(key=Json())"
+    )
+
+
+def _joined(of_scope: Headers, given: Headers, sent: Headers) -> Headers:
+    """The headers of a scope that was opened with the given ones, as a pipeline has changed those."""
+    own = len(given)
+    if sent[:own] == given:
+        return (*of_scope, *sent[own:])
+    dropped = {name for name, value in given if (name, value) not in sent}
+    return (
+        *(each for each in of_scope if each[0] not in dropped),
+        *(each for each in sent if each not in given),
     )
 
 

@@ -147,6 +147,9 @@ CHECKS: Mapping[str, Callable[[str], Any]] = {
 }
 """Of the text of an attribute: its value. All are text but for `time`."""
 
+READ_CHECKS: Mapping[str, Callable[[str], Any]] = {**CHECKS, "source": checked_string, "dataschema": checked_string}
+"""Of what others write: many have text there that is no URI."""
+
 
 def is_json(media_type: str) -> bool:
     """Whether a media type (in lower case, without parameters) declares JSON, by the JSON format's section 3.1."""

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, get_args, get_origin
 from ..exceptions import ConfigurationError, PayloadDecodeError
 from ..messages import Headers
 from .annotations import split, type_name
-from .cloudevents_attributes import CHECKS, CORE, REQUIRED, SPECVERSION, bare, checked_extension, checked_name, is_json
+from .cloudevents_attributes import CORE, READ_CHECKS, REQUIRED, SPECVERSION, bare, is_json
 from .cloudevents_event import CloudEvent, received, type_of_data
 from .cloudevents_json import Envelope, read
 from .json_format import Json
-from .steps import CONTENT_TYPE, Decoder, Incoming, Later, Received, Serializer, header
+from .steps import CONTENT_TYPE, Decoder, Incoming, Later, Received, Serializer
 
 FAMILY = b"application/cloudevents"
 _NONE = type(None)
@@ -124,6 +124,7 @@ class EventReader:
         for name, raw in message.headers:
             if raw is None:
                 continue
+            name = name.lower()  # as all SDKs do
             if name[:3] == "ce_":
                 found[name[3:]] = raw
             elif name == CONTENT_TYPE:
@@ -160,7 +161,7 @@ class EventReader:
         known.pop("specversion", None)
         context = checked(left, known)
         for name in _FEW_VALUES:
-            if name in left and len(self._seen) < MOST_SEEN:
+            if left.get(name) and len(self._seen) < MOST_SEEN:
                 self._seen[name, found[name]] = context.attributes.get(name, SPECVERSION)
         return context
 
@@ -183,7 +184,7 @@ class EventReader:
         if content_type is not None and "datacontenttype" not in attributes:  # as older SDKs write it
             attributes["datacontenttype"] = _text("datacontenttype", content_type)
         context = checked(attributes)
-        others = tuple(item for item in message.headers if item[0] != CONTENT_TYPE)
+        others = tuple(item for item in message.headers if item[0].lower() != CONTENT_TYPE)
         kind = context.attributes.get("datacontenttype")
         own: Headers = () if kind is None else ((CONTENT_TYPE, kind.encode()),)
         return self._event(context, Incoming(message.topic, message.key, envelope.data, (*others, *own)), envelope)
@@ -260,7 +261,7 @@ async def _enveloped_later(kind: type[CloudEvent[Any]], context: Context, later:
 
 
 def checked(found: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Context:
-    """Takes all attributes, or those that are not `known` to be valid.
+    """Takes all attributes, or those that are not `known` to be valid. Extensions stay as they are.
 
     Raises `PayloadDecodeError`, which names the attribute and shows no value.
     """
@@ -269,16 +270,17 @@ def checked(found: Mapping[str, Any], known: Mapping[str, Any] | None = None) ->
     if found.get("specversion", None if known is None else SPECVERSION) != SPECVERSION:
         raise refused(f"the event's specversion is not {SPECVERSION}")
     for name, value in found.items():
-        check = CHECKS.get(name)
-        try:
-            if check is not None:
+        check = READ_CHECKS.get(name)
+        if check is None:
+            if name not in CORE:
+                extensions[name] = value
+        elif value != "" or name in REQUIRED:  # some write what they leave out
+            try:
                 if not isinstance(value, str):
                     raise ValueError("is no string")
                 attributes[name] = check(value)
-            elif name not in CORE:
-                extensions[checked_name(name)] = checked_extension(value)
-        except ValueError as error:
-            raise refused(f"{f'the attribute {name}' if check else 'an extension attribute'} {error}") from None
+            except ValueError as error:
+                raise refused(f"the attribute {name} {error}") from None
     for name in REQUIRED:
         if name not in attributes:
             raise refused(f"the event has no attribute {name}")
@@ -295,12 +297,10 @@ def _text(name: str, raw: bytes) -> str:
 
 def is_event(message: Received) -> bool:
     """Whether it says that it is a CloudEvent."""
-    kind = header(message, CONTENT_TYPE)
-    if kind is not None and kind[: len(FAMILY)].lower() == FAMILY:
+    said = {name.lower(): raw for name, raw in message.headers if raw is not None}
+    if said.get(CONTENT_TYPE, b"")[: len(FAMILY)].lower() == FAMILY or "ce_specversion" in said:
         return True
-    return header(message, "ce_specversion") is not None or (
-        message.value is not None and looks_like_envelope(message.value)
-    )
+    return message.value is not None and looks_like_envelope(message.value)
 
 
 def looks_like_envelope(value: bytes) -> bool:

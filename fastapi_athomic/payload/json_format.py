@@ -8,7 +8,7 @@ from .deserialization import deserializer, deserializer_in_slices
 from .off_loop import threads
 from .serialization import serialize
 from .slices import bytes_or_none, in_thread_above
-from .steps import Decoder, Outgoing, Part, Received, Serializer, header, media_type
+from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 
 
 class Json(Serializer):
@@ -53,7 +53,9 @@ class Json(Serializer):
         Not if it says that it is a CloudEvent: whose data is JSON, perhaps, but not all of it.
         """
         kind = media_type(message)
-        if header(message, "ce_specversion") is not None or (kind or "").startswith("application/cloudevents"):
+        if (kind or "").startswith("application/cloudevents") or any(
+            name.lower() == "ce_specversion" and value is not None for name, value in message.headers
+        ):
             return False
         if kind is not None:
             return kind == self.content_type or kind.endswith("+json") or kind.startswith("text/")

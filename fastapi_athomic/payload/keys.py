@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
@@ -17,7 +18,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from pydantic import SecretStr
 
@@ -34,7 +36,8 @@ LOOK_SECONDS = 5.0
 SOON_SECONDS = 0.25
 """The same if a message needs a key that is not there. It waits so long at most."""
 PATIENCE = 10
-"""Messages that may have the file read again, before `LOOK_SECONDS` have passed. The others fail at once."""
+"""How often messages may have the file read again, before `LOOK_SECONDS` have passed. All that wait for one look count
+once; those that come later fail at once."""
 LARGEST_FILE = 1024 * 1024
 """Bytes of a key file."""
 
@@ -58,7 +61,8 @@ class Key:
 class KeyFile:
     """A file with keys, such as a mounted secret; it may be replaced while the app runs.
 
-    The first key is the one that encrypts. One key on a line, `id:base64` or only the base64; lines that begin with #
+    The first key is the one that encrypts. A key that is no longer in it is used for some seconds more: the file may be
+    half written. One key on a line, `id:base64` or only the base64; lines that begin with #
     are comments. Or JSON: an object with the ids as names, or a list of such texts.
     """
 
@@ -113,20 +117,30 @@ class KeyRing(Generic[T]):
         self._who = who
         self._lock = Lock()  # of those who look
         self._seen = b""  # digest of what was read last
+        self._keys: Sequence[Key] = ()  # that are in use
+        self._missing = False  # some of these are not in the file
         self._due = float("inf")  # on the monotonic clock, like the next
         self._looked = 0.0
         self._asked = 0
+        self._asked_at = 0.0  # when it had been looked, as the last one asked
         try:
             if self._file is None:
                 self._made = build(keys_of(given))
             else:
-                self._seen, self._made = self._read(self._file)
+                self._take(self._file.read())
                 self._noted()
-        except (ConfigurationError, OSError) as error:
+        except Exception as error:
             problem = _problem(error)
         else:
+            _rings.add(self)
             return
         raise ConfigurationError(f"{who}: {self._place}{problem}")
+
+    def after_fork(self) -> None:
+        """In a child process: a thread that looked in that moment is not there."""
+        self._lock = Lock()
+        if self._file is not None:
+            self._due = self._looked + LOOK_SECONDS
 
     @property
     def may_change(self) -> bool:
@@ -147,9 +161,13 @@ class KeyRing(Generic[T]):
         """
         if self._made is not known:
             return self._made
-        if self._file is None or self._asked >= PATIENCE:
+        if self._file is None:
             return None
-        self._asked += 1
+        if self._asked_at != self._looked:  # the first one that waits for the next look
+            if self._asked >= PATIENCE:
+                return None
+            self._asked += 1
+            self._asked_at = self._looked
         if (pause := self._looked + SOON_SECONDS - monotonic()) > 0:
             await asyncio.sleep(pause)
         if self._made is known:
@@ -167,11 +185,14 @@ class KeyRing(Generic[T]):
             return
         with self._lock:
             try:
-                seen, made = self._read(self._file)
-                if seen != self._seen:
-                    self._seen, self._made, self._asked = seen, made, 0
+                content = self._file.read()
+                if sha256(content).digest() != self._seen:
+                    self._take(content, keep=True)
+                    self._asked = 0
                     announce(f"{self._who}: {self._place}the keys are new", logger)
-            except (ConfigurationError, OSError) as error:
+                elif self._missing and not asked:  # it has been so for `LOOK_SECONDS`
+                    self._take(content)
+            except Exception as error:
                 problem = _problem(error)
             else:
                 problem = ""
@@ -185,17 +206,17 @@ class KeyRing(Generic[T]):
         if not asked:
             self._asked = 0
 
-    def _read(self, file: KeyFile) -> tuple[bytes, T]:
-        content = file.read()
-        seen = sha256(content).digest()
-        if seen == self._seen:
-            return seen, self._made
+    def _take(self, content: bytes, keep: bool = False) -> None:
+        """Uses the keys in a file. `keep`: also those from before that are missing in it."""
         try:
             keys = _checked(list(_in_text(content)))
         except _KeyProblemError as error:
             problem = str(error)
         else:
-            return seen, self._build(keys)
+            old = [key for key in self._keys if keep and all(key.id != each.id for each in keys)]
+            self._made = self._build([*keys, *old])
+            self._keys, self._missing, self._seen = keys + old, bool(old), sha256(content).digest()
+            return
         raise ConfigurationError(problem)
 
     @property
@@ -203,8 +224,23 @@ class KeyRing(Generic[T]):
         return "" if self._file is None else f"{self._file.path}: "
 
 
+_rings: WeakSet[KeyRing[Any]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for ring in _rings:
+        ring.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _problem(error: Exception) -> str:
-    return f"it cannot be read: {error.strerror or type(error).__name__}" if isinstance(error, OSError) else str(error)
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    why = error.strerror if isinstance(error, OSError) else None
+    return f"it cannot be read: {why or type(error).__name__}"
 
 
 # --- reading them
@@ -257,7 +293,7 @@ class _Pairs(list[tuple[str, object]]):
 def _in_json(text: str) -> Iterator[Key]:
     try:
         found = json.loads(text, object_pairs_hook=_Pairs)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, _Pairs):
         for number, pair in enumerate(found, 1):

@@ -15,9 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic_core import to_json
 
-from ..compatibility import model_fields, type_adapter
+from ..compatibility import model_fields, to_json, type_adapter
 from .fidelity import undeclared_fields
 from .objects import object_validator
 

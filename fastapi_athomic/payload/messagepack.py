@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
 
+from ..compatibility import to_jsonable_python
 from ..error_text import MOST_ERRORS
 from ..exceptions import ConfigurationError
 from ..extras import needed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -15,6 +17,7 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
+from ..addresses import is_bare_url
 from ..exceptions import ConfigurationError, PayloadUnavailableError
 from ..extras import needed
 
@@ -22,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 500
 """Characters. S3 allows 1,024 bytes, the prefix included."""
+_LOST = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""An object that a folder does not have, and never will have by this name."""
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*").fullmatch
 
 
@@ -89,7 +94,13 @@ class Folder:
 
     def _get(self, name: str, size: int) -> bytes:
         path = self._path(name)
-        if not path.is_file():
+        try:
+            found = stat.S_ISREG(os.stat(path).st_mode)
+        except OSError as error:  # a file system that fails says nothing about the object
+            if error.errno not in _LOST:
+                raise
+            found = False
+        if not found:
             raise FileNotFoundError
         with open(path, "rb") as file:
             return file.read(size + 1)
@@ -161,6 +172,8 @@ class S3:
             raise ConfigurationError(
                 f"S3: the prefix {prefix!r} has other characters than letters, digits, . _ - and /"
             )
+        if endpoint is not None and not is_bare_url(endpoint):
+            raise ConfigurationError("S3: the endpoint is a URL without credentials and query: https://host:port")
         if (access_key_id is None) != (secret_access_key is None):
             raise ConfigurationError("S3: access_key_id and secret_access_key belong together")
         options = {

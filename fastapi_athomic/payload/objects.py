@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
 
+from ..compatibility import to_json
 from .fidelity import is_strict
 
 

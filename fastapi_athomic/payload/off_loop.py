@@ -28,6 +28,12 @@ class Threads:
         self._pool: ThreadPoolExecutor | None = None
         self._users = 0
         self._lock = Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        """In a child process: the threads are not there, and one of them may have held the lock."""
+        self._pool, self._lock = None, Lock()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         with self._lock:

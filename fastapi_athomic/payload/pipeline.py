@@ -11,7 +11,7 @@ from ..messages import Headers, MessageHeaders
 from .json_format import Json
 from .orders import check_order, not_a_step, sequence_of
 from .own_steps import AdaptedStep, PayloadStep, is_payload_step
-from .reading import ENDINGS, SourceOf, Unwrapping, as_bytes, by_format, failed, hint
+from .reading import ENDINGS, IDENTITY, SourceOf, Unwrapping, as_bytes, by_format, failed, hint, listed
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -22,6 +22,7 @@ from .steps import (
     Outgoing,
     Received,
     Serializer,
+    media_type,
 )
 from .target import Target
 from .text_keys import STEP as KEY
@@ -73,6 +74,7 @@ class PayloadPipeline:
         self.parts = _parts(self)
         """All serializers and steps, each once."""
         self._writers = [(step, step.encode) for step in self.steps if step.writes]
+        self._names = frozenset(step.name.lower() for step in self.steps)
         self._said: dict[frozenset[str], Headers] = {}  # by the names of steps that left a message as it was
         self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
         """JSON as ever: nothing is said in headers, and only the serializer is asked."""
@@ -105,6 +107,8 @@ class PayloadPipeline:
         Raises:
             PayloadUnavailableError: (also when a `Later` is awaited) something that is needed cannot be reached.
         """
+        if outgoing.headers and not self._is_plain and not isinstance(message, bytes):
+            outgoing.headers = tuple(each for each in outgoing.headers if not self._is_of_another(*each))
         try:
             data: Any = self.serializer.encode(message, outgoing)
         except BaseException as error:
@@ -118,6 +122,16 @@ class PayloadPipeline:
                 return Later(partial(self._write_first_later, data, outgoing, outgoing.headers))
             data = as_bytes(self.serializer, "encode", data)
         return self._write_steps(data, 0, _NONE, outgoing)
+
+    def _is_of_another(self, name: str, value: bytes | None) -> bool:
+        """Whether a header that was given says how another message was written: the one that this was made from.
+
+        Bytes are published as they are, and so may well be what such headers say.
+        """
+        if name == CONTENT_TYPE:
+            kind = media_type(Incoming("", None, None, ((name, value),)))
+            return kind != self.serializer.content_type and any(kind == each.content_type for each in self.reads)
+        return name == CONTENT_ENCODING
 
     def write_key(self, key: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
         """The bytes of a key, by the pipeline's serializer of keys. Raises as `write` does, and names the key."""
@@ -146,13 +160,27 @@ class PayloadPipeline:
             data = done
         said = self._said.get(skipped)
         if said is None:
-            said = self._said[skipped] = _said(self.serializer, [step for step, _ in self._writers], skipped)
+            said = self._said[skipped] = _said(self.serializer, self.steps, skipped)
         if outgoing.headers:
             for name, value in said:
-                outgoing.add(name, value or b"")
+                if name == CONTENT_ENCODING:
+                    self._say_encodings(value or b"", outgoing)
+                else:
+                    outgoing.add(name, value or b"")
         else:
             outgoing.headers = said
         return data
+
+    def _say_encodings(self, done: bytes, outgoing: Outgoing) -> None:
+        """Adds `content-encoding`. What the caller says there counts for others' encodings only.
+
+        The headers of a message that is passed on may name steps that were not done to this one.
+        """
+        given = next((value for name, value in reversed(outgoing.headers) if name == CONTENT_ENCODING), None)
+        others = [name for name in listed(given or b"") if name.lower() not in self._names | {IDENTITY}]
+        true = ", ".join([*others, *(name for name in listed(done) if name != IDENTITY)]) or IDENTITY
+        if given is None or [*listed(given)] != [*listed(true.encode())]:
+            outgoing.headers = (*outgoing.headers, (CONTENT_ENCODING, true.encode()))  # of several the last counts
 
     async def _write_first_later(self, later: Later[Any], outgoing: Outgoing, headers: Headers) -> bytes | None:
         """`headers`: those so far. Each attempt begins with them, as the last one may have added some."""
@@ -353,11 +381,13 @@ def _opens(part: Serializer | BytesStep) -> bool:
     return type(part).open is not base.open or type(part).close is not base.close
 
 
-def _said(serializer: Serializer, writers: Sequence[BytesStep], skipped: frozenset[str]) -> Headers:
-    """The headers that say how a message was written. "identity" (RFC 9110, 8.4.1): no step was done, do not guess."""
-    encodings = ", ".join(step.name for step in writers if step.name not in skipped) or ("identity" if writers else "")
+def _said(serializer: Serializer, steps: Sequence[BytesStep], skipped: frozenset[str]) -> Headers:
+    """The headers that say how a message was written."""
+    done = ", ".join(step.name for step in steps if step.writes and step.name not in skipped) or (
+        IDENTITY if steps else ""
+    )
     kind = serializer.content_type
     return (
-        *([(CONTENT_ENCODING, encodings.encode())] if encodings else []),
+        *([(CONTENT_ENCODING, done.encode())] if done else []),
         *([(CONTENT_TYPE, kind.encode())] if kind is not None else []),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadError
+from .json_format import Json
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -48,6 +49,10 @@ KNOWN_TYPES = {
 }
 """Media types that an error may repeat, and the serializer that reads each. (Data of a CloudEvent has its own type.)"""
 
+_LENGTH = len(CONTENT_ENCODING)
+IDENTITY = "identity"
+"""In `content-encoding` (RFC 9110, 8.4.1): no step was done, also if it looks like that."""
+
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is required."""
 _new: Any = tuple.__new__  # the constructor of a named tuple is a Python function: it takes three times as long
@@ -80,7 +85,7 @@ class Unwrapping:
         said: bytes | None = None  # which steps were done; None: no header tells
         if self._some_optional:
             for name, text in headers:
-                if name == CONTENT_ENCODING:
+                if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
                     said = text
         for step, decode, required in steps:
             try:
@@ -152,16 +157,21 @@ def as_bytes(step: Serializer | BytesStep, doing: str, data: Any) -> bytes:
 def failed(step: Serializer | BytesStep, doing: str, error: BaseException) -> str:
     """What an error of a step says: its type, and where it was raised; never its text, which may show the payload.
 
-    But for a `ConfigurationError`, which says what to do.
+    Ours say what is wrong with an option or a type, and no values: some of it is only seen with the first message.
     """
-    why = str(error) if isinstance(error, ConfigurationError) else located(error)
-    return f"step {step.name} could not {doing} the payload: {why}"
+    said = str(error) if isinstance(error, ConfigurationError) else located(error)
+    return f"step {step.name} could not {doing} the payload: {said}"
 
 
 def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
-    """Reads with the first serializer that recognizes the message; with the first of all, if none does."""
-    known = [(each.recognizes, each.decoder(target_type)) for each in serializers]
-    first = known[0][1]
+    """Reads with the first serializer that recognizes the message; with the first of all, if none does.
+
+    `Json` is asked last: what another one recognizes, such as an envelope, may be JSON as well.
+    """
+    decoders = [each.decoder(target_type) for each in serializers]
+    first = decoders[0]
+    both = sorted(zip(serializers, decoders, strict=True), key=lambda pair: isinstance(pair[0], Json))
+    known = [(each.recognizes, read) for each, read in both]
 
     def decode(message: Received) -> Any:
         for recognizes, read in known:
@@ -175,7 +185,12 @@ def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
 @lru_cache(64)
 def _names(encodings: bytes) -> frozenset[str]:
     """The names in a header `content-encoding`, in lower case."""
-    return frozenset(each.strip().lower() for each in encodings.decode("ascii", "replace").split(","))
+    return frozenset(each.lower() for each in listed(encodings))
+
+
+def listed(encodings: bytes) -> list[str]:
+    """The names in a header `content-encoding`."""
+    return [name for each in encodings.decode("ascii", "replace").split(",") if (name := each.strip())]
 
 
 def hint(message: Received, steps: Sequence[BytesStep], serializers: Sequence[Serializer]) -> str:
@@ -183,23 +198,18 @@ def hint(message: Received, steps: Sequence[BytesStep], serializers: Sequence[Se
 
     From its headers, else from its first bytes; they are told by kind, and never shown.
     """
-    found = ""
+    done = header(message, CONTENT_ENCODING)
     present = {step.name.lower() for step in steps}
-    if (value := header(message, CONTENT_ENCODING)) is not None:
-        missing = sorted(_names(value) & KNOWN_ENCODINGS - present)
-        if missing:
-            named = " and ".join(missing)
-            found = f"; its header {CONTENT_ENCODING} names {named}, which the payload pipeline does not have"
+    missing = sorted(() if done is None else _names(done) & KNOWN_ENCODINGS - present)
+    if missing:
+        names = " and ".join(missing)
+        return f"; its header {CONTENT_ENCODING} names {names}, which the payload pipeline does not have"
     kind = media_type(message)
     if kind in KNOWN_TYPES and not {KNOWN_TYPES[kind], "cloudevents"} & {each.name for each in serializers}:
-        found += f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
-    return found or _looks(message.value or b"", steps, serializers)
-
-
-def _looks(data: bytes, steps: Sequence[BytesStep], serializers: Sequence[Serializer]) -> str:
-    """What the first bytes tell."""
+        return f"; its header {CONTENT_TYPE} says {kind}, which the payload pipeline does not read: see `reads`"
+    data = message.value or b""
     looks = next((name for beginning, name in _BEGINNINGS.items() if data.startswith(beginning)), None)
-    if looks is not None and looks not in {step.name.lower() for step in steps}:
+    if looks is not None and looks not in present:
         return f"; the payload begins like {looks}, which the payload pipeline does not have"
     if data[:1] == b"\0" and len(data) > 4 and not any(each.waits for each in serializers):
         return (

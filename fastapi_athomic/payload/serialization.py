@@ -10,8 +10,9 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
+from ..compatibility import to_json
 from ..exceptions import ConfigurationError, PayloadEncodeError
 from .fidelity import JSON_CHECKS, Check, check_of_message, doubt, is_flat
 from .losses import BARE, DECLARED, MAX_TYPES, Spot, described, losses, unwritable

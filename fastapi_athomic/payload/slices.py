@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic_core import SchemaValidator
 
 from ..checks import is_whole, shown
+from ..compatibility import validator_with_all
 from ..exceptions import ConfigurationError
 from .off_loop import threads
 from .steps import Decoder, Later, Received
@@ -29,11 +29,7 @@ _QUICK = ("str", "int", "float", "bool", "none", "bytes", "any")
 def sliced_validator(adapter: TypeAdapter[Any]) -> Any:
     """Like the adapter's validator, with places where another thread may go on."""
     schema: Any = _sliced(adapter.core_schema)
-    try:
-        # ready-made validators of nested models do not have these places
-        return SchemaValidator(schema, _use_prebuilt=False)
-    except TypeError:  # before pydantic 2.12
-        return SchemaValidator(schema)
+    return validator_with_all(schema)  # ready-made validators of nested models do not have these places
 
 
 def bytes_or_none(thread_above: Any) -> int | None:

@@ -168,8 +168,14 @@ class BytesStep(ABC):
 
 
 def media_type(message: Received) -> str | None:
-    """The media type in the header `content-type`, in lower case and without parameters; None: there is none."""
-    value = header(message, CONTENT_TYPE)
+    """The media type in the header `content-type`, in lower case and without parameters; None: there is none.
+
+    The name of the header may have capital letters.
+    """
+    value = None
+    for name, text in message.headers:
+        if len(name) == len(CONTENT_TYPE) and name.lower() == CONTENT_TYPE:
+            value = text
     return None if value is None else value.decode("ascii", "replace").partition(";")[0].strip().lower()
 
 

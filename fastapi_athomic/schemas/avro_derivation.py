@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from ..compatibility import type_adapter
+from ..compatibility import class_of, type_adapter
 from ..exceptions import ConfigurationError
+from .avro_logical import Duration
 from .avro_shapes import OPEN, RECORDS, Expected, Shape, ShapeField, fields_of, names_of
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -29,7 +30,6 @@ _SCALARS: Mapping[str, Any] = {
     "datetime": {"type": "long", "logicalType": "timestamp-micros"},
 }
 _LISTS = frozenset(("list", "set", "frozenset", "deque", "tuple"))
-_DURATION = "Duration"
 
 
 def derived_schema(kind: Any, namespace: str | None, names: Mapping[type, str]) -> str:
@@ -87,8 +87,8 @@ class _Derivation:
             return {"type": "array", "items": self.of(items, f"{path}[]")}
         if kind == "dict" and "values_schema" in shape:
             return {"type": "map", "values": self.of(shape["values_schema"], f"{path}[]")}
-        if kind == "timedelta" or (shape.get("cls").__class__ is type and shape["cls"].__name__ == _DURATION):
-            return self._named(_DURATION, {"type": "fixed", "size": 12, "logicalType": "duration"}, "duration")
+        if kind == "timedelta" or class_of(shape) is Duration:
+            return self._named(Duration.__name__, {"type": "fixed", "size": 12, "logicalType": "duration"}, "duration")
         if kind in RECORDS or (kind == "typed-dict" and "cls" in shape):
             return self._record(shape, path)
         raise _no_type(path, "anything" if kind in OPEN else kind)

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, RootModel
-from pydantic_core import to_jsonable_python
 
+from ..compatibility import to_jsonable_python
 from .avro_binary import DOUBLE, FLOAT, Output, number, put_bytes, put_number
 from .avro_logical import Convert, Unfit, writer
 from .avro_plans import Put, is_record

@@ -12,8 +12,7 @@ from enum import Enum
 from inspect import isclass
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
+from ..compatibility import to_jsonable_python
 from .protobuf_targets import Choice, literal_values
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 - `timezone.utc` is what datetimes of pydantic hold

@@ -19,9 +19,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from pydantic import BaseModel, RootModel
-from pydantic_core import to_jsonable_python
 
-from ..compatibility import is_repeated
+from ..compatibility import is_repeated, item_of_map, to_jsonable_python
 from ..payload.losses import fields_of, is_record
 from .protobuf_known import FILLERS, PARTS, WRAPPERS, UnwritableError, encodable, numbers_of, unwritable
 from .protobuf_reading import ANY, MESSAGES, Kinds, camel, is_map, real_oneofs
@@ -138,10 +137,17 @@ class MessageWriter:
 
     def _converter(self, field: Any) -> Convert:
         if is_map(field):
-            key, value = (self._singular(field.message_type.fields_by_number[number]) for number in (1, 2))
-            return _of_map(key, value)
+            key, value = (field.message_type.fields_by_number[number] for number in (1, 2))
+            return _of_map(self._singular(key), self._item_of_map(value))
         each = self._singular(field)
         return _of_items(each) if is_repeated(field) else each
+
+    def _item_of_map(self, field: Any) -> Convert:
+        convert = self._singular(field)
+        if field.type not in MESSAGES:
+            return convert
+        make = GetMessageClass(field.message_type)
+        return lambda value: item_of_map(make, convert(value))
 
     def _singular(self, field: Any) -> Convert:
         if field.type in MESSAGES:

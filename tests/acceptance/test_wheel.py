@@ -12,7 +12,56 @@ import pytest
 import fastapi_athomic
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("confluent_kafka", "cryptography", "opentelemetry.sdk", "redis", "uvicorn")
+EXTRAS = (
+    *("confluent_kafka", "cryptography", "fastavro", "google.protobuf", "httpx2", "jsonschema_rs", "lz4", "msgpack"),
+    *("obstore", "opentelemetry.sdk", "redis", "uvicorn", "zstandard"),
+)
+NEEDS_EXTRA = """
+import sys
+from fastapi_athomic import ConfigurationError
+from fastapi_athomic.payload.claim_check import S3, ClaimCheck, Folder
+from fastapi_athomic.payload.cloudevents import CloudEvents
+from fastapi_athomic.payload.compression import Gzip, Lz4, Zstd
+from fastapi_athomic.payload.encryption import AesGcm, Fernet
+from fastapi_athomic.payload.messagepack import MessagePack
+from fastapi_athomic.schemas.avro import Avro
+from fastapi_athomic.schemas.json_schema import JsonSchema
+from fastapi_athomic.schemas.protobuf import Protobuf
+from fastapi_athomic.schemas.registry import SchemaRegistry
+
+memory = SchemaRegistry("memory://")
+Gzip(), CloudEvents(source="shop"), ClaimCheck(Folder(sys.argv[1]))
+for make in (
+    lambda: AesGcm({"a": "A" * 43 + "="}),
+    lambda: Avro(memory),
+    lambda: Fernet(["A" * 43 + "="]),
+    lambda: JsonSchema(memory),
+    Lz4,
+    MessagePack,
+    lambda: Protobuf(memory),
+    lambda: S3("bucket"),
+    lambda: SchemaRegistry("https://registry:8081"),
+    Zstd,
+):
+    try:
+        made = make()
+    except ConfigurationError as error:
+        print(error)
+    else:
+        print("made", made)
+"""
+SENTENCES = [
+    "AesGcm needs fastapi-athomic[encryption]: No module named 'cryptography'",
+    "Avro needs fastapi-athomic[avro]: No module named 'fastavro'",
+    "Fernet needs fastapi-athomic[encryption]: No module named 'cryptography'",
+    "JsonSchema needs fastapi-athomic[json-schema]: No module named 'jsonschema_rs'",
+    "Lz4 needs fastapi-athomic[compression]: No module named 'lz4'",
+    "MessagePack needs fastapi-athomic[msgpack]: No module named 'msgpack'",
+    "Protobuf needs fastapi-athomic[protobuf]: No module named 'google'",
+    "a claim check in S3 needs fastapi-athomic[s3]: No module named 'obstore'",
+    "a schema registry needs fastapi-athomic[registry]: No module named 'httpx2'",
+    "Zstd needs fastapi-athomic[compression]: No module named 'zstandard'",
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +97,7 @@ def test_it_imports_in_a_clean_environment_without_extras(wheel: Path, tmp_path:
     )
     done = subprocess.run([python, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == [fastapi_athomic.__version__, "[]"]
+
+    command = [str(python), "-W", "error", "-c", NEEDS_EXTRA, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (SENTENCES, "")

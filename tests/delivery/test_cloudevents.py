@@ -128,13 +128,13 @@ async def test_what_is_no_valid_event_is_a_dead_letter_of_stage_decode(broker: B
     @subscribe_to(topic, group_id=topic, handler_id="h")
     async def handle(event: CloudEvent[Placed]) -> None: ...
 
-    headers = (("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"no reference"), ("ce_type", b"t"))
+    headers = (("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"/s"), ("ce_type", b""))
     await broker.produce(topic, [Written(b"{}", headers=headers), Written(b"{}")])
     async with running(app(broker, handle)) as athomic:
         await athomic.drain()
         letters = await athomic.dead_letters("h").browse()
     assert [letter.error_stage for letter in letters] == ["decode", "decode"]
-    assert "the attribute source is not a URI reference" in str(letters[0].error_message)
+    assert "the attribute type must not be empty" in str(letters[0].error_message)
     assert "the message is no CloudEvent" in str(letters[1].error_message)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi import FastAPI
@@ -15,8 +15,11 @@ from pydantic import BaseModel
 from fastapi_athomic import Athomic, Key, PayloadPipeline, RawMessage, RetryPolicy, include_athomic, subscribe_to
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.steps import BytesStep, Incoming, Outgoing
+from fastapi_athomic.schemas.avro import Avro
+from fastapi_athomic.schemas.registry import SchemaRegistry
+from fastapi_athomic.schemas.wire import Framing
 from tests.support.apps import Record, running
-from tests.support.payloads import Depot, Sealed, Words
+from tests.support.payloads import Depot, Sealed, Words, settled
 
 from .brokers import Broker
 from .brokers import Record as Written
@@ -25,6 +28,11 @@ ONCE = RetryPolicy(max_attempts=1)
 
 
 class Order(BaseModel):
+    number: int
+
+
+class Other(BaseModel):
+    text: str = ""
     number: int
 
 
@@ -98,6 +106,33 @@ async def test_each_topic_handler_and_publish_has_its_pipeline(broker: Broker, t
     assert (of_topics[0].value or b"").startswith(b"depotsealed")
     assert dict(of_topics[0].headers)["content-encoding"] == b"gzip, sealed, depot"
     assert dict(of_topics[0].headers)["content-type"] == b"application/x-words"
+
+
+@pytest.mark.parametrize("framing", get_args(Framing))
+async def test_what_is_made_of_a_message_and_published_with_its_headers_can_be_read(
+    broker: Broker, topic: str, framing: Framing
+) -> None:
+    await broker.create_topic(topic, 1)
+    registry = SchemaRegistry("memory://")
+    avro = PayloadPipeline([Avro(registry, framing=framing, auto_register=True)])
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic)
+    async def of_topic(order: Other) -> None:
+        record.note(order.number)
+
+    outgoing = Outgoing("other")
+    await settled(
+        PayloadPipeline([Avro(registry, framing="header", auto_register=True)]).write(Order(number=0), outgoing)
+    )
+    athomic = new_app(broker, of_topic, payload=avro)
+    async with running(athomic):
+        await athomic.publish(topic, Other(number=1), key="k", headers=outgoing.headers)
+        more = [Other(number=2), Other(number=3)]
+        await athomic.publish_many(topic, more, key=lambda _: "k", headers=[*outgoing.headers, ("a", b"b")])
+        await record.count(3)
+    assert record.seen == [1, 2, 3]
+    assert [dict(each.headers).get("a") for each in await broker.read(topic)] == [None, b"b", b"b"]
 
 
 @pytest.mark.parametrize("where", ["handler", "topic", "app"])

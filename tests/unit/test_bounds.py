@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -49,6 +52,30 @@ def test_one_extra_brings_everything_that_users_may_want() -> None:
 def test_only_what_tests_need_is_new() -> None:
     assert "pytest" in tools()
     assert not set(map(name_of, tools())) & lower_bounds().keys(), "what users get with an extra, `all` brings to tests"
+
+
+def test_what_tests_import_is_asked_for() -> None:
+    """Not by chance there, because something else brings it today."""
+    declared = {canonicalize_name(name) for name in (*lower_bounds(), *map(name_of, tools()))}
+    brought = {"anyio", "pydantic-core", "starlette"}  # pydantic and fastapi speak of them
+    namespaces = {"google", "opentelemetry"}
+    homes = packages_distributions()
+    imported = {name for path in (ROOT / "tests").rglob("*.py") for name in _imports(path)}
+    undeclared = {
+        name
+        for name in imported - sys.stdlib_module_names - namespaces
+        if name in homes and not {canonicalize_name(home) for home in homes[name]} & (declared | brought)
+    }
+    assert undeclared - {"fastapi_athomic", "example_app", "tests"} == set()
+    assert {"aiokafka", "ormsgpack", "pytest"} <= imported
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level packages that a module imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    return {name.partition(".")[0] for name in names}
 
 
 def _name(requirement: str) -> str:

@@ -17,6 +17,7 @@ HEAVY = (
     "httpx2",
     "jsonschema_rs",
     "lz4",
+    "msgpack",
     "obstore",
     "openlineage",
     "opentelemetry.sdk",

@@ -127,6 +127,14 @@ def test_keys_of_a_topic_take_the_place_of_the_file_of_the_app() -> None:
             {"claim_check": "file:///var/payloads", "claim_check_endpoint": "https://minio:9000"},
             "claim_check_endpoint is the URL of a store that speaks S3, and claim_check s3://bucket/prefix",
         ),
+        (
+            {"claim_check": "s3://bucket", "claim_check_endpoint": f"https://user:{KEY}@minio:9000"},
+            "claim_check_endpoint has more than https://host:port/path",
+        ),
+        (
+            {"claim_check": "s3://bucket", "claim_check_endpoint": f"https://minio:9000/?token={KEY}"},
+            "claim_check_endpoint has more than https://host:port/path",
+        ),
         ({"by_topic": {"orders": {"compression_level": 3}}}, "topic orders: compression_level would not be used"),
         ({"topics": {"0": {"serializer": "json"}}}, "topics.0 needs `topic`: the name of a topic, or re:"),
         (

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -183,6 +185,34 @@ async def test_a_folder_that_is_not_mounted_is_away(tmp_path: Path) -> None:
     with pytest.raises(PayloadUnavailableError):
         await read(step, received(Reference("a/b", 1, bytes(32)).frame()))
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+async def test_a_folder_that_fails_is_away_and_has_lost_nothing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = ClaimCheck(Folder(tmp_path), threshold=0)
+    message = await written(step, b"data")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "it fails")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fail)
+        patch.setattr(Folder, "_path", lambda _, name: tmp_path / name)
+        with pytest.raises(PayloadUnavailableError):
+            await read(step, message)
+    assert await read(step, message) == b"data"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 200 + "a", "file/x", "folder"])
+async def test_a_name_that_no_object_can_have_is_the_messages_fault(name: str, tmp_path: Path) -> None:
+    """The message would wait for ever, and with it its partition."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    step = ClaimCheck(Folder(tmp_path), threshold=0)
+    with pytest.raises(PayloadDecodeError, match="is not in the store"):
+        await read(step, received(Reference(name, 1, bytes(32)).frame()))
 
 
 async def test_objects_of_s3_lie_below_the_prefix(s3_server: str) -> None:
@@ -400,6 +430,8 @@ async def test_tombstones_are_not_stored() -> None:
         lambda: ClaimCheck(Shelf(), threshold=2, max_size=1),
         lambda: S3("bucket", prefix="../x"),
         lambda: S3("bucket", access_key_id="key"),
+        lambda: S3("bucket", endpoint="https://user:secret@minio:9000"),
+        lambda: S3("bucket", endpoint="https://minio:9000/?token=secret"),
         lambda: S3("bucket", secret_access_key=SecretStr("secret")),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any
@@ -428,25 +429,83 @@ async def test_several_serializers_are_told_apart_by_the_content_type(mode: Any)
         ({"ce_id": b"a\x00s3cret"}, "the attribute id has a character that is not allowed"),
         ({"ce_id": b"\xffs3cret"}, "the attribute id is not UTF-8"),
         ({"ce_source": None}, "the event has no attribute source"),
-        ({"ce_source": b"a s3cret"}, "the attribute source is not a URI reference"),
-        ({"ce_source": b"/a%zz"}, "the attribute source is not a URI reference"),
+        ({"ce_source": b""}, "the attribute source must not be empty"),
+        ({"ce_source": b"/a\ns3cret"}, "the attribute source has a character that is not allowed"),
+        ({"ce_ext": b"\xffs3cret"}, "an extension attribute is not UTF-8"),
         ({"ce_type": None}, "the event has no attribute type"),
-        ({"ce_subject": b""}, "the attribute subject must not be empty"),
         ({"ce_time": b"s3cret"}, "the attribute time is not a timestamp of RFC 3339"),
         ({"ce_time": b"2026-01-02"}, "the attribute time is not a timestamp of RFC 3339"),
         ({"ce_time": b"2026-01-02T03:04:05"}, "the attribute time is not a timestamp of RFC 3339"),
         ({"ce_time": b"2026-13-02T03:04:05Z"}, "the attribute time is not a timestamp of RFC 3339"),
-        ({"ce_dataschema": b"/s3cret"}, "the attribute dataschema is not a URI with a scheme"),
         ({"content-type": b"s3cret"}, "the attribute datacontenttype is not a media type"),
-        ({"ce_s3cret_name": b"x"}, "an extension attribute must have a name of lower-case letters"),
-        ({"ce_data": b"x"}, "an extension attribute must have a name that the specification does not use"),
-        ({"ce_ext": b"\x7fs3cret"}, "an extension attribute has a character that is not allowed"),
     ],
 )
 def test_attributes_are_checked_by_the_specification_and_not_shown(changes: dict[str, Any], words: str) -> None:
     headers = tuple((dict(CE) | changes).items())
     for target in (Order, CloudEvent[Order]):
         assert words in refusal(CloudEvents("/shop"), target, received(b'{"number": 1}', headers=headers))
+
+
+SLOPPY = {
+    "source": "/subscriptions/{id}/M\u00fcnchen",
+    "subject": "",
+    "time": "",
+    "dataschema": "/schemas/1",
+    "traceId": "a",
+    "correlation_id": "b",
+    "tsms": 1578923739738,
+    "share": 0.5,
+    "tags": ["c"],
+}
+
+
+def test_what_producers_write_beside_the_specification_is_taken() -> None:
+    decode = PayloadPipeline([CloudEvents("/shop")]).decoder(CloudEvent[Order])
+    document = {"specversion": "1.0", "id": "1", "type": "t", "data": {"number": 1}, **SLOPPY}
+    structured = decode(received(json.dumps(document).encode()))
+    texts = {name: value for name, value in SLOPPY.items() if isinstance(value, str)}
+    headers = dict(CE) | {f"ce_{name}": value.encode() for name, value in texts.items()}
+    for _ in range(2):
+        binary = decode(received(b'{"number": 1}', headers=tuple(headers.items())))
+        for event in (structured, binary):
+            assert (event.source, event.dataschema, event.data) == (SLOPPY["source"], "/schemas/1", Order(number=1))
+            assert (event.subject, event.time) == (None, None)
+    names = ("traceId", "correlation_id", "tsms", "share", "tags")
+    assert structured.extensions == {name: SLOPPY[name] for name in names}
+    assert binary.extensions == {"traceid": "a", "correlation_id": "b"}
+
+
+def test_empty_attributes_are_not_remembered_as_something_else() -> None:
+    decode = PayloadPipeline([CloudEvents("/shop")]).decoder(CloudEvent[Order])
+    for _ in range(2):
+        headers = tuple((dict(CE) | {"ce_dataschema": b"", "content-type": b""}).items())
+        event = decode(received(b'{"number": 1}', headers=headers))
+        assert (event.dataschema, event.datacontenttype) == (None, None)
+
+
+@pytest.mark.parametrize("spelled", [str.upper, str.title])
+def test_headers_are_recognized_however_they_are_spelled(spelled: Callable[[str], str]) -> None:
+    """As the SDKs for Go, Java and Python do."""
+    headers = tuple((spelled(name), value) for name, value in (*CE, ("content-type", b"text/plain")))
+    pipeline = PayloadPipeline([Json()], reads=[CloudEvents("/shop")])
+    event = pipeline.decoder(CloudEvent[str])(received(b"plain", headers=headers))
+    assert (event.id.encode(), event.datacontenttype, event.data) == (dict(CE)["ce_id"], "text/plain", "plain")
+    document = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": "plain"}'
+    headers = ((spelled("content-type"), b"application/cloudevents+json"),)
+    assert pipeline.decoder(str)(received(document, headers=headers)) == "plain"
+
+
+@pytest.mark.parametrize("headers", [(), (("content-type", b"application/json"),)])
+def test_an_envelope_is_not_read_as_plain_json(headers: Headers) -> None:
+    """While it is introduced; Debezium's converter and some SDKs write no content type of an envelope."""
+
+    class Loose(BaseModel):
+        number: int = 0
+
+    document = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"number": 7}}'
+    read = PayloadPipeline([Json()], reads=[CloudEvents("/shop")]).decoder(Loose)
+    assert read(received(document, headers=headers)) == Loose(number=7)
+    assert read(received(b'{"number": 8}', headers=headers)) == Loose(number=8)
 
 
 def test_what_was_valid_once_is_remembered_and_nothing_else_is() -> None:
@@ -493,10 +552,6 @@ def test_times_of_rfc_3339_are_read(text: str, moment: datetime) -> None:
         (b'{"specversion": 1.0}', "specversion is not 1.0"),
         (b'{"specversion": "1.0", "source": "/s", "type": "t"}', "has no attribute id"),
         (b'{"specversion": "1.0", "id": 1, "source": "/s", "type": "t"}', "the attribute id is no string"),
-        (b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "x": {}}', "extension attribute must be a"),
-        (b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "x": 1.5}', "extension attribute must be a"),
-        (b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "x": 2147483648}', "32 bits"),
-        (b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "aB": "x"}', "lower-case letters"),
     ],
 )
 def test_documents_are_checked_and_not_shown(document: bytes, words: str) -> None:

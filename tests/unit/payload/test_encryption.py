@@ -210,6 +210,8 @@ async def test_a_new_key_in_the_file_is_found_by_the_first_message_that_needs_it
     path.write_text(f"b:{urlsafe_b64encode(B).decode()}")
     assert await decrypted(step, encrypted(STEPS[name]({"b": B}))) == SECRET
     assert await decrypted(STEPS[name]({"b": B}), encrypted(step)) == SECRET
+    assert await decrypted(step, encrypted(STEPS[name]({"a": A}))) == SECRET, "for some seconds"
+    step._ring._look()
     await refused(step, encrypted(STEPS[name]({"a": A})))
 
 

@@ -9,6 +9,7 @@ import os
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,45 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     assert f"Test: {looks.path}: " in caplog.text
     assert "the keys from before stay in use" in caplog.text
     assert text(B)[:10] not in caplog.text
-    in_place(looks.path, f"b:{text(B)}")
-    assert looks.later(6) == "b"
+    in_place(looks.path, f"b:{text(B)}\na:{text(A)}")
+    assert looks.later(6) == "b a"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_file_that_is_nested_too_deeply_is_read_again_when_it_is_mended(looks: Looks, content: str) -> None:
+    with pytest.raises(ConfigurationError, match="it begins like JSON and is none"):
+        keys_of(content)
+    in_place(looks.path, content)
+    assert looks.later(6) == "a"
+    in_place(looks.path, f"b:{text(B)}\na:{text(A)}")
+    assert looks.later(6) == "b a"
+
+
+def test_a_surprise_while_a_file_is_read_does_not_end_the_looking(
+    looks: Looks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place(looks.path, f"b:{text(B)}\na:{text(A)}")
+    with monkeypatch.context() as patch:
+        patch.setattr(keys_module, "_in_text", lambda _: 1 / 0)
+        assert looks.later(6) == "a"
+    assert "it cannot be read: ZeroDivisionError; the keys from before stay in use" in caplog.text
+    assert looks.later(6) == "b a"
+
+
+async def test_a_key_that_is_missing_is_used_until_the_file_has_been_so_for_a_while(looks: Looks) -> None:
+    """A file that is written in place is half written for a moment."""
+    looks.path.resolve().write_text(f"b:{text(B)}\n")
+    looks.now += 1
+    both = await looks.ring.newer(looks.ring.current())
+    assert both == "b a"
+    looks.now += 1
+    assert await looks.ring.newer(both) is None, "who asks does not make it final"
+    looks.path.resolve().write_text(f"b:{text(B)}\na:{text(A)}\n")
+    assert looks.later(6) == "b a"
+    looks.path.resolve().write_text(f"b:{text(B)}\n")
+    assert looks.later(6) == "b a"
+    assert looks.later(4) == "b a"
+    assert looks.later(2) == "b"
 
 
 def test_a_file_that_is_gone_changes_nothing(looks: Looks, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,8 +235,8 @@ async def test_a_message_with_an_unknown_key_has_the_file_read_at_once(looks: Lo
     known = looks.ring.current()
     in_place(looks.path, f"b:{text(B)}")
     looks.now += 1
-    assert await looks.ring.newer(known) == "b"
-    assert await looks.ring.newer(known) == "b", "somebody else has found it"
+    assert await looks.ring.newer(known) == "b a"
+    assert await looks.ring.newer(known) == "b a", "somebody else has found it"
     assert looks.submitted == 1
     assert await looks.ring.newer(looks.ring.current()) is None
 
@@ -214,7 +252,23 @@ async def test_few_of_them_do(looks: Looks) -> None:
     assert looks.submitted == PATIENCE
     in_place(looks.path, f"b:{text(B)}")
     assert await looks.ring.newer(known) is None
-    assert looks.later(6) == "b"
+    assert looks.later(6) == "b a"
+
+
+async def test_all_that_wait_for_one_look_get_what_it_finds(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More messages at once than may have the file read."""
+
+    async def sleep(seconds: float) -> None:
+        await no_pause(0)
+
+    no_pause = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    known = looks.ring.current()
+    in_place(looks.path, f"b:{text(B)}\na:{text(A)}")
+    waiting = [asyncio.ensure_future(looks.ring.newer(known)) for _ in range(3 * PATIENCE)]
+    await no_pause(0)
+    looks.now += 0.3
+    assert await asyncio.gather(*waiting) == ["b a"] * len(waiting)
 
 
 async def test_they_wait_for_their_turn(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +281,7 @@ async def test_they_wait_for_their_turn(looks: Looks, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     looks.now += 0.05
-    assert await looks.ring.newer(looks.ring.current()) == "b"
+    assert await looks.ring.newer(looks.ring.current()) == "b a"
     assert pauses == [pytest.approx(0.2)]
 
 
@@ -245,4 +299,25 @@ async def test_real_threads_look_at_the_file(path: Path, monkeypatch: pytest.Mon
     ring = KeyRing(KeyFile(path), ids, "Test")
     known = ring.current()
     in_place(path, f"b:{text(B)}")
-    assert await asyncio.gather(*(ring.newer(known) for _ in range(5))) == ["b"] * 5
+    assert await asyncio.gather(*(ring.newer(known) for _ in range(5))) == ["b a"] * 5
+
+
+def test_a_forked_process_looks_at_the_file(path: Path) -> None:
+    """Also if a thread of its parent was looking in that moment."""
+    in_place(path, f"a:{text(A)}")
+    ring, forking = KeyRing(KeyFile(path), ids, "Test"), get_context("fork")
+    in_place(path, f"b:{text(B)}\na:{text(A)}")
+    answers = forking.SimpleQueue()
+    ring._due = float("inf")
+
+    def look() -> None:
+        due = ring._due
+        ring._look()
+        answers.put((due, ring.current()))
+
+    child = forking.Process(target=look, daemon=True)
+    with ring._lock:
+        child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert answers.get() == (ring._looked + keys_module.LOOK_SECONDS, "b a")

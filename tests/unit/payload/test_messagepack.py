@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import ormsgpack
 import pytest
 from hypothesis import given

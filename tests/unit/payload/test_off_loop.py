@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from multiprocessing import get_context
 
 from fastapi_athomic.payload.off_loop import Threads
 
@@ -38,6 +39,20 @@ async def test_what_was_begun_is_finished() -> None:
     go.set()
     assert await waits
     assert await follows
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """Also if a thread of its parent held the lock in that moment."""
+    threads, forking = Threads(1), get_context("fork")
+    assert threads.submit(lambda: 1).result() == 1
+    answers = forking.SimpleQueue()
+    child = forking.Process(target=lambda: answers.put(threads.submit(lambda: 2).result(10)))
+    with threads._lock:
+        child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert answers.get() == 2
+    threads.close()
 
 
 async def _of(threads: Threads, work: object) -> object:

@@ -15,8 +15,8 @@ from fastapi_athomic.messages import Headers
 from fastapi_athomic.payload.encryption import AesGcm
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.messagepack import MessagePack
-from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing, Received, Serializer
-from tests.support.payloads import Depot, Sealed, Words, arrived
+from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing, Received, Serializer, header
+from tests.support.payloads import Depot, Sealed, Words, arrived, settled
 from tests.support.payloads import message as received
 
 SECRET = "s3cret"
@@ -73,7 +73,11 @@ async def test_what_is_written_is_read(steps: list[Any], number: int, headers: H
         ([Gzip()], "x", {"content-encoding": b"identity", "content-type": b"application/json"}),
         ([Gzip(), Depot(above=30)], "x" * 99, {"content-encoding": b"gzip", "content-type": b"application/json"}),
         ([Depot(above=30)], "x" * 99, {"content-encoding": b"depot", "content-type": b"application/json"}),
-        ([Sealed(required=False, writes=False)], 1, {"content-type": b"application/json"}),
+        (
+            [Sealed(required=False, writes=False)],
+            1,
+            {"content-encoding": b"identity", "content-type": b"application/json"},
+        ),
         ([Sealed()], None, {}),
     ],
 )
@@ -91,10 +95,57 @@ async def test_a_payload_that_looks_compressed_and_was_left_as_it_is_stays_so() 
     assert await there_and_back(PayloadPipeline([Gzip()]), small, bytes) == small
 
 
+async def test_what_looks_as_if_a_step_made_it_that_is_only_read_stays_so() -> None:
+    read_only = Gzip()
+    read_only.writes = False
+    packed = gzip.compress(b"raw")
+    assert await there_and_back(PayloadPipeline([read_only]), packed, bytes) == packed
+    sealed = Sealed(required=False, writes=False)
+    assert await there_and_back(PayloadPipeline([sealed]), b"sealed, says the text", bytes) == b"sealed, says the text"
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "said"),
+    [
+        (b"gzip, sealed", "x", b"identity"),
+        (b"gzip", "x" * 21, b"gzip, sealed"),
+        (b"identity", "x" * 21, b"gzip, sealed"),
+        (None, "x" * 21, b"gzip, sealed"),
+        (b"br", "x" * 21, b"gzip, sealed"),
+        (b"br", b"x" * 21, b"br, gzip, sealed"),
+        (b"br, GZIP", b"x", b"br"),
+    ],
+)
+async def test_a_header_of_another_message_does_not_make_this_one_unreadable(
+    given: bytes | None, value: str | bytes, said: bytes
+) -> None:
+    """Somebody passes on a message with all of its headers."""
+    seal = len(value) > 20
+    pipeline = PayloadPipeline([Gzip(), Sealed(required=False, writes=seal)])
+    outgoing = Outgoing("t", b"k", (("content-encoding", given),))
+    data = await written(pipeline, value, outgoing)
+    assert header(arrived(data, outgoing), "content-encoding") == said
+    assert await settled(pipeline.decoder(type(value))(arrived(data, outgoing))) == value
+
+
 async def test_headers_of_the_caller_come_first() -> None:
     outgoing = Outgoing("t", None, (("content-type", b"mine"),))
     PayloadPipeline([Words()]).write(1, outgoing)
     assert outgoing.headers == (("content-type", b"mine"),)
+
+
+@pytest.mark.parametrize("said", [b"application/x-words", b"Application/X-Words; a=b"])
+def test_headers_of_the_message_that_was_handled_are_not_those_of_the_one_that_is_published(said: bytes) -> None:
+    handled = (("a", b"b"), ("content-type", said), ("content-encoding", b"gzip"))
+    pipeline = PayloadPipeline([Json(), Gzip()], reads=[Words()])
+    outgoing = Outgoing("t", None, handled)
+    data = pipeline.write(Order(number=1), outgoing)
+    assert isinstance(data, bytes)
+    assert outgoing.headers == (("a", b"b"), ("content-encoding", b"identity"), ("content-type", b"application/json"))
+    assert pipeline.decoder(Order)(arrived(data, outgoing)) == Order(number=1)
+    passed_on = Outgoing("t", None, handled)
+    PayloadPipeline([Json()], reads=[Words()]).write(b"as it came", passed_on)
+    assert passed_on.headers == handled
 
 
 @pytest.mark.parametrize(
@@ -107,6 +158,12 @@ def test_a_header_decides_whether_an_optional_step_was_done(header: bytes | None
     headers: Headers = () if header is None else (("content-encoding", header),)
     read = PayloadPipeline([sealed]).decoder(bytes)(received(value, headers=headers))
     assert (read == b"{}") is decoded
+
+
+@pytest.mark.parametrize("spelled", ["content-encoding", "Content-Encoding", "CONTENT-ENCODING"])
+def test_it_decides_however_it_is_spelled(spelled: str) -> None:
+    read = PayloadPipeline([Sealed(required=False)]).decoder(bytes)
+    assert read(received(b"sealed, says the text", headers=((spelled, b"identity"),))) == b"sealed, says the text"
 
 
 @pytest.mark.parametrize("headers", [(), (("content-encoding", b"identity"),), (("content-encoding", None),)])
@@ -365,8 +422,14 @@ async def test_whatever_a_step_raises_is_its_error_without_the_text(
     error: BaseException, where: str, later: bool
 ) -> None:
     kind = PayloadEncodeError if where == "encode" else PayloadDecodeError
+
+    async def there_and_back_without_headers() -> Any:
+        pipeline = PayloadPipeline([Odd(error, where, later=later)])
+        data = await written(pipeline, Order(number=1), Outgoing("t"))
+        return await settled(pipeline.decoder(Order)(received(data)))
+
     with pytest.raises(kind, match=rf"^step odd could not {kind.__name__[7:13].lower()} the payload") as caught:
-        await there_and_back(PayloadPipeline([Odd(error, where, later=later)]), Order(number=1), Order)
+        await there_and_back_without_headers()
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Annotated, Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -225,12 +226,22 @@ class Money(BaseModel):
         (Anything, "value may be anything, for which Avro has no type: give a schema"),
         (Box[Money], "the field content.amount is a Decimal without limits, and Avro's have some"),
         (Box[tuple[int, str]], "content may be a tuple of unlike items"),
-        (Box[complex], "content may be complex"),
+        (Box[Callable[[], int]], "content may be callable"),
     ],
 )
 def test_what_has_no_avro_type_is_told_with_its_path(kind: Any, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         derived_schema(kind, None, {})
+
+
+def test_a_type_of_the_users_that_is_called_duration_is_a_record() -> None:
+    @dataclass
+    class Duration:
+        weeks: int
+
+    schema = json.loads(derived_schema(Duration, None, {}))
+
+    assert schema == {"type": "record", "name": "Duration", "fields": [{"name": "weeks", "type": "long"}]}
 
 
 def test_two_types_with_one_name_are_told() -> None:

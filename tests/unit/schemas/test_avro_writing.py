@@ -479,12 +479,14 @@ longs, ints = st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 events = st.builds(Placed, number=ints) | st.builds(Paid, number=ints)
 parts = st.integers(0, 2**32 - 1)
+zoned = st.datetimes(timezones=st.just(UTC) | st.timezones())
+instants = zoned.filter(lambda at: at == at.astimezone(UTC))  # in a gap or a fold of its zone it equals no other
 
 
 def riches(children: st.SearchStrategy[list[Rich]]) -> st.SearchStrategy[Rich]:
     return st.builds(
         Rich, number=longs, small=ints, real=st.floats(allow_nan=False), text=texts, raw=st.binary(max_size=80),
-        flag=st.booleans(), maybe=st.none() | texts, at=st.datetimes(timezones=st.just(UTC) | st.timezones()),
+        flag=st.booleans(), maybe=st.none() | texts, at=instants,
         local=st.datetimes(), exact=longs, day=st.dates(), hour=st.times(),
         amount=st.decimals(-(10**17) + 1, 10**17 - 1, places=3), id=st.uuids(), fixed_id=st.uuids(),
         kind=st.sampled_from(Kind), span=st.builds(Duration, parts, parts, parts), event=st.none() | events,
@@ -497,7 +499,7 @@ def riches(children: st.SearchStrategy[list[Rich]]) -> st.SearchStrategy[Rich]:
 def test_rich_messages_are_read_back_as_they_are(message: Rich) -> None:
     data = written(RICH, message)
     found = read(RICH, data, Rich)
-    assert found == message or found.model_copy(update={"at": message.at}) == message  # a fold equals nothing
+    assert found == message
     assert [type(each) for each in found.events] == [type(each) for each in message.events]
     theirs: Any = schemaless_reader(BytesIO(data), parse_schema(RICH))  # fastavro's reader agrees about the bytes
     assert theirs["number"] == message.number

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Ty
 from uuid import UUID
 
 import pytest
-from google.protobuf import any_pb2, wrappers_pb2
+from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, create_model
 from typing_extensions import TypeAliasType, TypedDict
 
@@ -127,7 +127,7 @@ async def test_an_int_has_a_timestamps_and_a_durations_nanoseconds() -> None:
     assert await field_of(int, "at", STAMP) == NANOSECONDS
     assert await field_of(int, "took", {"seconds": -1, "nanos": -5}) == -1_000_000_005
     assert await field_of(list[int], "times", [STAMP]) == [NANOSECONDS]
-    assert await field_of(dict[str, int], "durations", {"a": {"seconds": 1}}) == {"a": 10**9}
+    assert await field_of(dict[str, int], "durations", {"a": duration_pb2.Duration(seconds=1)}) == {"a": 10**9}
 
 
 async def test_text_has_them_too() -> None:
