@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
@@ -49,6 +50,34 @@ def test_the_python_blocks_run(number: int) -> None:
     names: dict[str, object] = {"__name__": f"readme_{number}"}
     exec(compile(blocks("python")[number], "README.md", "exec"), names)
     assert any(subscriptions_of(value) for value in names.values())
+
+
+SHOWN = [
+    pytest.param(page, number, block, id=f"{page.stem}-{number}")
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+]
+
+
+@pytest.mark.parametrize(("page", "number", "block"), SHOWN)
+def test_the_python_blocks_of_the_other_pages_run(
+    page: Path, number: int, block: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType(f"{page.stem}_{number}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # pydantic looks there
+    exec(compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True), module.__dict__)
+
+
+def test_the_tests_that_pages_name_exist() -> None:
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    missing = [
+        f"{page.name}: {file or ''} {name or ''}"
+        for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::)?(test_\w+)?`", page.read_text())
+        if (file and file not in sources)
+        or (name and not any(f"def {name}(" in text for at, text in sources.items() if file in ("", at)))
+    ]
+    assert not missing
 
 
 @pytest.mark.timeout(300)
