@@ -105,8 +105,9 @@ async def test_messages_wait_for_a_registry_that_is_away(
             await written(athomic, number)
         await eventually(lambda: "messages wait, and are not failed" in caplog.text)
         assert f"the schema registry {url} cannot be reached" in caplog.text
-        with HttpRegistry(port=port) as server:
-            await filled(server)
+        server = HttpRegistry(port=port)
+        await server.store.register("numbers-value", "AVRO", TEXT, ())  # before it can be asked
+        with server:
             await seen.count(5)
         assert await letters(athomic) == 0
     assert sorted(seen.seen) == [0, 1, 2, 3, 4]
@@ -200,8 +201,9 @@ async def test_publishing_waits_for_the_registry(seen: Record, isolation: Any) -
     async with running(consuming(f"http://127.0.0.1:{port}", seen, isolation=isolation)) as athomic:
         publishing = asyncio.create_task(athomic.publish("numbers", 7))
         await asyncio.sleep(0)
-        with HttpRegistry(port=port) as server:
-            await filled(server)
+        server = HttpRegistry(port=port)
+        await server.store.register("numbers-value", "AVRO", TEXT, ())  # before it can be asked
+        with server:
             await publishing
             await seen.count(1)
 
