@@ -51,10 +51,18 @@ def _as_json(value: Any) -> Any:
     raise PydanticSerializationError(f"Unable to serialize unknown type: {kind}")
 
 
-to_json = partial(pydantic_core.to_json, fallback=_as_json)
+_MORE: dict[str, Any] = {} if _PYDANTIC >= (2, 14) else {"fallback": _as_json}
+
+to_json: Callable[..., bytes] = partial(pydantic_core.to_json, **_MORE)
 """JSON of a value for which no type is declared. Raises `ValueError` or `TypeError` for what JSON cannot hold."""
-to_jsonable_python = partial(pydantic_core.to_jsonable_python, fallback=_as_json)
+to_jsonable_python: Callable[..., Any] = partial(pydantic_core.to_jsonable_python, **_MORE)
 """The same, as Python objects."""
+
+
+def json_writer(adapter: TypeAdapter[Any]) -> Callable[..., bytes]:
+    """Writes values of a type as JSON. In a field of type Any it takes what `to_json` takes."""
+    write: Callable[..., bytes] = adapter.serializer.to_json
+    return partial(write, **_MORE) if _MORE else write
 
 
 def validator_with_all(schema: Any) -> SchemaValidator:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from ..compatibility import to_json
+from ..compatibility import json_writer, to_json
 from ..exceptions import ConfigurationError, PayloadEncodeError
 from .fidelity import JSON_CHECKS, Check, check_of_message, doubt, is_flat
 from .losses import BARE, DECLARED, MAX_TYPES, Spot, described, losses, unwritable
@@ -73,7 +73,7 @@ class _Json:
     read_bare = staticmethod(from_json)
 
     def writer(self, adapter: TypeAdapter[Any]) -> Callable[..., bytes]:
-        return adapter.serializer.to_json
+        return json_writer(adapter)
 
     def reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
         return adapter.validator.validate_json
