@@ -278,7 +278,8 @@ async def test_a_message_that_fails_meanwhile_goes_to_the_dlq_and_the_others_are
     assert 3 not in shop.record.seen
 
 
-async def test_many_messages_of_a_batch_are_waited_for_at_once() -> None:
+async def test_many_messages_of_a_batch_are_waited_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STRATEGIES, "batch", {"batch_size": 4, "batch_linger_ms": 60_000})  # all of them are full
     gate, under_way = Gate(), Record()
 
     class Slow(Depot):
@@ -289,11 +290,11 @@ async def test_many_messages_of_a_batch_are_waited_for_at_once() -> None:
 
     shop = Shop("batch", step=Slow())
     async with running(shop.athomic):
-        await write_past(shop, range(COUNT))
+        await write_past(shop, range(8))
         await under_way.count(4)
         gate.set()
-        await shop.record.count(COUNT)
-    assert shop.record.seen == list(range(COUNT))
+        await shop.record.count(8)
+    assert shop.record.seen == list(range(8))
 
 
 @ANY
