@@ -9,6 +9,8 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from functools import partial
+from struct import Struct
+from struct import error as StructError  # noqa: N812
 from threading import local
 from typing import Any
 
@@ -26,7 +28,8 @@ MIN_SIZE = 200
 
 _GZIP_WRAPPING = 31  # of zlib's functions
 _LZ4_RATIO = 255  # the most that it can pack into one byte
-_LZ4_SIZE_FLAG, _LZ4_SIZE = 0x08, slice(6, 14)  # of the byte at 4: the frame says how much is in it
+_LZ4_SIZE_FLAG = 0x08  # of the byte at 4: the frame says how much is in it
+_LZ4_SIZE_AT, _lz4_size = 6, Struct("<Q").unpack_from
 
 
 class _Compression(BytesStep):
@@ -289,10 +292,10 @@ class Lz4(_Compression):
         most = len(data) * _LZ4_RATIO
         try:
             if data[4] & _LZ4_SIZE_FLAG and most <= self.max_size:
-                most = int.from_bytes(data[_LZ4_SIZE], "little")  # it makes room for so much
+                (most,) = _lz4_size(data, _LZ4_SIZE_AT)  # it makes room for so much
             if most > self._here:
                 return None
             found, read = self._decompress(data, False, True)
-        except (RuntimeError, IndexError):
+        except (RuntimeError, IndexError, StructError):
             return None
         return found if read == len(data) else None

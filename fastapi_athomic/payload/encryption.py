@@ -6,11 +6,12 @@ Keys, topics and headers stay readable. docs/encryption.md says what is protecte
 from __future__ import annotations
 
 import logging
-import os
+import sys
 from abc import abstractmethod
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from os import urandom
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..checks import BOOLEAN, COUNT, NAME, Check, first_problem, or_none
@@ -34,6 +35,8 @@ MESSAGES_OF_ONE_KEY = 2**32
 """With random nonces of 96 bits, one key may encrypt so many messages (NIST SP 800-38D, 8.3)."""
 
 _FLAGS_AT, _ID_AT = 4, 6  # the id's length stands before it
+_COPIED = 16 * 1024
+"""Bytes up to which copying takes less time than a view does."""
 _FERNET_BEGIN = b"gAAAA"  # its version, and four bytes of the time that are 0 until the year 2106
 _FERNET_LEAST = 100
 KEY_ADDED = "athomic-key-added"
@@ -52,6 +55,8 @@ class _Encryption(BytesStep, Generic[T]):
         self.required, self.writes, self.off_loop_above = required, writes, off_loop_above
         self._check({"required": BOOLEAN, "writes": BOOLEAN, "off_loop_above": or_none(COUNT, "never")})
         self._ring: KeyRing[T] = KeyRing(keys, self._with, type(self).__name__)
+        self._here = sys.maxsize if off_loop_above is None else off_loop_above
+        """Payloads of so many bytes are worked on at once, and larger ones in a thread."""
         self.waits = off_loop_above is not None or self._ring.may_change
 
     def _check(self, checks: Mapping[str, Check]) -> None:
@@ -60,13 +65,13 @@ class _Encryption(BytesStep, Generic[T]):
 
     def encode(self, data: bytes, outgoing: Outgoing) -> bytes | Later[bytes]:
         tool = self._ring.current()
-        if self.off_loop_above is not None and len(data) > self.off_loop_above:
+        if len(data) > self._here:
             return threads.later(partial(self._encrypt, tool, data, outgoing))
         return self._encrypt(tool, data, outgoing)
 
     def decode(self, data: bytes, incoming: Incoming) -> bytes | Later[bytes]:
         tool = self._ring.current()
-        if self.off_loop_above is not None and len(data) > self.off_loop_above:
+        if len(data) > self._here:
             return Later(partial(self._decode_later, tool, data, incoming))
         found = self._decrypt(tool, data, incoming)
         if isinstance(found, bytes):
@@ -194,14 +199,16 @@ class Fernet(_Encryption[_Fernets]):
 class _Aeads:
     """AES-GCM with the keys of a moment."""
 
-    __slots__ = ("by_id", "encrypt", "encrypted", "head", "ids")
+    __slots__ = ("by_id", "encrypt", "encrypted", "first", "head", "ids", "nonce_at")
 
     def __init__(self, keys: Sequence[Key], new: Callable[[bytes], Any], flags: int) -> None:
         self.by_id = {key.id.encode(): new(key.secret) for key in keys}
         self.ids = ", ".join(key.id for key in keys)
         first = keys[0].id.encode()
-        self.encrypt = self.by_id[first].encrypt
+        self.first = self.by_id[first]
+        self.encrypt = self.first.encrypt
         self.head = MAGIC + bytes((VERSION, flags, len(first))) + first
+        self.nonce_at = len(self.head)
         self.encrypted = 0  # messages, with the first key
 
 
@@ -252,37 +259,44 @@ class AesGcm(_Encryption[_Aeads]):
         return _Aeads(keys, self._library.AESGCM, self._flags)
 
     def _encrypt(self, tool: _Aeads, data: bytes, outgoing: Outgoing) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = urandom(NONCE_BYTES)
         head = tool.head + nonce
         tool.encrypted += 1
         if tool.encrypted == MESSAGES_OF_ONE_KEY:
             logger.error("the first of the keys %s has encrypted 2**32 messages: it is time for a new one", tool.ids)
-        bound = bound_to(self.topic or outgoing.topic, outgoing.key if self.bind_key else None, outgoing.part)
-        encrypted: bytes = tool.encrypt(nonce, data, head + bound)
+        key = outgoing.key if self.bind_key else None
+        encrypted: bytes = tool.encrypt(
+            nonce, data, _associated(head, self.topic or outgoing.topic, key, outgoing.part)
+        )
         return head + encrypted
 
     def _decrypt(self, tool: _Aeads, data: bytes, incoming: Incoming) -> bytes | str:
-        if len(data) < _ID_AT or data[:3] != MAGIC:
-            return "is not encrypted with AES-GCM" + self._demand()
-        if data[3] != VERSION:
-            return f"is in version {data[3]} of our frame for AES-GCM, and {VERSION} is known"
-        nonce_at = _ID_AT + data[5]
+        nonce_at = tool.nonce_at
+        if data[:nonce_at] == tool.head:  # as we write it: most are
+            aead, flags = tool.first, self._flags
+        else:
+            if len(data) < _ID_AT or data[:3] != MAGIC:
+                return "is not encrypted with AES-GCM" + self._demand()
+            if data[3] != VERSION:
+                return f"is in version {data[3]} of our frame for AES-GCM, and {VERSION} is known"
+            flags, nonce_at = data[_FLAGS_AT], _ID_AT + data[5]
+            aead = tool.by_id.get(data[_ID_AT:nonce_at])
         start = nonce_at + NONCE_BYTES
         if len(data) < start + TAG_BYTES:
             return "is not complete"
-        aead = tool.by_id.get(data[_ID_AT:nonce_at])
         if aead is None:
             return f"is encrypted with the key {_shown(data[_ID_AT:nonce_at])}, which is not among the keys: {tool.ids}"
         topic = self.topic or incoming.topic
-        key = incoming.key if data[_FLAGS_AT] & KEY_BOUND else None
-        nonce, encrypted, head = data[nonce_at:start], memoryview(data)[start:], data[:start]
+        key = incoming.key if flags & KEY_BOUND else None
+        nonce, head = data[nonce_at:start], data[:start]
+        encrypted = data[start:] if len(data) < _COPIED else memoryview(data)[start:]
         try:
-            return aead.decrypt(nonce, encrypted, head + bound_to(topic, key))  # type: ignore[no-any-return]
+            return aead.decrypt(nonce, encrypted, _associated(head, topic, key))  # type: ignore[no-any-return]
         except self._invalid:
             pass
         if key is not None and header(incoming, KEY_ADDED) is not None:
             try:
-                return aead.decrypt(nonce, encrypted, head + bound_to(topic, None))  # type: ignore[no-any-return]
+                return aead.decrypt(nonce, encrypted, _associated(head, topic, None))  # type: ignore[no-any-return]
             except self._invalid:
                 pass
         return f"cannot be decrypted: it was changed, published to another topic than {topic}, or with another key"
@@ -291,14 +305,14 @@ class AesGcm(_Encryption[_Aeads]):
         return data[:3] == MAGIC and len(data) > _ID_AT and data[_ID_AT : _ID_AT + data[5]] not in tool.by_id
 
 
-def bound_to(topic: str, key: bytes | None, part: Part = "value") -> bytes:
-    """What stands behind the frame's head in the associated data.
+def _associated(head: bytes, topic: str, key: bytes | None, part: Part = "value") -> bytes:
+    """The associated data: the frame's head, and what the message is bound to.
 
     The part (0: the value, 1: the key), the topic's length in two bytes and its name; if there is a key to bind, its
     length in four bytes and the key. Numbers are big-endian.
     """
     about = _about(topic, part)
-    return about if key is None else about + len(key).to_bytes(4, "big") + key
+    return head + about if key is None else b"".join((head, about, len(key).to_bytes(4, "big"), key))
 
 
 @lru_cache(1000)

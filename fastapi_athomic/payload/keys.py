@@ -149,7 +149,7 @@ class KeyRing(Generic[T]):
 
     def current(self) -> T:
         """What works with the keys of now. Never waits: if the file is due, a thread looks at it."""
-        if self._due <= monotonic():
+        if self._file is not None and self._due <= monotonic():
             self._due = float("inf")
             threads.submit(self._look)
         return self._made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,6 +29,10 @@ from .text_keys import STEP as KEY
 from .text_keys import key_decoder
 
 _NONE: frozenset[str] = frozenset()
+_SAYING = frozenset((CONTENT_ENCODING, CONTENT_TYPE))
+"""Headers that say how a message was written."""
+_Writer = tuple[BytesStep, Callable[[bytes, Outgoing], Any]]
+"""A step, and its `encode`."""
 
 
 class Kept(Protocol):
@@ -73,7 +77,7 @@ class PayloadPipeline:
         check_order(self.serializer, self.steps, self.reads, key)
         self.parts = _parts(self)
         """All serializers and steps, each once."""
-        self._writers = [(step, step.encode) for step in self.steps if step.writes]
+        self._writers: Sequence[_Writer] = [(step, step.encode) for step in self.steps if step.writes]
         self._names = frozenset(step.name.lower() for step in self.steps)
         self._said: dict[frozenset[str], Headers] = {}  # by the names of steps that left a message as it was
         self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
@@ -121,7 +125,7 @@ class PayloadPipeline:
             if isinstance(data, Later):
                 return Later(partial(self._write_first_later, data, outgoing, outgoing.headers))
             data = as_bytes(self.serializer, "encode", data)
-        return self._write_steps(data, 0, _NONE, outgoing)
+        return self._write_steps(data, self._writers, _NONE, outgoing)
 
     def _is_of_another(self, name: str, value: bytes | None) -> bool:
         """Whether a header that was given says how another message was written: the one that this was made from.
@@ -143,17 +147,20 @@ class PayloadPipeline:
             raise _of_key(_encode_error(self.key, error)) from None
         return Later(partial(_key_later, self.key, data)) if isinstance(data, Later) else data
 
-    def _write_steps(self, data: bytes, first: int, skipped: frozenset[str], outgoing: Outgoing) -> bytes | Later[Any]:
+    def _write_steps(
+        self, data: bytes, writers: Sequence[_Writer], skipped: frozenset[str], outgoing: Outgoing
+    ) -> bytes | Later[Any]:
         """`skipped`: steps that are not required and gave back what they got: they are not said to be done."""
-        for number in range(first, len(self._writers)):
-            step, encode = self._writers[number]
+        for step, encode in writers:
             try:
                 done: Any = encode(data, outgoing)
             except BaseException as error:
                 raise _encode_error(step, error) from None
             if done.__class__ is not bytes:
                 if isinstance(done, Later):
-                    return Later(partial(self._write_later, done, data, number, skipped, outgoing, outgoing.headers))
+                    following = writers[[id(each) for each, _ in writers].index(id(step)) + 1 :]
+                    later = partial(self._write_later, done, data, step, following, skipped, outgoing, outgoing.headers)
+                    return Later(later)
                 done = as_bytes(step, "encode", done)
             if done is data and not step.required:
                 skipped |= {step.name}
@@ -161,15 +168,24 @@ class PayloadPipeline:
         said = self._said.get(skipped)
         if said is None:
             said = self._said[skipped] = _said(self.serializer, self.steps, skipped)
-        if outgoing.headers:
-            for name, value in said:
-                if name == CONTENT_ENCODING:
-                    self._say_encodings(value or b"", outgoing)
-                else:
-                    outgoing.add(name, value or b"")
-        else:
+        given = outgoing.headers
+        if not given:
             outgoing.headers = said
+            return data
+        for name, _ in given:
+            if name in _SAYING:
+                self._say_beside(said, outgoing)
+                return data
+        outgoing.headers = (*given, *said)
         return data
+
+    def _say_beside(self, said: Headers, outgoing: Outgoing) -> None:
+        """Adds the headers that say how a message was written to those that the caller gave, which say some of it."""
+        for name, value in said:
+            if name == CONTENT_ENCODING:
+                self._say_encodings(value or b"", outgoing)
+            else:
+                outgoing.add(name, value or b"")
 
     def _say_encodings(self, done: bytes, outgoing: Outgoing) -> None:
         """Adds `content-encoding`. What the caller says there counts for others' encodings only.
@@ -191,27 +207,28 @@ class PayloadPipeline:
             raise _encode_error(self.serializer, error, waited=True) from None
         if data is None:
             return None
-        done = self._write_steps(as_bytes(self.serializer, "encode", data), 0, _NONE, outgoing)
+        done = self._write_steps(as_bytes(self.serializer, "encode", data), self._writers, _NONE, outgoing)
         return await done if isinstance(done, Later) else done
 
     async def _write_later(
         self,
         later: Later[Any],
         data: bytes,
-        number: int,
+        step: BytesStep,
+        following: Sequence[_Writer],
         skipped: frozenset[str],
         outgoing: Outgoing,
         headers: Headers,
     ) -> bytes:
         """`headers`: as for `_write_first_later`."""
-        step, outgoing.headers = self._writers[number][0], headers
+        outgoing.headers = headers
         try:
             done = as_bytes(step, "encode", await later)
         except BaseException as error:
             raise _encode_error(step, error, waited=True) from None
         if done is data and not step.required:
             skipped |= {step.name}
-        rest = self._write_steps(done, number + 1, skipped, outgoing)
+        rest = self._write_steps(done, following, skipped, outgoing)
         return await rest if isinstance(rest, Later) else rest
 
     # --- reading

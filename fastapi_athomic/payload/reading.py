@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from ..error_text import located
@@ -49,13 +49,17 @@ KNOWN_TYPES = {
 }
 """Media types that an error may repeat, and the serializer that reads each. (Data of a CloudEvent has its own type.)"""
 
-_LENGTH = len(CONTENT_ENCODING)
 IDENTITY = "identity"
 """In `content-encoding` (RFC 9110, 8.4.1): no step was done, also if it looks like that."""
 
+MOST_CHOICES, LONGEST_CHOICE = 100, 200
+"""For how many values of `content-encoding`, of how many bytes at most, is remembered which steps they name: a header
+may say anything."""
+
+_LENGTH = len(CONTENT_ENCODING)
+
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
-"""A step, its `decode`, and whether it is required."""
-_new: Any = tuple.__new__  # the constructor of a named tuple is a Python function: it takes three times as long
+"""A step, its `decode`, and whether it is to be undone for sure; else the bytes tell."""
 
 
 class Unwrapping:
@@ -64,8 +68,9 @@ class Unwrapping:
     def __init__(
         self, steps: Sequence[BytesStep], serializer: Serializer, deserialize: Decoder, source_of: SourceOf | None
     ) -> None:
-        self._steps = [(step, step.decode, step.required) for step in reversed(steps)]
+        self._steps: tuple[_Step, ...] = tuple((step, step.decode, step.required) for step in reversed(steps))
         self._some_optional = not all(step.required for step in steps)
+        self._chosen: dict[bytes, tuple[_Step, ...]] = {}  # by what the header `content-encoding` says
         self._serializer = serializer
         self._deserialize = deserialize
         self._source_of = source_of
@@ -73,65 +78,80 @@ class Unwrapping:
     def decode(self, message: Received) -> Any:
         """The value of a message, or a `Later` of it."""
         topic = message.topic if self._source_of is None else self._source_of(message)
-        data = message.value
-        if data is None or not self._steps:
-            same = topic == message.topic
-            return self._read(message if same else Incoming(topic, message.key, data, message.headers))
-        return self._go_on(self._steps, _new(Incoming, (topic, message.key, data, message.headers)))
-
-    def _go_on(self, steps: Sequence[_Step], incoming: Incoming) -> Any:
-        topic, key, value, headers = incoming
-        data = value or b""
-        said: bytes | None = None  # which steps were done; None: no header tells
+        data, steps = message.value, self._steps
+        if data is None or not steps:
+            if topic != message.topic:
+                message = Incoming(topic, message.key, data, message.headers)
+            return self._value(message)
+        incoming = Incoming(topic, message.key, data, message.headers)
         if self._some_optional:
-            for name, text in headers:
+            said = None
+            for name, text in incoming.headers:
                 if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
                     said = text
-        for step, decode, required in steps:
+            if said is not None:
+                chosen = self._chosen.get(said)
+                steps = self._choose(said) if chosen is None else chosen
+        for step, decode, sure in steps:
             try:
-                if not required and not (step.recognizes(data) if said is None else step.name.lower() in _names(said)):
+                if not (sure or step.recognizes(data)):
                     continue
                 done = decode(data, incoming)
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt | PayloadError):
-                    raise
-                raise PayloadDecodeError(failed(step, "decode", error), step=step.name) from None
+                raise _explained(error, step) from None
             if done.__class__ is bytes:
                 data = done
             elif isinstance(done, Later):
                 following = steps[[id(each) for each, *_ in steps].index(id(step)) + 1 :]
-                return Later(partial(self._go_on_later, done, step, following, incoming))
+                return Later(partial(self._decode_later, done, step, following, incoming))
             else:
                 data = as_bytes(step, "decode", done)
+        incoming.value = data
         try:
-            made = self._deserialize(_new(Incoming, (topic, key, data, headers)))
+            value = self._deserialize(incoming)
         except BaseException as error:
-            raise self._explained(error) from None
-        return made if made.__class__ is not Later else Later(partial(settled, made, self._serializer))
+            raise _explained(error, self._serializer) from None
+        return value if value.__class__ is not Later else Later(partial(settled, value, self._serializer))
 
-    async def _go_on_later(
-        self,
-        later: Later[Any],
-        step: BytesStep,
-        following: Sequence[_Step],
-        incoming: Incoming,
+    async def _decode_later(
+        self, later: Later[Any], step: BytesStep, following: Sequence[_Step], incoming: Incoming
     ) -> Any:
-        done = as_bytes(step, "decode", await settled(later, step))
-        value = self._go_on(following, incoming._replace(value=done))
+        data = as_bytes(step, "decode", await settled(later, step))
+        for each, decode, sure in following:
+            try:
+                if not (sure or each.recognizes(data)):
+                    continue
+                done = decode(data, incoming)
+            except BaseException as error:
+                raise _explained(error, each) from None
+            data = as_bytes(each, "decode", await settled(done, each) if isinstance(done, Later) else done)
+        value = self._value(Incoming(incoming.topic, incoming.key, data, incoming.headers))
         return await value if isinstance(value, Later) else value
 
-    def _read(self, message: Received) -> Any:
+    def _value(self, message: Received) -> Any:
+        """Of a message whose steps are undone."""
         try:
             value = self._deserialize(message)
         except BaseException as error:
-            raise self._explained(error) from None
+            raise _explained(error, self._serializer) from None
         return value if value.__class__ is not Later else Later(partial(settled, value, self._serializer))
 
-    def _explained(self, error: BaseException) -> BaseException:
-        """Our own errors, and Ctrl-C, as they are; of others type and place."""
-        if isinstance(error, KeyboardInterrupt | PayloadError):
-            return error
-        return PayloadDecodeError(failed(self._serializer, "decode", error), step=self._serializer.name)
+    def _choose(self, said: bytes) -> tuple[_Step, ...]:
+        """The steps to undo in messages with this header."""
+        names = _names(said)
+        chosen = tuple(
+            (step, decode, True) for step, decode, required in self._steps if required or step.name.lower() in names
+        )
+        if len(self._chosen) < MOST_CHOICES and len(said) <= LONGEST_CHOICE:
+            self._chosen[said] = chosen
+        return chosen
+
+
+def _explained(error: BaseException, part: Serializer | BytesStep) -> BaseException:
+    """Our own errors, and Ctrl-C, as they are; of others type and place."""
+    if isinstance(error, KeyboardInterrupt | PayloadError):
+        return error
+    return PayloadDecodeError(failed(part, "decode", error), step=part.name)
 
 
 async def settled(later: Later[Any], step: Serializer | BytesStep) -> Any:
@@ -182,7 +202,6 @@ def by_format(serializers: Sequence[Serializer], target_type: Any) -> Decoder:
     return decode
 
 
-@lru_cache(64)
 def _names(encodings: bytes) -> frozenset[str]:
     """The names in a header `content-encoding`, in lower case."""
     return frozenset(each.lower() for each in listed(encodings))

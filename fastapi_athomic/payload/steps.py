@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..messages import Headers
 
@@ -47,13 +47,23 @@ class Received(Protocol):
     def headers(self) -> Headers: ...
 
 
-class Incoming(NamedTuple):
-    """A message, or its key, on its way through a pipeline. `value` is what the last step made of it."""
+class Incoming:
+    """A message, or its key, on its way through a pipeline.
 
-    topic: str  # where it was first published, also if it came back through a retry or redrive topic
-    key: bytes | None
-    value: bytes | None  # of a key: the key
-    headers: Headers
+    Args:
+        topic: where it was first published, also if it came back through a retry or redrive topic.
+        key: of the message.
+        value: as it came, and for the serializer what the steps made of it; of a key: the key.
+        headers: of the message.
+    """
+
+    __slots__ = ("headers", "key", "topic", "value")
+
+    def __init__(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        self.topic = topic
+        self.key = key
+        self.value = value
+        self.headers = headers
 
 
 class Outgoing:
