@@ -1,6 +1,6 @@
 """Our consumers measured beside their peers: `scripts/bench`, or `scripts/bench f1 --broker mock` for one figure.
 
-- `figures`: F1 to F9, who is measured at what, and the goals; `__main__` runs them
+- `figures`: F1 to F10, who is measured at what, and the goals; `__main__` runs them
 - `workload`: the messages that everybody consumes, and how they get to a broker
 - `report`: tables and charts of what was measured, into `results/`
 
@@ -10,6 +10,7 @@ What `figures` starts in processes of their own, one for each run:
 - `http_beside`: F5, routes beside a backlog; `http_apps` are the services, `http_load` asks their routes
 - `ordered`: F6, an ordered consumer on Redis
 - `soak`: F8, memory over millions of messages
+- `payloads`: F10, what a payload costs; `payload_avro` and `payload_protobuf` have the cases beside confluent-kafka
 
 F9, the time of an import, is all in `figures`. docs/performance.md says which goals were missed, and why.
 """

@@ -1,8 +1,6 @@
 """What one Avro message costs, validation included, beside confluent-kafka's serializers, and fastavro by hand.
 
-`cases` gives what the figure of the payload pipeline measures. Run as a program it prints microseconds of CPU per
-message:
-`python -m benchmarks.payload_avro`.
+Part of F10: `python -m benchmarks.payloads Avro`.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from io import BytesIO
-from time import process_time
 from typing import Any
 from uuid import UUID
 
@@ -22,15 +19,12 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from pydantic import BaseModel, TypeAdapter
 
+from benchmarks.payload_cases import AS_MODEL, BARE, CONFLUENT, OURS, Case
+from fastapi_athomic import PayloadPipeline
 from fastapi_athomic.payload.steps import Outgoing
 from fastapi_athomic.schemas.avro import Avro
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.payloads import arrived
-
-Contenders = Mapping[str, Callable[[], object]]
-OURS, BARE, CONFLUENT = "fastapi-athomic", "the library by hand", "confluent-kafka"
-CALLS, TURNS = 3_000, 9
-"""Of one turn, and turns of each contender. The fastest turn counts: what disturbs a turn only makes it slower."""
 
 
 class Moved(BaseModel):
@@ -101,13 +95,13 @@ MESSAGES: Mapping[str, tuple[Any, Any]] = {
 }
 
 
-def cases() -> Iterator[tuple[str, Contenders]]:
-    """The cases by name: what each contender does for one message. Nobody asks a registry any more."""
+def cases() -> Iterator[Case]:
+    """Nobody asks a registry any more."""
     for name, (schema, value) in MESSAGES.items():
         yield from _both_ways(name, json.dumps(schema), value)
 
 
-def _both_ways(name: str, text: str, value: Any) -> Iterator[tuple[str, Contenders]]:
+def _both_ways(name: str, text: str, value: Any) -> Iterator[Case]:
     kind = type(value)
     data, encode, decode = asyncio.run(_ours(text, value))
     context = SerializationContext("t", MessageField.VALUE)
@@ -127,15 +121,16 @@ def _both_ways(name: str, text: str, value: Any) -> Iterator[tuple[str, Contende
 
     bare = by_hand()
     assert decode(data) == value == validate(schemaless_reader(BytesIO(bare), parsed))
-    yield (
+    yield Case(
         f"{name}, read",
         {
             OURS: lambda: decode(data),
             BARE: lambda: validate(schemaless_reader(BytesIO(bare), parsed)),
             CONFLUENT: lambda: deserialize(theirs, context),
+            AS_MODEL: lambda: validate(deserialize(theirs, context)),
         },
     )
-    yield (
+    yield Case(
         f"{name}, written",
         {OURS: lambda: encode(value), BARE: by_hand, CONFLUENT: lambda: serialize(dump(value), context)},
     )
@@ -145,30 +140,10 @@ async def _ours(text: str, value: Any) -> tuple[Any, Callable[[Any], object], Ca
     """A message, and both directions after the schema was fetched."""
     registry = SchemaRegistry("memory://")
     await registry.register("t-value", "AVRO", text)
-    avro, outgoing = Avro(registry, schema=text), Outgoing("t")
-    later: Any = avro.encode(value, outgoing)
+    pipeline, outgoing = PayloadPipeline([Avro(registry, schema=text)]), Outgoing("t")
+    later: Any = pipeline.write(value, outgoing)
     message = arrived(await later, outgoing)
-    decode = avro.decoder(type(value))
+    decode = pipeline.decoder(type(value))
     later = decode(message)
     await later
-    return message, lambda value: avro.encode(value, Outgoing("t")), decode
-
-
-def measured(contenders: Contenders) -> dict[str, float]:
-    """Microseconds of CPU per message, by contender. They take turns."""
-    best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(TURNS):
-        for name, call in contenders.items():
-            began = process_time()
-            for _ in range(CALLS):
-                call()
-            best[name] = min(best[name], (process_time() - began) / CALLS * 1e6)
-    return best
-
-
-if __name__ == "__main__":
-    for case, contenders in cases():
-        found = measured(contenders)
-        ratio = found[CONFLUENT] / found[OURS]
-        shown = ", ".join(f"{name} {cost:.1f} µs" for name, cost in found.items())
-        print(f"{case}: {shown}; {ratio:.2f} times as fast as confluent-kafka")
+    return message, lambda value: pipeline.write(value, Outgoing("t")), decode

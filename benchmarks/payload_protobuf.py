@@ -1,8 +1,6 @@
 """What one Protobuf message costs, validation included, beside confluent-kafka's serializers, and protobuf by hand.
 
-`cases` gives what the figure of the payload pipeline measures. confluent-kafka's deserializer gives the generated
-class, of which no field has been looked at; `AS_MODEL` makes a model of it, as far as its library helps. Run as a
-program it prints microseconds of CPU per message: `python -m benchmarks.payload_protobuf`.
+Part of F10: `python -m benchmarks.payloads Protobuf`.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from time import process_time
 from typing import Any
 from uuid import UUID
 
@@ -20,17 +17,13 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, TypeAdapter
 
+from benchmarks.payload_cases import AS_MODEL, BARE, CONFLUENT, OURS, Case
+from fastapi_athomic import PayloadPipeline
 from fastapi_athomic.payload.steps import Outgoing
 from fastapi_athomic.schemas.protobuf import Protobuf
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.payloads import arrived
 from tests.support.protoc import generated
-
-Contenders = Mapping[str, Callable[[], object]]
-OURS, BARE, CONFLUENT = "fastapi-athomic", "the library by hand", "confluent-kafka"
-AS_MODEL = "confluent-kafka, MessageToDict and pydantic"
-CALLS, TURNS = 3_000, 9
-"""Of one turn, and turns of each contender. The fastest turn counts: what disturbs a turn only makes it slower."""
 
 PROTO = """
 syntax = "proto3";
@@ -117,15 +110,13 @@ MESSAGES: Mapping[str, tuple[Any, Callable[[Any], dict[str, Any]], Any]] = {
 }
 
 
-def cases() -> Iterator[tuple[str, Contenders]]:
-    """The cases by name: what each contender does for one message. Nobody asks a registry any more."""
+def cases() -> Iterator[Case]:
+    """Nobody asks a registry any more."""
     for name, (generated_class, by_hand, value) in MESSAGES.items():
         yield from _both_ways(name, generated_class, by_hand, value)
 
 
-def _both_ways(
-    name: str, generated_class: Any, to_dict: Callable[[Any], dict[str, Any]], value: Any
-) -> Iterator[tuple[str, Contenders]]:
+def _both_ways(name: str, generated_class: Any, to_dict: Callable[[Any], dict[str, Any]], value: Any) -> Iterator[Case]:
     data, encode, into_model, into_class = asyncio.run(_ours(generated_class, value))
     context = SerializationContext("t", MessageField.VALUE)
     client = SchemaRegistryClient.new_client({"url": "mock://"})
@@ -148,7 +139,7 @@ def _both_ways(
         return validate(found)
 
     assert into_model(data) == value == validate(to_dict(parse(bare)))
-    yield (
+    yield Case(
         f"{name}, read",
         {
             OURS: lambda: into_model(data),
@@ -157,7 +148,7 @@ def _both_ways(
             AS_MODEL: as_model,
         },
     )
-    yield (
+    yield Case(
         f"{name}, read into the generated class",
         {
             OURS: lambda: into_class(data),
@@ -165,7 +156,7 @@ def _both_ways(
             CONFLUENT: lambda: deserialize(theirs, context),
         },
     )
-    yield (
+    yield Case(
         f"{name}, written",
         {
             OURS: lambda: encode(value),
@@ -188,31 +179,12 @@ async def _ours(
     """A message, and both directions after the schema was fetched: into the model, and into the class."""
     registry = SchemaRegistry("memory://")
     protobuf = Protobuf(registry, messages={type(value): generated_class}, auto_register=True)
+    pipeline = PayloadPipeline([protobuf])
     outgoing = Outgoing("t")
-    later: Any = protobuf.encode(value, outgoing)
+    later: Any = pipeline.write(value, outgoing)
     message = arrived(await later, outgoing)
-    into_model, into_class = protobuf.decoder(type(value)), protobuf.decoder(generated_class)
+    into_model, into_class = pipeline.decoder(type(value)), pipeline.decoder(generated_class)
     for decode in (into_model, into_class):
         later = decode(message)
         await later
-    return message, lambda value: protobuf.encode(value, Outgoing("t")), into_model, into_class
-
-
-def measured(contenders: Contenders) -> dict[str, float]:
-    """Microseconds of CPU per message, by contender. They take turns."""
-    best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(TURNS):
-        for name, call in contenders.items():
-            began = process_time()
-            for _ in range(CALLS):
-                call()
-            best[name] = min(best[name], (process_time() - began) / CALLS * 1e6)
-    return best
-
-
-if __name__ == "__main__":
-    for case, contenders in cases():
-        found = measured(contenders)
-        ratio = found[CONFLUENT] / found[OURS]
-        shown = ", ".join(f"{name} {cost:.1f} µs" for name, cost in found.items())
-        print(f"{case}: {shown}; {ratio:.2f} times as fast as confluent-kafka")
+    return message, lambda value: pipeline.write(value, Outgoing("t")), into_model, into_class

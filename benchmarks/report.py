@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.payload_cases import AS_MODEL, BARE, CONFLUENT, OVERHEAD
+from benchmarks.payload_cases import OURS as PIPELINE
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -38,6 +42,8 @@ FORMATS = {
     "import": "{:.0f} ms",
     "memory, most": "{:.0f} MB",
     "memory, last half": "{:+.1f} MB",
+    **dict.fromkeys((PIPELINE, BARE, CONFLUENT, AS_MODEL), "{:.1f} µs"),
+    OVERHEAD: "{:.2f}",
 }
 
 Measured = Mapping[str, float]
@@ -115,7 +121,7 @@ class Table:
                     f"| {label} | no figure: {self.problems.get(name, 'not run')} |" + " |" * len(self.columns)
                 )
                 continue
-            cells = [FORMATS[column].format(medians[name][column]) for column in self.columns]
+            cells = [_cell(column, medians[name][column]) for column in self.columns]
             every = [run[first] for run in runs]
             spread = " to ".join(FORMATS[first].format(value) for value in (min(every), max(every)))
             lines.append(f"| {label} | {' | '.join(cells)} | {spread} |")
@@ -146,6 +152,11 @@ class Table:
             axes.set_title(f"{self.title}: {column}", fontsize=10)
             axes.tick_params(labelsize=8)
             axes.spines[["top", "right"]].set_visible(False)
+
+
+def _cell(column: str, value: float) -> str:
+    """Empty if the contender of this column does not do what this row is about."""
+    return "" if isnan(value) else FORMATS[column].format(value)
 
 
 @contextmanager
@@ -189,17 +200,22 @@ def publish(tables: Sequence[Table]) -> None:
     README.write_text("\n".join([f"{before}{BEGIN}", "", *head, *rows, "", f"{END}{after}"]))
 
 
-def machine() -> str:
+def versions(packages: Sequence[str]) -> str:
+    """Of those that are installed."""
     found = []
-    for package in PACKAGES:
+    for package in packages:
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
+    return ", ".join(found)
+
+
+def machine() -> str:
     today = datetime.now(UTC).date()
     return (
         f"Measured on {today} on {_processor()}, {os.cpu_count()} cores shared by broker, producer and consumer, "
-        f"{platform.system()}, Python {platform.python_version()}: {', '.join(found)}."
+        f"{platform.system()}, Python {platform.python_version()}: {versions(PACKAGES)}."
     )
 
 

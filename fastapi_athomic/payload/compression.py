@@ -240,7 +240,8 @@ class Zstd(_Compression):
     def _unpack_usual(self, data: bytes) -> bytes | None:
         try:
             if 0 < self._size_of(data) <= self._here:
-                found: bytes = self._tools.decompressor.decompress(data, allow_extra_data=False)
+                # by position, as names cost a tenth: `max_output_size`, `read_across_frames`, `allow_extra_data`
+                found: bytes = self._tools.decompressor.decompress(data, 0, False, False)
                 return found
         except self._error:
             pass
@@ -285,7 +286,7 @@ class Lz4(_Compression):
         self._compress, self._decompress = frame.compress, frame.decompress
 
     def _pack(self, data: bytes) -> bytes:
-        packed: bytes = self._compress(data, self.level or 0, content_checksum=True)
+        packed: bytes = self._compress(data, self.level or 0, 0, True)  # `block_size`, `content_checksum`
         return packed
 
     def _unpack_usual(self, data: bytes) -> bytes | None:
