@@ -20,7 +20,7 @@ from time import process_time
 from typing import Any
 
 import lz4.frame
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import zstandard
 from cloudevents.core.bindings import kafka as events
 from cloudevents.core.formats.json import JSONFormat

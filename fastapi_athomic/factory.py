@@ -156,7 +156,6 @@ class ConsumerFactory:
             group_id=subscription.group_id,
             plan=plan,
             decode=decoding.decode,
-            waits=decoding.waits,
             keyed=decoding.keyed,
             hint=decoding.hint,
             patience=Patience(subscription.handler_id),

@@ -61,15 +61,11 @@ class Patience:
 
     def __init__(self, handler_id: str) -> None:
         self._handler_id = handler_id
-        self._waits: dict[tuple[TopicPartition, int], _Wait] = {}  # by the message's place and offset
-        self._asked: dict[tuple[TopicPartition, int], float] = {}  # since when an attempt is under way; as `_waits`
+        self.waiting: dict[tuple[TopicPartition, int], _Wait] = {}
+        """What waits, by the message's place and offset. Empty: nothing does, which is asked for each message."""
+        self._asked: dict[tuple[TopicPartition, int], float] = {}  # since when an attempt is under way; as `waiting`
         self._limits: dict[TopicPartition, set[asyncio.Timeout]] = {}  # of attempts that are under way
         self._pauses: dict[TopicPartition, asyncio.Event] = {}  # of `until_there`
-
-    @property
-    def busy(self) -> bool:
-        """Whether any message waits."""
-        return bool(self._waits)
 
     async def of(self, message: RawMessage, later: Later[Any]) -> Any:
         """The value, by one attempt; `GONE` if its partition is let go meanwhile. Raises what the attempt raises."""
@@ -102,9 +98,7 @@ class Patience:
         """The values, with several that are a `Later` waited for at once: as `of`, with a `Failed` for each error."""
         turns = asyncio.Semaphore(AT_ONCE)
 
-        async def one(message: RawMessage, value: Any) -> Any:
-            if not isinstance(value, Later):
-                return value
+        async def one(message: RawMessage, value: Later[Any]) -> Any:
             async with turns:
                 try:
                     return await self.of(message, value)
@@ -113,9 +107,14 @@ class Patience:
                 except BaseException as error:
                     return Failed(error)
 
+        found, works = list(values), {}
         async with asyncio.TaskGroup() as group:
-            works = [group.create_task(one(*each)) for each in zip(messages, values, strict=True)]
-        return [work.result() for work in works]
+            for number, (message, value) in enumerate(zip(messages, values, strict=True)):
+                if isinstance(value, Later):
+                    works[number] = group.create_task(one(message, value))
+        for number, work in works.items():
+            found[number] = work.result()
+        return found
 
     async def until_there(self, message: RawMessage, later: Later[Any]) -> Any:
         """The value, by as many attempts as it takes; `GONE` if its partition is let go meanwhile."""
@@ -143,18 +142,18 @@ class Patience:
     def note(self, message: RawMessage, error: PayloadUnavailableError) -> float:
         """This message has to wait, for the reason in the error. Returns the seconds until the next attempt."""
         token, now = (message.topic_partition, message.offset), monotonic()
-        for old in [each for each, wait in self._waits.items() if wait.is_forgotten(now)]:
-            del self._waits[old]
-        if not self._waits:
+        for old in [each for each, wait in self.waiting.items() if wait.is_forgotten(now)]:
+            del self.waiting[old]
+        if not self.waiting:
             logger.warning("%s: messages wait, and are not failed: %s", self._handler_id, error)
-        known = self._waits.get(token)
+        known = self.waiting.get(token)
         since = now if known is None else known.since
-        self._waits[token] = _Wait(since, now, str(error))
+        self.waiting[token] = _Wait(since, now, str(error))
         return min(LONGEST_PAUSE, max(FIRST_PAUSE, now - since))
 
     def arrived(self, message: RawMessage) -> None:
         """This message waits no more: what it needs is there, or it has failed for another reason."""
-        if self._waits.pop((message.topic_partition, message.offset), None) is not None and not self._waits:
+        if self.waiting.pop((message.topic_partition, message.offset), None) is not None and not self.waiting:
             announce(f"{self._handler_id}: what messages waited for is there again", logger)
 
     def let_go(self, place: TopicPartition | None) -> None:
@@ -164,14 +163,14 @@ class Patience:
                 limit.reschedule(-1)
             if (ended := self._pauses.get(taken)) is not None:
                 ended.set()
-        for token in [token for token in self._waits if place is None or token[0] == place]:
-            del self._waits[token]
+        for token in [token for token in self.waiting if place is None or token[0] == place]:
+            del self.waiting[token]
 
     def problems(self) -> list[str]:
         """What is waited for now, a sentence each. May be asked from another thread."""
         found: dict[str, list[float]] = {}
         now = monotonic()
-        for wait in list(self._waits.values()):
+        for wait in list(self.waiting.values()):
             if not wait.is_forgotten(now):
                 found.setdefault(wait.reason, []).append(wait.since)
         for since in list(self._asked.values()):

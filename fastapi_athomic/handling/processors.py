@@ -50,7 +50,6 @@ class ProcessorParts:
     group_id: str
     plan: HandlerPlan
     decode: Decoder | None  # None: the handler takes raw messages
-    waits: bool = False  # `decode` may give a `Later`
     keyed: bool = False  # `decode` gives pairs of the value and the keys that the handler asks for
     hint: Callable[[RawMessage], str] = _no_hint  # for the end of a decode error
     patience: Patience
@@ -78,9 +77,9 @@ class _Processor:
         self._parts = parts
         self._plan = parts.plan
         self._decode = parts.decode
-        self.waits = parts.waits
         self.keyed = parts.keyed
         self.patience = parts.patience
+        self._waiting = parts.patience.waiting
         self._orchestrator = parts.orchestrator
         self._dlq_handler = parts.dlq_handler
         self.log = parts.dlq_handler.log
@@ -117,13 +116,12 @@ class _Processor:
 
         Not a failure of the message: nothing is counted, logged or written.
         """
-        self.waits = True  # though no step has said so: it must be noted when the message waits no more
         delay = self.patience.note(message, error)
         return Judgement(Verdict.WAITS, self._failure(message, error, DECODE, attempt, 0.0), delay)
 
     def _explained(self, message: RawMessage, error: BaseException) -> None:
         """Adds to a decode error what the message tells about it. The message waits for nothing any more."""
-        if self.waits:
+        if self._waiting:
             self.patience.arrived(message)
         if not isinstance(error, PayloadDecodeError) or str(error).startswith("the key"):
             return
@@ -185,7 +183,7 @@ class SingleMessageProcessor(_Processor):
             scope = self._orchestrator.open(message, attempt)
             stage = DECODE
             value = message if self._decode is None else self._decode(message)
-            if self.waits and (isinstance(value, Later) or self.patience.busy):
+            if type(value) is Later or self._waiting:
                 value = await self._there(message, value)
                 if value is GONE:
                     return None
@@ -275,7 +273,7 @@ class OrderedMessageProcessor(SingleMessageProcessor):
             stage = DECODE
             if attempt > 1 and self._decode is not None:
                 value = self._decode(message)
-            if self.waits and (isinstance(value, Later) or self.patience.busy):
+            if type(value) is Later or self._waiting:
                 value = await self._there(message, value)
                 if value is GONE:
                     return None
@@ -349,17 +347,22 @@ class BatchMessageProcessor(_Processor):
         decode = self._decode
         if decode is None:
             return BatchReport(), list(messages), list(messages)
-        if not self.waits:
+        values: list[Any] = []
+        if not self._waiting:
             try:
-                return BatchReport(), list(messages), [decode(message) for message in messages]
+                values = [decode(message) for message in messages]
             except BaseException as error:
                 if self.ended_by(error):
                     raise
+            else:
+                if Later not in set(map(type, values)):
+                    return BatchReport(), list(messages), values
         # outside the except block, as the same error would be shown twice in the traceback, as its own cause
-        return self._sorted_out(messages, await self._decode_each(decode, messages), attempt)
+        values = await self.patience.of_all(messages, values or self._decode_each(decode, messages))
+        return self._sorted_out(messages, values, attempt)
 
-    async def _decode_each(self, decode: Decoder, messages: Sequence[RawMessage]) -> list[Any]:
-        """The values, with errors in place of those that cannot be decoded."""
+    def _decode_each(self, decode: Decoder, messages: Sequence[RawMessage]) -> list[Any]:
+        """The values, each perhaps a `Later`, with errors in place of those that cannot be decoded."""
         values: list[Any] = []
         for message in messages:
             try:
@@ -368,7 +371,7 @@ class BatchMessageProcessor(_Processor):
                 if self.ended_by(error):
                     raise
                 values.append(Failed(error))
-        return await self.patience.of_all(messages, values) if self.waits else values
+        return values
 
     def _sorted_out(
         self, messages: Sequence[RawMessage], values: Sequence[Any], attempt: int
@@ -388,7 +391,7 @@ class BatchMessageProcessor(_Processor):
         report.gone = any(value is GONE for value in found)
         if report.waits is not None or report.gone:
             return BatchReport(waits=report.waits, gone=report.gone), [], []
-        if self.patience.busy:
+        if self._waiting:
             for message in decoded:
                 self.patience.arrived(message)
         return report, decoded, found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -11,29 +12,25 @@ from pydantic import ValidationError
 from ..error_text import located
 from ..exceptions import PayloadDecodeError
 from .annotations import split, type_name
-from .slices import sliced_validator
+from .slices import in_thread, sliced_validator
 from .steps import Decoder, Received
 from .target import Target
 
 
-def deserializer(target_type: Any) -> Decoder:
+def deserializer(target_type: Any, thread_above: int = sys.maxsize) -> Decoder:
     """A function from messages to the type. It raises `PayloadDecodeError`, which never shows the payload.
+
+    Args:
+        target_type: what the messages become.
+        thread_above: for larger payloads (in bytes) it gives a `Later`, which reads them in a thread.
 
     Raises:
         ConfigurationError: pydantic cannot validate the type.
     """
     kinds = _raw_kinds(target_type)
-    if kinds is None:
-        return _from_json(Target(target_type))
-    return _as_it_came(target_type, kinds)
-
-
-def deserializer_in_slices(target_type: Any) -> Decoder | None:
-    """The same for a thread, which lets the event loop go on. None: nothing of the type takes long."""
-    if _raw_kinds(target_type) is not None:
-        return None
-    target = Target(target_type)
-    return _from_json(target, sliced_validator(target.adapter).validate_json)
+    if kinds is not None:
+        return _as_it_came(target_type, kinds)
+    return _from_json(Target(target_type), thread_above)
 
 
 def _raw_kinds(annotation: Any) -> frozenset[Any] | None:
@@ -136,8 +133,11 @@ def _no_null(target_type: Any) -> PayloadDecodeError:
     return PayloadDecodeError(text, step="json")
 
 
-def _from_json(target: Target, validate_json: Callable[[bytes], Any] | None = None) -> Decoder:
+def _from_json(
+    target: Target, thread_above: int = sys.maxsize, validate_json: Callable[[bytes], Any] | None = None
+) -> Decoder:
     validate = validate_json or target.adapter.validator.validate_json
+    read_later = in_thread(lambda: _from_json(target, validate_json=sliced_validator(target.adapter).validate_json))
     allows_none = target.allows_none
 
     def decode(message: Received) -> Any:
@@ -146,6 +146,8 @@ def _from_json(target: Target, validate_json: Callable[[bytes], Any] | None = No
             if allows_none:
                 return None
             raise _no_null(target.type)
+        if data[thread_above:]:  # it is larger: a slice, as `len` would be a call for each message
+            return read_later(message)
         try:
             return validate(data)
         except ValidationError as error:

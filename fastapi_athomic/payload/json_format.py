@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .deserialization import deserializer, deserializer_in_slices
+from .deserialization import deserializer
 from .off_loop import threads
 from .serialization import serialize
-from .slices import bytes_or_none, in_thread_above
+from .slices import THREAD_ABOVE, checked_limit
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 
 
@@ -20,24 +20,24 @@ class Json(Serializer):
     Args:
         thread_above: larger payloads (in bytes) are validated in a thread, which lets the event loop go on between the
             items of lists; validators of models run there, too. None: all are validated in the event loop.
+
+    Raises:
+        ConfigurationError: `thread_above` is not what it must be.
     """
 
     name = "json"
     content_type = "application/json"
 
-    def __init__(self, *, thread_above: int | None = None) -> None:
-        self._thread_above = bytes_or_none(thread_above)
+    def __init__(self, *, thread_above: int | None = THREAD_ABOVE) -> None:
+        self.thread_above = thread_above
+        self._limit = checked_limit(self)
         self.waits = thread_above is not None
 
     def encode(self, message: Any, outgoing: Outgoing) -> bytes | None:
         return None if message is None else serialize(message)
 
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
-        at_once = deserializer(target_type)
-        in_slices = None if self._thread_above is None else deserializer_in_slices(target_type)
-        if self._thread_above is None or in_slices is None:
-            return at_once
-        return in_thread_above(self._thread_above, at_once, in_slices)
+        return deserializer(target_type, self._limit)
 
     async def open(self) -> None:
         if self.waits:

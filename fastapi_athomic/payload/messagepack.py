@@ -22,7 +22,7 @@ from .losses import BARE_OBJECTS, DECLARED_OBJECTS, adapter_of, is_record
 from .objects import object_validator
 from .off_loop import threads
 from .serialization import RefusedError, UnfitError, Writers
-from .slices import bytes_or_none, give_way, in_thread_above, sliced_validator
+from .slices import THREAD_ABOVE, checked_limit, give_way, in_thread, sliced_validator
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 from .target import Target
 from .validated import validated
@@ -55,16 +55,19 @@ class MessagePack(Serializer):
             the items of lists; validators of models run there, too. None: all are read in the event loop.
 
     Raises:
-        ConfigurationError: `msgpack` is not installed, or an option is wrong.
+        ConfigurationError: `msgpack` is not installed, or an option is not what it must be.
     """
 
     name = STEP
     content_type = _CONTENT_TYPES[0]
 
-    def __init__(self, *, nanoseconds: Literal["refuse", "cut"] = "refuse", thread_above: int | None = None) -> None:
+    def __init__(
+        self, *, nanoseconds: Literal["refuse", "cut"] = "refuse", thread_above: int | None = THREAD_ABOVE
+    ) -> None:
         if nanoseconds not in ("refuse", "cut"):
             raise ConfigurationError("nanoseconds must be 'refuse' or 'cut'")
-        self._thread_above = bytes_or_none(thread_above)
+        self.thread_above = thread_above
+        self._limit = checked_limit(self)
         self.waits = thread_above is not None
         self._format = _Format(
             needed("msgpack", extra="msgpack", what="MessagePack"), cuts_nanoseconds=nanoseconds == "cut"
@@ -78,13 +81,17 @@ class MessagePack(Serializer):
         target = Target(target_type)
         read = validated(target, self._format.reader(target.adapter), step=STEP, name=self._format.name)
 
-        def at_once(message: Received) -> Any:
-            return read(message.value)
+        def in_slices() -> Decoder:
+            sliced = validated(target, self._format.sliced_reader(target.adapter), step=STEP, name=self._format.name)
+            return lambda message: sliced(message.value)
 
-        if self._thread_above is None:
-            return at_once
-        sliced = validated(target, self._format.sliced_reader(target.adapter), step=STEP, name=self._format.name)
-        return in_thread_above(self._thread_above, at_once, lambda message: sliced(message.value))
+        read_later, limit = in_thread(in_slices), self._limit
+
+        def decode(message: Received) -> Any:
+            data = message.value
+            return read_later(message) if data is not None and len(data) > limit else read(data)
+
+        return decode
 
     async def open(self) -> None:
         if self.waits:

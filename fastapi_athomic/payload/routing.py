@@ -41,7 +41,6 @@ class Decoding(NamedTuple):
     """How the messages of a handler are decoded."""
 
     decode: Decoder | None  # None: it takes them as they came. With keys: gives pairs of the value and all keys
-    waits: bool  # `decode` may give a `Later`
     keyed: bool
     hint: Callable[[RawMessage], str]  # for the end of an error: why a message cannot be decoded
 
@@ -127,13 +126,12 @@ class Payloads:
         if len(pipelines) == 1:
             (pipeline,) = pipelines
             decode = _decoder(pipeline, wanted, source_of)
-            return Decoding(decode, pipeline.waits, bool(wanted.key_types), pipeline.hint)
+            return Decoding(decode, bool(wanted.key_types), pipeline.hint)
         for pipeline in pipelines:
             _decoder(pipeline, wanted, source_of)  # refuses types that it cannot give
         by_topic = _ByTopic(partial(self._reading, wanted, source_of), source_of)
         decode = None if wanted.target_type is RawMessage and not wanted.key_types else by_topic.decode
-        waits = any(pipeline.waits for pipeline in pipelines)
-        return Decoding(decode, waits, bool(wanted.key_types), by_topic.hint)
+        return Decoding(decode, bool(wanted.key_types), by_topic.hint)
 
     def read_with(self, topic: str, own: PayloadPipeline | None) -> PayloadPipeline:
         """What a handler reads messages of a topic with. `own`: its own pipeline."""

@@ -8,6 +8,7 @@ first item, is still one piece. docs/types.md has figures.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -15,12 +16,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ..checks import is_whole, shown
+from ..checks import Check, first_problem, is_whole, or_none
 from ..compatibility import validator_with_all
 from ..exceptions import ConfigurationError
 from .off_loop import threads
-from .steps import Decoder, Later, Received
+from .steps import Later, Received
 
+THREAD_ABOVE = 1024 * 1024
+"""Bytes above which a payload is read in a thread, by default: Kafka's own limit, unless somebody has raised it."""
+_LIMIT = or_none(Check(lambda value: is_whole(value) and value >= 0, "a whole number of 0 or more"), "never")
 _ITEMS = {"list": "items_schema", "set": "items_schema", "frozenset": "items_schema", "dict": "values_schema"}
 _QUICK = ("str", "int", "float", "bool", "none", "bytes", "any")
 """Items that are validated faster than the function is called."""
@@ -32,23 +36,24 @@ def sliced_validator(adapter: TypeAdapter[Any]) -> Any:
     return validator_with_all(schema)  # ready-made validators of nested models do not have these places
 
 
-def bytes_or_none(thread_above: Any) -> int | None:
-    """The option `thread_above` of a serializer. Raises `ConfigurationError` if it is no number of bytes."""
-    if thread_above is None or is_whole(thread_above):
-        return thread_above  # type: ignore[no-any-return]
-    raise ConfigurationError(
-        f"thread_above must be a whole number of bytes, or None (never in a thread), not {shown(thread_above)}"
-    )
+def checked_limit(serializer: Any) -> int:
+    """The `thread_above` of a serializer, in bytes; None counts as endless. Raises `ConfigurationError`."""
+    if (problem := first_problem(serializer, {"thread_above": _LIMIT})) is not None:
+        raise ConfigurationError(f"{type(serializer).__name__}: {problem}")
+    return sys.maxsize if serializer.thread_above is None else int(serializer.thread_above)
 
 
-def in_thread_above(size: int, at_once: Decoder, in_thread: Callable[[Received], Any]) -> Decoder:
-    """A decoder that gives a `Later` for payloads of more than `size` bytes, which are read in a thread."""
+def in_thread(make: Callable[[], Callable[[Received], Any]]) -> Callable[[Received], Later[Any]]:
+    """A decoder whose work is done in a thread. `make` gives what does it; it is called with the first message."""
+    made: list[Callable[[Received], Any]] = []
 
-    def decode(message: Received) -> Any | Later[Any]:
-        data = message.value
-        if data is None or len(data) <= size:
-            return at_once(message)
-        return threads.later(partial(copy_context().run, in_thread, message))
+    def work(message: Received) -> Any:
+        if not made:
+            made.append(make())
+        return made[0](message)
+
+    def decode(message: Received) -> Later[Any]:
+        return threads.later(partial(copy_context().run, work, message))
 
     return decode
 

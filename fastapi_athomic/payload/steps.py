@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, final
 
 from ..messages import Headers
 
@@ -19,6 +19,7 @@ Kind = Literal["compression", "encryption", "storage", "other"]
 """What a step is for: pipelines refuse orders that make no sense."""
 
 
+@final
 class Later(Generic[T]):
     """A result that must be waited for: a schema to be fetched, a payload that is worked on in a thread.
 

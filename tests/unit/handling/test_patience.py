@@ -136,10 +136,9 @@ async def test_nothing_fails_or_is_lost_and_order_is_kept(
 
 
 async def write_past(shop: Shop, numbers: range) -> None:
-    """Writes messages without asking the depot."""
-    for number in numbers:
-        data = b"depot" + Order(number=number).model_dump_json().encode()
-        await shop.athomic.publish("t", data, key="s", payload=PayloadPipeline())
+    """Writes messages without asking the depot, all at once: a batch of them does not come in parts."""
+    written = [b"depot" + Order(number=number).model_dump_json().encode() for number in numbers]
+    await shop.athomic.publish_many("t", written, key=lambda _: "s", payload=PayloadPipeline())
 
 
 @ANY
@@ -426,7 +425,7 @@ def test_pauses_grow_to_their_limit_and_who_is_not_tried_again_is_forgotten(monk
     patient.note(waiting, away)
     assert patient.problems() == ["1 message waits, the first for 126 s: the depot is away"]
     patient.arrived(waiting)
-    assert not patient.busy
+    assert not patient.waiting
 
 
 @ANY

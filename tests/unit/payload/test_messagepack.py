@@ -24,7 +24,7 @@ from fastapi_athomic.payload.steps import Outgoing
 from tests.support.payloads import arrived, message, settled
 from tests.unit.payload.test_losses import KEPT, TYPED, _innermost
 
-PIPELINE = PayloadPipeline([MessagePack()])
+PIPELINE = PayloadPipeline([MessagePack(thread_above=None)])
 NOON = datetime(2026, 1, 2, 12, 0, 0, 250_000, UTC)
 ID = UUID("12345678-1234-5678-1234-567812345678")
 

@@ -83,7 +83,6 @@ def test_each_message_is_read_with_the_pipeline_of_its_topic(
     assert decoding.decode is not None
     for topic, pipeline in arrives.items():
         assert decoding.decode(written(pipeline, topic)) == {"a": 1}
-    assert not decoding.waits
 
 
 def test_a_message_that_came_back_is_read_as_one_of_the_topic_where_it_was_first() -> None:
@@ -111,12 +110,6 @@ def test_a_type_that_one_of_the_pipelines_cannot_give_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="Foreign"):
         Payloads(PLAIN, {"a": WORDS}).decoding(Wanted(["a", "b"], None, Foreign), in_place, never)
-
-
-def test_a_handler_waits_if_one_of_its_pipelines_does() -> None:
-    payloads = Payloads(PLAIN, {"a": DEPOT})
-    assert payloads.decoding(Wanted(["a", "b"], None, dict), in_place, never).waits
-    assert not payloads.decoding(Wanted(["b"], None, dict), in_place, never).waits
 
 
 @pytest.mark.parametrize("by_topic", [{}, {"a": SEALED}])

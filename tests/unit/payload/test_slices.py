@@ -80,10 +80,27 @@ def test_small_payloads_and_null_values_are_read_at_once(form: str) -> None:
     assert {name for name, _ in seen} == {threading.current_thread().name}
 
 
-def test_nothing_waits_unless_it_was_asked_for() -> None:
-    assert not PayloadPipeline().waits
-    assert not PayloadPipeline([MessagePack()]).waits
-    assert PayloadPipeline([Json(thread_above=0)]).waits
+@pytest.mark.parametrize("wrong", [-1, True, 1.5, "1"])
+@pytest.mark.parametrize("kind", [Json, MessagePack])
+def test_a_limit_that_is_none_is_refused(kind: Any, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{kind.__name__}: thread_above must be a whole number of 0 or more"):
+        kind(thread_above=wrong)
+
+
+@pytest.mark.parametrize("form", ["json", "messagepack"])
+async def test_payloads_above_a_megabyte_are_read_in_a_thread_unless_that_is_switched_off(form: str) -> None:
+    serializer, kind = Json() if form == "json" else MessagePack(), list[dict[str, str]]
+    value = [{"text": "x" * 1_000}] * 1_040
+    large, small = WRITTEN[form](value), WRITTEN[form](value[:1_000])
+    assert len(small) < 2**20 < len(large)
+    await serializer.open()
+    decode = PayloadPipeline([serializer]).decoder(kind)
+    later = decode(message(large))
+    assert isinstance(later, Later)
+    assert await later == value
+    await serializer.close()
+    assert decode(message(small)) == value[:1_000]
+    assert PayloadPipeline([new(form, None)]).decoder(kind)(message(large)) == value
 
 
 def test_the_lock_is_handed_over_after_each_item_of_nested_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +135,7 @@ async def test_errors_are_the_same(form: str, target_type: Any) -> None:
     wrong: list[Any] = [{"items": [{"name": "s3cret"}, {"name": 5}]}, [{}, "s3cret"], {"a": {"items": ["s3cret"]}}]
     for data in (b"", b"\xff\xff", *map(WRITTEN[form], wrong)):
         told = set()
-        for serializer in (new(form, None), new(form, -1)):
+        for serializer in (new(form, None), new(form, 0)):
             with pytest.raises(PayloadDecodeError) as caught:
                 await serializer.decoder(target_type)(message(data))
             told.add(str(caught.value))
@@ -129,10 +146,3 @@ async def test_errors_are_the_same(form: str, target_type: Any) -> None:
 @pytest.mark.parametrize("target_type", [str, bytes, str | None])
 def test_text_and_bytes_need_no_thread(target_type: Any) -> None:
     assert Json(thread_above=0).decoder(target_type)(message(b"text")) in ("text", b"text")
-
-
-@pytest.mark.parametrize("serializer", [Json, MessagePack])
-@pytest.mark.parametrize("given", ["1000", True, 1e6])
-def test_a_size_that_is_none_is_refused(serializer: Any, given: Any) -> None:
-    with pytest.raises(ConfigurationError, match="thread_above must be a whole number of bytes"):
-        serializer(thread_above=given)
