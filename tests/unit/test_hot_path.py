@@ -19,10 +19,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, PayloadPipeline, include_athomic
 from fastapi_athomic.consumption.partitions import PartitionParts, PartitionState, WorkDone
 from fastapi_athomic.consumption.strategies import ConsumptionStrategy
 from fastapi_athomic.messages import RawMessage, TopicPartition
+from fastapi_athomic.payload.compression import Lz4
+from fastapi_athomic.payload.encryption import AesGcm
+from fastapi_athomic.payload.steps import Incoming, Outgoing
 from fastapi_athomic.propagation.middleware import AthomicMiddleware
 from tests.support.clock import set_clock
 from tests.unit.transports.kafka.test_prefetch import START, Fetched, batch
@@ -158,6 +161,24 @@ def test_a_message_that_is_unpacked() -> None:
         messages, _ = fetched.take(COUNT)
     assert len(messages) == COUNT
     check(calls.number / COUNT, 1.03)
+
+
+def test_a_message_that_is_compressed_and_encrypted() -> None:
+    """JSON, lz4 and AES-GCM, all calls counted, also those of the libraries."""
+    pipeline = PayloadPipeline([Lz4(min_size=0), AesGcm({"1": bytes(32)})])
+    read, order = pipeline.decoder(Order), Order(number=10**40)  # long enough to be compressed
+    sent = [Outgoing("t", b"k", HEADERS) for _ in range(2 * COUNT)]
+    for part in (sent[:COUNT], sent[COUNT:]):  # the first time builds what is kept
+        with Calls() as writing:
+            data: list[Any] = [pipeline.write(order, outgoing) for outgoing in part]
+        arrived = [
+            Incoming("t", b"k", *each) for each in zip(data, (outgoing.headers for outgoing in part), strict=True)
+        ]
+        with Calls() as reading:
+            found = [read(message) for message in arrived]
+        assert found == [order] * COUNT
+    check(writing.number / COUNT, 31)
+    check(reading.number / COUNT, 24)
 
 
 async def calls_per_request(app: ASGIApp) -> int:
