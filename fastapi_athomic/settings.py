@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
+from .operation_settings import ControlSettings, DashboardSettings, HealthSettings, Role, WorkerSettings
 from .payload_settings import PayloadSettings
 from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
@@ -230,7 +231,14 @@ class AthomicSettings(Checked, BaseSettings):
     # process that may forget it. None: in memory, allowed only if the broker is memory:// too
     state_store_url: SecretStr | None = None
 
+    # what this process does: answer HTTP, consume, or both. docs/workers.md
+    role: Role = "all"
+
     ordered: OrderedSettings = Field(default_factory=OrderedSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
+    control: ControlSettings = Field(default_factory=ControlSettings)
+    dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     context: ContextSettings = Field(default_factory=ContextSettings)

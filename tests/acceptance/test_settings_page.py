@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from fastapi_athomic import payload_settings, settings
+from fastapi_athomic import operation_settings, payload_settings, settings
 from fastapi_athomic.settings import AthomicSettings
 from fastapi_athomic.variables import PREFIX, Checked, nearest_setting
 from tests.support.settings_page import PAGE, TABLES, page
@@ -18,7 +18,7 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 
 def test_every_section_has_a_table() -> None:
-    known = {**vars(settings), **vars(payload_settings)}
+    known = {**vars(settings), **vars(payload_settings), **vars(operation_settings)}
     sections = {name for name, found in known.items() if isinstance(found, type) and issubclass(found, Checked)}
     assert sections - {"Checked"} == TABLES.keys()
 

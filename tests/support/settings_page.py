@@ -16,18 +16,22 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fastapi_athomic import payload_settings, settings
+from fastapi_athomic import operation_settings, payload_settings, settings
 from fastapi_athomic.settings import AthomicSettings
 from fastapi_athomic.variables import PREFIX, variable
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
-SOURCES = [Path(str(module.__file__)).read_text() for module in (settings, payload_settings)]
+SOURCES = [Path(str(module.__file__)).read_text() for module in (settings, payload_settings, operation_settings)]
 TABLES = {
     "AthomicSettings": (),
     "KafkaSettings": ("kafka",),
     "MemorySettings": ("memory",),
     "ContextSettings": ("context",),
     "OrderedSettings": ("ordered",),
+    "HealthSettings": ("health",),
+    "ControlSettings": ("control",),
+    "DashboardSettings": ("dashboard",),
+    "WorkerSettings": ("worker",),
     "PipelineSettings": ("payload",),
     "PayloadSettings": ("payload",),
     "TopicSettings": ("payload", "topics", "0"),
@@ -66,7 +70,8 @@ def table(name: str) -> Iterator[str]:
 
 
 def model_of(name: str) -> type[BaseModel]:
-    found: type[BaseModel] = getattr(settings, name, None) or getattr(payload_settings, name)
+    modules = (settings, payload_settings, operation_settings)
+    found: type[BaseModel] = next(kind for module in modules if (kind := getattr(module, name, None)) is not None)
     return found
 
 

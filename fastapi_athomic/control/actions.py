@@ -1,0 +1,47 @@
+"""What somebody does to a consumer, who does it, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ..observation.status import ProcessInfo
+
+
+class ControlAction(StrEnum):
+    """All that can be done to a consumer from outside."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    RESTART = "restart"
+    CONCURRENCY = "concurrency"
+    RATE = "rate"
+    BREAKER = "breaker"
+    SEEK = "seek"
+    REDRIVE = "redrive"
+    DISCARD = "discard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who does something, and why: it is logged, and told to `on_control`."""
+
+    name: str = "app"  # of a person or a program; "app": the app's own code
+    reason: str | None = None
+
+
+class ControlEvent(BaseModel):
+    """One action, after it was done or refused."""
+
+    action: ControlAction
+    consumer: str = Field(description="The handler id")
+    actor: str = Field(description="Who did it")
+    reason: str | None = Field(description="Why, in their words")
+    at: datetime = Field(description="When, in UTC")
+    process: ProcessInfo = Field(description="The process that did it")
+    details: dict[str, Any] = Field(description="What exactly: topic, partition, offsets, numbers; no payloads")
+    done: bool = Field(description="False: it was refused or failed, and `details` says why")
