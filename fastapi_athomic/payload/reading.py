@@ -58,7 +58,7 @@ may say anything."""
 
 _WITH_REGISTRY = ("avro", "protobuf", "json-schema")
 """Serializers that read what begins with the id of a schema."""
-_LENGTH = len(CONTENT_ENCODING)
+_BEFORE_LAST, _LAST = len(CONTENT_ENCODING) - 1, (CONTENT_ENCODING[-1], CONTENT_ENCODING[-1].upper())
 
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is to be undone for sure; else the bytes tell."""
@@ -89,7 +89,7 @@ class Unwrapping:
         if self._some_optional:
             said = None
             for name, text in incoming.headers:
-                if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
+                if name[_BEFORE_LAST:] in _LAST and name.lower() == CONTENT_ENCODING:  # no call for other headers
                     said = text
             if said is not None:
                 chosen = self._chosen.get(said)
