@@ -86,7 +86,7 @@ class Avro(Serializer):
         self.registry = registry
         self.thread_above = thread_above
         self._limit = checked_limit(self)
-        self._framing = framing
+        self.framing = framing
         self._subject = subject
         self._references = tuple(references)
         self._namespace = namespace
@@ -219,7 +219,7 @@ class Avro(Serializer):
             node = await self._node_of(schema)
         except PayloadDecodeError as error:
             raise PayloadEncodeError(str(error), step="avro") from None
-        return _Writer(MessageWriter(kind, node, Frame(self._framing, schema, part), self._rules), schema)
+        return _Writer(MessageWriter(kind, node, Frame(self.framing, schema, part), self._rules), schema)
 
     def _text_for(self, kind: type) -> str | None:
         """The text of the schema that a class is written by; None: the registry has it."""
@@ -230,7 +230,19 @@ class Avro(Serializer):
             return text
         if self._texts:
             raise PayloadEncodeError(f"step avro: no schema is given for {kind.__name__}", step="avro")
-        return self.derived(kind) if self.auto_register else None
+        return self._derived_for_writing(kind) if self.auto_register else None
+
+    def _derived_for_writing(self, kind: type) -> str:
+        try:
+            return self.derived(kind)
+        except ConfigurationError:
+            if self._record_name(kind) is not None:
+                raise  # it names the field
+        raise PayloadEncodeError(
+            f"step avro: a {kind.__name__} declares no schema that could be registered: publish a model, or give Avro "
+            "one with schema=...",
+            step="avro",
+        )
 
     def _given(self, kind: type) -> str | None:
         """The text that was given for a class, or for one of its bases."""

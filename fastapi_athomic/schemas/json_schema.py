@@ -86,7 +86,7 @@ class JsonSchema(Serializer):
         self.thread_above = thread_above
         self._limit = checked_limit(self)
         self.content_type = _CONTENT_TYPES[framing]
-        self._framing = framing
+        self.framing = framing
         self._subject = subject
         self._text = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
         self._references = tuple(references)
@@ -138,7 +138,7 @@ class JsonSchema(Serializer):
             except UnusableSchemaError as error:
                 text = f"step {STEP}: the schema of {schema.subject} cannot be used: {error}"
                 raise PayloadEncodeError(text, step=STEP) from None
-        return _Writer(Frame(self._framing, schema, part), validator, schema)
+        return _Writer(Frame(self.framing, schema, part), validator, schema)
 
     def _text_for(self, message: Any) -> str | None:
         """The schema to look up or register; None: the newest version of the subject is used."""
@@ -148,7 +148,7 @@ class JsonSchema(Serializer):
         if not _describes(kind):
             raise PayloadEncodeError(
                 f"step {STEP}: a {kind.__name__} declares no schema that could be registered: publish a model, or give "
-                "JsonSchema a schema",
+                "JsonSchema one with schema=...",
                 step=STEP,
             )
         return self._written_schema(kind)

@@ -68,6 +68,7 @@ class Protobuf(Serializer):
                 raise ConfigurationError("messages and schema of Protobuf take classes that protoc has generated")
         self.registry = registry
         self.auto_register = auto_register
+        self.framing = framing
         self._cuts_nanoseconds = nanoseconds == "cut"
         self.thread_above = thread_above
         self._limit = checked_limit(self)
