@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import psutil
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -44,6 +45,19 @@ class Handling(NamedTuple):
     sequence: int
 
 
+class Freeze(NamedTuple):
+    """A time in which a process did not run. Times are those of `Handling`."""
+
+    process: int
+    asked: int  # until then it surely ran
+    stopped: int  # from here on it did not
+    ended: int  # just before it could go on
+
+    def cut(self, handling: Handling) -> bool:
+        """Whether the handling was in flight when the process stopped."""
+        return handling.process == self.process and handling.began <= self.stopped and handling.ended >= self.asked
+
+
 @dataclass
 class Report:
     """The record compared with what was produced."""
@@ -51,14 +65,16 @@ class Report:
     produced: int
     lost: list[tuple[str, int]]
     repeated: int
+    in_flight: int  # how many of `repeated` were being handled when their process was frozen
+    anew: int  # how many of `repeated` a process began after it was frozen, although another had done them meanwhile
     misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that came before
     faults: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} x {name}" for name, count in self.faults.items())
         return (
-            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated}, "
-            f"out of order {len(self.misordered)}; faults: {faults}"
+            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated} ({self.in_flight} in flight at "
+            f"a freeze, {self.anew} begun after it), out of order {len(self.misordered)}; faults: {faults}"
         )
 
 
@@ -159,6 +175,7 @@ class Arena:
         self.record = Record(directory / "record")
         self.bootstrap = bootstrap
         self.faults: dict[str, int] = defaultdict(int)
+        self.freezes: list[Freeze] = []
         self._directory = directory
         self._environment = {
             "ATHOMIC_BROKER_URL": f"kafka://{bootstrap}",
@@ -211,16 +228,17 @@ class Arena:
 
     def freeze(self, worker: Worker, seconds: float) -> None:
         """Stops it (SIGSTOP) for longer than the session timeout, so that the others take over its partitions."""
-        frozen = worker.process.pid
+        frozen, asked = worker.process.pid, time.monotonic_ns()
         worker.process.freeze()
-        time.sleep(1)
-        began = time.monotonic_ns()
+        self.wait_for(lambda: psutil.Process(frozen).status() == psutil.STATUS_STOPPED, "it stops")
+        stopped = time.monotonic_ns()
         time.sleep(seconds)
         ended = time.monotonic_ns()
         worker.process.thaw()
-        meanwhile = {handling.process for handling in self.handlings() if began < handling.ended < ended}
+        meanwhile = {handling.process for handling in self.handlings() if stopped < handling.ended < ended}
         assert meanwhile, "the others go on"
         assert frozen not in meanwhile, "it was not frozen"
+        self.freezes.append(Freeze(frozen, asked, stopped, ended))
         self.faults["SIGSTOP"] += 1
         worker.wait_until_ready()
 
@@ -295,6 +313,7 @@ class Arena:
     def _report(self, produced: set[tuple[str, int]]) -> Report:
         handlings = sorted(self.handlings())
         seen: set[tuple[str, int]] = set()
+        by_place: dict[tuple[str, int], list[Handling]] = defaultdict(list)
         greatest: dict[str, int] = {}
         misordered = []
         for handling in handlings:
@@ -303,9 +322,29 @@ class Arena:
             if place not in seen and handling.sequence < before:
                 misordered.append((handling.key, handling.sequence, before))
             seen.add(place)
+            by_place[place].append(handling)
             greatest[handling.key] = max(before, handling.sequence)
         lost = sorted(produced - seen)
-        return Report(len(produced), lost, len(handlings) - len(seen), misordered, dict(self.faults))
+        repeats = [of_one for of_one in by_place.values() if len(of_one) > 1]
+        in_flight = sum(min(len(of_one) - 1, sum(map(self._cut, of_one))) for of_one in repeats)
+        anew = sum(any(self._anew(handling, of_one) for handling in of_one) for of_one in repeats)
+        repeated = len(handlings) - len(seen)
+        return Report(len(produced), lost, repeated, in_flight, anew, misordered, dict(self.faults))
+
+    def _cut(self, handling: Handling) -> bool:
+        return any(freeze.cut(handling) for freeze in self.freezes)
+
+    def _anew(self, handling: Handling, all_of_place: list[Handling]) -> bool:
+        """Begun after its process was frozen, although another process had done it meanwhile."""
+        return any(
+            handling.process == freeze.process
+            and handling.began > freeze.ended
+            and any(
+                other.process != handling.process and freeze.stopped < other.ended < freeze.ended
+                for other in all_of_place
+            )
+            for freeze in self.freezes
+        )
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def check(report: Report, *, repeated: int) -> None:
     print(report)  # noqa: T201 - the figures are what the harness is for
     assert report.lost == []
     assert report.misordered == []
-    assert report.repeated <= repeated, str(report)
+    assert report.repeated - report.in_flight <= repeated, str(report)
 
 
 def test_p03_a_rolling_restart_repeats_nothing(fighting: Arena) -> None:
@@ -67,7 +67,8 @@ def test_p05_a_freeze_beyond_the_session_repeats_a_handful(fighting: Arena) -> N
         fighting.catch_up()
         fighting.freeze(worker, 15)
     report = fighting.settle()
-    check(report, repeated=10 * 2)
+    check(report, repeated=5 * 2)
+    assert report.anew <= 2, "a worker looks whether it stood still before it starts a handler, not while it does"
     assert report.faults == {"SIGSTOP": 2}
     said = "".join(worker.process.output() for worker in fighting.workers)
     assert said.count("membership is in doubt") >= 2
