@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import psutil
@@ -29,33 +29,12 @@ from fastapi_athomic.loop.load import LOAD_SECONDS
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import Process, free_port
 
+from .halts import Halt, Handling, commits, needless, places
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 KEYS = 120
 RATE = 600  # messages per second
-
-
-class Handling(NamedTuple):
-    """One line of the record. Times are nanoseconds on the machine's monotonic clock, which all processes share."""
-
-    began: int
-    ended: int
-    process: int
-    key: str
-    sequence: int
-
-
-class Freeze(NamedTuple):
-    """A time in which a process did not run. Times are those of `Handling`."""
-
-    process: int
-    asked: int  # until then it surely ran
-    stopped: int  # from here on it did not
-    ended: int  # just before it could go on
-
-    def cut(self, handling: Handling) -> bool:
-        """Whether the handling was in flight when the process stopped."""
-        return handling.process == self.process and handling.began <= self.stopped and handling.ended >= self.asked
 
 
 @dataclass
@@ -65,16 +44,15 @@ class Report:
     produced: int
     lost: list[tuple[str, int]]
     repeated: int
-    in_flight: int  # how many of `repeated` were being handled when their process was frozen
-    anew: int  # how many of `repeated` a process began after it was frozen, although another had done them meanwhile
+    needless: int  # how many of `repeated` were neither in flight nor uncommitted when a process was killed or frozen
     misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that came before
     faults: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} x {name}" for name, count in self.faults.items())
         return (
-            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated} ({self.in_flight} in flight at "
-            f"a freeze, {self.anew} begun after it), out of order {len(self.misordered)}; faults: {faults}"
+            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated} "
+            f"({self.needless} needlessly), out of order {len(self.misordered)}; faults: {faults}"
         )
 
 
@@ -175,7 +153,7 @@ class Arena:
         self.record = Record(directory / "record")
         self.bootstrap = bootstrap
         self.faults: dict[str, int] = defaultdict(int)
-        self.freezes: list[Freeze] = []
+        self.halts: list[Halt] = []
         self._directory = directory
         self._environment = {
             "ATHOMIC_BROKER_URL": f"kafka://{bootstrap}",
@@ -221,7 +199,9 @@ class Arena:
         """Sends SIGKILL while it works and starts a new process in its place."""
         pid = worker.process.pid
         self.wait_for(lambda: any(handling.process == pid for handling in self.handlings()), "the worker works")
+        asked = time.monotonic_ns()
         worker.process.kill()
+        self._note_halt(pid, asked)
         self.faults["SIGKILL"] += 1
         worker.start()
         worker.wait_until_ready()
@@ -231,16 +211,20 @@ class Arena:
         frozen, asked = worker.process.pid, time.monotonic_ns()
         worker.process.freeze()
         self.wait_for(lambda: psutil.Process(frozen).status() == psutil.STATUS_STOPPED, "it stops")
-        stopped = time.monotonic_ns()
+        began = time.monotonic_ns()
+        self._note_halt(frozen, asked)
         time.sleep(seconds)
         ended = time.monotonic_ns()
         worker.process.thaw()
-        meanwhile = {handling.process for handling in self.handlings() if stopped < handling.ended < ended}
+        meanwhile = {handling.process for handling in self.handlings() if began < handling.ended < ended}
         assert meanwhile, "the others go on"
         assert frozen not in meanwhile, "it was not frozen"
-        self.freezes.append(Freeze(frozen, asked, stopped, ended))
         self.faults["SIGSTOP"] += 1
         worker.wait_until_ready()
+
+    def _note_halt(self, process: int, asked: int) -> None:
+        stopped = time.monotonic_ns()
+        self.halts.append(Halt(process, asked, stopped, commits(self.bootstrap, self.topic)))
 
     def join_and_leave(self) -> None:
         """Adds a member for a moment."""
@@ -313,7 +297,6 @@ class Arena:
     def _report(self, produced: set[tuple[str, int]]) -> Report:
         handlings = sorted(self.handlings())
         seen: set[tuple[str, int]] = set()
-        by_place: dict[tuple[str, int], list[Handling]] = defaultdict(list)
         greatest: dict[str, int] = {}
         misordered = []
         for handling in handlings:
@@ -322,29 +305,11 @@ class Arena:
             if place not in seen and handling.sequence < before:
                 misordered.append((handling.key, handling.sequence, before))
             seen.add(place)
-            by_place[place].append(handling)
             greatest[handling.key] = max(before, handling.sequence)
         lost = sorted(produced - seen)
-        repeats = [of_one for of_one in by_place.values() if len(of_one) > 1]
-        in_flight = sum(min(len(of_one) - 1, sum(map(self._cut, of_one))) for of_one in repeats)
-        anew = sum(any(self._anew(handling, of_one) for handling in of_one) for of_one in repeats)
         repeated = len(handlings) - len(seen)
-        return Report(len(produced), lost, repeated, in_flight, anew, misordered, dict(self.faults))
-
-    def _cut(self, handling: Handling) -> bool:
-        return any(freeze.cut(handling) for freeze in self.freezes)
-
-    def _anew(self, handling: Handling, all_of_place: list[Handling]) -> bool:
-        """Begun after its process was frozen, although another process had done it meanwhile."""
-        return any(
-            handling.process == freeze.process
-            and handling.began > freeze.ended
-            and any(
-                other.process != handling.process and freeze.stopped < other.ended < freeze.ended
-                for other in all_of_place
-            )
-            for freeze in self.freezes
-        )
+        uncalled = needless(handlings, self.halts, places(self.bootstrap, self.topic)) if repeated else 0
+        return Report(len(produced), lost, repeated, uncalled, misordered, dict(self.faults))
 
 
 @contextmanager
