@@ -86,6 +86,11 @@ class Halt(NamedTuple):
             return False
         return handling.ended >= self.asked or not self.commits.cover(place)
 
+    def uncommitted(self, handlings: Iterable[Handling], where: Mapping[tuple[str, int], Place]) -> int:
+        """How many messages the process had done, and not committed."""
+        done = [each for each in handlings if each.process == self.process and each.ended < self.asked]
+        return sum(not self.commits.cover(where[each.message]) for each in done)
+
 
 def needless(handlings: Iterable[Handling], halts: Sequence[Halt], where: Mapping[tuple[str, int], Place]) -> int:
     """How many handlings are repeats that no halt excuses. Each excused handling is repeated once."""

@@ -45,14 +45,15 @@ class Report:
     lost: list[tuple[str, int]]
     repeated: int
     needless: int  # how many of `repeated` were neither in flight nor uncommitted when a process was killed or frozen
+    uncommitted: list[int]  # for each process that was killed or frozen: what it had done, and not committed
     misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that came before
     faults: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} x {name}" for name, count in self.faults.items())
         return (
-            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated} "
-            f"({self.needless} needlessly), out of order {len(self.misordered)}; faults: {faults}"
+            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated} ({self.needless} needlessly), "
+            f"uncommitted {self.uncommitted}, out of order {len(self.misordered)}; faults: {faults}"
         )
 
 
@@ -206,19 +207,22 @@ class Arena:
         worker.start()
         worker.wait_until_ready()
 
-    def freeze(self, worker: Worker, seconds: float) -> None:
-        """Stops it (SIGSTOP) for longer than the session timeout, so that the others take over its partitions."""
+    def freeze(self, worker: Worker) -> None:
+        """Stops it (SIGSTOP) until its session is over and the others have taken over all its partitions."""
         frozen, asked = worker.process.pid, time.monotonic_ns()
+        keys = {each.key for each in self.handlings() if each.process == frozen and each.ended > asked - 10**9}
+        assert keys, "it has worked"
         worker.process.freeze()
         self.wait_for(lambda: psutil.Process(frozen).status() == psutil.STATUS_STOPPED, "it stops")
         began = time.monotonic_ns()
         self._note_halt(frozen, asked)
-        time.sleep(seconds)
-        ended = time.monotonic_ns()
+
+        def meanwhile() -> list[Handling]:
+            return [each for each in self.handlings() if each.began > began]
+
+        self.wait_for(lambda: keys <= {each.key for each in meanwhile()}, "others have taken over its partitions")
+        assert all(each.process != frozen for each in meanwhile()), "it was not frozen"
         worker.process.thaw()
-        meanwhile = {handling.process for handling in self.handlings() if began < handling.ended < ended}
-        assert meanwhile, "the others go on"
-        assert frozen not in meanwhile, "it was not frozen"
         self.faults["SIGSTOP"] += 1
         worker.wait_until_ready()
 
@@ -308,8 +312,10 @@ class Arena:
             greatest[handling.key] = max(before, handling.sequence)
         lost = sorted(produced - seen)
         repeated = len(handlings) - len(seen)
-        uncalled = needless(handlings, self.halts, places(self.bootstrap, self.topic)) if repeated else 0
-        return Report(len(produced), lost, repeated, uncalled, misordered, dict(self.faults))
+        where = places(self.bootstrap, self.topic) if self.halts else {}
+        uncalled = needless(handlings, self.halts, where) if self.halts else repeated
+        uncommitted = [halt.uncommitted(handlings, where) for halt in self.halts]
+        return Report(len(produced), lost, repeated, uncalled, uncommitted, misordered, dict(self.faults))
 
 
 @contextmanager

@@ -32,3 +32,10 @@ def test_p05_only_what_was_in_flight_or_not_committed_may_be_repeated(of_the_hal
     assert needless([of_the_halted, once], [HALT], WHERE) == 0
     assert needless([of_the_halted, once, other], [HALT], WHERE) == repeats
     assert needless([of_the_halted, once, other, other], [HALT], WHERE) == repeats + 1
+
+
+def test_p05_what_was_done_and_not_committed_is_counted() -> None:
+    handlings = [handling(1, 50, 60, number) for number in range(4)]
+    assert HALT.uncommitted(handlings, WHERE) == 2, "1 and 3"
+    assert HALT.uncommitted([*handlings[:3], handling(1, 50, 105, 3)], WHERE) == 1, "3 was in flight"
+    assert HALT.uncommitted([handling(2, 50, 60, 1)], WHERE) == 0, "of another process"
