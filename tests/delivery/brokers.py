@@ -177,7 +177,7 @@ class MockCluster(KafkaBroker):
         self._partitions: dict[str, int] = {}
 
     def settings(self, **changes: Any) -> AthomicSettings:
-        kafka = KafkaSettings(session_timeout=5, heartbeat_interval=HEARTBEAT_SECONDS)
+        kafka = KafkaSettings(session_timeout=3, heartbeat_interval=HEARTBEAT_SECONDS)
         return super().settings(**({"kafka": kafka} | changes))
 
     async def create_topic(self, topic: str, partitions: int) -> None:
