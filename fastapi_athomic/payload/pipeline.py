@@ -111,8 +111,11 @@ class PayloadPipeline:
         Raises:
             PayloadUnavailableError: (also when a `Later` is awaited) something that is needed cannot be reached.
         """
-        if outgoing.headers and not self._is_plain and not isinstance(message, bytes):
-            outgoing.headers = tuple(each for each in outgoing.headers if not self._is_of_another(*each))
+        if not self._is_plain:
+            for name, _ in outgoing.headers:  # most messages have neither: no call for them
+                if name in (CONTENT_TYPE, CONTENT_ENCODING) and not isinstance(message, bytes):
+                    outgoing.headers = tuple(each for each in outgoing.headers if not self._is_of_another(*each))
+                    break
         try:
             data: Any = self.serializer.encode(message, outgoing)
         except BaseException as error:

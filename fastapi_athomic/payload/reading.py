@@ -88,9 +88,13 @@ class Unwrapping:
         incoming = Incoming(topic, message.key, data, message.headers)
         if self._some_optional:
             said = None
-            for name, text in incoming.headers:
-                if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
+            for name, text in incoming.headers:  # as we write it: most are, and no call is needed
+                if name == CONTENT_ENCODING:
                     said = text
+            if said is None:
+                for name, text in incoming.headers:
+                    if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
+                        said = text
             if said is not None:
                 chosen = self._chosen.get(said)
                 steps = self._choose(said) if chosen is None else chosen
