@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.loop import blocking as blocking_module
+from fastapi_athomic.loop.load import LAG_INTERVAL, LoopLag
 from fastapi_athomic.observation import health as health_module
 from tests.support.apps import Record, eventually, running
 
@@ -194,3 +195,35 @@ def test_a_loop_that_waits_for_its_sockets_does_not_block_itself() -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+class Waiting:
+    """Stands for the detector's event: each wait ends at the next of these times, the last one for good."""
+
+    def __init__(self, now: list[float], ends: list[float]) -> None:
+        self._now, self._ends = now, iter(ends)
+
+    def wait(self, seconds: float) -> bool:
+        self._now[0] = next(self._ends, float("inf"))
+        return self._now[0] == float("inf")
+
+
+@pytest.mark.parametrize(("turns_after", "said"), [(0.18, []), (1.05, [0.95])], ids=["soon", "late"])
+def test_p13_a_loop_that_turns_late_after_the_process_stood_still_is_no_fault_of_16_seconds(
+    turns_after: float, said: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the loop may need longer to turn again than the thread that watches it needs to look again."""
+    now, blamed, lag, thaw = [0.0], list[float](), LoopLag(), 16.0
+    monkeypatch.setattr(blocking_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(blocking_module, "process_time", lambda: 0.0)
+    monkeypatch.setattr(blocking_module, "_running_in", lambda *_: blocking_module.Culprit("h", "a place"))
+    detector: Any = blocking_module.BlockingDetector(lag, 0.1, lambda _, seconds: blamed.append(round(seconds, 2)))
+    lag.turned_at = 0.0
+    looks = [0.05, thaw + 0.1]
+    while looks[-1] + 0.05 < thaw + turns_after:
+        looks.append(looks[-1] + 0.05)
+    detector._ended = Waiting(now, looks)
+    detector._look(None, 0)
+    now[0] = thaw + turns_after
+    detector._turned(now[0] - LAG_INTERVAL)
+    assert blamed == said
