@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from time import time
 
 from ..failures.return_topics import Place
@@ -11,8 +12,8 @@ from ..transports.base import TransportConsumer
 from .partitions import PartitionState
 
 
-def partition_status(client: TransportConsumer, state: PartitionState) -> PartitionStatus:
-    """What the status says about an assigned partition."""
+def partition_status(client: TransportConsumer, state: PartitionState, member: str) -> PartitionStatus:
+    """What the status says about an assigned partition. `member`: the `instance_id` of this process."""
     partition, unfinished = state.topic_partition, state.unfinished
     end = client.end_offset(partition)
     lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
@@ -26,7 +27,27 @@ def partition_status(client: TransportConsumer, state: PartitionState) -> Partit
         lag_seconds=_age(state) if lag else lag,
         in_flight=state.buffered,
         paused=state.paused,
+        member=member,
     )
+
+
+def total_lag(partitions: Sequence[PartitionStatus]) -> tuple[int | None, float | None]:
+    """Of all these partitions: the sum of their lags, and the greatest age. None: that of one is not known yet."""
+    lags = [partition.lag for partition in partitions]
+    ages = [partition.lag_seconds for partition in partitions]
+    known_lags = [lag for lag in lags if lag is not None]
+    known_ages = [age for age in ages if age is not None]
+    return (
+        sum(known_lags) if len(known_lags) == len(lags) else None,
+        max(known_ages, default=0.0) if len(known_ages) == len(ages) else None,
+    )
+
+
+def waiting_seconds(states: Iterable[PartitionState]) -> float | None:
+    """How long the oldest message in hand has been waiting for its call of the handler; None: none waits."""
+    since = [state.waiting_since for state in states]
+    first = min((each for each in since if each is not None), default=None)
+    return max(0.0, time() - first) if first is not None else None
 
 
 def partition_work(
