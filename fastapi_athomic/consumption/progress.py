@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from time import time
 
 from ..failures.return_topics import Place
@@ -28,18 +28,6 @@ def partition_status(client: TransportConsumer, state: PartitionState, member: s
         in_flight=state.buffered,
         paused=state.paused,
         member=member,
-    )
-
-
-def total_lag(partitions: Sequence[PartitionStatus]) -> tuple[int | None, float | None]:
-    """Of all these partitions: the sum of their lags, and the greatest age. None: that of one is not known yet."""
-    lags = [partition.lag for partition in partitions]
-    ages = [partition.lag_seconds for partition in partitions]
-    known_lags = [lag for lag in lags if lag is not None]
-    known_ages = [age for age in ages if age is not None]
-    return (
-        sum(known_lags) if len(known_lags) == len(lags) else None,
-        max(known_ages, default=0.0) if len(known_ages) == len(ages) else None,
     )
 
 

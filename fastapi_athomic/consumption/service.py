@@ -20,6 +20,7 @@ from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.effective import EffectiveSettings, order_of
 from ..observation.gauges import SequenceGauge
+from ..observation.group_status import total_lag
 from ..observation.health import ConsumerFacts, judge
 from ..observation.process import this_process
 from ..observation.rates import RateMeter
@@ -38,7 +39,7 @@ from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 from .partitions import PartitionState
-from .progress import partition_status, partition_work, total_lag, waiting_seconds
+from .progress import partition_status, partition_work, waiting_seconds
 from .session import ConsumerSession, longest_rebalance
 
 logger = logging.getLogger(__name__)
