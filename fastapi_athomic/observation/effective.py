@@ -17,6 +17,8 @@ ANY_TOPIC = "<topic>"
 
 
 class RetrySettings(BaseModel):
+    """When a failed message is tried again."""
+
     policy: str = Field(description="The class of the policy: `RetryPolicy`, or one of the app's own")
     max_attempts: int = Field(description="Attempts in place, the first one included; 0: no limit")
     delay: float | None = Field(description="Seconds before the second attempt; null: a function of the app decides")
@@ -28,6 +30,8 @@ class RetrySettings(BaseModel):
 
 
 class SequencingSettings(BaseModel):
+    """How an ordered consumer finds the order of its messages, and what it does where the order breaks."""
+
     aggregate_key_field: str = Field(description="The field that says which aggregate a message belongs to")
     sequence_id_field: str = Field(description="The field with its sequence number")
     first_sequence: int = Field(description="The number of an aggregate's first message")

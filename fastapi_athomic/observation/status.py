@@ -30,14 +30,19 @@ def worst(statuses: list[HealthStatus]) -> HealthStatus:
 class ProcessInfo(BaseModel):
     """Which process answers: with several workers behind one address every request may meet another one."""
 
-    instance_id: str  # the setting `instance_id`, filled in
-    host: str
-    pid: int
+    instance_id: str = Field(description="Its name: the setting `instance_id`, filled in")
+    host: str = Field(description="The name of its machine")
+    pid: int = Field(description="The number of its process there")
 
 
 class ConsumerHealth(BaseModel):
-    status: HealthStatus
-    reasons: list[str] = []
+    """Whether a consumer consumes."""
+
+    status: HealthStatus = Field(description="`healthy`, `degraded`, `starting` or `unhealthy`; of all, the worst")
+    reasons: list[str] = Field(
+        default=[],
+        description="Why it is not healthy; over several processes each begins with the names of who says so",
+    )
 
 
 class HealthReport(BaseModel):
@@ -48,8 +53,10 @@ class HealthReport(BaseModel):
 
 
 class PartitionStatus(BaseModel):
-    topic: str
-    partition: int
+    """One partition that a process has."""
+
+    topic: str = Field(description="Also a retry or redrive topic of the consumer")
+    partition: int = Field(description="Its number")
     position: int | None = Field(description="The next offset to be fetched")
     committed: int | None = Field(description="The offset at which the group would go on now")
     end_offset: int | None = Field(
@@ -62,7 +69,7 @@ class PartitionStatus(BaseModel):
     )
     in_flight: int = Field(description="Messages that were received and are not finished")
     paused: bool = Field(description="An operator paused it")
-    member: str | None = Field(None, description="The `instance_id` of the process that has it")
+    member: str | None = Field(default=None, description="The `instance_id` of the process that has it")
 
 
 class CounterValues(BaseModel):
@@ -146,7 +153,9 @@ class MemberStatus(BaseModel):
     partitions: int = Field(description="How many partitions it has")
     concurrency: int = Field(description="How many messages or batches it handles at once")
     seen_at: datetime = Field(description="When its part of this answer was true, in UTC by its own clock")
-    differs: list[str] = Field([], description="Names in `settings` with other values there, as during a deploy")
+    differs: list[str] = Field(
+        default=[], description="Names in `settings` with other values there, as during a deploy"
+    )
 
 
 class ConsumerStatus(BaseModel):
@@ -197,4 +206,4 @@ class ConsumerStatus(BaseModel):
         "Of errors that are not the package's own only the type"
     )
     dlq_topics: list[str] = Field(description="Where its dead letters go")
-    ordered: OrderedStatus | None = Field(None, description="Of an ordered consumer; null for others")
+    ordered: OrderedStatus | None = Field(default=None, description="Of an ordered consumer; null for others")
