@@ -310,8 +310,9 @@ class PartitionState:
         unfinished, running = self.unfinished, self.running
         if self.buffered <= running:
             return None
-        for _, last, _, _, came_at in list(self._chunks):
-            if unfinished is None or unfinished + running <= last:
+        for first, last, _, _, came_at in list(self._chunks):
+            unfinished = first if unfinished is None else unfinished
+            if unfinished + running <= last:
                 return came_at
         return None
 
