@@ -36,7 +36,7 @@ from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
-from .stores.schemes import create_store
+from .stores.schemes import create_shared_state, create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
@@ -92,6 +92,7 @@ class Athomic:
                 check_topic(topic, "topic_payloads")
         self._transport = create_transport(settings)
         self._store = create_store(settings)
+        self._shared = create_shared_state(settings)
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
@@ -315,8 +316,17 @@ class Athomic:
         return self._run.manager.health() if self._run else None
 
     def consumers(self) -> list[ConsumerStatus]:
-        """The status of all consumers; empty while the app does not run."""
+        """The status of all consumers in this process; empty while the app does not run."""
         return self._run.manager.statuses() if self._run else []
+
+    async def group_status(self, handler_id: str | None = None) -> list[ConsumerStatus]:
+        """The status of all consumers, or of one, over all processes that have them; empty while the app does not run.
+
+        Processes know of each other by a state store in Redis (`state_store_url`). Where there is none, or it does not
+        answer, this process speaks for itself: `scope` and `scope_note` of each status say so. Each process has told
+        its part within the last 15 s (`members`, `seen_at`). docs/status.md has the meaning of every field.
+        """
+        return await self._run.group_status(handler_id) if self._run else []
 
     async def wait_until_ready(self, timeout: float = 30.0) -> Self:
         """Returns when all consumers have their partitions.
@@ -435,7 +445,9 @@ class Athomic:
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
-        parts = RouteParts(manager=self.manager, lag=self.loop_lag, settings=self.settings)
+        parts = RouteParts(
+            manager=self.manager, lag=self.loop_lag, settings=self.settings, group_status=self.group_status
+        )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
             self.app.include_router(router)
@@ -489,6 +501,7 @@ class Athomic:
                 settings=self.settings,
                 transport=self._transport,
                 store=self._store,
+                shared=self._shared,
                 home=home,
                 loop_lag=self.loop_lag,
             )

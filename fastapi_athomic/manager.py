@@ -43,6 +43,8 @@ class ConsumerManager:
         self._consumers: dict[str, ConsumerService] = {}
         self._was_ready = False
         self._failure: BaseException | None = None  # why the services could not be started
+        self.groups = {each.subscription.handler_id: each.subscription.group_id for each in handlers}
+        """The group of each handler by its id, also of those that do not run in this process."""
         self._build(handlers)
 
     def _build(self, handlers: Sequence[Discovered]) -> None:
@@ -90,6 +92,11 @@ class ConsumerManager:
     def statuses(self) -> list[ConsumerStatus]:
         """The status of each consumer."""
         return [consumer.status() for consumer in self._consumers.values()]
+
+    def sample_rates(self) -> None:
+        """Call it often: it takes samples for the rates of the last minute, when they are due."""
+        for consumer in self._consumers.values():
+            consumer.meter.sample()
 
     def health(self) -> HealthReport:
         """The worst status of all consumers, and the reasons that concern all of them."""

@@ -29,5 +29,13 @@ class DashboardSettings(Checked):
     most_streams: Count = 20  # of one process; whoever comes then is told to come back later
 
 
+class SharingSettings(Checked):
+    """What processes with the same state store in Redis tell each other of their consumers (docs/status.md)."""
+
+    enabled: bool = True  # tell it, and answer for all of them
+    # between two looks whether there is something new to tell; what is unchanged is told again after three of them
+    interval: PositiveSeconds = 5.0
+
+
 class WorkerSettings(Checked):
     """Processes that only consume (`role` worker): `fastapi-athomic run`."""

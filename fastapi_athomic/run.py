@@ -23,11 +23,14 @@ from .loop.isolation import Home
 from .loop.load import LoopLag
 from .loop.termination import told_of_termination
 from .messages import TopicPartition
+from .observation.sharing import StatusSharing
 from .observation.startup import announce, doubts, server_workers, start_line, stop_line
+from .observation.status import ConsumerStatus
 from .observation.waiting import still_waiting
 from .payload.routing import Payloads
 from .settings import AthomicSettings
 from .stores.base import StateStore
+from .stores.shared import SharedState
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,8 @@ END_RESERVE = 1.5
 """Seconds beyond `shutdown_timeout` after which consumers that have not stopped are abandoned."""
 LOOK_SECONDS = 1.0
 """How long the broker is asked for the ends of topics, to say what is still waited for."""
+ANSWER_SECONDS = 2.0
+"""How long the thread of the consumers is waited for to ask the other processes for their status."""
 STOP_RESERVE = 1.5
 """Seconds of `shutdown_timeout`, at most a tenth of it, kept in reserve for services that take too long to stop."""
 
@@ -49,6 +54,7 @@ class RunParts:
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None  # of ordered consumers
+    shared: SharedState | None  # what processes tell each other
     home: Home
     loop_lag: LoopLag  # of the event loop of the routes
 
@@ -69,7 +75,9 @@ class Run:
         self._store = parts.store
         self._routes_lag = parts.loop_lag
         lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
-        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
+        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame, self._tick)
+        self._shared = parts.shared
+        self._sharing = StatusSharing(parts.shared, settings, self.manager.statuses)
         self._watching: asyncio.Task[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
         self.seconds_left = settings.shutdown_timeout  # of it, after the stop; 0: they have not stopped
@@ -148,6 +156,13 @@ class Run:
             return False
         return True
 
+    async def group_status(self, handler_id: str | None) -> list[ConsumerStatus]:
+        """See `Athomic.group_status`."""
+        try:
+            return await self.home.run(lambda: self._sharing.of_all(self.manager.groups, handler_id), ANSWER_SECONDS)
+        except TransportError as error:
+            return self._sharing.alone(f"other processes cannot be asked: {error}", handler_id)
+
     # --- of one handler
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
@@ -224,6 +239,10 @@ class Run:
         work = [consumer.work(ends) for consumer in self.manager.consumers.values()]
         return still_waiting(work, str(error) if error is not None else None)
 
+    def _tick(self) -> None:
+        self.manager.sample_rates()
+        self._sharing.tick()
+
     def _blame(self, handler_id: str, seconds: float) -> None:
         consumer = self.manager.consumers.get(handler_id)
         if consumer is not None:
@@ -271,7 +290,7 @@ class Run:
         await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
 
     async def end(self) -> None:
-        """Stops the consumers, whether they had started or not, then their state store."""
+        """Stops the consumers, whether they had started or not, then what they share with others."""
         if self._watching is not None:
             self._watching.cancel()
         if self._start_task is not None:
@@ -280,8 +299,10 @@ class Run:
             if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
         await self._lifecycle.stop(self._stop_timeout)
-        if self._store is not None:
-            await self._store.close()
+        await self._sharing.leave()
+        for store in (self._store, self._shared):
+            if store is not None:
+                await store.close()
 
 
 def _instead(name: str, known: Collection[str]) -> str:

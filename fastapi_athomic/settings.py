@@ -17,7 +17,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
-from .operation_settings import ControlSettings, DashboardSettings, HealthSettings, Role, WorkerSettings
+from .operation_settings import (
+    ControlSettings,
+    DashboardSettings,
+    HealthSettings,
+    Role,
+    SharingSettings,
+    WorkerSettings,
+)
 from .payload_settings import PayloadSettings
 from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
@@ -238,6 +245,7 @@ class AthomicSettings(Checked, BaseSettings):
     health: HealthSettings = Field(default_factory=HealthSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
+    sharing: SharingSettings = Field(default_factory=SharingSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)

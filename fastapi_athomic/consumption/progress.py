@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from time import time
 
 from ..failures.return_topics import Place
@@ -11,8 +12,8 @@ from ..transports.base import TransportConsumer
 from .partitions import PartitionState
 
 
-def partition_status(client: TransportConsumer, state: PartitionState) -> PartitionStatus:
-    """What the status says about an assigned partition."""
+def partition_status(client: TransportConsumer, state: PartitionState, member: str) -> PartitionStatus:
+    """What the status says about an assigned partition. `member`: the `instance_id` of this process."""
     partition, unfinished = state.topic_partition, state.unfinished
     end = client.end_offset(partition)
     lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
@@ -26,7 +27,15 @@ def partition_status(client: TransportConsumer, state: PartitionState) -> Partit
         lag_seconds=_age(state) if lag else lag,
         in_flight=state.buffered,
         paused=state.paused,
+        member=member,
     )
+
+
+def waiting_seconds(states: Iterable[PartitionState]) -> float | None:
+    """How long the oldest message in hand has been waiting for its call of the handler; None: none waits."""
+    since = [state.waiting_since for state in states]
+    first = min((each for each in since if each is not None), default=None)
+    return max(0.0, time() - first) if first is not None else None
 
 
 def partition_work(

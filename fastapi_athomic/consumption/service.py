@@ -18,15 +18,20 @@ from ..failures.dlq import DLQHandler
 from ..handling.patience import Patience
 from ..messages import TopicPartition
 from ..observation.counters import Counters
+from ..observation.effective import EffectiveSettings, order_of
 from ..observation.gauges import SequenceGauge
+from ..observation.group_status import total_lag
 from ..observation.health import ConsumerFacts, judge
 from ..observation.process import this_process
+from ..observation.rates import RateMeter
 from ..observation.status import (
     ConsumerHealth,
     ConsumerStatus,
     CounterValues,
     HealthStatus,
-    Rates,
+    MemberStatus,
+    PartitionStatus,
+    StatusScope,
 )
 from ..observation.waiting import ConsumerWork, PartitionWork
 from ..propagation.headers import HeadersOrchestrator
@@ -34,7 +39,7 @@ from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 from .partitions import PartitionState
-from .progress import partition_status, partition_work
+from .progress import partition_status, partition_work, waiting_seconds
 from .session import ConsumerSession, longest_rebalance
 
 logger = logging.getLogger(__name__)
@@ -87,6 +92,7 @@ class ServiceParts:
     paused: bool  # by an operator, from the beginning
     gauge: SequenceGauge | None  # of an ordered consumer
     target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
+    effective: EffectiveSettings  # for the status
 
 
 class ConsumerService:
@@ -125,8 +131,8 @@ class ConsumerService:
         self._stop_timeout = parts.settings.shutdown_timeout
         self._ready = asyncio.Event()  # has been ready once
         self._blocked = (float("-inf"), 0.0)  # when its handler last blocked the event loop, and for how long
-        self._ready_since = monotonic()
-        self._at_ready = (0, 0)  # received and processed, when it was last ready
+        self.meter = RateMeter(parts.counters)
+        self.effective = parts.effective
 
     # --- lifecycle
 
@@ -236,8 +242,7 @@ class ConsumerService:
     def _note_ready(self) -> None:
         self._become(ServiceState.RUNNING)
         self._breaks, self._repeats = _new_breaks(), False
-        self._ready_since = monotonic()
-        self._at_ready = (self.counters.received, self.counters.processed)
+        self.meter.begin()
         self._ready.set()
 
     async def _pause_before_restart(self, delay: float) -> None:
@@ -287,35 +292,65 @@ class ConsumerService:
         self._blocked = (monotonic(), seconds)
 
     def status(self) -> ConsumerStatus:
-        """May be asked from another thread."""
+        """Speaks for this process. May be asked from another thread."""
         session, subscription = self._session, self.subscription
+        process = this_process(self._settings.instance_id)
+        health, partitions = self.health(), self._partition_statuses(session, process.instance_id)
+        lag, lag_seconds = total_lag(partitions)
         oldest = session.oldest_start() if session else None
+        in_handler = monotonic() - oldest if oldest is not None else None
+        in_queue = waiting_seconds(list(session.states.values())) if session else None
+        last_errors = self.dlq_handler.log.last_errors
         return ConsumerStatus(
             id=self.name,
-            process=this_process(self._settings.instance_id),
+            process=process,
+            scope=StatusScope.PROCESS,
+            scope_note=None,
+            members=[
+                MemberStatus(
+                    **process.model_dump(),
+                    state=self.state,
+                    ready=self.ready,
+                    paused=self.paused,
+                    health=health.status,
+                    partitions=len(partitions),
+                    concurrency=subscription.concurrency,
+                    seen_at=datetime.now(UTC),
+                )
+            ],
             topics=list(subscription.topics),
             pattern=subscription.pattern.pattern if subscription.pattern else None,
             group_id=subscription.group_id,
-            ordering="sequence" if subscription.sequencing else subscription.ordering,
+            ordering=order_of(subscription),
             concurrency=subscription.concurrency,
             batch_size=subscription.batch_size,
+            settings=self.effective,
             state=self.state,
             ready=self.ready,
             paused=self.paused,
-            health=self.health(),
-            assignment=[partition_status(session.client(), state) for state in list(session.states.values())]
-            if session
-            else [],
+            health=health,
+            assignment=partitions,
+            lag=lag,
+            lag_seconds=lag_seconds,
             counters=CounterValues.model_validate(self.counters),
-            rates=self._rates(),
-            oldest_in_flight_seconds=monotonic() - oldest if oldest is not None else None,
+            rates=self.meter.rates(),
+            oldest_in_queue_seconds=in_queue,
+            oldest_in_handler_seconds=in_handler,
+            oldest_in_flight_seconds=in_handler,
             last_message_at=_moment(session.last_message_at) if session else None,
-            last_error=self.dlq_handler.log.last_error,
+            last_error=last_errors[0] if last_errors else None,
+            last_errors=last_errors,
             restarts=self.restarts,
             last_restart_reason=_describe(self.restart_error) if self.restart_error else None,
             dlq_topics=self._dlq_topics(),
             ordered=self._gauge.status() if self._gauge is not None else None,
         )
+
+    @staticmethod
+    def _partition_statuses(session: ConsumerSession | None, member: str) -> list[PartitionStatus]:
+        if session is None:
+            return []
+        return [partition_status(session.client(), state, member) for state in list(session.states.values())]
 
     def _dlq_topics(self) -> list[str]:
         sources = self.consumed_topics()
@@ -374,21 +409,13 @@ class ConsumerService:
         letters = self._dlq_topics() if self.counters.dead_lettered else []
         return sorted({*self._orchestrator.published_topics, *letters})
 
-    # --- positions and rates
+    # --- positions
 
     def positions(self) -> dict[TopicPartition, int | None]:
         """The next offset to be fetched from each assigned partition; None if not known yet."""
         session = self._session
         return (
             {place: session.client().position(place) for place in list(session.states)} if session is not None else {}
-        )
-
-    def _rates(self) -> Rates:
-        seconds = max(monotonic() - self._ready_since, 1e-3)
-        received, processed = self._at_ready
-        return Rates(
-            received=(self.counters.received - received) / seconds,
-            processed=(self.counters.processed - processed) / seconds,
         )
 
 

@@ -165,10 +165,10 @@ class ConsumerSession:
             )
             self._assignment.revoke([state])
             state = self._assignment.add(place, None, state.stamp)
-        new = state.receive(messages)
+        self.last_message_at = now = time()
+        new = state.receive(messages, now)
         self._counters.received += len(messages)
         self._counters.redelivered += len(messages) - len(new)
-        self.last_message_at = time()
         self._strategy.accept(state, new)
         self._committer.expect_work()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Response
 from fastapi.params import Depends
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
@@ -17,12 +16,9 @@ from ..manager import ConsumerManager, unstarted
 from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
+from .status_routes import INSTANCE_HEADER, StatusParts, add_statuses
 
 UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
-INSTANCE_HEADER = "x-athomic-instance"
-"""The response header that holds the setting `instance_id`: which of several workers has answered."""
-SHOWN_IDS = 20
-"""At most so many ids are listed in the answer to a request for an unknown one."""
 
 
 class ProbeResult(BaseModel):
@@ -38,6 +34,7 @@ class RouteParts:
     manager: Callable[[], ConsumerManager | None]  # returns None while the app does not run
     lag: LoopLag
     settings: AthomicSettings
+    group_status: Callable[[str | None], Awaitable[list[ConsumerStatus]]]  # see `StatusParts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,8 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
     others = _router(options, [*options.dependencies, named])
     _add_probes(probes, parts)
     _add_metrics(others, parts)
-    _add_statuses(others, parts)
+    _add_health(others, parts)
+    add_statuses(others, StatusParts(parts.manager, parts.group_status, parts.settings))
     return probes, others
 
 
@@ -111,7 +109,7 @@ def _add_probes(router: APIRouter, parts: RouteParts) -> None:
     probe("startup", "Start-up: all consumers have consumed once", lambda m: m.has_come_up, unstarted_answer=False)
 
 
-def _add_statuses(router: APIRouter, parts: RouteParts) -> None:
+def _add_health(router: APIRouter, parts: RouteParts) -> None:
     @router.get(
         "/health",
         summary="Health of all consumers",
@@ -124,37 +122,6 @@ def _add_statuses(router: APIRouter, parts: RouteParts) -> None:
         if report.status in (HealthStatus.UNHEALTHY, HealthStatus.STARTING):
             response.status_code = UNAVAILABLE
         return report
-
-    @router.get("", summary="Status of all consumers")
-    async def consumers() -> list[ConsumerStatus]:
-        current = parts.manager()
-        return current.statuses() if current else []
-
-    @router.get(
-        "/{consumer_id}",
-        summary="Status of one consumer",
-        responses={404: {"description": "No consumer has this id"}},
-    )
-    async def consumer(consumer_id: str) -> ConsumerStatus:
-        current = parts.manager()
-        service = current.consumers.get(consumer_id) if current else None
-        if service is None:
-            known = current.consumers if current else None
-            headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
-            raise HTTPException(404, _not_found(consumer_id, known), headers)
-        return service.status()
-
-
-def _not_found(wanted: str, known: Iterable[str] | None) -> str:
-    if known is None:
-        return f"no consumer has the id {wanted!r}: the app has not started"
-    ids = sorted(known)
-    if not ids:
-        return f"no consumer has the id {wanted!r}: the app has no handlers"
-    if near := get_close_matches(wanted, ids, n=3):
-        return f"no consumer has the id {wanted!r}; did you mean {' or '.join(near)}?"
-    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
-    return f"no consumer has the id {wanted!r}; there are {', '.join(ids[:SHOWN_IDS])}{more}"
 
 
 def _add_metrics(router: APIRouter, parts: RouteParts) -> None:

@@ -30,6 +30,8 @@ CONSTANTS = {
     "fastapi_athomic.failures.failure_log.TRACEBACK_SECONDS": 4.0,
     "fastapi_athomic.loop.blocking.QUIET_SECONDS": 2.0,
     "fastapi_athomic.complaints.INTERVAL": 2.0,
+    "fastapi_athomic.observation.rates.WINDOW_SECONDS": 2.0,
+    "fastapi_athomic.observation.sharing.COMPLAINT_SECONDS": 4.0,
     "fastapi_athomic.consumption.membership.PREPARE_SECONDS": 1.0,
     "fastapi_athomic.consumption.placement.TOPICS_SECONDS": 1.5,
     "fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS": 1.0,

@@ -16,7 +16,7 @@ from fastapi_athomic.consumption.partitions import (
     PartitionState,
     WorkDone,
 )
-from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.messages import RawMessage, TopicPartition
 
 OPEN, HELD, LEAVING, REVOKED = PartitionStage
 Change = Callable[[PartitionState], None]
@@ -71,3 +71,23 @@ def test_p04_a_partition_that_goes_is_not_opened_by_what_is_lifted(gone: Partiti
     for reason in ("paused", "seek"):
         state.lift(reason)
     assert (state.stage, state.open) == (gone, False)
+
+
+def message(offset: int) -> RawMessage:
+    return RawMessage(topic="t", partition=0, offset=offset, key=None, value=b"", headers=(), timestamp=0)
+
+
+def test_how_long_the_oldest_waits_is_known_from_when_it_was_fetched() -> None:
+    state = partition()
+    waiting_since: list[float | None] = [state.waiting_since]
+    state.receive([message(0), message(1)], 100.0)
+    state.receive([message(2), message(3)], 200.0)
+    for running in (0, 1, 2, 4):
+        state.running = running
+        waiting_since.append(state.waiting_since)
+    state.running = 0
+    for done in ([0, 1, 2], [3]):
+        state.conclude_all(done)
+        state.settle()
+        waiting_since.append(state.waiting_since)
+    assert waiting_since == [None, 100.0, 100.0, 200.0, None, 200.0, None]
