@@ -13,10 +13,13 @@ from .exceptions import ConfigurationError, TransportError, raise_all
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
 from .observation.process import this_process
+from .observation.reasons import Reason, ReasonCode
 from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
 from .settings import AthomicSettings
 
 logger = logging.getLogger(__name__)
+
+NOT_STARTED = "the app has not started: if it is mounted in another app, that one must run its lifespan"
 
 
 class ConsumerManager:
@@ -107,12 +110,13 @@ class ConsumerManager:
         process = this_process(self._settings.instance_id)
         return HealthReport(status=status, process=process, consumers=consumers, reasons=reasons)
 
-    def _common_reasons(self) -> list[str]:
-        reasons = []
+    def _common_reasons(self) -> list[Reason]:
+        reasons = list[Reason]()
         if self._failure is not None:
-            reasons.append(f"could not start: {self._failure}")
+            reasons.append(Reason(code=ReasonCode.START_FAILED, message=f"could not start: {self._failure}"))
         if self._broker.last_error is not None:
-            reasons.append(f"the broker cannot be reached: {self._broker.last_error}")
+            said = f"the broker cannot be reached: {self._broker.last_error}"
+            reasons.append(Reason(code=ReasonCode.BROKER_UNREACHABLE, message=said))
         return reasons
 
     @property
@@ -137,5 +141,5 @@ def unstarted(settings: AthomicSettings) -> HealthReport:
         status=HealthStatus.STARTING,
         process=this_process(settings.instance_id),
         consumers=dict[str, ConsumerHealth](),
-        reasons=["the app has not started: if it is mounted in another app, that one must run its lifespan"],
+        reasons=[Reason(code=ReasonCode.NOT_STARTED, message=NOT_STARTED)],
     )

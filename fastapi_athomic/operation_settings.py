@@ -12,6 +12,11 @@ Role = Literal["all", "web", "worker"]
 class HealthSettings(Checked):
     """What health calls late, and which of it takes an instance out of service."""
 
+    poll_late: PositiveSeconds = 10.0  # a consumer that has not polled for so long is unhealthy
+    long_rebalance: PositiveSeconds = 10.0  # a rebalance that takes longer is reported
+    timeout_grace: PositiveSeconds = 10.0  # how long a handler may clean up after its own `timeout` before it is stuck
+    shown_for: PositiveSeconds = 30.0  # so long health tells that an event loop was blocked, or turned late
+
 
 class ControlSettings(Checked):
     """Routes that change something, and those that show dead letters."""

@@ -9,6 +9,7 @@ from time import monotonic
 
 from ..exceptions import CommitFailedError, NotAuthorizedError, TransportError
 from ..messages import TopicPartition
+from ..observation.reasons import Reason, ReasonCode, lasting
 from ..transports.base import CommittedOffset, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
@@ -51,7 +52,7 @@ class Membership:
         self.draining = False  # `on_revoked` waits for running handlers: to fetch nothing is no lack of progress then
         self.changed_at = monotonic()  # the last time that partitions came or went
         self.without_partitions_since: float | None = monotonic()  # None: we have what the group gave us
-        self.warning: str | None = None  # why topics could not be prepared; that does not stop consumption
+        self.warning: Reason | None = None  # why topics could not be prepared; that does not stop consumption
 
     # --- what the transport reports
 
@@ -148,9 +149,9 @@ class Membership:
                 self.warning = None
                 return
             except TransportError as error:
-                if self.warning != str(error):
+                if self.warning is None or self.warning.message != str(error):
                     logger.warning("%s: %s", self._name, error)
-                self.warning = str(error)
+                self.warning = lasting(self.warning, ReasonCode.FAILURE_TOPICS_UNUSABLE, str(error))
             await asyncio.sleep(PREPARE_SECONDS)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..exceptions import CommitFailedError, TransportError
 from ..messages import TopicPartition
+from ..observation.reasons import Reason, ReasonCode, lasting
 from ..rights import missing_right
 from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
 from .assignment import Assignment
@@ -58,7 +59,7 @@ class Placement:
         self.generation = 0  # counts assignments and revocations: what began before the last one has no effect
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
-        self.problem: str | None = None  # why partitions cannot be read yet
+        self.problem: Reason | None = None  # why partitions cannot be read yet
 
     # --- partitions without a position: just assigned, or their position was lost
 
@@ -125,9 +126,9 @@ class Placement:
         self._wake()
 
     def _tell(self, problem: str | None) -> None:
-        if problem is not None and problem != self.problem:
+        if problem is not None and (self.problem is None or problem != self.problem.message):
             logger.warning("%s: %s; it will be tried again", self._name, problem)
-        self.problem = problem
+        self.problem = lasting(self.problem, ReasonCode.POSITION_UNKNOWN, problem)
 
     def _denial(self, places: Iterable[TopicPartition]) -> str | None:
         """What health says about partitions that are ours, but must not be read."""

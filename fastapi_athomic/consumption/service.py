@@ -21,6 +21,7 @@ from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
 from ..observation.health import ConsumerFacts, judge
 from ..observation.process import this_process
+from ..observation.reasons import Reason, ReasonCode
 from ..observation.status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -110,6 +111,7 @@ class ConsumerService:
         self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW
         self.restarts = 0
+        self._changed_at = datetime.now(UTC)  # when `state` changed
         self.paused = parts.paused
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
@@ -173,7 +175,7 @@ class ConsumerService:
             raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
         again = self._repeats and state in (ServiceState.STARTING, ServiceState.BACKING_OFF)
         logger.log(logging.DEBUG if again else logging.INFO, "%s: %s", self.name, state)
-        self.state = state
+        self.state, self._changed_at = state, datetime.now(UTC)
 
     async def _supervise(self) -> None:
         delay = self._settings.restart_backoff
@@ -261,14 +263,22 @@ class ConsumerService:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
             said = f" ({SAID[self.state]})" if self.state in SAID else ""
             error = f": {_describe(self.restart_error)}" if self.restart_error else ""
-            return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
+            reason = Reason(code=self._code(), message=f"{self.state}{said}{error}", since=self._changed_at)
+            return ConsumerHealth(status=status, reasons=[reason])
         return judge(self._facts(self._session), self.subscription, self._settings)
+
+    def _code(self) -> ReasonCode:
+        """Of a consumer that does not run."""
+        if self.state in (ServiceState.STOPPING, ServiceState.STOPPED):
+            return ReasonCode.STOPPED
+        return ReasonCode.STARTING if self.restart_error is None else ReasonCode.RESTARTING
 
     def _facts(self, session: ConsumerSession) -> ConsumerFacts:
         now = monotonic()
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
         return ConsumerFacts(
+            now=datetime.now(UTC),
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
             without_partitions=now - moved_at if moved_at is not None else 0.0,
@@ -276,7 +286,7 @@ class ConsumerService:
             in_handler=now - oldest if oldest is not None else 0.0,
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
-            unwritable=dict(self.dlq_handler.blocked),
+            unwritable=list(self.dlq_handler.blocked.values()),
             problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             topics=session.topics,
@@ -341,7 +351,7 @@ class ConsumerService:
             moving=session is not None and session.without_partitions_since is not None,
             in_handler=now - oldest if oldest is not None else None,
             parked=self._gauge.parked if self._gauge is not None else 0,
-            reasons=self.health().reasons,
+            reasons=[reason.message for reason in self.health().reasons],
             partitions=[partition for partition in partitions if partition is not None],
         )
 

@@ -14,6 +14,7 @@ from time import monotonic, time
 
 from ..exceptions import TransportError, WorkerDiedError
 from ..messages import RawMessage, TopicPartition
+from ..observation.reasons import Reason, ReasonCode
 from ..settings import AthomicSettings
 from ..transports.base import TopicInfo, TransportConsumer
 from .assignment import Assignment
@@ -286,8 +287,8 @@ class ConsumerSession:
         """When the longest of the running calls of the handler began, on the monotonic clock; None: none runs."""
         return self._strategy.oldest_start()
 
-    def problems(self) -> list[str]:
-        """What an operator should look at although consumption goes on, a sentence each."""
+    def problems(self) -> list[Reason]:
+        """What an operator should look at although consumption goes on."""
         known = [
             problem
             for problem in (self._placement.problem, self._committer.problem, self._membership.warning)
@@ -295,8 +296,12 @@ class ConsumerSession:
         ]
         if self._connected is None:
             return known
-        held = [f"{partition} {reason}" for partition, reason in self._connected.held().items()]
-        return [*known, *held, *self._connected.troubles()]
+        held = [
+            Reason(code=ReasonCode.PARTITION_UNREADABLE, message=f"{partition} {reason}")
+            for partition, reason in self._connected.held().items()
+        ]
+        twins = [Reason(code=ReasonCode.STATIC_ID_TWICE, message=said) for said in self._connected.troubles()]
+        return [*known, *held, *twins]
 
     def client(self) -> TransportConsumer:
         """Raises `TransportError` before there is one; there is one as soon as there are partitions."""

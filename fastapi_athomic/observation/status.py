@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .reasons import Reason
+
 
 class HealthStatus(StrEnum):
     """From best to worst; the summary is the worst of its consumers."""
@@ -35,14 +37,14 @@ class ProcessInfo(BaseModel):
 
 class ConsumerHealth(BaseModel):
     status: HealthStatus
-    reasons: list[str] = []
+    reasons: list[Reason] = []
 
 
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
     consumers: dict[str, ConsumerHealth]
-    reasons: list[str] = []  # about all consumers: the broker cannot be reached, a service could not start
+    reasons: list[Reason] = []  # about all consumers: the broker cannot be reached, a service could not start
 
 
 class PartitionStatus(BaseModel):
