@@ -62,13 +62,16 @@ class Run:
 
     def __init__(self, parts: RunParts) -> None:
         self.manager, self._lifecycle, self.publisher = parts.assembly
+        self._checks = self.manager.process.checks
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
         self._payloads = parts.payloads
         self._store = parts.store
         self._routes_lag = parts.loop_lag
-        lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
+        lag = self._routes_lag if settings.isolation == "loop" else LoopLag(settings.health.loop_late)
+        """Of the loop that consumers live in."""
+        self.manager.process.live_in(lag, lambda: parts.home.ended)
         self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
         self._watching: asyncio.Task[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
@@ -85,6 +88,7 @@ class Run:
         self._say_what_starts()
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
+        checking = asyncio.create_task(self._checks.watch(), name="athomic-checks")
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
         try:
             with tuned_collector(self._settings.tune_gc), self._told_of_termination(reporter):
@@ -93,6 +97,7 @@ class Run:
         finally:
             if watching is not None:
                 watching.cancel()
+            checking.cancel()
             end, self.seconds_left = monotonic() + self._settings.shutdown_timeout, 0.0
             reporting.cancel()
             reporter.note_topics()
@@ -191,7 +196,7 @@ class Run:
     async def is_drained(self) -> bool:
         """Whether all consumers have fetched, concluded and committed everything that is in their partitions."""
         consumers = self.manager.consumers.values()
-        if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
+        if not (self.manager.consumes and all(consumer.settled() for consumer in consumers)):
             return False
         try:
             ends = await self._ends(self._settings.request_timeout)
@@ -249,6 +254,7 @@ class Run:
         except Exception as error:
             self.manager.note_failure(error)
             raise
+        self.manager.note_start()
 
     async def wait_until_started(self) -> None:
         """Returns when all services have started.

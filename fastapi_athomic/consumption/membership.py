@@ -50,6 +50,7 @@ class Membership:
         self.joined = asyncio.Event()  # the group has given us partitions for the first time, perhaps none
         self.moving = False  # the group has taken our partitions, and not given us any since
         self.draining = False  # `on_revoked` waits for running handlers: to fetch nothing is no lack of progress then
+        self.evicted_at: float | None = None  # when the group was found to have put us out; None: we are in
         self.changed_at = monotonic()  # the last time that partitions came or went
         self.without_partitions_since: float | None = monotonic()  # None: we have what the group gave us
         self.warning: Reason | None = None  # why topics could not be prepared; that does not stop consumption
@@ -71,7 +72,7 @@ class Membership:
         else:
             self._placement.look_soon()
         self._note_change()
-        self.without_partitions_since = None
+        self.without_partitions_since = self.evicted_at = None
         self.moving = False
         self.joined.set()
         self._wake()
@@ -125,6 +126,7 @@ class Membership:
             )
             assignment.revoke_all()
             self._placement.unplaced.clear()
+            self.evicted_at = monotonic()
         except NotAuthorizedError as error:
             if not error.topics or error.topics >= {place.topic for place in offsets}:  # it did not look at the group
                 logger.warning("%s: membership still in doubt: %s", self._name, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 from ..exceptions import CommitFailedError, TransportError
 from ..messages import TopicPartition
@@ -59,6 +60,7 @@ class Placement:
         self.generation = 0  # counts assignments and revocations: what began before the last one has no effect
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
+        self.absent_since: Mapping[str, datetime] = {}  # topics that do not exist; "": there is none at all
         self.problem: Reason | None = None  # why partitions cannot be read yet
 
     # --- partitions without a position: just assigned, or their position was lost
@@ -108,7 +110,8 @@ class Placement:
 
         take = self._parts.starting_points.take
         try:
-            starts, self.topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+            starts, topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+            self._note_topics(topics)
         except CommitFailedError as error:
             logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._name, error)
             return
@@ -182,9 +185,16 @@ class Placement:
             if joined.is_set():
                 await self._look()
 
+    def _note_topics(self, topics: Mapping[str, TopicInfo | None]) -> None:
+        absent = [topic for topic, info in topics.items() if info is None] if topics else [""]
+        now = datetime.now(UTC)
+        self.absent_since = {topic: self.absent_since.get(topic, now) for topic in absent}
+        self.topics = topics
+
     async def _look(self) -> None:
         try:
-            self.topics = topics = await self._client().topics(self._settings.request_timeout)
+            topics = await self._client().topics(self._settings.request_timeout)
+            self._note_topics(topics)
         except TransportError as error:
             logger.debug("%s: %s", self._name, error)
             return

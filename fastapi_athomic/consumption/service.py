@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,8 @@ STEADY_SECONDS = 60.0
 """After a session that lived for longer, the back-off starts again at its shortest."""
 BREAK_SECONDS = 300.0
 """Between two log lines about the same error that keeps a consumer from consuming."""
+MOST_BREAKS = 100
+"""So many of the last breaks are remembered, to tell how often it broke lately."""
 
 
 class ServiceState(StrEnum):
@@ -119,6 +122,7 @@ class ConsumerService:
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
         self._gauge = parts.gauge
+        self._broke_at: deque[float] = deque(maxlen=MOST_BREAKS)  # on the monotonic clock
         self._breaks = _new_breaks()
         self._repeats = False  # it has broken off again with an error that was told
         self._session: ConsumerSession | None = None
@@ -190,6 +194,8 @@ class ConsumerService:
                 break
             if monotonic() - began > STEADY_SECONDS:
                 delay = self._settings.restart_backoff
+            if self.state is ServiceState.RUNNING:  # else it has not come so far: the broker may be away
+                self._broke_at.append(monotonic())
             self._become(ServiceState.BACKING_OFF)
             await self._pause_before_restart(delay)
             delay = min(delay * 2, self._settings.restart_backoff_max)
@@ -259,6 +265,10 @@ class ConsumerService:
 
     def health(self) -> ConsumerHealth:
         """Whether it consumes, and what somebody should look at. May be asked from another thread."""
+        if self._supervisor is not None and self._supervisor.done() and not self._stop.is_set():
+            said = "what builds its sessions has ended: nothing is consumed until the process is restarted"
+            reason = Reason(code=ReasonCode.SUPERVISOR_ENDED, message=said)
+            return ConsumerHealth(status=HealthStatus.UNHEALTHY, reasons=[reason])
         if self.state is not ServiceState.RUNNING or self._session is None:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
             said = f" ({SAID[self.state]})" if self.state in SAID else ""
@@ -277,18 +287,28 @@ class ConsumerService:
         now = monotonic()
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
+        arrival = session.oldest_arrival()
+        broke = [moment for moment in list(self._broke_at) if now - moment < self._settings.health.restarts_within]
         return ConsumerFacts(
             now=datetime.now(UTC),
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
-            without_partitions=now - moved_at if moved_at is not None else 0.0,
+            without_partitions=_since(moved_at, now),
             longest_rebalance=longest_rebalance(self._settings),
-            in_handler=now - oldest if oldest is not None else 0.0,
+            in_handler=_since(oldest, now),
+            in_queue=_since(arrival, now),
+            full={place: now - since for place, since in session.full_since.items()},
+            in_doubt=_since(session.doubted_at, now),
+            evicted=_since(session.evicted_at, now),
+            restarts=len(broke),
+            since_restarts=_since(min(broke, default=None), now),
+            restart_error=_describe(self.restart_error) if self.restart_error else None,
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=list(self.dlq_handler.blocked.values()),
             problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
+            absent_since=session.absent_since,
             topics=session.topics,
         )
 
@@ -400,6 +420,11 @@ class ConsumerService:
             received=(self.counters.received - received) / seconds,
             processed=(self.counters.processed - processed) / seconds,
         )
+
+
+def _since(moment: float | None, now: float) -> float:
+    """Seconds; 0 if it has not happened."""
+    return now - moment if moment is not None else 0.0
 
 
 def _moment(seconds: float | None) -> datetime | None:

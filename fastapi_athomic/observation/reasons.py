@@ -21,6 +21,7 @@ class ReasonCode(StrEnum):
     EVENT_LOOP_LATE = "event_loop_late"  # one of the event loops has just turned late
     BROKER_CONNECTING = "broker_connecting"  # it has not been reached yet
     BROKER_UNREACHABLE = "broker_unreachable"
+    REGISTRY_UNREACHABLE = "registry_unreachable"  # the last request to a schema registry failed
     CHECK_PENDING = "check_pending"  # a check of the app's own has not answered yet
     CHECK_FAILED = "check_failed"
     # whether a consumer runs

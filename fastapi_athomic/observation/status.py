@@ -40,10 +40,21 @@ class ConsumerHealth(BaseModel):
     reasons: list[Reason] = []
 
 
+class CheckStatus(BaseModel):
+    """What a check of the app's own has said last."""
+
+    ok: bool | None = Field(default=None, description="null: it has not answered yet")
+    message: str | None = Field(default=None, description="What is wrong")
+    checked_at: datetime | None = Field(default=None, description="When it was asked last, in UTC")
+    age_seconds: float | None = Field(default=None, description="How old this answer is")
+    took_seconds: float | None = Field(default=None, description="How long it took")
+
+
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
     consumers: dict[str, ConsumerHealth]
+    checks: dict[str, CheckStatus] = {}  # the app's own, by name
     reasons: list[Reason] = []  # about all consumers: the broker cannot be reached, a service could not start
 
 

@@ -46,10 +46,10 @@ async def seen_by(athomic: Athomic, shift: Shift, seconds: float) -> ConsumerHea
     return health_of(athomic)
 
 
-def ready(athomic: Athomic) -> bool:
+def consumes(athomic: Athomic) -> bool:
     manager = athomic.manager()
     assert manager is not None
-    return manager.ready
+    return manager.consumes
 
 
 def member(name: str, begun: Record, gate: Gate, **settings: Any) -> Athomic:
@@ -69,7 +69,7 @@ async def test_p13_fault_16_a_rebalance_that_takes_long_is_no_fault_of_those_who
         await busy.publish("t", "slow", partition=0)
         await begun.count(1)
         async with idle.app.router.lifespan_context(idle.app):  # it has to wait, and is not there yet
-            assert (health_of(idle).status, ready(idle)) == ("starting", False)
+            assert (health_of(idle).status, consumes(idle)) == ("starting", False)
             gate.set()
             await idle.wait_until_ready(SECONDS)
             gate.clear()
@@ -80,14 +80,14 @@ async def test_p13_fault_16_a_rebalance_that_takes_long_is_no_fault_of_those_who
                 await eventually(lambda: not waits.consumers()[0].assignment)
                 assert health_of(waits).status == "healthy"
                 health = await seen_by(waits, shift, 15)
-                assert (health.status, ready(waits)) == ("degraded", True)
+                assert (health.status, consumes(waits)) == ("degraded", True)
                 assert "a rebalance of its group has been under way for" in sentences(health)[0]
-                assert (health_of(newcomer).status, ready(newcomer)) == ("starting", False)
+                assert (health_of(newcomer).status, consumes(newcomer)) == ("starting", False)
                 assert (await seen_by(slow, shift, 15)).status == "healthy", "it drains"
                 health = await seen_by(waits, shift, 40)
-                assert (health.status, ready(waits)) == ("degraded", True)
+                assert (health.status, consumes(waits)) == ("degraded", True)
                 health = await seen_by(waits, shift, 55)  # drain 20, requests 2 * 10, and a margin
-                assert (health.status, ready(waits)) == ("unhealthy", False)
+                assert (health.status, consumes(waits)) == ("unhealthy", False)
                 assert "has been waiting for its partitions for" in sentences(health)[0]
                 gate.set()
                 await newcomer.wait_until_ready(SECONDS)
@@ -149,9 +149,9 @@ async def test_p13_fault_16_a_handler_within_its_own_timeout_is_not_stuck(
         await athomic.publish("t", "slow")
         await begun.count(1)
         health = await seen_by(athomic, shift, fine)
-        assert (health.status, ready(athomic)) == ("healthy", True)
+        assert (health.status, consumes(athomic)) == ("healthy", True)
         health = await seen_by(athomic, shift, stuck)
-        assert (health.status, ready(athomic)) == ("unhealthy", False)
+        assert (health.status, consumes(athomic)) == ("unhealthy", False)
         assert "a message has been in the handler for" in sentences(health)[0]
         gate.set()
         await eventually(lambda: health_of(athomic).status == "healthy")
@@ -176,6 +176,14 @@ def facts(**changed: Any) -> ConsumerFacts:
         "without_partitions": 0.0,
         "longest_rebalance": 50.0,
         "in_handler": 0.0,
+        "in_queue": 0.0,
+        "full": {},
+        "in_doubt": 0.0,
+        "evicted": 0.0,
+        "restarts": 0,
+        "since_restarts": 0.0,
+        "restart_error": None,
+        "absent_since": {},
         "since_blocking": float("inf"),
         "blocked_for": 0.0,
         "unwritable": [],
