@@ -88,13 +88,13 @@ class Athomic:
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag(settings.health.loop_late)
-        checks = AppChecks(health_checks or {}, settings.health, exposed=settings.expose_error_messages)
-        self._process = ProcessHealth(settings.health, self.loop_lag, checks)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
                 check_topic(topic, "topic_payloads")
+        checks = AppChecks(health_checks or {}, settings.health, exposed=settings.expose_error_messages)
+        self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
         self._payloads.find_handlers = self._note_payloads

@@ -62,7 +62,6 @@ class Run:
 
     def __init__(self, parts: RunParts) -> None:
         self.manager, self._lifecycle, self.publisher = parts.assembly
-        self._checks = self.manager.process.checks
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
@@ -88,7 +87,7 @@ class Run:
         self._say_what_starts()
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
-        checking = asyncio.create_task(self._checks.watch(), name="athomic-checks")
+        checking = asyncio.create_task(self.manager.process.watch(), name="athomic-health")
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
         try:
             with tuned_collector(self._settings.tune_gc), self._told_of_termination(reporter):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
 from ..loop.load import LAG_INTERVAL, LoopLag
 from ..operation_settings import HealthSettings
 from .app_checks import AppChecks
 from .reasons import Reason, ReasonCode, ago
+from .registry_health import RegistryHealth
 
 
 class ProcessHealth:
     """Of one app. `live_in` names the consumers' event loop anew in each run of the app."""
 
-    def __init__(self, settings: HealthSettings, routes: LoopLag, checks: AppChecks) -> None:
+    def __init__(
+        self, settings: HealthSettings, routes: LoopLag, checks: AppChecks, parts: Callable[[], Iterable[object]]
+    ) -> None:
         self.checks = checks
+        self._registries = RegistryHealth(parts, settings.check_interval)  # of these payload steps
         self._settings = settings
         self._routes = routes  # of the event loop of the routes
         self._consumers: LoopLag | None = None  # of that of the consumers, if it is another
@@ -26,12 +30,21 @@ class ProcessHealth:
         self._consumers = None if consumers is self._routes else consumers
         self._ended = ended
 
+    async def watch(self) -> None:
+        """Does what is to be done in the background, in the event loop of the routes, until it is cancelled."""
+        self._registries.begin()
+        try:
+            await self.checks.watch()
+        finally:
+            self._registries.end()
+
     def reasons(self) -> Iterator[Reason]:
         """What is not healthy."""
         yield from self._of_consumers_loop()
         yield from self._late(self._routes, "the event loop of the routes")
         if self._consumers is not None:
             yield from self._late(self._consumers, "the event loop of the consumers")
+        yield from self._registries.reasons()
         yield from self.checks.reasons()
 
     def _of_consumers_loop(self) -> Iterator[Reason]:
