@@ -28,6 +28,8 @@ from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .messages import PublishedMessage, RawMessage, TopicPartition
+from .observation.app_checks import AppChecks, Check
+from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
@@ -77,6 +79,7 @@ class Athomic:
         name: str = "athomic",
         payload: PayloadPipeline | None = None,
         topic_payloads: TopicPayloads | None = None,
+        health_checks: Mapping[str, Check] | None = None,
     ) -> None:
         self.app = app
         self.settings = settings
@@ -84,12 +87,14 @@ class Athomic:
         self._prefix = prefix
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
-        self.loop_lag = LoopLag()
+        self.loop_lag = LoopLag(settings.health.loop_late)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
                 check_topic(topic, "topic_payloads")
+        checks = AppChecks(health_checks or {}, settings.health, exposed=settings.expose_error_messages)
+        self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
         self._shared = create_shared_state(settings)
@@ -520,6 +525,7 @@ class Athomic:
             payloads=self._payloads,
             requests=self.requests,
             loop_lag=self.loop_lag,
+            process=self._process,
             search=self._search,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +13,7 @@ from starlette.routing import Router
 
 from .athomic import Athomic
 from .exceptions import ConfigurationError
+from .observation.app_checks import Check
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import TopicPayloads
 from .propagation.middleware import AthomicMiddleware, Identify
@@ -35,6 +36,7 @@ def include_athomic(
     identify: Identify | None = None,
     payload: PayloadPipeline | None = None,
     topic_payloads: TopicPayloads | None = None,
+    health_checks: Mapping[str, Check] | None = None,
 ) -> Athomic:
     """Runs the consumers of `app` inside its lifespan, and adds their routes.
 
@@ -56,6 +58,9 @@ def include_athomic(
         payload: how messages are written and read where nothing else is said; None: as the settings say, which is JSON.
         topic_payloads: the same for single topics, by name or compiled pattern; the first that fits counts. What is
         published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes before.
+        health_checks: checks of the app's own, by name: sync or async functions without arguments, which fail if they
+        raise, return False, or take longer than `health.check_timeout`. They run in the background while the app runs,
+        never in a request; a sync one in a thread of its own.
 
     Raises:
         ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has
@@ -84,6 +89,7 @@ def include_athomic(
         name=name,
         payload=payload,
         topic_payloads=topic_payloads,
+        health_checks=health_checks,
     )
     setattr(app.state, name, athomic)
     athomic.add_routes(routes)

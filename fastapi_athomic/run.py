@@ -74,7 +74,9 @@ class Run:
         self._payloads = parts.payloads
         self._store = parts.store
         self._routes_lag = parts.loop_lag
-        lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
+        lag = self._routes_lag if settings.isolation == "loop" else LoopLag(settings.health.loop_late)
+        """Of the loop that consumers live in."""
+        self.manager.process.live_in(lag, lambda: parts.home.ended)
         self._detector = BlockingDetector(lag, settings.blocking_after, self._blame, self._tick)
         self._shared = parts.shared
         self._sharing = StatusSharing(parts.shared, settings, self.manager.statuses)
@@ -93,6 +95,7 @@ class Run:
         self._say_what_starts()
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
+        checking = asyncio.create_task(self.manager.process.watch(), name="athomic-health")
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
         try:
             with tuned_collector(self._settings.tune_gc), self._told_of_termination(reporter):
@@ -101,6 +104,7 @@ class Run:
         finally:
             if watching is not None:
                 watching.cancel()
+            checking.cancel()
             end, self.seconds_left = monotonic() + self._settings.shutdown_timeout, 0.0
             reporting.cancel()
             reporter.note_topics()
@@ -206,7 +210,7 @@ class Run:
     async def is_drained(self) -> bool:
         """Whether all consumers have fetched, concluded and committed everything that is in their partitions."""
         consumers = self.manager.consumers.values()
-        if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
+        if not (self.manager.consumes and all(consumer.settled() for consumer in consumers)):
             return False
         try:
             ends = await self._ends(self._settings.request_timeout)
@@ -268,6 +272,7 @@ class Run:
         except Exception as error:
             self.manager.note_failure(error)
             raise
+        self.manager.note_start()
 
     async def wait_until_started(self) -> None:
         """Returns when all services have started.

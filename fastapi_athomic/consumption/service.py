@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from ..observation.group_status import total_lag
 from ..observation.health import ConsumerFacts, judge
 from ..observation.process import this_process
 from ..observation.rates import RateMeter
+from ..observation.reasons import Reason, ReasonCode
 from ..observation.status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -39,7 +41,7 @@ from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
 from .partitions import PartitionState
-from .progress import partition_status, partition_work, waiting_seconds
+from .progress import partition_status, partition_work
 from .session import ConsumerSession, longest_rebalance
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ STEADY_SECONDS = 60.0
 """After a session that lived for longer, the back-off starts again at its shortest."""
 BREAK_SECONDS = 300.0
 """Between two log lines about the same error that keeps a consumer from consuming."""
+MOST_BREAKS = 100
+"""So many of the last breaks are remembered, to tell how often it broke lately."""
 
 
 class ServiceState(StrEnum):
@@ -116,6 +120,7 @@ class ConsumerService:
         self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW
         self.restarts = 0
+        self._changed_at = datetime.now(UTC)  # when `state` changed
         self.paused = parts.paused
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
@@ -123,6 +128,7 @@ class ConsumerService:
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
         self._gauge = parts.gauge
+        self._broke_at: deque[float] = deque(maxlen=MOST_BREAKS)  # on the monotonic clock
         self._breaks = _new_breaks()
         self._repeats = False  # it has broken off again with an error that was told
         self._session: ConsumerSession | None = None
@@ -179,7 +185,7 @@ class ConsumerService:
             raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
         again = self._repeats and state in (ServiceState.STARTING, ServiceState.BACKING_OFF)
         logger.log(logging.DEBUG if again else logging.INFO, "%s: %s", self.name, state)
-        self.state = state
+        self.state, self._changed_at = state, datetime.now(UTC)
 
     async def _supervise(self) -> None:
         delay = self._settings.restart_backoff
@@ -194,6 +200,8 @@ class ConsumerService:
                 break
             if monotonic() - began > STEADY_SECONDS:
                 delay = self._settings.restart_backoff
+            if self.state is ServiceState.RUNNING:  # else it has not come so far: the broker may be away
+                self._broke_at.append(monotonic())
             self._become(ServiceState.BACKING_OFF)
             await self._pause_before_restart(delay)
             delay = min(delay * 2, self._settings.restart_backoff_max)
@@ -262,28 +270,50 @@ class ConsumerService:
 
     def health(self) -> ConsumerHealth:
         """Whether it consumes, and what somebody should look at. May be asked from another thread."""
+        if self._supervisor is not None and self._supervisor.done() and not self._stop.is_set():
+            said = "what builds its sessions has ended: nothing is consumed until the process is restarted"
+            reason = Reason(code=ReasonCode.SUPERVISOR_ENDED, message=said)
+            return ConsumerHealth(status=HealthStatus.UNHEALTHY, reasons=[reason])
         if self.state is not ServiceState.RUNNING or self._session is None:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
             said = f" ({SAID[self.state]})" if self.state in SAID else ""
             error = f": {_describe(self.restart_error)}" if self.restart_error else ""
-            return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
+            reason = Reason(code=self._code(), message=f"{self.state}{said}{error}", since=self._changed_at)
+            return ConsumerHealth(status=status, reasons=[reason])
         return judge(self._facts(self._session), self.subscription, self._settings)
+
+    def _code(self) -> ReasonCode:
+        """Of a consumer that does not run."""
+        if self.state in (ServiceState.STOPPING, ServiceState.STOPPED):
+            return ReasonCode.STOPPED
+        return ReasonCode.STARTING if self.restart_error is None else ReasonCode.RESTARTING
 
     def _facts(self, session: ConsumerSession) -> ConsumerFacts:
         now = monotonic()
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
+        arrival = session.oldest_arrival()
+        broke = [moment for moment in list(self._broke_at) if now - moment < self._settings.health.restarts_within]
         return ConsumerFacts(
+            now=datetime.now(UTC),
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
-            without_partitions=now - moved_at if moved_at is not None else 0.0,
+            without_partitions=_since(moved_at, now),
             longest_rebalance=longest_rebalance(self._settings),
-            in_handler=now - oldest if oldest is not None else 0.0,
+            in_handler=_since(oldest, now),
+            in_queue=_since(arrival, now),
+            full={place: now - since for place, since in session.full_since.items()},
+            in_doubt=_since(session.doubted_at, now),
+            evicted=_since(session.evicted_at, now),
+            restarts=len(broke),
+            since_restarts=_since(min(broke, default=None), now),
+            restart_error=_describe(self.restart_error) if self.restart_error else None,
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
-            unwritable=dict(self.dlq_handler.blocked),
+            unwritable=list(self.dlq_handler.blocked.values()),
             problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
+            absent_since=session.absent_since,
             topics=session.topics,
         )
 
@@ -299,7 +329,8 @@ class ConsumerService:
         lag, lag_seconds = total_lag(partitions)
         oldest = session.oldest_start() if session else None
         in_handler = monotonic() - oldest if oldest is not None else None
-        in_queue = waiting_seconds(list(session.states.values())) if session else None
+        arrival = session.oldest_arrival() if session else None
+        in_queue = monotonic() - arrival if arrival is not None else None
         last_errors = self.dlq_handler.log.last_errors
         return ConsumerStatus(
             id=self.name,
@@ -376,7 +407,7 @@ class ConsumerService:
             moving=session is not None and session.without_partitions_since is not None,
             in_handler=now - oldest if oldest is not None else None,
             parked=self._gauge.parked if self._gauge is not None else 0,
-            reasons=self.health().reasons,
+            reasons=[reason.message for reason in self.health().reasons],
             partitions=[partition for partition in partitions if partition is not None],
         )
 
@@ -417,6 +448,11 @@ class ConsumerService:
         return (
             {place: session.client().position(place) for place in list(session.states)} if session is not None else {}
         )
+
+
+def _since(moment: float | None, now: float) -> float:
+    """Seconds; 0 if it has not happened."""
+    return now - moment if moment is not None else 0.0
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import chain
 
+from .reasons import Reason
 from .status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -104,13 +105,17 @@ def _rank(state: str) -> int:
 
 def _health(parts: Sequence[ConsumerStatus]) -> ConsumerHealth:
     """The worst of all. Each reason begins with the names of the processes that give it."""
-    names: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], tuple[Reason, list[str]]] = {}
     for part in parts:
         for reason in part.health.reasons:
-            names.setdefault(reason, []).append(part.process.instance_id)
+            _, names = found.setdefault((reason.code, reason.message), (reason, []))
+            names.append(part.process.instance_id)
     return ConsumerHealth(
         status=worst([part.health.status for part in parts]),
-        reasons=[f"{', '.join(given)}: {reason}" for reason, given in names.items()],
+        reasons=[
+            reason.model_copy(update={"message": f"{', '.join(names)}: {reason.message}"})
+            for reason, names in found.values()
+        ],
     )
 
 

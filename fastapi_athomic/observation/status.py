@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from .effective import EffectiveSettings
+from .reasons import Reason
 
 
 class HealthStatus(StrEnum):
@@ -39,17 +40,28 @@ class ConsumerHealth(BaseModel):
     """Whether a consumer consumes."""
 
     status: HealthStatus = Field(description="`healthy`, `degraded`, `starting` or `unhealthy`; of all, the worst")
-    reasons: list[str] = Field(
+    reasons: list[Reason] = Field(
         default=[],
         description="Why it is not healthy; over several processes each begins with the names of who says so",
     )
+
+
+class CheckStatus(BaseModel):
+    """What a check of the app's own has said last."""
+
+    ok: bool | None = Field(default=None, description="null: it has not answered yet")
+    message: str | None = Field(default=None, description="What is wrong")
+    checked_at: datetime | None = Field(default=None, description="When it was asked last, in UTC")
+    age_seconds: float | None = Field(default=None, description="How old this answer is")
+    took_seconds: float | None = Field(default=None, description="How long it took")
 
 
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
     consumers: dict[str, ConsumerHealth]
-    reasons: list[str] = []  # about all consumers: the broker cannot be reached, a service could not start
+    checks: dict[str, CheckStatus] = {}  # the app's own, by name
+    reasons: list[Reason] = []  # about all consumers: the broker cannot be reached, a service could not start
 
 
 class PartitionStatus(BaseModel):
@@ -191,7 +203,7 @@ class ConsumerStatus(BaseModel):
     rates: Rates = Field(description="What it does per second")
     oldest_in_queue_seconds: float | None = Field(
         description="How long the oldest message has been waiting in the process for its call of the handler, "
-        "estimated from when it was fetched; null: none waits"
+        "estimated from when it was fetched; null: none waits, or none may start now"
     )
     oldest_in_handler_seconds: float | None = Field(
         description="How long the longest running call of the handler has taken; null: none runs"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
 from fastapi.params import Depends
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
 
 from ..exceptions import ConfigurationError
 from ..loop.load import LoopLag
 from ..manager import ConsumerManager, unstarted
 from ..observation.process import instance_id
+from ..observation.reasons import ReasonCode
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
 from .status_routes import INSTANCE_HEADER, StatusParts, add_statuses
@@ -25,6 +26,9 @@ class ProbeResult(BaseModel):
     """The answer of a probe; 503 if it is not ok."""
 
     ok: bool
+    codes: list[ReasonCode] | None = Field(
+        default=None, description="Why it is not; left out where the probes are open to all"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
     open_to_all = own is not None and not own  # then an answer says yes or no, and does not name the host
     probes = _router(options, [*(options.dependencies if own is None else own), *(() if open_to_all else (named,))])
     others = _router(options, [*options.dependencies, named])
-    _add_probes(probes, parts)
+    _add_probes(probes, parts, shows_codes=not open_to_all)
     _add_metrics(others, parts)
     _add_health(others, parts)
     add_statuses(others, StatusParts(parts.manager, parts.group_status, parts.settings))
@@ -87,26 +91,40 @@ def _naming_the_process(settings: AthomicSettings) -> Callable[[Response], objec
     return name_process
 
 
-def _add_probes(router: APIRouter, parts: RouteParts) -> None:
-    def probe(path: str, summary: str, answer: Callable[[ConsumerManager], bool], *, unstarted_answer: bool) -> None:
+def _add_probes(router: APIRouter, parts: RouteParts, *, shows_codes: bool) -> None:
+    def probe(path: str, summary: str, problems: Callable[[ConsumerManager | None], list[ReasonCode]]) -> None:
         async def check(response: Response) -> ProbeResult:
-            current = parts.manager()
-            ok = answer(current) if current else unstarted_answer
-            if not ok:
+            codes = problems(parts.manager())
+            if codes:
                 response.status_code = UNAVAILABLE
-            return ProbeResult(ok=ok)
+            return ProbeResult(ok=not codes, codes=codes if codes and shows_codes else None)
 
         router.add_api_route(
             f"/health/{path}",
             check,
             summary=summary,
             name=f"consumers_{path}",
+            response_model_exclude_none=True,
             responses={UNAVAILABLE: {"model": ProbeResult, "description": "No"}},
         )
 
-    probe("live", "Liveness: a restart would not help", lambda m: m.live, unstarted_answer=True)
-    probe("ready", "Readiness: all consumers consume", lambda m: m.ready, unstarted_answer=False)
-    probe("startup", "Start-up: all consumers have consumed once", lambda m: m.has_come_up, unstarted_answer=False)
+    probe("live", "Liveness: a restart would not help", _why_not_live)
+    probe("ready", "Readiness: this instance can be given requests", _why_not_ready)
+    probe("startup", "Start-up: all consumers have consumed once", _why_not_up)
+
+
+def _why_not_live(manager: ConsumerManager | None) -> list[ReasonCode]:
+    return manager.why_not_live() if manager is not None else []
+
+
+def _why_not_ready(manager: ConsumerManager | None) -> list[ReasonCode]:
+    return manager.why_not_ready() if manager is not None else [ReasonCode.NOT_STARTED]
+
+
+def _why_not_up(manager: ConsumerManager | None) -> list[ReasonCode]:
+    if manager is None:
+        return [ReasonCode.NOT_STARTED]
+    return [] if manager.has_come_up else [ReasonCode.STARTING]
 
 
 def _add_health(router: APIRouter, parts: RouteParts) -> None:
