@@ -96,7 +96,8 @@ class WorkerPool(Generic[L]):
             except asyncio.CancelledError:
                 if self._closed or self._owner.ends:
                     raise
-                await self._go_on(lane)
+                cut_off, lane = lane, None
+                await self._go_on(cut_off)
             except (SystemExit, KeyboardInterrupt) as error:  # in a task, either would stop the event loop
                 if is_interrupt(error):
                     raise
