@@ -17,6 +17,7 @@ from starlette.types import Lifespan
 
 from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
 from .broker import NOT_RUNNING, BrokerConnection
+from .control.steering import Steering
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, NotIncludedError, PublishError, TransportError
@@ -27,7 +28,7 @@ from .loop.dropped import told_if_dropped
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
-from .messages import PublishedMessage, RawMessage, TopicPartition
+from .messages import PublishedMessage, RawMessage
 from .observation.app_checks import AppChecks, Check
 from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
@@ -60,7 +61,7 @@ def _not_sent(call: str, what: str, given: Mapping[str, Any]) -> str:
     return f"{what} not sent to {given['topic']!r}; in a `def` function call athomic.{call}_sync"
 
 
-class Athomic:
+class Athomic(Steering):
     """The consumers of one app, and its way to publish. `include_athomic` creates it.
 
     Several in one process are independent: each has connections, settings and consumers of its own. `requests` counts
@@ -81,6 +82,7 @@ class Athomic:
         topic_payloads: TopicPayloads | None = None,
         health_checks: Mapping[str, Check] | None = None,
     ) -> None:
+        super().__init__()
         self.app = app
         self.settings = settings
         self.name = name
@@ -97,7 +99,7 @@ class Athomic:
         self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
-        self._shared = create_shared_state(settings)
+        self._shared = create_shared_state(settings)  # with the other processes of the service
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
@@ -296,23 +298,6 @@ class Athomic:
         for doubt in doubts(self.settings, workers=1):
             logger.warning("%s", doubt)
         return manager
-
-    # --- positions
-
-    async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
-        """Makes a handler continue at `offset` of a partition: back, to handle messages again, or ahead, to skip some.
-
-        Call it in the process that the partition is assigned to. Messages that are being handled have `drain_timeout`
-        seconds to finish. The offset is committed, so it also holds after a restart.
-
-        Raises:
-            HandlerNotFoundError, TopicNotFoundError, PartitionNotFoundError: there is none. A route that lets one of
-            these escape answers 404.
-            PublishError: the consumers are not running.
-            TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
-        """
-        run = self._running()
-        await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
 
     # --- status
 
