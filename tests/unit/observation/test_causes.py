@@ -205,7 +205,7 @@ async def test_p13_a_consumer_that_breaks_is_told_and_one_that_breaks_often_is_t
     fetch, deaths = MemoryConsumer.fetch, iter([True, True])
 
     async def dies(consumer: MemoryConsumer, *arguments: Any) -> Any:
-        if next(deaths, False):
+        if manager_of(athomic).consumers["h"].ready and next(deaths, False):
             raise TransportError("the client died")
         return await fetch(consumer, *arguments)
 
