@@ -138,6 +138,18 @@ async def test_a_request_runs_no_check_and_somebody_who_asks_has_them_run_sooner
         await database.asked.count(asked + 3)
 
 
+@pytest.mark.parametrize(("seldom", "runs"), [(3600.0, 1), (0.03, 3)])
+async def test_checks_run_seldom_while_nobody_asks(seldom: float, runs: int) -> None:
+    database = Database()
+    checks = AppChecks({"db": database.check_async}, HealthSettings(check_interval=0.01, check_idle_interval=seldom))
+    watching = asyncio.create_task(checks.watch())
+    await database.asked.count(runs)
+    await eventually(lambda: checks._asked._waiters)  # it waits for somebody to ask, longer than the short interval
+    assert seldom < 1 or len(database.asked.seen) == runs
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
 def test_the_answers_of_checks_are_in_health_and_probes_without_details_for_all() -> None:
     app = FastAPI()
     database = Database()
