@@ -15,8 +15,10 @@ from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.loop import blocking as blocking_module
+from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.operation_settings import HealthSettings
 from tests.support.apps import Record, eventually, running
+from tests.support.causes import comes, goes, provokes
 from tests.support.clock import SESSION, set_clock
 
 BLOCKING = 0.05
@@ -40,6 +42,7 @@ def status_of(athomic: Athomic) -> str:
     return report.status if report is not None else "not running"
 
 
+@provokes(ReasonCode.EVENT_LOOP_BLOCKED)
 @pytest.mark.parametrize("isolation", ["loop", "thread"])
 async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
     isolation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -57,9 +60,10 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         assert found[1].endswith("test_blocking.new_app.<locals>.handle")
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
-        assert "blocked the event loop" in str(athomic.health())
+        await comes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
         set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.service", *SESSION)
         await eventually(lambda: athomic.health().status == "healthy")
+        await goes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
 
 
 async def test_p13_with_a_thread_of_their_own_health_tells_of_a_blocked_loop_at_once(
