@@ -141,7 +141,12 @@ async def test_p13_health_and_probes_await_nothing_and_ask_no_broker(monkeypatch
 
     athomic = new_app(AthomicSettings(), handle)
     monkeypatch.setattr("fastapi_athomic.broker.PING_INTERVAL", 0.02)
-    parts = RouteParts(manager=athomic.manager, lag=athomic.loop_lag, settings=athomic.settings)
+    parts = RouteParts(
+        manager=athomic.manager,
+        lag=athomic.loop_lag,
+        settings=athomic.settings,
+        group_status=athomic.group_status,
+    )
     options = RouteOptions(prefix="/consumers", dependencies=(), probe_dependencies=None, include_in_schema=True)
     every = [route for router in new_routers(parts, options) for route in router.routes]
     routes = {route.path: route.endpoint for route in every if isinstance(route, APIRoute)}
