@@ -12,11 +12,13 @@ from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
 from ..exceptions import ConfigurationError
-from ..loop.load import LoopLag
+from ..loop.load import LoopLag, RequestGauge
 from ..manager import ConsumerManager, unstarted
 from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
+from .dashboard import add_dashboard
+from .streams import Streams
 
 UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
 INSTANCE_HEADER = "x-athomic-instance"
@@ -38,6 +40,8 @@ class RouteParts:
     manager: Callable[[], ConsumerManager | None]  # returns None while the app does not run
     lag: LoopLag
     settings: AthomicSettings
+    streams: Streams
+    requests: RequestGauge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +73,11 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
     others = _router(options, [*options.dependencies, named])
     _add_probes(probes, parts)
     _add_metrics(others, parts)
+    routers = (probes, others)
+    if parts.settings.dashboard.enabled:
+        add_dashboard(others, parts.settings.dashboard, parts.streams, parts.requests, lambda: routers)
     _add_statuses(others, parts)
-    return probes, others
+    return routers
 
 
 def _router(options: RouteOptions, dependencies: list[Depends]) -> APIRouter:
