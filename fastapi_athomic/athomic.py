@@ -17,6 +17,7 @@ from starlette.types import Lifespan
 
 from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
 from .broker import NOT_RUNNING, BrokerConnection
+from .control.steering import Steering
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, NotIncludedError, PublishError, TransportError
@@ -27,7 +28,7 @@ from .loop.dropped import told_if_dropped
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
-from .messages import PublishedMessage, RawMessage, TopicPartition
+from .messages import PublishedMessage, RawMessage
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
@@ -37,6 +38,7 @@ from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
 from .stores.schemes import create_store
+from .stores.shared import SharedState
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
@@ -59,7 +61,7 @@ def _not_sent(call: str, what: str, given: Mapping[str, Any]) -> str:
     return f"{what} not sent to {given['topic']!r}; in a `def` function call athomic.{call}_sync"
 
 
-class Athomic:
+class Athomic(Steering):
     """The consumers of one app, and its way to publish. `include_athomic` creates it.
 
     Several in one process are independent: each has connections, settings and consumers of its own. `requests` counts
@@ -79,6 +81,7 @@ class Athomic:
         payload: PayloadPipeline | None = None,
         topic_payloads: TopicPayloads | None = None,
     ) -> None:
+        super().__init__()
         self.app = app
         self.settings = settings
         self.name = name
@@ -94,6 +97,7 @@ class Athomic:
                 check_topic(topic, "topic_payloads")
         self._transport = create_transport(settings)
         self._store = create_store(settings)
+        self._shared: SharedState | None = None  # with the other processes of the service
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
@@ -293,23 +297,6 @@ class Athomic:
             logger.warning("%s", doubt)
         return manager
 
-    # --- positions
-
-    async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
-        """Makes a handler continue at `offset` of a partition: back, to handle messages again, or ahead, to skip some.
-
-        Call it in the process that the partition is assigned to. Messages that are being handled have `drain_timeout`
-        seconds to finish. The offset is committed, so it also holds after a restart.
-
-        Raises:
-            HandlerNotFoundError, TopicNotFoundError, PartitionNotFoundError: there is none. A route that lets one of
-            these escape answers 404.
-            PublishError: the consumers are not running.
-            TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
-        """
-        run = self._running()
-        await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
-
     # --- status
 
     def health(self) -> HealthReport | None:
@@ -498,6 +485,7 @@ class Athomic:
                 settings=self.settings,
                 transport=self._transport,
                 store=self._store,
+                shared=self._shared,
                 home=home,
                 loop_lag=self.loop_lag,
             )

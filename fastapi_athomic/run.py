@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from .assembly import Assembly
-from .checks import did_you_mean
-from .consumption.service import ConsumerService
-from .exceptions import HandlerNotFoundError, PartitionNotFoundError, TopicNotFoundError, TransportError
+from .control.desk import Desk
+from .control.group_pauses import GroupPauses
+from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
@@ -28,6 +28,7 @@ from .observation.waiting import still_waiting
 from .payload.routing import Payloads
 from .settings import AthomicSettings
 from .stores.base import StateStore
+from .stores.shared import SharedState
 from .transports.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class RunParts:
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None  # of ordered consumers
+    shared: SharedState | None  # with the other processes
     home: Home
     loop_lag: LoopLag  # of the event loop of the routes
 
@@ -65,6 +67,8 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
+        self._pauses = GroupPauses(self.manager.consumers, parts.shared, settings)
+        self.desk = Desk(self.manager.consumers, parts.transport, settings, self._pauses)
         self._payloads = parts.payloads
         self._store = parts.store
         self._routes_lag = parts.loop_lag
@@ -152,7 +156,7 @@ class Run:
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
         """See `Athomic.dead_letters`."""
-        service = self._service(handler_id)
+        service = self.desk.service(handler_id)
         subscriptions = [other.subscription for other in self.manager.consumers.values()]
         group = {other.handler_id for other in subscriptions if other.group_id == service.subscription.group_id}
         parts = DeadLetterParts(
@@ -166,25 +170,6 @@ class Run:
             payload_of=partial(self._payloads.of_letter, service.subscription.payload),
         )
         return DeadLetters(parts)
-
-    async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
-        """See `Athomic.seek`."""
-        service = self._service(handler_id)
-        bounds = (await self._transport.bounds(place.topic, self._settings.request_timeout)).get(place.partition)
-        if bounds is None:
-            raise PartitionNotFoundError(f"{place} cannot go on at offset {offset}: there is no such partition")
-        if not bounds[0] <= offset <= bounds[1]:
-            kept = f"from {bounds[0]} to {bounds[1]}"
-            raise TransportError(f"{place} cannot go on at offset {offset}: its offsets are {kept}")
-        await service.seek(place, offset)
-
-    def _service(self, handler_id: str) -> ConsumerService:
-        service = self.manager.consumers.get(handler_id)
-        if service is None:
-            raise HandlerNotFoundError(
-                f"there is no handler {handler_id}{_instead(handler_id, self.manager.consumers)}"
-            )
-        return service
 
     # --- of all consumers
 
@@ -244,6 +229,7 @@ class Run:
                 self._start_task.result()
 
     async def _start_services(self) -> None:
+        await self._pauses.begin()
         try:
             await self._lifecycle.start(self._settings.shutdown_timeout)
         except Exception as error:
@@ -279,11 +265,7 @@ class Run:
             await asyncio.wait([self._start_task])
             if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
+        await self._pauses.end()
         await self._lifecycle.stop(self._stop_timeout)
         if self._store is not None:
             await self._store.close()
-
-
-def _instead(name: str, known: Collection[str]) -> str:
-    """What else could have been meant, as the end of a sentence."""
-    return f"{did_you_mean(name, known) or ';'} the handlers are: {', '.join(known) or 'none'}"

@@ -91,6 +91,9 @@ class BatchStrategy:
             if lane.linger is not None:
                 lane.linger.cancel()
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

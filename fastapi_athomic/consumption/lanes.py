@@ -79,6 +79,9 @@ class LaneStrategy:
         for lane in list(self.lanes(partition)):
             self._wake(lane)
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

@@ -111,6 +111,17 @@ class LastError(BaseModel):
     count: int = Field(description="How many attempts have failed since the consumer was built, this one included")
 
 
+class PauseStatus(BaseModel):
+    """A pause of a consumer, of one topic of it, or of one partition. They are independent of each other."""
+
+    topic: str | None = Field(None, description="The topic that is paused; null: the whole consumer is")
+    partition: int | None = Field(None, description="The partition that is paused; null: the whole topic is")
+    since: datetime = Field(description="When it was paused, in UTC")
+    until: datetime | None = Field(None, description="When it ends by itself, in UTC; null: when somebody resumes it")
+    actor: str = Field(description="Who paused it; `settings`: the handler's tuning did")
+    reason: str | None = Field(None, description="Why, in their words")
+
+
 class ConsumerStatus(BaseModel):
     id: str
     process: ProcessInfo
@@ -118,11 +129,12 @@ class ConsumerStatus(BaseModel):
     pattern: str | None
     group_id: str
     ordering: str
-    concurrency: int
+    concurrency: int = Field(description="How many messages or batches this process handles at once, as set last")
     batch_size: int | None
     state: str
     ready: bool
-    paused: bool
+    paused: bool = Field(description="The whole consumer is paused; `pauses` also has those of topics and partitions")
+    pauses: list[PauseStatus] = Field([], description="What an operator has paused, and until when")
     health: ConsumerHealth
     assignment: list[PartitionStatus]
     counters: CounterValues

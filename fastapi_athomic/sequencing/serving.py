@@ -73,7 +73,9 @@ class Serving:
     def _may_start(self, aggregate: Aggregate, item: Item, now: float) -> bool:
         if aggregate.rests_until > now or not aggregate.held(now):
             return False
-        return item.partition.open if item.partition is not None else self._assignment.host() is not None
+        if item.partition is not None:
+            return item.partition.open
+        return self._assignment.host() is not None and not self._guard.paused(item.message.topic_partition)
 
     def _needs_store(self, aggregate: Aggregate) -> bool:
         """It has something to claim, to write, to park or to renew."""

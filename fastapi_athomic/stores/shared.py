@@ -7,13 +7,21 @@ from typing import Protocol
 
 
 class SharedState(Protocol):
-    """Documents that all processes with the same state store see. Each is some kilobytes at most."""
+    """Documents that all processes with the same state store see. Each is some kilobytes at most.
+
+    All calls up to `close` are made in one event loop, as for a `StateStore`.
+    """
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether other processes see the documents, too."""
+        ...
 
     async def put(self, section: str, name: str, document: bytes, *, ttl: float | None = None) -> None:
         """Writes a document. `ttl`: seconds after which it is gone; None: it stays.
 
         Raises:
-            StateStoreError: the store cannot be reached.
+            StateStoreError: the store cannot be reached, does not answer in time or refuses; it says which.
         """
         ...
 
