@@ -107,7 +107,8 @@ export class Actions {
     const result = el("div", { role: "status" });
     const go = el("button", { type: "submit", class: action.danger ? "danger" : "main" }, action.dry ? "Look first" : action.label);
     const close = el("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
-    const wrapped = new Map(fields.map((field) => [field, el("label", { class: "field" }, field.label, " ", inputs.get(field), field.hint ? el("small", {}, field.hint) : null)]));
+    const wrapped = new Map(fields.map((field) => [field, el("div", { class: "field" },
+      el("label", { for: `field-${field.name}` }, field.label), " ", inputs.get(field), field.hint ? el("small", { id: `hint-${field.name}` }, field.hint) : null)]));
     let plan = null; // what the dry run said; null: none for these inputs
 
     const read = () => Object.fromEntries(fields.map((field) => [field.name, field.type === "checkbox" ? inputs.get(field).checked : inputs.get(field).value.trim()]));
@@ -160,7 +161,7 @@ export class Actions {
 }
 
 function input(field, value) {
-  const common = { name: field.name, required: field.required, maxlength: field.maxlength, autocomplete: "off" };
+  const common = { id: `field-${field.name}`, name: field.name, required: field.required, maxlength: field.maxlength, autocomplete: "off", "aria-describedby": field.hint && `hint-${field.name}` };
   if (field.options) {
     const select = el("select", common, field.options.map(([option, label]) => el("option", { value: option }, label)));
     if (value !== "") select.value = value;
