@@ -4,13 +4,13 @@ import { count, el, rate, say, seconds } from "./dom.js";
 import { SHOWN_SECONDS } from "./history.js";
 
 const CHARTS = [
-  { title: "Processed per second", lines: [["processed", "processed"]], show: (history) => rate(history.recent("processed")), axis: rate },
-  { title: "Lag in messages", lines: [["lag", "lag"]], show: (history) => count(history.now("lag")), axis: count },
-  { title: "Oldest one waiting", lines: [["age", "age"]], show: (history) => seconds(history.now("age")), axis: seconds },
-  { title: "Failures per second", lines: [["failed", "failed attempts"], ["lettered", "dead letters"]], show: (history) => rate(history.recent("failed")), axis: rate },
+  { title: "Processed per second", lines: [["processed", "processed"]], text: rate },
+  { title: "Lag in messages", lines: [["lag", "lag"]], text: count },
+  { title: "Oldest one waiting", lines: [["age", "age"]], text: seconds },
+  { title: "Failures per second", lines: [["failed", "failed attempts"], ["lettered", "dead letters"]], text: rate },
 ];
 
-const inks = () => Object.fromEntries(["ink-1", "ink-2", "ink-quiet", "ink-grid"].map((name) => {
+const inks = () => Object.fromEntries(["ink-1", "ink-2", "fill-1", "ink-quiet", "ink-grid"].map((name) => {
   const probe = document.body.appendChild(el("span", { class: name }));
   const colour = getComputedStyle(probe).color;
   probe.remove();
@@ -42,14 +42,15 @@ class Chart {
     this.drawn = new uPlot({
       width, height,
       legend: { show: false },
-      cursor: { show: false },
+      cursor: { y: false, points: { show: false }, drag: { setScale: false, x: false }, sync: { key: "charts" } },
+      hooks: { setCursor: [(chart) => this.showValue(chart.cursor.idx)] },
       scales: {
         x: { time: true, range: (chart, least, most) => [most - Math.min(SHOWN_SECONDS, Math.max(60, most - least)), most] },
         y: { range: (chart, least, most) => [0, Math.max(1, most * 1.1)] },
       },
-      axes: [{ ...axis, space: 70, size: 24, values: clock }, { ...axis, space: 28, size: 46, values: (chart, values) => values.map(this.kind.axis) }],
+      axes: [{ ...axis, space: 70, size: 24, values: clock }, { ...axis, space: 28, size: 46, values: (chart, values) => values.map(this.kind.text) }],
       series: [{}, ...this.kind.lines.map((line, number) => ({
-        stroke: ink[`ink-${number + 1}`], width: 1.6, dash: number ? [5, 4] : undefined, points: { show: false }, spanGaps: false,
+        stroke: ink[`ink-${number + 1}`], width: 1.6, dash: number ? [5, 4] : undefined, fill: this.kind.lines.length > 1 ? undefined : ink["fill-1"], points: { show: false }, spanGaps: false,
       }))],
     }, this.data, this.plot);
   }
@@ -60,9 +61,18 @@ class Chart {
     this.data = [history.times.slice(Math.max(0, from)), ...this.kind.lines.map(([name]) => history.series[name].slice(Math.max(0, from)))];
     if (this.drawn) this.drawn.setData(this.data);
     else this.draw();
-    const text = this.kind.show(history);
-    say(this.value, text);
+    const text = this.kind.text(history.now(this.kind.lines[0][0]));
+    if (!this.past) say(this.value, text);
     this.plot.setAttribute("aria-label", `${this.kind.title}, the last 5 minutes; now ${text}`);
+  }
+
+  /** The value below the pointer instead of the present one. */
+  showValue(place) {
+    this.past = place !== null && place !== undefined;
+    this.value.classList.toggle("past", this.past);
+    const shown = this.past ? place : this.data[0].length - 1;
+    const text = this.kind.text(this.data[1][shown]);
+    say(this.value, this.past ? `${text} at ${new Date(this.data[0][shown] * 1000).toLocaleTimeString("en-GB")}` : text);
   }
 
   forget() {

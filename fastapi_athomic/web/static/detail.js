@@ -43,9 +43,10 @@ export class Detail {
     this.error = el("div");
     this.partition = { topic: "", partition: "" };
     this.partitions = this.partitionTable(actions);
+    this.resume = actions.button("resume", () => ({ id }));
     const target = () => ({ id, values: { topic: this.topics?.[0] ?? "" } });
     this.body = el("div", {}, el("p", {}, this.badge, " ", this.state),
-      el("div", { class: "actions" }, ["pause", "resume", "restart", "concurrency", "rate", "breaker", "seek"].map((name) => actions.button(name, target))),
+      el("div", { class: "actions" }, actions.button("pause", target), this.resume, ["restart", "concurrency", "rate", "breaker", "seek"].map((name) => actions.button(name, target))),
       this.reasons, this.pauses, el("div", { class: "charts" }, this.charts.elements), el("h3", {}, "Consumer"), this.facts.element,
       el("h3", {}, "Partitions"), this.partitions.element, this.error,
       config.dead_letters ? new Letters(actions, config, id).element : null,
@@ -72,6 +73,9 @@ export class Detail {
         const buttons = ["pause", "resume", "seek"].map((name) => actions.button(name, target(each))).filter(Boolean);
         for (const button of buttons) button.setAttribute("aria-label", `${button.textContent} ${each.topic} [${each.partition}]`);
         return el("div", { class: "actions" }, buttons);
+      }, refresh: (cell, each) => {
+        const resume = cell.querySelector("[data-action=resume]");
+        if (resume) resume.hidden = !each.own;
       } });
     }
     return new Table("Partitions", columns, (each) => `${each.topic}/${each.partition}`);
@@ -84,13 +88,17 @@ export class Detail {
     say(this.state, consumer.paused ? `${consumer.state}, paused` : consumer.state);
     showReasons(this.reasons, consumer.health.status, consumer.health.reasons);
     this.showPauses(pauses);
+    if (this.resume) this.resume.hidden = !consumer.paused && !pauses.length;
     this.charts.update(history);
     this.facts.update({
       "Topics": consumer.pattern ?? consumer.topics.join(", "), "Group": consumer.group_id, "Order": consumer.ordering, "Concurrency": consumer.concurrency,
       "In flight": count(inFlightOf(consumer)), "Oldest in flight": seconds(consumer.oldest_in_flight_seconds), "Last message": moment(consumer.last_message_at),
       "Restarts": consumer.last_restart_reason ? `${consumer.restarts}: ${consumer.last_restart_reason}` : consumer.restarts, "Dead letters go to": consumer.dlq_topics.join(", ") || NOTHING,
     });
-    this.partitions.update(consumer.assignment.map((each) => ({ ...each, paused: each.paused || pauses.some((pause) => samePause(pause, each)) })));
+    this.partitions.update(consumer.assignment.map((each) => {
+      const own = pauses.some((pause) => samePause(pause, each));
+      return { ...each, own, paused: each.paused || own };
+    }));
     this.counters.update(Object.fromEntries(COUNTERS.map(([name, label]) => [label, count(consumer.counters[name])])));
     this.showError(consumer.last_error);
   }
@@ -122,7 +130,7 @@ export function consumerTable(histories) {
     { title: "Consumer", node: (each) => el("a", { href: `#/consumer/${encodeURIComponent(each.id)}` }, each.id) },
     { title: "Health", keep: true, node: () => el("span"), refresh: (cell, each) => showBadge(cell.firstChild, each.health.status) },
     { title: "State", text: (each) => each.paused ? `${each.state}, paused` : (each.pauses ?? []).length ? `${each.state}, paused in part` : each.state },
-    { title: "Processed/s", number: true, text: (each) => rate(history(each).recent("processed")), by: (each) => history(each).recent("processed") },
+    { title: "Processed/s", number: true, text: (each) => rate(history(each).now("processed")), by: (each) => history(each).now("processed") },
     { title: "Lag", number: true, text: (each) => count(history(each).now("lag")), by: (each) => history(each).now("lag") },
     { title: "Oldest", number: true, text: (each) => seconds(history(each).now("age")), by: (each) => history(each).now("age") },
     { title: "In flight", number: true, text: (each) => count(inFlightOf(each)), by: inFlightOf },

@@ -1,6 +1,7 @@
 // What was seen of each consumer, for the charts: the server keeps nothing.
 
 const KEPT_SECONDS = 900;
+const RATE_SECONDS = 5; // over so long a rate is taken: what people can read
 export const SHOWN_SECONDS = 300;
 export const VALUES = ["processed", "lag", "age", "failed", "lettered"];
 
@@ -9,17 +10,21 @@ export class History {
   constructor() {
     this.times = []; // in seconds since 1970
     this.series = Object.fromEntries(VALUES.map((name) => [name, []]));
-    this.last = null;
+    this.samples = []; // {time, counters} of the last seconds, for the rates
   }
 
-  /** `counters`: how many since the start; what is shown of them is the rate. */
+  /** `counters`: how many since the start; what is shown of them is the rate over the last seconds. */
   add(time, counters, lag, age, interval) {
-    const last = this.last, passed = last ? time - last.time : 0;
-    if (last && passed <= 0) return;
-    this.last = { time, counters };
-    if (!last) return this.push(time, { processed: null, failed: null, lettered: null, lag, age });
-    if (passed > 10 * interval + 5) this.push(last.time + interval, {}); // nothing is known of the time between
-    const per = (name) => counters[name] < last.counters[name] ? null : (counters[name] - last.counters[name]) / passed;
+    const last = this.samples.at(-1);
+    if (last && time <= last.time) return;
+    if (last && (time - last.time > 10 * interval + RATE_SECONDS || counters.processed < last.counters.processed)) {
+      this.push(last.time + interval, {}); // nothing is known of the time between, or the count began anew
+      this.samples = [];
+    }
+    while (this.samples.length > 1 && this.samples[1].time <= time - RATE_SECONDS) this.samples.shift();
+    const first = this.samples[0];
+    const per = (name) => first ? Math.max(0, counters[name] - first.counters[name]) / (time - first.time) : null;
+    this.samples.push({ time, counters });
     this.push(time, { processed: per("processed"), failed: per("failed"), lettered: per("dead_lettered"), lag, age });
   }
 
@@ -34,13 +39,6 @@ export class History {
 
   now(name) {
     return this.series[name].at(-1) ?? null;
-  }
-
-  /** The mean of the last seconds: what people can read. */
-  recent(name, seconds = 5) {
-    const from = (this.times.at(-1) ?? 0) - seconds;
-    const values = this.series[name].filter((value, place) => this.times[place] > from && value !== null);
-    return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
   }
 }
 
