@@ -422,7 +422,13 @@ class Athomic(Steering):
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
-        parts = RouteParts(manager=self.manager, lag=self.loop_lag, settings=self.settings)
+        parts = RouteParts(
+            manager=self.manager,
+            lag=self.loop_lag,
+            settings=self.settings,
+            steering=self,
+            letters=self.dead_letters,
+        )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
             self.app.include_router(router)
