@@ -5,6 +5,7 @@ The limits are those of Kafka, or generous. `strict` refuses a number in quotes,
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -45,14 +46,17 @@ ErrorType = Annotated[
 ConsumerId = Annotated[str, Path(description="The handler id", examples=["billing"])]
 
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
+
+
 def _text(value: object) -> object:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or _DATE.match(value) is None:
         raise ValueError("must be a time as text, ISO 8601 with its distance from UTC")
     return value
 
 
 Time = Annotated[AwareDatetime, BeforeValidator(_text)]
-"""As text: pydantic would take a number, too, and guess whether it counts seconds or milliseconds."""
+"""Pydantic would take a number, too, also as text, and guess whether it counts seconds or milliseconds."""
 
 
 class Body(BaseModel):
