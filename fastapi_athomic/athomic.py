@@ -431,6 +431,8 @@ class Athomic(Steering):
             settings=self.settings,
             streams=self._streams,
             requests=self.requests,
+            steering=self,
+            letters=self.dead_letters,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Response
 from fastapi.params import Depends
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
+from ..control.steering import Steering
 from ..exceptions import ConfigurationError
+from ..failures.dead_letters import DeadLetters
 from ..loop.load import LoopLag, RequestGauge
 from ..manager import ConsumerManager, unstarted
 from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
+from .control_parts import ControlOptions, ControlParts
+from .control_routes import control_routers
 from .dashboard import add_dashboard
+from .letter_routes import letter_routers
+from .problems import CONSUMER_NOT_FOUND, INVALID_REQUEST, ProblemError, ProblemRoute, responses
 from .streams import Streams
 
 UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
@@ -42,6 +48,8 @@ class RouteParts:
     settings: AthomicSettings
     streams: Streams
     requests: RequestGauge
+    steering: Steering
+    letters: Callable[[str], DeadLetters]  # of a handler id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,7 @@ class RouteOptions:
     dependencies: Sequence[Depends]
     probe_dependencies: Sequence[Depends] | None  # None: the same as `dependencies`
     include_in_schema: bool
+    control: ControlOptions
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError`, where FastAPI would have an assertion or an `AttributeError`."""
@@ -59,13 +68,21 @@ class RouteOptions:
             raise ConfigurationError(
                 f"include_athomic: the prefix must begin with a slash and not end with one, unlike {self.prefix!r}"
             )
-        for name, given in (("dependencies", self.dependencies), ("probe_dependencies", self.probe_dependencies)):
-            if not isinstance(given, Iterable | None) or not all(isinstance(each, Depends) for each in given or ()):
+        lists: dict[str, object] = {
+            "dependencies": self.dependencies,
+            "probe_dependencies": self.probe_dependencies,
+            "control_dependencies": self.control.control_dependencies,
+            "payload_dependencies": self.control.payload_dependencies,
+        }
+        for name, given in lists.items():
+            if given is None and name == "probe_dependencies":
+                continue
+            if not isinstance(given, Iterable) or not all(isinstance(each, Depends) for each in given):
                 raise ConfigurationError(f"include_athomic: {name} must be a list of Depends(...)")
 
 
 def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ...]:
-    """The probes, and the others."""
+    """The probes; the others; and with `control.enabled` those that change something, and those of dead letters."""
     named = Depends(_naming_the_process(parts.settings))
     own = options.probe_dependencies
     open_to_all = own is not None and not own  # then an answer says yes or no, and does not name the host
@@ -73,16 +90,35 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
     others = _router(options, [*options.dependencies, named])
     _add_probes(probes, parts)
     _add_metrics(others, parts)
-    routers = (probes, others)
+    routers = (probes, others, *_control_routers(parts, options, named))
     if parts.settings.dashboard.enabled:
         add_dashboard(others, parts.settings.dashboard, parts.streams, parts.requests, lambda: routers)
     _add_statuses(others, parts)
     return routers
 
 
+def _control_routers(parts: RouteParts, options: RouteOptions, named: Depends) -> Iterator[APIRouter]:
+    if not parts.settings.control.enabled:
+        return
+    control = ControlParts(
+        steering=parts.steering,
+        manager=parts.manager,
+        letters=parts.letters,
+        settings=parts.settings.control,
+        options=options.control,
+    )
+
+    def new_router(dependencies: Sequence[Depends]) -> APIRouter:
+        return _router(options, [*options.dependencies, *dependencies, named])
+
+    yield from control_routers(new_router, control)
+    yield from letter_routers(new_router, control)
+
+
 def _router(options: RouteOptions, dependencies: list[Depends]) -> APIRouter:
     return APIRouter(
         prefix=options.prefix,
+        route_class=ProblemRoute,
         tags=["consumers"],
         dependencies=dependencies,
         include_in_schema=options.include_in_schema,
@@ -140,7 +176,7 @@ def _add_statuses(router: APIRouter, parts: RouteParts) -> None:
     @router.get(
         "/{consumer_id}",
         summary="Status of one consumer",
-        responses={404: {"description": "No consumer has this id"}},
+        responses=responses(CONSUMER_NOT_FOUND, INVALID_REQUEST),
     )
     async def consumer(consumer_id: str) -> ConsumerStatus:
         current = parts.manager()
@@ -148,7 +184,7 @@ def _add_statuses(router: APIRouter, parts: RouteParts) -> None:
         if service is None:
             known = current.consumers if current else None
             headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
-            raise HTTPException(404, _not_found(consumer_id, known), headers)
+            raise ProblemError(CONSUMER_NOT_FOUND, _not_found(consumer_id, known), headers)
         return service.status()
 
 

@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 import uvicorn
 from axe_playwright_python.async_playwright import Axe
-from fastapi import FastAPI
-from playwright.async_api import Browser, Page, Route, expect
+from fastapi import Depends, FastAPI
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, include_athomic
-from fastapi_athomic.operation_settings import DashboardSettings
+from fastapi_athomic.operation_settings import ControlSettings, DashboardSettings
 from tests.support.browser import BrowserUnavailableError, chromium
 from tests.support.processes import free_port
 
@@ -39,12 +39,18 @@ INK = """canvas => {
 """How many pixels in the upper half of a chart have the colour of its line."""
 
 
+async def everybody() -> None:
+    """May see payloads."""
+
+
 class Shop:
     """An app under uvicorn. `/shop` is the prefix of a proxy that takes it away and tells the app nothing of it."""
 
     def __init__(self, **settings: Any) -> None:
         self.app = FastAPI()
-        self.athomic: Athomic = include_athomic(self.app, AthomicSettings(**settings))
+        self.athomic: Athomic = include_athomic(
+            self.app, AthomicSettings(**settings), payload_dependencies=[Depends(everybody)]
+        )
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.handled: list[int] = []
@@ -128,8 +134,9 @@ async def browser(do_without: Callable[[str], None]) -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shop() -> AsyncIterator[Shop]:
+    control = ControlSettings(enabled=True, allow_anonymous=True)
     dashboard = DashboardSettings(interval=0.2, stream_seconds=2)
-    async with Shop(dashboard=dashboard).running() as shop:
+    async with Shop(control=control, dashboard=dashboard).running() as shop:
         yield shop
 
 
@@ -263,6 +270,137 @@ async def test_the_choice_of_colours_is_kept(visit: Visit) -> None:
 
 
 async def test_without_control_there_is_nothing_to_press(visit: Visit) -> None:
+    async with Shop(dashboard=DashboardSettings(stream_seconds=2)).running() as shop:
+        visitor = await visit(quiet=False)
+        await visitor.page.goto(f"{shop.url}/consumers/dashboard#/consumer/billing")
+        await expect(visitor.page.get_by_role("heading", name="Partitions")).to_be_visible()
+        assert await visitor.page.locator("main button:visible").all_inner_texts() == ["Lag", "Oldest", "In flight"]
+        await visitor.page.close()
+
+
+# --- actions
+
+
+def pressed(inside: Page | Locator, name: str) -> Locator:
+    return inside.get_by_role("button", name=name, exact=True)
+
+
+async def test_a_consumer_is_paused_and_resumed_by_clicks(visit: Visit, shop: Shop) -> None:
+    visitor = await visit()
+    page = visitor.page
+    await page.get_by_role("link", name="billing", exact=True).click()
+    await pressed(page, "Pause").click()
+    dialog = page.get_by_role("dialog", name="Pause billing")
+    await pressed(dialog, "Pause").click()
+    await expect(dialog).to_be_visible()  # there is no reason yet
+    await dialog.get_by_label("Reason").fill("the provider is down")
+    assert await visitor.violations() == []
+    await pressed(dialog, "Pause").click()
+    await expect(page.locator("#announcement")).to_have_text("billing: paused.")
+    await expect(page.get_by_label("Pauses")).to_contain_text("reason: the provider is down")
+    before = len(shop.handled)
+    await shop.athomic.publish_many("orders", range(5))
+    await expect(page.locator("#detail .chart h3 span").nth(1)).to_have_text("5")  # the lag
+    assert len(shop.handled) == before
+    await pressed(page, "Resume").click()
+    await pressed(page.get_by_role("dialog"), "Resume").click()
+    await expect(page.get_by_label("Pauses")).to_be_hidden()
+    await shop.athomic.drain()
+    assert len(shop.handled) == before + 5
+
+
+async def test_a_partition_is_paused_by_keyboard_alone(visit: Visit, shop: Shop) -> None:
+    visitor = await visit("/consumers/dashboard")
+    keyboard, focus = visitor.page.keyboard, visitor.page.locator(":focus")
+    await expect(visitor.page.get_by_role("link", name="mail", exact=True)).to_be_visible()
+
+    async def go_to(name: str) -> None:
+        for _ in range(40):
+            await keyboard.press("Tab")
+            label = await focus.evaluate("node => node.getAttribute('aria-label') ?? node.textContent")
+            assert await focus.evaluate("node => getComputedStyle(node).outlineStyle") != "none", f"no focus at {label}"
+            if label == name:
+                return
+        raise AssertionError(f"{name} cannot be reached")
+
+    await go_to("Skip to the consumers")
+    await keyboard.press("Enter")
+    await go_to("mail")
+    await keyboard.press("Enter")
+    await expect(visitor.page.get_by_role("heading", name="mail", exact=True)).to_be_focused()
+    await go_to("Pause orders [1]")
+    await keyboard.press("Enter")
+    await expect(visitor.page.get_by_role("dialog")).to_be_visible()
+    await expect(visitor.page.get_by_label("Reason")).to_be_focused()
+    await keyboard.type("it is looked at")
+    await keyboard.press("Enter")
+    await expect(visitor.page.locator("#announcement")).to_have_text("mail: orders [1]: paused.")
+    await expect(visitor.page.get_by_role("dialog")).to_have_count(0)
+    (mail,) = [each for each in shop.athomic.consumers() if each.id == "mail"]
+    assert [(pause.topic, pause.partition, pause.reason) for pause in mail.pauses] == [("orders", 1, "it is looked at")]
+    await shop.athomic.resume("mail")
+
+
+async def test_a_dead_letter_is_found_read_and_sent_back_by_clicks(visit: Visit, shop: Shop) -> None:
+    await shop.athomic.publish("orders", -77)
+    await shop.athomic.drain()
+    (letter,) = [each for each in await shop.athomic.dead_letters("billing").browse() if each.value == b"-77"]
     visitor = await visit("/consumers/dashboard#/consumer/billing")
-    await expect(visitor.page.get_by_role("heading", name="Partitions")).to_be_visible()
-    assert await visitor.page.locator("main button:visible").all_inner_texts() == ["Lag", "Oldest", "In flight"]
+    page = visitor.page
+    await pressed(page, "Show dead letters").click()
+    await page.locator(f"[data-letter='{letter.partition}/{letter.offset}']").click()
+    dialog = page.get_by_role("dialog", name="Dead letter")
+    await expect(dialog).to_contain_text(f"the card was declined {SCRIPT}")
+    await pressed(dialog, "Show payload").click()
+    await expect(dialog.locator("pre").nth(1)).to_have_text("-77")
+    assert await visitor.violations() == []
+    shop.fails = False
+    try:
+        await pressed(dialog, "Send back").click()
+        asking = page.get_by_role("dialog", name="Send dead letters back of billing")
+        await asking.get_by_label("Reason").fill("the card is valid again")
+        await pressed(asking, "Look first").click()
+        await expect(asking).to_contain_text("1 letter would be sent back")
+        assert -77 not in shop.handled
+        await pressed(asking, "Send back").click()
+        await expect(page.locator("#announcement")).to_contain_text("1 dead letter sent back.")
+        await shop.athomic.drain()
+        assert -77 in shop.handled
+    finally:
+        shop.fails = True
+    await expect(page.locator(f"[data-letter='{letter.partition}/{letter.offset}']")).to_have_count(0)
+
+
+async def test_a_seek_says_first_what_it_would_do(visit: Visit, shop: Shop) -> None:
+    await shop.athomic.publish_many("orders", [1, 2, 3], key=lambda _: "the same partition")
+    await shop.athomic.drain()
+    before = len(shop.handled)
+    visitor = await visit("/consumers/dashboard#/consumer/mail")
+    page = visitor.page
+    await pressed(page, "Seek").click()
+    dialog = page.get_by_role("dialog", name="Seek mail")
+    await expect(dialog.get_by_label("Topic", exact=True)).to_have_value("orders")
+    await dialog.get_by_label("To", exact=True).select_option("end")
+    await dialog.get_by_label("Reason").fill("to see it")
+    await pressed(dialog, "Look first").click()
+    await expect(dialog).to_contain_text("0 messages would be skipped, 0 messages handled again")
+    await dialog.get_by_label("To", exact=True).select_option("beginning")
+    await pressed(dialog, "Look first").click()
+    await expect(dialog).to_contain_text("handled again")
+    await pressed(dialog, "Seek").click()
+    await expect(page.locator("#announcement")).to_have_text("mail: it goes on at the other place.")
+    assert len(shop.handled) == before, "only the other consumer has gone back"
+
+
+async def test_what_is_refused_stays_in_the_dialog_with_its_reason(visit: Visit, shop: Shop) -> None:
+    async def refuse(route: Route) -> None:
+        problem = {"type": "/problems/not-allowed", "title": "Not allowed", "status": 403, "detail": "ask the owner"}
+        await route.fulfill(status=403, content_type="application/problem+json", body=json.dumps(problem))
+
+    visitor = await visit("/consumers/dashboard#/consumer/mail", quiet=False)
+    await visitor.page.route("**/restart", refuse)
+    await pressed(visitor.page, "Restart").click()
+    dialog = visitor.page.get_by_role("dialog")
+    await dialog.get_by_label("Reason").fill("to see it")
+    await pressed(dialog, "Restart").click()
+    await expect(dialog.get_by_role("alert")).to_have_text("ask the owner (403). You may not do this.")
