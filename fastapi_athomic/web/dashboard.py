@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 
 from ..loop.load import RequestGauge
 from ..operation_settings import DashboardSettings
-from .streams import RETRY_AFTER, EventStream, Snapshot, Streams
+from .problems import NOT_RUNNING, TOO_MANY_STREAMS, responses
+from .streams import EventStream, Streams
 
 STATIC = Path(__file__).parent / "static"
 PAGE = "index.html"
@@ -62,6 +63,12 @@ class DashboardConfig(BaseModel):
     payloads: bool = Field(description="Whether their payloads can")
 
 
+class _Events(Response):
+    """Only for the schema. FastAPI would expect a generator behind a route whose class is its own for events."""
+
+    media_type = "text/event-stream"
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
     content: bytes
@@ -102,17 +109,14 @@ def _add_events(router: APIRouter, streams: Streams, requests: RequestGauge) -> 
     @router.get(
         "/events",
         summary="Status of all consumers, again and again, as server-sent events",
-        response_class=Response,
-        responses={
-            200: {
-                "description": "Events `snapshot`, each with this as JSON, and a last one: `end`",
-                "content": {"text/event-stream": {"itemSchema": {"type": "object", "title": Snapshot.__name__}}},
-            },
-            503: {"description": f"Too many streams are open, or the app stops: come again after {RETRY_AFTER} s"},
-        },
+        response_class=_Events,
+        response_description="Events `snapshot`, and a last one: `end`",
+        responses=responses(NOT_RUNNING, TOO_MANY_STREAMS),
     )
     async def events() -> Response:
-        """Ends by itself after `dashboard.stream_seconds`, and when the app stops; then open the next one."""
+        """Each event `snapshot` holds JSON: `time`, `process`, `health` (as in `/health`) and `consumers` (as in the
+        status of all). The stream ends by itself after `dashboard.stream_seconds`, and when the app stops; its last
+        event, `end`, has the `reason`: `time` or `stopping`."""
         return EventStream(streams, requests)
 
 

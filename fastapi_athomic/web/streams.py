@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from ..compatibility import EventSourceResponse
@@ -22,6 +22,7 @@ from ..loop.termination import told_of_termination
 from ..manager import ConsumerManager, unstarted
 from ..observation.status import ConsumerStatus, HealthReport, ProcessInfo
 from ..settings import AthomicSettings
+from .problems import NOT_RUNNING, TOO_MANY_STREAMS, ProblemError, answer
 
 RETRY_AFTER = 5
 """Seconds after which somebody for whom there was no room may ask again."""
@@ -65,14 +66,16 @@ class Streams:
             self._ended = None
 
     @property
-    def refusal(self) -> str | None:
+    def refusal(self) -> ProblemError | None:
         """Why nobody may open a stream now; None: there is room."""
+        headers = {"retry-after": str(RETRY_AFTER)}
         if self._ended is None or self._ended.is_set():
-            return "the app is not running"
-        most = self._settings.dashboard.most_streams
-        return (
-            f"{self.open} streams are open, which is the setting dashboard.most_streams" if self.open >= most else None
-        )
+            return ProblemError(NOT_RUNNING, "the app has not started, or stops", headers)
+        if self.open >= self._settings.dashboard.most_streams:
+            return ProblemError(
+                TOO_MANY_STREAMS, f"{self.open} are open, see the setting dashboard.most_streams", headers
+            )
+        return None
 
     async def events(self) -> AsyncIterator[bytes]:
         """A snapshot at once, then one an interval, and a last event that says why there are no more."""
@@ -121,8 +124,7 @@ class EventStream(EventSourceResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refusal := self._streams.refusal) is not None:
-            answer = JSONResponse({"detail": refusal}, 503, {"retry-after": str(RETRY_AFTER)})
-            await answer(scope, receive, send)
+            await answer(Request(scope), refusal)(scope, receive, send)
             return
         self._streams.open += 1
         try:

@@ -13,7 +13,7 @@ import pytest_asyncio
 import uvicorn
 from axe_playwright_python.async_playwright import Axe
 from fastapi import Depends, FastAPI
-from playwright.async_api import Browser, Locator, Page, Route, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Route, expect
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, include_athomic
 from fastapi_athomic.operation_settings import ControlSettings, DashboardSettings
@@ -94,11 +94,13 @@ class Visitor:
         self.page = page
         self.complaints: list[str] = []
         self.asked: list[str] = []
-        page.on(
-            "console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text)
-        )
+        page.on("console", self._heard)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
 
     async def cell(self, consumer: str, column: str) -> str:
         """What the table of consumers says."""

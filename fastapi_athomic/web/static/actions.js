@@ -75,11 +75,9 @@ export async function send(url, body) {
 
 export function problemText({ status, body }) {
   if (!status) return "The app does not answer.";
-  const detail = body?.detail ?? body?.title;
-  const errors = Array.isArray(detail) ? detail : body?.errors;
-  const texts = Array.isArray(errors) ? errors.map((each) => [Array.isArray(each.loc) ? each.loc.join(".") : each.field, each.msg ?? each.message ?? each.detail].filter(Boolean).join(": ")) : [];
-  const hint = status === 401 || status === 403 ? " You may not do this." : "";
-  return `${typeof detail === "string" ? detail : "It was refused"}${texts.length ? `: ${texts.join("; ")}` : ""} (${status}).${hint}`;
+  const detail = body?.detail ?? body?.title ?? "It was refused";
+  const text = Array.isArray(detail) ? detail.map((each) => `${(each.loc ?? []).join(".")}: ${each.msg}`).join("; ") : String(detail);
+  return `${text} (${status}).${status === 401 || status === 403 ? " You may not do this." : ""}`;
 }
 
 export class Actions {

@@ -46,7 +46,8 @@ class Viewer:
 
     async def _read(self, response: EventStream, requests: RequestGauge) -> None:
         with requests:  # as the middleware does
-            await response({"type": "http", "asgi": {"spec_version": "2.3"}}, self._receive, self._send)
+            scope = {"type": "http", "path": "/consumers/events", "asgi": {"spec_version": "2.3"}}
+            await response(scope, self._receive, self._send)
 
     async def _receive(self) -> dict[str, Any]:
         await self._gone.wait()
