@@ -94,6 +94,7 @@ async def main() -> None:
         await asyncio.sleep(SECONDS)
         await dark.get_by_role("button", name="Show dead letters").click()
         await dark.locator("[data-letter]").first.wait_for()
+        await dark.evaluate("scrollTo(0, 0)")
         for name, page in (("dashboard-light", light), ("dashboard-dark", dark), ("dashboard-phone", phone)):
             await page.screenshot(path=IMAGES / f"{name}.png")
             await page.context.close()

@@ -5,13 +5,14 @@ import { Charts } from "./charts.js";
 import { Detail, consumerTable, showBadge, showReasons } from "./detail.js";
 import { el, say } from "./dom.js";
 import { Feed } from "./feed.js";
-import { Process } from "./history.js";
+import { Source, isOfGroup, membersOf } from "./history.js";
 
 const base = new URL("../", import.meta.url).href; // where all consumers are; whatever prefix a proxy has added
 const find = (id) => document.getElementById(id);
-const processes = new Map(); // by their name
-let shown = null; // the name of the process that is shown
-let chosen = null; // the one that somebody chose; null: the one that answered last
+const ALL = "all that share a state store";
+const sources = new Map(); // by the name of the process, or ALL
+let shown = null; // the name of the one that is shown
+let chosen = null; // the one that somebody chose; null: the one that came last
 let wanted = null; // the id of the consumer that is shown; null: all are
 let detail = null;
 let config = null;
@@ -19,34 +20,36 @@ let actions = null;
 
 const charts = new Charts();
 find("overview-charts").append(...charts.elements);
-const table = consumerTable(() => processes.get(shown));
+const table = consumerTable(() => sources.get(shown));
 find("consumers").append(table.element);
 
 function receive(snapshot) {
-  const { instance_id: instance, pid } = snapshot.process, name = `${instance} / ${pid}`;
-  if (!processes.has(name)) {
-    processes.set(name, new Process());
+  const { instance_id: instance, pid } = snapshot.process, group = isOfGroup(snapshot);
+  const name = group ? ALL : `${instance} / ${pid}`;
+  if (!sources.has(name)) {
+    sources.set(name, new Source(group));
     find("processes").append(el("option", { value: name }, name));
-    find("process-choice").hidden = processes.size < 2;
+    find("process-choice").hidden = sources.size < 2;
   }
-  processes.get(name).add(snapshot, config.interval_seconds);
+  sources.get(name).add(snapshot, config.interval_seconds);
   shown = chosen ?? name;
   find("processes").value = shown;
   render();
 }
 
 function render() {
-  const process = processes.get(shown);
-  if (!process) return;
-  const { health, consumers, process: who, time } = process.snapshot;
-  showBadge(find("health"), health.status);
-  say(find("process"), `Process ${who.pid} on ${who.host}, as of ${new Date(time).toLocaleTimeString()}`);
+  const source = sources.get(shown);
+  if (!source) return;
+  const { health, consumers, process: who, time } = source.snapshot;
+  const speaker = source.group ? `${membersOf(source.snapshot).length} processes, told by ${who.pid} on ${who.host}` : `Process ${who.pid} on ${who.host}`;
+  showBadge(find("health"), source.status);
+  say(find("process"), `${speaker}, as of ${new Date(time).toLocaleTimeString()}`);
   showReasons(find("reasons"), health.status, health.reasons);
-  if (wanted === null) renderOverview(process, consumers);
-  else renderDetail(process, consumers.find((each) => each.id === wanted), wanted);
+  if (wanted === null) renderOverview(source, consumers);
+  else renderDetail(source, consumers.find((each) => each.id === wanted), wanted);
 }
 
-function renderOverview(process, consumers) {
+function renderOverview(source, consumers) {
   const part = find("filter").value.trim().toLowerCase();
   const fits = (each) => [each.id, each.group_id, each.pattern ?? "", ...each.topics].some((text) => text.toLowerCase().includes(part));
   const found = consumers.filter(fits);
@@ -54,20 +57,20 @@ function renderOverview(process, consumers) {
   table.element.hidden = !found.length;
   find("none").hidden = Boolean(found.length);
   say(find("none"), consumers.length ? "No consumer fits." : "There are no consumers.");
-  charts.update(process.total);
+  charts.update(source.total);
 }
 
-function renderDetail(process, consumer, id) {
+function renderDetail(source, consumer, id) {
   if (!consumer) {
     detail = null;
-    find("detail-body").replaceChildren(el("p", {}, "This process has no such consumer."));
+    find("detail-body").replaceChildren(el("p", {}, "There is no such consumer here."));
     return;
   }
   if (detail?.id !== id) {
     detail = new Detail(id, actions, config);
     find("detail-body").replaceChildren(detail.body);
   }
-  detail.update(consumer, process.of(id));
+  detail.update(consumer, source.of(id));
 }
 
 function turn() {

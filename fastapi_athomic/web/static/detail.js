@@ -38,9 +38,12 @@ export class Detail {
     this.state = el("span");
     this.reasons = el("ul", { class: "reasons", "aria-label": "Why not all is well", hidden: true });
     this.pauses = el("ul", { "aria-label": "Pauses", hidden: true });
-    this.facts = new Facts("Topics", "Group", "Order", "Concurrency", "In flight", "Oldest in flight", "Last message", "Restarts", "Dead letters go to");
+    this.facts = new Facts("Topics", "Group", "Order", "Concurrency", "In flight", "Longest in the handler", "Longest in the queue", "Last message", "Restarts", "Dead letters go to");
     this.counters = new Facts(...COUNTERS.map(([, label]) => label));
     this.error = el("div");
+    this.note = el("p", { class: "quiet", hidden: true });
+    this.members = memberTable();
+    this.memberPart = el("div", { hidden: true }, el("h3", {}, "Processes"), this.members.element);
     this.partition = { topic: "", partition: "" };
     this.partitions = this.partitionTable(actions);
     this.resume = actions.button("resume", () => ({ id }));
@@ -48,7 +51,7 @@ export class Detail {
     this.body = el("div", {}, el("p", {}, this.badge, " ", this.state),
       el("div", { class: "actions" }, actions.button("pause", target), this.resume, ["restart", "concurrency", "rate", "breaker", "seek"].map((name) => actions.button(name, target))),
       this.reasons, this.pauses, el("div", { class: "charts" }, this.charts.elements), el("h3", {}, "Consumer"), this.facts.element,
-      el("h3", {}, "Partitions"), this.partitions.element, this.error,
+      this.note, this.memberPart, el("h3", {}, "Partitions"), this.partitions.element, this.error,
       config.dead_letters ? new Letters(actions, config, id).element : null,
       el("h3", {}, "Since the consumer was built"), this.counters.element);
   }
@@ -66,6 +69,7 @@ export class Detail {
       { title: "Position", number: true, text: (each) => each.position ?? NOTHING },
       { title: "Committed", number: true, text: (each) => each.committed ?? NOTHING },
       { title: "End", number: true, text: (each) => each.end_offset ?? NOTHING },
+      { title: "Process", text: (each) => each.member ?? NOTHING },
       { title: "Paused", text: (each) => each.paused ? "paused" : "no", mark: (each) => each.paused },
     ];
     if (["pause", "resume", "seek"].some((name) => actions.known.has(name))) {
@@ -92,13 +96,18 @@ export class Detail {
     this.charts.update(history);
     this.facts.update({
       "Topics": consumer.pattern ?? consumer.topics.join(", "), "Group": consumer.group_id, "Order": consumer.ordering, "Concurrency": consumer.concurrency,
-      "In flight": count(inFlightOf(consumer)), "Oldest in flight": seconds(consumer.oldest_in_flight_seconds), "Last message": moment(consumer.last_message_at),
+      "In flight": count(inFlightOf(consumer)), "Longest in the handler": seconds(consumer.oldest_in_handler_seconds ?? consumer.oldest_in_flight_seconds), "Longest in the queue": seconds(consumer.oldest_in_queue_seconds), "Last message": moment(consumer.last_message_at),
       "Restarts": consumer.last_restart_reason ? `${consumer.restarts}: ${consumer.last_restart_reason}` : consumer.restarts, "Dead letters go to": consumer.dlq_topics.join(", ") || NOTHING,
     });
     this.partitions.update(consumer.assignment.map((each) => {
       const own = pauses.some((pause) => samePause(pause, each));
       return { ...each, own, paused: each.paused || own };
     }));
+    const members = consumer.members ?? [];
+    this.memberPart.hidden = members.length < 2;
+    this.members.update(members);
+    this.note.hidden = !consumer.scope_note;
+    say(this.note, consumer.scope_note ?? "");
     this.counters.update(Object.fromEntries(COUNTERS.map(([name, label]) => [label, count(consumer.counters[name])])));
     this.showError(consumer.last_error);
   }
@@ -123,9 +132,21 @@ export class Detail {
   }
 }
 
-/** The table of all consumers. */
-export function consumerTable(histories) {
-  const history = (consumer) => histories().of(consumer.id);
+function memberTable() {
+  return new Table("Processes", [
+    { title: "Process", text: (each) => each.instance_id },
+    { title: "Health", keep: true, node: () => el("span"), refresh: (cell, each) => showBadge(cell.firstChild, each.health) },
+    { title: "State", text: (each) => each.paused ? `${each.state}, paused` : each.state },
+    { title: "Partitions", number: true, text: (each) => count(each.partitions) },
+    { title: "Concurrency", number: true, text: (each) => count(each.concurrency) },
+    { title: "Seen at", keep: true, text: (each) => moment(each.seen_at) },
+    { title: "Other settings", text: (each) => each.differs.join(", ") || "none" },
+  ], (each) => `${each.instance_id}/${each.pid}`);
+}
+
+/** The table of all consumers. `source()`: where they are. */
+export function consumerTable(source) {
+  const history = (consumer) => source().of(consumer.id);
   return new Table("Consumers", [
     { title: "Consumer", node: (each) => el("a", { href: `#/consumer/${encodeURIComponent(each.id)}` }, each.id) },
     { title: "Health", keep: true, node: () => el("span"), refresh: (cell, each) => showBadge(cell.firstChild, each.health.status) },

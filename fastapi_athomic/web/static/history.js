@@ -2,12 +2,14 @@
 
 const KEPT_SECONDS = 900;
 const RATE_SECONDS = 5; // over so long a rate is taken: what people can read
+const GROUP_SECONDS = 30; // likewise over several processes, of which others tell their counters every 5 to 15 s
 export const SHOWN_SECONDS = 300;
 export const VALUES = ["processed", "lag", "age", "failed", "lettered"];
 
 /** Values of one consumer, or of all together, over time. */
 export class History {
-  constructor() {
+  constructor(group = false) {
+    this.over = group ? GROUP_SECONDS : RATE_SECONDS;
     this.times = []; // in seconds since 1970
     this.series = Object.fromEntries(VALUES.map((name) => [name, []]));
     this.samples = []; // {time, counters} of the last seconds, for the rates
@@ -17,11 +19,11 @@ export class History {
   add(time, counters, lag, age, interval) {
     const last = this.samples.at(-1);
     if (last && time <= last.time) return;
-    if (last && (time - last.time > 10 * interval + RATE_SECONDS || counters.processed < last.counters.processed)) {
+    if (last && (time - last.time > 10 * interval + this.over || counters.processed < last.counters.processed)) {
       this.push(last.time + interval, {}); // nothing is known of the time between, or the count began anew
       this.samples = [];
     }
-    while (this.samples.length > 1 && this.samples[1].time <= time - RATE_SECONDS) this.samples.shift();
+    while (this.samples.length > 1 && this.samples[1].time <= time - this.over) this.samples.shift();
     const first = this.samples[0];
     const per = (name) => first ? Math.max(0, counters[name] - first.counters[name]) / (time - first.time) : null;
     this.samples.push({ time, counters });
@@ -57,11 +59,21 @@ export const ageOf = (consumer) => {
 
 export const inFlightOf = (consumer) => sum(consumer.assignment.map((partition) => partition.in_flight));
 
-/** One process: its newest snapshot, and what was seen before. */
-export class Process {
-  constructor() {
+const SEVERITY = ["healthy", "degraded", "starting", "unhealthy"];
+const worst = (statuses) => SEVERITY[Math.max(0, ...statuses.map((status) => SEVERITY.indexOf(status)))];
+
+/** Whether a snapshot speaks for several processes, as far as they share a state store. */
+export const isOfGroup = (snapshot) => snapshot.consumers.some((consumer) => consumer.scope === "group" && consumer.members.length > 1);
+
+/** The names of all processes that it speaks for. */
+export const membersOf = (snapshot) => [...new Set(snapshot.consumers.flatMap((consumer) => (consumer.members ?? []).map((member) => member.instance_id)))];
+
+/** One process, or all that share a state store: the newest snapshot, and what was seen before. */
+export class Source {
+  constructor(group) {
+    this.group = group;
     this.histories = new Map();
-    this.total = new History();
+    this.total = new History(group);
     this.snapshot = null;
   }
 
@@ -71,11 +83,12 @@ export class Process {
     for (const consumer of consumers) this.of(consumer.id).add(time, consumer.counters, lagOf(consumer), ageOf(consumer), interval);
     const counters = Object.fromEntries(["processed", "failed", "dead_lettered"].map((name) => [name, sum(consumers.map((each) => each.counters[name]))]));
     const lags = known(consumers.map(lagOf)), ages = known(consumers.map(ageOf));
+    this.status = worst([snapshot.health.status, ...consumers.map((each) => each.health.status)]);
     this.total.add(time, counters, lags.length ? sum(lags) : null, ages.length ? Math.max(...ages) : null, interval);
   }
 
   of(id) {
-    if (!this.histories.has(id)) this.histories.set(id, new History());
+    if (!this.histories.has(id)) this.histories.set(id, new History(this.group));
     return this.histories.get(id);
   }
 }
