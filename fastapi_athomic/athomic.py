@@ -45,6 +45,7 @@ from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
 from .web.overlaps import overlaps
 from .web.routes import RouteOptions, RouteParts, new_routers
+from .web.streams import Streams
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Athomic(Steering):
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag(settings.health.loop_late)
+        self._streams = Streams(settings, self.manager, self.group_status)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
@@ -379,7 +381,8 @@ class Athomic(Steering):
         @asynccontextmanager
         async def around(app: Any) -> AsyncIterator[Any]:
             async with self._linked_up() as link, lifespan(app) as state, self._consuming(link):
-                yield state
+                with self._streams.running():
+                    yield state
 
         return around
 
@@ -436,7 +439,14 @@ class Athomic(Steering):
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
         parts = RouteParts(
-            manager=self.manager, lag=self.loop_lag, settings=self.settings, group_status=self.group_status
+            manager=self.manager,
+            lag=self.loop_lag,
+            settings=self.settings,
+            group_status=self.group_status,
+            streams=self._streams,
+            requests=self.requests,
+            steering=self,
+            letters=self.dead_letters,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
+from .addresses import checked_origin
 from .variables import Checked, Count, PositiveSeconds
 
 Role = Literal["all", "web", "worker"]
@@ -38,6 +41,14 @@ class ControlSettings(Checked):
 
     enabled: bool = False  # add these routes; then `include_athomic` needs `control_dependencies`
     allow_anonymous: bool = False  # they need no dependencies: whoever reaches the app may use them
+    # other sites, such as https://ops.example.com, whose pages may call these routes in a browser
+    allowed_origins: tuple[str, ...] = ()
+    most_letters: Count = 1_000  # one request sends back or discards no more dead letters than that
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(checked_origin(origin) for origin in origins)
 
 
 class DashboardSettings(Checked):

@@ -20,7 +20,9 @@ from fastapi_athomic.observation.reasons import Reason, ReasonCode
 from fastapi_athomic.observation.status import HealthReport, HealthStatus
 from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.transports.memory.transport import MemoryTransport
+from fastapi_athomic.web.control_parts import ControlOptions
 from fastapi_athomic.web.routes import RouteOptions, RouteParts, new_routers
+from fastapi_athomic.web.streams import Streams
 from tests.support.apps import eventually, new_app, running
 from tests.support.causes import manager_of
 
@@ -146,8 +148,14 @@ async def test_p13_health_and_probes_await_nothing_and_ask_no_broker(monkeypatch
         lag=athomic.loop_lag,
         settings=athomic.settings,
         group_status=athomic.group_status,
+        streams=Streams(athomic.settings, athomic.manager),
+        requests=athomic.requests,
+        steering=athomic,
+        letters=athomic.dead_letters,
     )
-    options = RouteOptions(prefix="/consumers", dependencies=(), probe_dependencies=None, include_in_schema=True)
+    options = RouteOptions(
+        prefix="/consumers", dependencies=(), probe_dependencies=None, include_in_schema=True, control=ControlOptions()
+    )
     every = [route for router in new_routers(parts, options) for route in router.routes]
     routes = {route.path: route.endpoint for route in every if isinstance(route, APIRoute)}
     paths = [f"/consumers/health{probe}" for probe in ("", "/live", "/ready", "/startup")]
