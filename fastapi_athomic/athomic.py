@@ -37,8 +37,7 @@ from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
-from .stores.schemes import create_store
-from .stores.shared import SharedState
+from .stores.schemes import create_shared_state, create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
@@ -95,7 +94,7 @@ class Athomic(Steering):
                 check_topic(topic, "topic_payloads")
         self._transport = create_transport(settings)
         self._store = create_store(settings)
-        self._shared: SharedState | None = None  # with the other processes of the service
+        self._shared = create_shared_state(settings)  # with the other processes of the service
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan

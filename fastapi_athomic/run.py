@@ -71,6 +71,7 @@ class Run:
         self.desk = Desk(self.manager.consumers, parts.transport, settings, self._pauses)
         self._payloads = parts.payloads
         self._store = parts.store
+        self._shared = parts.shared
         self._routes_lag = parts.loop_lag
         lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
         self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
@@ -269,3 +270,5 @@ class Run:
         await self._lifecycle.stop(self._stop_timeout)
         if self._store is not None:
             await self._store.close()
+        if self._shared is not None:
+            await self._shared.close()

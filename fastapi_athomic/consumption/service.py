@@ -239,7 +239,7 @@ class ConsumerService:
     def follows(self, topic: str) -> bool:
         """The handler consumes this topic, or it is one of its own retry and redrive topics."""
         returns = self.dlq_handler.returns
-        return returns.consumes(topic) or returns.brings_back(topic)
+        return isinstance(topic, str) and (returns.consumes(topic) or returns.brings_back(topic))
 
     async def committed(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """What the group has committed for these partitions, whoever has them. Raises as `seek` does."""
