@@ -17,6 +17,7 @@ from starlette.types import Lifespan
 
 from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
 from .broker import NOT_RUNNING, BrokerConnection
+from .control.steering import Steering
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, NotIncludedError, PublishError, TransportError
@@ -27,7 +28,9 @@ from .loop.dropped import told_if_dropped
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
-from .messages import PublishedMessage, RawMessage, TopicPartition
+from .messages import PublishedMessage, RawMessage
+from .observation.app_checks import AppChecks, Check
+from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
@@ -42,6 +45,7 @@ from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
 from .web.overlaps import overlaps
 from .web.routes import RouteOptions, RouteParts, new_routers
+from .web.streams import Streams
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ def _not_sent(call: str, what: str, given: Mapping[str, Any]) -> str:
     return f"{what} not sent to {given['topic']!r}; in a `def` function call athomic.{call}_sync"
 
 
-class Athomic:
+class Athomic(Steering):
     """The consumers of one app, and its way to publish. `include_athomic` creates it.
 
     Several in one process are independent: each has connections, settings and consumers of its own. `requests` counts
@@ -77,22 +81,27 @@ class Athomic:
         name: str = "athomic",
         payload: PayloadPipeline | None = None,
         topic_payloads: TopicPayloads | None = None,
+        health_checks: Mapping[str, Check] | None = None,
     ) -> None:
+        super().__init__()
         self.app = app
         self.settings = settings
         self.name = name
         self._prefix = prefix
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
-        self.loop_lag = LoopLag()
+        self.loop_lag = LoopLag(settings.health.loop_late)
+        self._streams = Streams(settings, self.manager, self.group_status)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
                 check_topic(topic, "topic_payloads")
+        checks = AppChecks(health_checks or {}, settings.health, exposed=settings.expose_error_messages)
+        self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
-        self._shared = create_shared_state(settings)
+        self._shared = create_shared_state(settings)  # with the other processes of the service
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
@@ -292,23 +301,6 @@ class Athomic:
             logger.warning("%s", doubt)
         return manager
 
-    # --- positions
-
-    async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
-        """Makes a handler continue at `offset` of a partition: back, to handle messages again, or ahead, to skip some.
-
-        Call it in the process that the partition is assigned to. Messages that are being handled have `drain_timeout`
-        seconds to finish. The offset is committed, so it also holds after a restart.
-
-        Raises:
-            HandlerNotFoundError, TopicNotFoundError, PartitionNotFoundError: there is none. A route that lets one of
-            these escape answers 404.
-            PublishError: the consumers are not running.
-            TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
-        """
-        run = self._running()
-        await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
-
     # --- status
 
     def health(self) -> HealthReport | None:
@@ -389,7 +381,8 @@ class Athomic:
         @asynccontextmanager
         async def around(app: Any) -> AsyncIterator[Any]:
             async with self._linked_up() as link, lifespan(app) as state, self._consuming(link):
-                yield state
+                with self._streams.running():
+                    yield state
 
         return around
 
@@ -446,7 +439,14 @@ class Athomic:
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
         parts = RouteParts(
-            manager=self.manager, lag=self.loop_lag, settings=self.settings, group_status=self.group_status
+            manager=self.manager,
+            lag=self.loop_lag,
+            settings=self.settings,
+            group_status=self.group_status,
+            streams=self._streams,
+            requests=self.requests,
+            steering=self,
+            letters=self.dead_letters,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
@@ -520,6 +520,7 @@ class Athomic:
             payloads=self._payloads,
             requests=self.requests,
             loop_lag=self.loop_lag,
+            process=self._process,
             search=self._search,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},

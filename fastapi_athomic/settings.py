@@ -327,6 +327,13 @@ class AthomicSettings(Checked, BaseSettings):
         return self.kafka.session_timeout if self.scheme == "kafka" else None
 
     @property
+    def ready_includes(self) -> tuple[str, ...]:
+        """What counts for the readiness probe: as set, or as the role wants it."""
+        if self.health.ready_includes is not None:
+            return self.health.ready_includes
+        return ("faults", "checks", "consumers") if self.role == "worker" else ("faults", "checks")
+
+    @property
     def broker_address(self) -> str:
         """What follows the scheme: a name for `memory`, `host:port[,host:port]` for `kafka`."""
         return self.broker_url.partition("://")[2].rstrip("/")

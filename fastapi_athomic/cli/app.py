@@ -29,12 +29,12 @@ _NOT_THE_USERS = (f"{_PACKAGE}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def add_app_options(command: argparse.ArgumentParser) -> None:
-    """Adds the options that say where the app is."""
+def add_app_options(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds the options that say where the app is. Not `required`: the command may ask a running service instead."""
     where = command.add_argument_group("the app")
     where.add_argument(
         "--app",
-        required=True,
+        required=required,
         metavar="MODULE:ATTRIBUTE",
         help="as for uvicorn: shop.main:app, or shop.main:create_app with --factory; without :ATTRIBUTE it is app",
     )

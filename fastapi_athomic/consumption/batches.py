@@ -91,6 +91,9 @@ class BatchStrategy:
             if lane.linger is not None:
                 lane.linger.cancel()
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 
@@ -161,7 +164,7 @@ class BatchStrategy:
                 return
             await self._share.give_way()
             self._guard.suspect(monotonic())
-            if self.pool.waiting:
+            if self.pool.waiting or self.pool.excess:
                 self.pool.put(lane)
                 return
         lane.busy = False

@@ -79,6 +79,9 @@ class LaneStrategy:
         for lane in list(self.lanes(partition)):
             self._wake(lane)
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 
@@ -153,7 +156,7 @@ class LaneStrategy:
                     continue
                 if not queue:
                     break
-                if now >= turn_ends and self.pool.waiting:
+                if self.pool.excess or (now >= turn_ends and self.pool.waiting):
                     self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)

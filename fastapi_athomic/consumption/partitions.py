@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 from operator import itemgetter
+from time import monotonic
 from typing import Literal
 
 from ..exceptions import AthomicError
@@ -113,6 +114,7 @@ class PartitionState:
     """
 
     __slots__ = (
+        "_average_size",
         "_chunks",
         "_drained",
         "_has_room",
@@ -159,8 +161,8 @@ class PartitionState:
         self.work_done = parts.work_done
         self.stamp = stamp
         self._tracker = OffsetTracker(committed, stamp, done_before=skip)
-        # per fetch: first and last offset, their times, and when it came, in seconds since the epoch
         self._chunks: deque[tuple[int, int, int, int, float]] = deque()
+        """Per fetch: first and last offset, their timestamps, and when it came, on the monotonic clock."""
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
         self.conclude: Callable[[int], None] = self.concluded.append  # a list's own method: it costs least
         self.conclude_all: Callable[[Iterable[int]], None] = self.concluded.extend
@@ -208,31 +210,34 @@ class PartitionState:
 
     # --- messages
 
+    def set_most_left(self, low_mark: int) -> None:
+        """More is fetched when at most this many messages are left; see `PartitionParts.low_mark`."""
+        self._most_left = low_mark
+        self._set_low_mark(self._average_size)
+
     def _set_low_mark(self, average_size: float) -> None:
         """Sets `low_mark`, the number of messages left at which more is fetched: low enough for `max_bytes`, too."""
+        self._average_size = average_size
         room = self._max_bytes / average_size if average_size else float("inf")
         self.low_mark = self._most_left if self._most_left < room else ceil(room) - 1
         self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # this many concluded offsets make `settle` due
 
-    def receive(self, messages: Sequence[RawMessage], now: float = 0.0) -> Sequence[RawMessage]:
-        """Takes in what was fetched; returns what is to be handled, without what the last owner has done.
-
-        `now`: in seconds since the epoch.
-        """
+    def receive(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
+        """Takes in what was fetched; returns what is to be handled, without what the last owner has done."""
         self._tracker.received(map(_offset, messages))
         self.high_offset = messages[-1].offset
-        self._note_age(messages[0], messages[-1], now)
+        self._note_age(messages[0], messages[-1])
         self._set_low_mark(sum(map(len, filter(None, map(_value, messages)))) / len(messages))
         if self._skip:
             messages = self._without_done(messages)
         self._received += len(messages)
         return messages
 
-    def _note_age(self, first: RawMessage, last: RawMessage, now: float) -> None:
+    def _note_age(self, first: RawMessage, last: RawMessage) -> None:
         chunks, unfinished = self._chunks, self.unfinished
         while chunks and unfinished is not None and chunks[0][1] < unfinished:
             chunks.popleft()
-        chunks.append((first.offset, last.offset, first.timestamp, last.timestamp, now))
+        chunks.append((first.offset, last.offset, first.timestamp, last.timestamp, monotonic()))
 
     def _without_done(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         kept = []
@@ -302,19 +307,17 @@ class PartitionState:
         return None
 
     @property
-    def waiting_since(self) -> float | None:
-        """When the oldest message that waits for its call of the handler was fetched, in seconds since the epoch.
+    def oldest_arrival(self) -> float | None:
+        """When the oldest of the messages was fetched that wait for their turn, on the monotonic clock, or later.
 
-        None if none waits. Estimated: those that run are taken to be the lowest. May be asked from another thread.
+        None if none waits, or none may start now. It takes the lowest offsets for those that run, so the true one may
+        have waited longer. May be asked from another thread.
         """
         unfinished, running = self.unfinished, self.running
-        if self.buffered <= running:
+        if not self.open or self.delay is not None or unfinished is None or self.buffered <= running:
             return None
-        for first, last, _, _, came_at in list(self._chunks):
-            unfinished = first if unfinished is None else unfinished
-            if unfinished + running <= last:
-                return came_at
-        return None
+        waits = unfinished + running
+        return next((arrival for _, last, _, _, arrival in list(self._chunks) if waits <= last), None)
 
     def finished_running(self, count: int = 1) -> None:
         """This many messages are no longer in a handler."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
 
-from ..exceptions import CommitFailedError, TransportError
+from ..exceptions import CommitFailedError, ControlRefusedError, TransportError
 from ..messages import TopicPartition
+from ..observation.reasons import Reason, ReasonCode, lasting
 from ..rights import missing_right
 from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
 from .assignment import Assignment
@@ -27,6 +30,13 @@ RETRY_SECONDS = 0.2
 """Pause between two attempts to place partitions."""
 TOPICS_SECONDS = 5.0
 """Seconds between two questions to the broker whether the topics still exist, and are still the same."""
+
+
+class Passage(NamedTuple):
+    """How far a partition is: what a seek leaves behind."""
+
+    position: int  # the lowest offset that is not concluded
+    done_above: frozenset[int]  # offsets above it that are concluded
 
 
 class Placement:
@@ -58,7 +68,8 @@ class Placement:
         self.generation = 0  # counts assignments and revocations: what began before the last one has no effect
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
-        self.problem: str | None = None  # why partitions cannot be read yet
+        self.absent_since: Mapping[str, datetime] = {}  # topics that do not exist; "": there is none at all
+        self.problem: Reason | None = None  # why partitions cannot be read yet
 
     # --- partitions without a position: just assigned, or their position was lost
 
@@ -107,7 +118,8 @@ class Placement:
 
         take = self._parts.starting_points.take
         try:
-            starts, self.topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+            starts, topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+            self._note_topics(topics)
         except CommitFailedError as error:
             logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._name, error)
             return
@@ -125,9 +137,9 @@ class Placement:
         self._wake()
 
     def _tell(self, problem: str | None) -> None:
-        if problem is not None and problem != self.problem:
+        if problem is not None and (self.problem is None or problem != self.problem.message):
             logger.warning("%s: %s; it will be tried again", self._name, problem)
-        self.problem = problem
+        self.problem = lasting(self.problem, ReasonCode.POSITION_UNKNOWN, problem)
 
     def _denial(self, places: Iterable[TopicPartition]) -> str | None:
         """What health says about partitions that are ours, but must not be read."""
@@ -181,9 +193,16 @@ class Placement:
             if joined.is_set():
                 await self._look()
 
+    def _note_topics(self, topics: Mapping[str, TopicInfo | None]) -> None:
+        absent = [topic for topic, info in topics.items() if info is None] if topics else [""]
+        now = datetime.now(UTC)
+        self.absent_since = {topic: self.absent_since.get(topic, now) for topic in absent}
+        self.topics = topics
+
     async def _look(self) -> None:
         try:
-            self.topics = topics = await self._client().topics(self._settings.request_timeout)
+            topics = await self._client().topics(self._settings.request_timeout)
+            self._note_topics(topics)
         except TransportError as error:
             logger.debug("%s: %s", self._name, error)
             return
@@ -205,8 +224,10 @@ class Placement:
 
     # --- seeking
 
-    async def seek(self, place: TopicPartition, offset: int) -> None:
+    async def seek(self, place: TopicPartition, offset: int) -> Passage:
         """Continues reading at `offset`, and commits it. Running handlers first get `drain_timeout` seconds to finish.
+
+        Returns how far the partition was when it was left.
 
         Raises `TransportError` if the partition is not assigned here, is taken from here meanwhile, or the commit
         failed. Unless it is taken, nothing has changed then.
@@ -215,30 +236,49 @@ class Placement:
         state = assignment.states.get(place)
         if state is None or state.stage is PartitionStage.LEAVING:
             ours = ", ".join(map(str, sorted(assignment.states))) or "none"
-            raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
+            raise ControlRefusedError(
+                f"{place} is not assigned to this process (assigned are: {ours}): seek where it is"
+            )
         generation = self.generation
         state.hold("seek")
         try:
             await assignment.drain([state], self._settings.drain_timeout)
             async with self._committer.lock:
-                await self._go_to(state, offset, generation)
+                passage = await self._go_to(state, offset, generation)
         finally:
             state.lift("seek")
             assignment.reopen_if_open(state)
         self._wake()
         logger.warning("%s: %s continues at offset %d, as requested through `seek`", self._name, place, offset)
+        return passage
 
-    async def _go_to(self, state: PartitionState, offset: int, generation: int) -> None:
+    def passage(self, place: TopicPartition) -> Passage | None:
+        """How far the partition is; None if it is not assigned here, or not placed yet."""
+        state = self._assignment.states.get(place)
+        if state is None or state.stage is PartitionStage.LEAVING or place in self.unplaced:
+            return None
+        return self._passage(state)
+
+    def _passage(self, state: PartitionState) -> Passage:
+        tracker = state.tracker  # reading it settles
+        position = tracker.resume_offset
+        if position is None:
+            position = self._client().position(state.topic_partition) or 0
+        return Passage(position, tracker.done_above())
+
+    async def _go_to(self, state: PartitionState, offset: int, generation: int) -> Passage:
         place = state.topic_partition
         committed = CommittedOffset(offset, encode_note(0, state.stamp, offset))
         self._check_ours(state, generation)
         await self._client().commit({place: committed}, self._settings.request_timeout)
         self._check_ours(state, generation)
+        passage = self._passage(state)
         self._assignment.revoke([state])
         self._assignment.remove([place])
         self._parts.forget([place])
         self.unplaced[place] = None  # until the client has sought; if that fails, it is read from the commit
         await self._place_one(place, Start(committed=committed, stamp=state.stamp, cause="committed"))
+        return passage
 
     def _check_ours(self, state: PartitionState, generation: int) -> None:
         place = state.topic_partition

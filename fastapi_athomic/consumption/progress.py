@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from time import time
 
 from ..failures.return_topics import Place
@@ -31,13 +30,6 @@ def partition_status(client: TransportConsumer, state: PartitionState, member: s
     )
 
 
-def waiting_seconds(states: Iterable[PartitionState]) -> float | None:
-    """How long the oldest message in hand has been waiting for its call of the handler; None: none waits."""
-    since = [state.waiting_since for state in states]
-    first = min((each for each in since if each is not None), default=None)
-    return max(0.0, time() - first) if first is not None else None
-
-
 def partition_work(
     client: TransportConsumer, state: PartitionState, *, end: int | None, blocked: bool, role: Place | None
 ) -> PartitionWork | None:
@@ -58,6 +50,7 @@ def partition_work(
         in_hand=state.buffered,
         running=state.running,
         due_in=_due_in(state, role),
+        paused=state.paused,
         blocked=blocked,
     )
 

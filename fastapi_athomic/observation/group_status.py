@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import chain
 
+from .reasons import Reason
 from .status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -16,6 +17,7 @@ from .status import (
     LastError,
     OrderedStatus,
     PartitionStatus,
+    PauseStatus,
     ProcessInfo,
     Rates,
     StatusScope,
@@ -46,6 +48,7 @@ def together(parts: Sequence[ConsumerStatus], process: ProcessInfo, note: str | 
             "state": min((part.state for part in parts), key=_rank),
             "ready": all(part.ready for part in parts),
             "paused": all(part.paused for part in parts),
+            "pauses": _pauses(parts),
             "health": _health(parts),
             "assignment": assignment,
             "lag": lag,
@@ -104,14 +107,28 @@ def _rank(state: str) -> int:
 
 def _health(parts: Sequence[ConsumerStatus]) -> ConsumerHealth:
     """The worst of all. Each reason begins with the names of the processes that give it."""
-    names: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], tuple[Reason, list[str]]] = {}
     for part in parts:
         for reason in part.health.reasons:
-            names.setdefault(reason, []).append(part.process.instance_id)
+            _, names = found.setdefault((reason.code, reason.message), (reason, []))
+            names.append(part.process.instance_id)
     return ConsumerHealth(
         status=worst([part.health.status for part in parts]),
-        reasons=[f"{', '.join(given)}: {reason}" for reason, given in names.items()],
+        reasons=[
+            reason.model_copy(update={"message": f"{', '.join(names)}: {reason.message}"})
+            for reason, names in found.values()
+        ],
     )
+
+
+def _pauses(parts: Sequence[ConsumerStatus]) -> list[PauseStatus]:
+    """Each once: those that all members share, and those of single processes."""
+    found = {
+        (pause.topic or "", -1 if pause.partition is None else pause.partition, pause.since): pause
+        for part in parts
+        for pause in part.pauses
+    }
+    return [found[place] for place in sorted(found)]
 
 
 def _counters(parts: Sequence[ConsumerStatus]) -> CounterValues:

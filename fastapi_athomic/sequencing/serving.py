@@ -73,7 +73,9 @@ class Serving:
     def _may_start(self, aggregate: Aggregate, item: Item, now: float) -> bool:
         if aggregate.rests_until > now or not aggregate.held(now):
             return False
-        return item.partition.open if item.partition is not None else self._assignment.host() is not None
+        if item.partition is not None:
+            return item.partition.open
+        return self._assignment.host() is not None and not self._guard.paused(item.message.topic_partition)
 
     def _needs_store(self, aggregate: Aggregate) -> bool:
         """It has something to claim, to write, to park or to renew."""
@@ -148,7 +150,7 @@ class Serving:
                 now = monotonic()
             if now > self._guard.trusted_until:
                 self._guard.suspect(now)
-            if now >= turn_ends and pool.waiting:
+            if pool.excess or (now >= turn_ends and pool.waiting):
                 self._enqueue(aggregate)
                 return
         self._leave(aggregate)

@@ -76,6 +76,9 @@ def test_it_holds_the_package_its_types_and_its_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "fastapi_athomic/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("uPlot.LICENSE") and "/licenses/" in name for name in names), "of what is vendored"
+    static = {path.name for path in (ROOT / "fastapi_athomic" / "web" / "static").iterdir()}
+    assert {name.rpartition("/")[2] for name in names if "/web/static/" in name and "dist-info" not in name} == static
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastapi_athomic"}
 
 

@@ -30,7 +30,7 @@ REACHED: dict[PartitionStage, Change] = {
 
 def partition() -> PartitionState:
     parts = PartitionParts(low_mark=0, has_room=lambda: None, work_done=WorkDone())
-    return PartitionState(TopicPartition("t", 0), parts, committed=None)
+    return PartitionState(TopicPartition("t", 0), parts, committed=0)
 
 
 @pytest.mark.parametrize(("before", "after"), [*product(PartitionStage, (LEAVING, REVOKED))])
@@ -77,17 +77,18 @@ def message(offset: int) -> RawMessage:
     return RawMessage(topic="t", partition=0, offset=offset, key=None, value=b"", headers=(), timestamp=0)
 
 
-def test_how_long_the_oldest_waits_is_known_from_when_it_was_fetched() -> None:
+def test_how_long_the_oldest_waits_is_known_from_when_it_was_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     state = partition()
-    waiting_since: list[float | None] = [state.waiting_since]
-    state.receive([message(0), message(1)], 100.0)
-    state.receive([message(2), message(3)], 200.0)
+    arrivals: list[float | None] = [state.oldest_arrival]
+    for offset, now in ((0, 100.0), (2, 200.0)):
+        monkeypatch.setattr("fastapi_athomic.consumption.partitions.monotonic", lambda now=now: now)
+        state.receive([message(offset), message(offset + 1)])
     for running in (0, 1, 2, 4):
         state.running = running
-        waiting_since.append(state.waiting_since)
+        arrivals.append(state.oldest_arrival)
     state.running = 0
     for done in ([0, 1, 2], [3]):
         state.conclude_all(done)
         state.settle()
-        waiting_since.append(state.waiting_since)
-    assert waiting_since == [None, 100.0, 100.0, 200.0, None, 200.0, None]
+        arrivals.append(state.oldest_arrival)
+    assert arrivals == [None, 100.0, 100.0, 200.0, None, 200.0, None]

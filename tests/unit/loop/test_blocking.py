@@ -16,8 +16,11 @@ from fastapi import FastAPI
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.loop import blocking as blocking_module
 from fastapi_athomic.loop.load import LAG_INTERVAL, LoopLag
-from fastapi_athomic.observation import health as health_module
+from fastapi_athomic.observation.reasons import ReasonCode
+from fastapi_athomic.operation_settings import HealthSettings
 from tests.support.apps import Record, eventually, running
+from tests.support.causes import comes, goes, provokes
+from tests.support.clock import SESSION, set_clock
 
 BLOCKING = 0.05
 
@@ -40,6 +43,7 @@ def status_of(athomic: Athomic) -> str:
     return report.status if report is not None else "not running"
 
 
+@provokes(ReasonCode.EVENT_LOOP_BLOCKED)
 @pytest.mark.parametrize("isolation", ["loop", "thread"])
 async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
     isolation: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -57,17 +61,18 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         assert found[1].endswith("test_blocking.new_app.<locals>.handle")
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
-        assert "blocked the event loop" in str(athomic.health())
-        monkeypatch.setattr(health_module, "BLOCKING_SHOWN_SECONDS", 0.0)
-        assert athomic.health().status == "healthy"
+        await comes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
+        set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.service", *SESSION)
+        await eventually(lambda: athomic.health().status == "healthy")
+        await goes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
 
 
 async def test_p13_with_a_thread_of_their_own_health_tells_of_a_blocked_loop_at_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocking_module, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(health_module, "STALE_POLL_SECONDS", 0.5)
-    athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread", blocking_after=BLOCKING))
+    settings = AthomicSettings(isolation="thread", blocking_after=BLOCKING, health=HealthSettings(poll_late=0.5))
+    athomic = include_athomic(FastAPI(), settings)
     go_on, begun = threading.Event(), Record()
 
     @athomic.subscribe_to("t", group_id="g", handler_id="h")

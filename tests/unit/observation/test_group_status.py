@@ -9,6 +9,7 @@ from fastapi_athomic import AthomicSettings
 from fastapi_athomic.observation.counters import Counters
 from fastapi_athomic.observation.effective import effective_settings
 from fastapi_athomic.observation.group_status import together, total_lag
+from fastapi_athomic.observation.reasons import Reason, ReasonCode
 from fastapi_athomic.observation.status import (
     ConsumerHealth,
     ConsumerStatus,
@@ -18,6 +19,7 @@ from fastapi_athomic.observation.status import (
     MemberStatus,
     OrderedStatus,
     PartitionStatus,
+    PauseStatus,
     ProcessInfo,
     Rates,
     StatusScope,
@@ -25,6 +27,8 @@ from fastapi_athomic.observation.status import (
 from fastapi_athomic.subscriptions import Subscription
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GONE = Reason(code=ReasonCode.TOPIC_MISSING, message="topic t is gone", since=None)
+STUCK = Reason(code=ReasonCode.HANDLER_STUCK, message="stuck", since=NOW)
 ASKED = ProcessInfo(instance_id="asked", host="web", pid=9)
 
 
@@ -159,12 +163,16 @@ def test_a_lag_that_is_not_known_everywhere_is_not_known() -> None:
 
 def test_health_is_the_worst_and_reasons_name_who_gives_them() -> None:
     found = of(
-        part("a", health=ConsumerHealth(status=HealthStatus.DEGRADED, reasons=["topic t is gone"])),
-        part("b", health=ConsumerHealth(status=HealthStatus.UNHEALTHY, reasons=["topic t is gone", "stuck"])),
+        part("a", health=ConsumerHealth(status=HealthStatus.DEGRADED, reasons=[GONE])),
+        part("b", health=ConsumerHealth(status=HealthStatus.UNHEALTHY, reasons=[GONE, STUCK])),
         part("c"),
     )
     assert found.health.status is HealthStatus.UNHEALTHY
-    assert found.health.reasons == ["a, b: topic t is gone", "b: stuck"]
+    assert [(reason.code, reason.message) for reason in found.health.reasons] == [
+        (ReasonCode.TOPIC_MISSING, "a, b: topic t is gone"),
+        (ReasonCode.HANDLER_STUCK, "b: stuck"),
+    ]
+    assert GONE.message == "topic t is gone", "the parts stay as they were"
     assert [member.health for member in found.members] == [
         HealthStatus.DEGRADED,
         HealthStatus.UNHEALTHY,
@@ -186,6 +194,15 @@ def test_it_is_paused_when_all_are() -> None:
     mixed = of(part("a", paused=True), part("b"))
     assert not mixed.paused
     assert [member.paused for member in mixed.members] == [True, False]
+
+
+def test_pauses_are_shown_once() -> None:
+    shared = PauseStatus(since=NOW, actor="ann")
+    partition_0 = PauseStatus(topic="t", partition=0, since=NOW, actor="ann")
+    partition_1 = PauseStatus(topic="t", partition=1, since=NOW, actor="ann")
+    topic = PauseStatus(topic="t", since=NOW, actor="bob", reason="only there")
+    found = of(part("a", pauses=[partition_1, shared]), part("b", pauses=[shared, partition_0, topic]))
+    assert found.pauses == [shared, topic, partition_0, partition_1]
 
 
 def test_the_oldest_and_the_newest_of_all_are_shown() -> None:
