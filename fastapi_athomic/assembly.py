@@ -17,6 +17,7 @@ from .lifecycle import LifecycleManager
 from .loop.fairness import LoopShare
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
+from .observation.process_health import ProcessHealth
 from .payload.routing import Payloads
 from .propagation.app_tracing import instrument_app, resolve_tracer_provider
 from .propagation.orchestrators import Orchestrators
@@ -39,6 +40,7 @@ class AppParts:
     payloads: Payloads
     requests: RequestGauge
     loop_lag: LoopLag  # of the event loop of the routes
+    process: ProcessHealth
     search: Search  # for handlers
     providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
     known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
@@ -107,5 +109,6 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
         settings=settings,
         lifecycle=lifecycle,
         broker=connection,
+        process=parts.process,
     )
     return Assembly(manager, lifecycle, new_publisher(parts, connection))

@@ -29,6 +29,8 @@ from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .messages import PublishedMessage, RawMessage
+from .observation.app_checks import AppChecks, Check
+from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
 from .payload.pipeline import PayloadPipeline
@@ -37,8 +39,7 @@ from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings
-from .stores.schemes import create_store
-from .stores.shared import SharedState
+from .stores.schemes import create_shared_state, create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
@@ -80,6 +81,7 @@ class Athomic(Steering):
         name: str = "athomic",
         payload: PayloadPipeline | None = None,
         topic_payloads: TopicPayloads | None = None,
+        health_checks: Mapping[str, Check] | None = None,
     ) -> None:
         super().__init__()
         self.app = app
@@ -88,16 +90,18 @@ class Athomic(Steering):
         self._prefix = prefix
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
-        self.loop_lag = LoopLag()
-        self._streams = Streams(settings, self.manager)
+        self.loop_lag = LoopLag(settings.health.loop_late)
+        self._streams = Streams(settings, self.manager, self.group_status)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
                 check_topic(topic, "topic_payloads")
+        checks = AppChecks(health_checks or {}, settings.health, exposed=settings.expose_error_messages)
+        self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
-        self._shared: SharedState | None = None  # with the other processes of the service
+        self._shared = create_shared_state(settings)  # with the other processes of the service
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
@@ -304,8 +308,17 @@ class Athomic(Steering):
         return self._run.manager.health() if self._run else None
 
     def consumers(self) -> list[ConsumerStatus]:
-        """The status of all consumers; empty while the app does not run."""
+        """The status of all consumers in this process; empty while the app does not run."""
         return self._run.manager.statuses() if self._run else []
+
+    async def group_status(self, handler_id: str | None = None) -> list[ConsumerStatus]:
+        """The status of all consumers, or of one, over all processes that have them; empty while the app does not run.
+
+        Processes know of each other by a state store in Redis (`state_store_url`). Where there is none, or it does not
+        answer, this process speaks for itself: `scope` and `scope_note` of each status say so. Each process has told
+        its part within the last 15 s (`members`, `seen_at`). docs/status.md has the meaning of every field.
+        """
+        return await self._run.group_status(handler_id) if self._run else []
 
     async def wait_until_ready(self, timeout: float = 30.0) -> Self:
         """Returns when all consumers have their partitions.
@@ -433,6 +446,7 @@ class Athomic(Steering):
             requests=self.requests,
             steering=self,
             letters=self.dead_letters,
+            group_status=self.group_status,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
@@ -506,6 +520,7 @@ class Athomic(Steering):
             payloads=self._payloads,
             requests=self.requests,
             loop_lag=self.loop_lag,
+            process=self._process,
             search=self._search,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},

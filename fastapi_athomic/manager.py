@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
-from .broker import BrokerConnection
+from .broker import NOTICED_SECONDS, BrokerConnection
 from .checks import did_you_mean
 from .consumption.service import ConsumerService
 from .discovery import Discovered
 from .exceptions import ConfigurationError, TransportError, raise_all
 from .factory import ConsumerFactory
 from .lifecycle import LifecycleManager
+from .observation.meanings import MEANINGS, Part, keeps_from_being_ready, keeps_from_living
 from .observation.process import this_process
+from .observation.process_health import ProcessHealth
+from .observation.reasons import Reason, ReasonCode
 from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
 from .settings import AthomicSettings
 
 logger = logging.getLogger(__name__)
+
+CONSUMES = (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
+NOT_STARTED = "the app has not started: if it is mounted in another app, that one must run its lifespan"
 
 
 class ConsumerManager:
@@ -30,6 +37,7 @@ class ConsumerManager:
         settings: AthomicSettings,
         lifecycle: LifecycleManager,
         broker: BrokerConnection,
+        process: ProcessHealth,
     ) -> None:
         """Builds a service for each handler and registers it with `lifecycle`.
 
@@ -40,9 +48,12 @@ class ConsumerManager:
         self._factory = factory
         self._lifecycle = lifecycle
         self._broker = broker
+        self.process = process
         self._consumers: dict[str, ConsumerService] = {}
-        self._was_ready = False
-        self._failure: BaseException | None = None  # why the services could not be started
+        self.groups = {each.subscription.handler_id: each.subscription.group_id for each in handlers}
+        """The group of each handler by its id, also of those that do not run in this process."""
+        self.has_come_up = False  # the start-up probe: all consumers have consumed once
+        self._failure: tuple[BaseException, datetime] | None = None  # why the services could not be started, and when
         self._build(handlers)
 
     def _build(self, handlers: Sequence[Discovered]) -> None:
@@ -73,9 +84,13 @@ class ConsumerManager:
         if not handlers:
             logger.warning("no handlers were found; decorate one with subscribe_to, or name its module in `packages`")
 
+    def note_start(self) -> None:
+        """Call it when all services have started: all consumers have had their partitions."""
+        self.has_come_up = True
+
     def note_failure(self, error: BaseException) -> None:
         """Call it when the services could not be started. The app is unhealthy from then on, until it is restarted."""
-        self._failure = error
+        self._failure = error, datetime.now(UTC)
 
     @property
     def broker_error(self) -> TransportError | None:
@@ -91,44 +106,69 @@ class ConsumerManager:
         """The status of each consumer."""
         return [consumer.status() for consumer in self._consumers.values()]
 
+    def sample_rates(self) -> None:
+        """Call it often: it takes samples for the rates of the last minute, when they are due."""
+        for consumer in self._consumers.values():
+            consumer.meter.sample()
+
     def health(self) -> HealthReport:
-        """The worst status of all consumers, and the reasons that concern all of them."""
+        """The worst status of all consumers, and the reasons that concern all of them. Asks nobody, waits for nothing.
+
+        May be asked from another thread.
+        """
+        self.process.checks.asked()
         consumers = {name: consumer.health() for name, consumer in self._consumers.items()}
-        reasons = self._common_reasons()
-        statuses = [health.status for health in consumers.values()]
+        reasons = [*self._of_start(), *self._of_broker(), *self.process.reasons()]
+        status = worst([*(health.status for health in consumers.values()), *self._own(reasons)])
+        return HealthReport(
+            status=status,
+            process=this_process(self._settings.instance_id),
+            consumers=consumers,
+            checks=self.process.checks.statuses(),
+            reasons=reasons,
+        )
+
+    def _of_start(self) -> Iterator[Reason]:
         if self._failure is not None:
-            statuses.append(HealthStatus.UNHEALTHY)
-        elif not self._lifecycle.started:
-            statuses.append(HealthStatus.STARTING)
-        elif self._broker.last_error is not None:
-            statuses.append(HealthStatus.UNHEALTHY)
-        status = worst(statuses)
-        self._was_ready = self._was_ready or status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
-        process = this_process(self._settings.instance_id)
-        return HealthReport(status=status, process=process, consumers=consumers, reasons=reasons)
+            error, since = self._failure
+            yield Reason(code=ReasonCode.START_FAILED, message=f"could not start: {error}", since=since)
 
-    def _common_reasons(self) -> list[str]:
-        reasons = []
-        if self._failure is not None:
-            reasons.append(f"could not start: {self._failure}")
-        if self._broker.last_error is not None:
-            reasons.append(f"the broker cannot be reached: {self._broker.last_error}")
-        return reasons
+    def _of_broker(self) -> Iterator[Reason]:
+        broker = self._broker
+        if broker.last_error is not None:
+            said = f"the broker cannot be reached: {broker.last_error}"
+            code, limit = ReasonCode.BROKER_UNREACHABLE, NOTICED_SECONDS
+            yield Reason(code=code, message=said, since=broker.changed_at, limit_seconds=limit)
+        elif broker.reached_since is None and self._failure is None:
+            said = "the broker has not been reached yet"
+            yield Reason(code=ReasonCode.BROKER_CONNECTING, message=said, since=broker.changed_at)
+
+    def _own(self, reasons: Sequence[Reason]) -> Iterator[HealthStatus]:
+        """What is said about all consumers makes of the app. A broker that was never there is still to come."""
+        starts = self._failure is None and not self._lifecycle.started
+        if starts:
+            yield HealthStatus.STARTING
+        for meaning in (MEANINGS[reason.code] for reason in reasons):
+            if not (starts and meaning.part is Part.BROKER):
+                yield meaning.status
+
+    def why_not_live(self) -> list[ReasonCode]:
+        """The liveness probe: not empty only if a restart of the process would help."""
+        return keeps_from_living(self.health())
+
+    def why_not_ready(self) -> list[ReasonCode]:
+        """The readiness probe: why this instance should get no requests, as far as `health.ready_includes` says."""
+        includes, reached = self._settings.ready_includes, self._broker.reached_since
+        return keeps_from_being_ready(self.health(), includes, now=datetime.now(UTC), broker_reached=reached)
 
     @property
-    def live(self) -> bool:
-        """The liveness probe: false only if a restart of the process would help."""
-        return self._failure is None
-
-    @property
-    def ready(self) -> bool:
-        """The readiness probe: all consumers consume."""
-        return self.health().status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
-
-    @property
-    def has_come_up(self) -> bool:
-        """The start-up probe: all consumers consume, or have done so before."""
-        return self._was_ready or self.ready
+    def consumes(self) -> bool:
+        """All consumers consume, and the broker can be reached: what tests and tools wait for."""
+        return (
+            self._lifecycle.started
+            and self._broker.last_error is None
+            and all(consumer.health().status in CONSUMES for consumer in self._consumers.values())
+        )
 
 
 def unstarted(settings: AthomicSettings) -> HealthReport:
@@ -137,5 +177,5 @@ def unstarted(settings: AthomicSettings) -> HealthReport:
         status=HealthStatus.STARTING,
         process=this_process(settings.instance_id),
         consumers=dict[str, ConsumerHealth](),
-        reasons=["the app has not started: if it is mounted in another app, that one must run its lifespan"],
+        reasons=[Reason(code=ReasonCode.NOT_STARTED, message=NOT_STARTED)],
     )

@@ -17,7 +17,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
-from .operation_settings import ControlSettings, DashboardSettings, HealthSettings, Role, WorkerSettings
+from .operation_settings import (
+    ControlSettings,
+    DashboardSettings,
+    HealthSettings,
+    Role,
+    SharingSettings,
+    WorkerSettings,
+)
 from .payload_settings import PayloadSettings
 from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
@@ -238,6 +245,7 @@ class AthomicSettings(Checked, BaseSettings):
     health: HealthSettings = Field(default_factory=HealthSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
+    sharing: SharingSettings = Field(default_factory=SharingSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
@@ -317,6 +325,13 @@ class AthomicSettings(Checked, BaseSettings):
     def session_timeout(self) -> float | None:
         """Seconds after which the broker evicts a silent member of a group. None: this broker never does."""
         return self.kafka.session_timeout if self.scheme == "kafka" else None
+
+    @property
+    def ready_includes(self) -> tuple[str, ...]:
+        """What counts for the readiness probe: as set, or as the role wants it."""
+        if self.health.ready_includes is not None:
+            return self.health.ready_includes
+        return ("faults", "checks", "consumers") if self.role == "worker" else ("faults", "checks")
 
     @property
     def broker_address(self) -> str:

@@ -164,7 +164,7 @@ class BatchStrategy:
                 return
             if not self._guard.suspect(monotonic()):
                 await self._share.give_way()
-            if self.pool.waiting:
+            if self.pool.waiting or self.pool.excess:
                 self.pool.put(lane)
                 return
         lane.busy = False

@@ -157,7 +157,7 @@ class LaneStrategy:
                         now = monotonic()
                 if not queue:
                     break
-                if now >= turn_ends and self.pool.waiting:
+                if self.pool.excess or (now >= turn_ends and self.pool.waiting):
                     self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)

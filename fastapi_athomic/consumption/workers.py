@@ -29,9 +29,9 @@ class WorkerPool(Generic[L]):
     """Up to `size` tasks, each started when it is first needed, that serve the lanes put into the pool.
 
     `resize` changes their number at any time: who is one too many ends when the lane that it serves has been served.
-    `serve` is called with a worker and a lane. It returns when the lane is empty or has to wait, or earlier if other
-    lanes are `waiting`; it puts the lane back if there is more to do. The pool does not check whether a lane is in it
-    already: the caller must not put it there twice.
+    `serve` is called with a worker and a lane. It returns when the lane is empty or has to wait, earlier if other lanes
+    are `waiting`, at once if there is an `excess` of workers; it puts the lane back if there is more to do. The pool
+    does not check whether a lane is in it already: the caller must not put it there twice.
     """
 
     def __init__(self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str) -> None:
@@ -43,7 +43,7 @@ class WorkerPool(Generic[L]):
         self.workers: list[Worker] = []  # those that live; replaced or appended to, as other threads read it
         self._started = 0  # how many were started so far
         self._closed = False
-        self._excess = False  # closed, or there are more workers than `size`: each looks before it goes on
+        self.excess = False  # closed, or there are more workers than `size`: each looks before it goes on
         self._owner = Owner()
         self.failure: BaseException | None = None  # the first error that ended a worker
 
@@ -85,7 +85,7 @@ class WorkerPool(Generic[L]):
         ready, serve = self._ready, self._serve
         lane: L | None = None
         while True:
-            if self._excess and self._must_end(worker):
+            if self.excess and self._must_end(worker):
                 return
             try:
                 lane = ready.popleft() if ready else await self._next_lane()
@@ -96,7 +96,8 @@ class WorkerPool(Generic[L]):
             except asyncio.CancelledError:
                 if self._closed or self._owner.ends:
                     raise
-                await self._go_on(lane)
+                cut_off, lane = lane, None
+                await self._go_on(cut_off)
             except (SystemExit, KeyboardInterrupt) as error:  # in a task, either would stop the event loop
                 if is_interrupt(error):
                     raise
@@ -112,7 +113,7 @@ class WorkerPool(Generic[L]):
     def resize(self, size: int) -> None:
         """From now on at most so many lanes are served at once; 1 or more."""
         self._size = size
-        self._excess = self._closed or len(self.workers) > size
+        self.excess = self._closed or len(self.workers) > size
         for _ in range(len(self.workers) - size):
             self._wake_one()
         for _ in range(min(len(self._ready), size - len(self.workers))):
@@ -131,9 +132,9 @@ class WorkerPool(Generic[L]):
             return True
         if len(self.workers) > self._size:
             self.workers = [other for other in self.workers if other is not worker]
-            self._excess = len(self.workers) > self._size
+            self.excess = len(self.workers) > self._size
             return True
-        self._excess = False
+        self.excess = False
         return False
 
     async def _next_lane(self) -> L | None:
@@ -155,7 +156,7 @@ class WorkerPool(Generic[L]):
 
     async def close(self, grace: float) -> None:
         """Cancels all workers and waits up to `grace` seconds; those that have not ended by then are abandoned."""
-        self._closed = self._excess = True
+        self._closed = self.excess = True
         tasks = [worker.task for worker in self.workers if worker.task is not None and not worker.task.done()]
         for task in tasks:
             task.cancel()

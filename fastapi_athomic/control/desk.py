@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
-from ..consumption.controls import Scope, new_pause
+from ..consumption.controls import Scope, new_pause, scope_of
 from ..consumption.service import ConsumerService
 from ..exceptions import ConfigurationError, ControlRefusedError, HandlerNotFoundError, SourceNotFoundError
 from ..observation.status import PauseStatus
@@ -68,8 +68,8 @@ class Desk:
         """See `Steering.resume`."""
         service = self.service(handler_id)
         scope = _scope(service, topic, partition)
-        service.resume(scope)
-        await self._group_pauses.withdraw(service, scope)
+        await self._group_pauses.refresh()
+        await self._group_pauses.withdraw(service, map(scope_of, service.resume(scope)))
         return service.controls.pauses.all()
 
     async def restart(self, handler_id: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -69,13 +69,17 @@ class GroupPauses:
         """Makes a pause known to the other members. If the store is away, that is tried again until it works."""
         await self._write(service, {scope_of(pause): pause})
 
-    async def withdraw(self, service: ConsumerService, scope: Scope) -> None:
-        """Ends the pauses in this scope for the other members, too."""
-        known = [each for each in self._known.get(service.name, {}) if each.within(scope)]
-        await self._write(service, dict.fromkeys({*known, scope}))
+    async def refresh(self) -> None:
+        """Hears of what others have paused in the last seconds, unless the store is known to be away."""
+        if self._shared is not None and not self._away:
+            await self._step()
+
+    async def withdraw(self, service: ConsumerService, ended: Iterable[Scope]) -> None:
+        """Ends pauses for the other members, too."""
+        await self._write(service, dict.fromkeys(ended))
 
     async def _write(self, service: ConsumerService, changes: Mapping[Scope, PauseStatus | None]) -> None:
-        if self._shared is None:
+        if self._shared is None or not changes:
             return
         self._unwritten |= {_name(service, scope): pause for scope, pause in changes.items()}
         self._look.set()
@@ -90,7 +94,7 @@ class GroupPauses:
     async def _step(self) -> None:
         """Writes what has to be written, and takes over what others have written."""
         try:
-            async with self._lock, asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._lock:
                 await self._write_all()
                 await self._take_over()
         except (StateStoreError, TimeoutError) as error:

@@ -43,13 +43,21 @@ class BlockingDetector:
     """Watches an event loop from a thread of its own, and logs which handler blocks it.
 
     `blocking_after`: how many seconds the loop may stand still. `blame` is called in the loop, with the handler id and
-    the seconds that it stood still.
+    the seconds that it stood still. `tick` is called in the loop, too, several times a second: whoever has something
+    to do from time to time need not wake an idle app for it.
     """
 
-    def __init__(self, lag: LoopLag, blocking_after: float, blame: Callable[[str, float], None]) -> None:
+    def __init__(
+        self,
+        lag: LoopLag,
+        blocking_after: float,
+        blame: Callable[[str, float], None],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._lag = lag
         self._blocking_after = blocking_after
         self._blame = blame
+        self._tick = tick
         self._ended = threading.Event()
         self._culprit: Culprit | None = None
         self._warned: dict[str | None, float] = {}  # by handler id
@@ -65,6 +73,7 @@ class BlockingDetector:
             self._ended.set()
 
     def _turned(self, delay: float) -> None:
+        self._tick()
         culprit, self._culprit = self._culprit, None
         if delay < self._blocking_after or culprit is None:
             return

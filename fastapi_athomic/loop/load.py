@@ -55,11 +55,13 @@ class RequestGauge:
 class LoopLag:
     """How late callbacks run in the event loop: the greatest delay of the last seconds, at most `GREATEST_LAG`.
 
-    It has nothing to do with the lag of a consumer behind the end of its partitions. Only `watch` sets `seconds` and
-    `turned_at`; any thread may read them.
+    It has nothing to do with the lag of a consumer behind the end of its partitions. Only `watch` sets `seconds`,
+    `turned_at` and `late`; any thread may read them. `late_after`: seconds of delay that `late` tells of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, late_after: float = float("inf")) -> None:
+        self._late_after = late_after
+        self.late: tuple[float, float] | None = None  # when the loop last turned so late (monotonic), and how late
         self.seconds = 0.0
         self.turned_at: float | None = None  # when the loop last turned, on the monotonic clock; None: nobody watches
 
@@ -70,6 +72,8 @@ class LoopLag:
                 self.turned_at = began = monotonic()
                 await asyncio.sleep(LAG_INTERVAL)
                 delay = max(0.0, monotonic() - began - LAG_INTERVAL)
+                if delay > self._late_after:
+                    self.late = monotonic(), delay
                 self.seconds = max(min(delay, GREATEST_LAG), self.seconds * FADING)
                 if late is not None:
                     late(delay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
@@ -98,6 +99,8 @@ class SchemaRefusedError(Exception):
 
 class RegistryBackend(Protocol):
     """One registry, asked afresh each time. None: there is no such schema. All may raise `PayloadUnavailableError`."""
+
+    trouble: tuple[str, datetime] | None  # why the last request failed, and since when they do; None: it did not
 
     @property
     def shown(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID
@@ -110,6 +111,11 @@ class SchemaRegistry:
 
     def __repr__(self) -> str:
         return f"SchemaRegistry({self._backend.shown})"
+
+    @property
+    def trouble(self) -> tuple[str, datetime] | None:
+        """Why the last request failed, and since when they do; None: it did not. May be asked from another thread."""
+        return self._backend.trouble
 
     async def open(self) -> None:
         """Called by each serializer that uses the registry. Does not ask the registry anything."""

@@ -22,6 +22,7 @@ import json
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -87,6 +88,7 @@ class RestRegistry:
         self._access = access
         self._tls = _tls(urls, access)
         self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self.trouble: tuple[str, datetime] | None = None  # why the last request failed, and since when they do
         self._away: tuple[float, str] | None = None  # until when nobody asks, in monotonic seconds, and why
         self._is_registry = False
 
@@ -228,12 +230,13 @@ class RestRegistry:
                 problem = refusal(answer, path)
                 if answer.status not in OVERLOADED:
                     self._prefer(url)
-                    self._away = None
+                    self._away = self.trouble = None
                     if problem and not (may_fail and answer.status == 500):
                         raise PayloadUnavailableError(problem, step=STEP)
                     return answer
                 pause = max(pause, seconds(answer.retry_after))
             self._away = monotonic() + pause, problem
+            self.trouble = problem, self.trouble[1] if self.trouble is not None else datetime.now(UTC)
             raise PayloadUnavailableError(problem, step=STEP)
 
     def _slot(self) -> asyncio.Semaphore:

@@ -148,7 +148,7 @@ class Serving:
             if now >= share.deadline and not self._guard.suspect(now) and not share.turned(began, now):
                 await share.give_way()
                 now = monotonic()
-            if now >= turn_ends and pool.waiting:
+            if pool.excess or (now >= turn_ends and pool.waiting):
                 self._enqueue(aggregate)
                 return
         self._leave(aggregate)

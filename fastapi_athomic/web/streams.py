@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -33,7 +33,7 @@ _STOPPING = b'event: end\ndata: {"reason": "stopping"}\n\n'
 
 
 class Snapshot(BaseModel):
-    """What the event `snapshot` holds: the consumers of one process at one moment."""
+    """What the event `snapshot` holds: the consumers at one moment, of all processes that share a state store."""
 
     time: datetime = Field(description="When they were looked at, in UTC")
     process: ProcessInfo
@@ -44,9 +44,16 @@ class Snapshot(BaseModel):
 class Streams:
     """The open streams of one app. They live in the event loop of the routes."""
 
-    def __init__(self, settings: AthomicSettings, manager: Callable[[], ConsumerManager | None]) -> None:
+    def __init__(
+        self,
+        settings: AthomicSettings,
+        manager: Callable[[], ConsumerManager | None],
+        statuses: Callable[[], Awaitable[list[ConsumerStatus]]],
+    ) -> None:
+        """`manager` returns None while the app does not run; `statuses` are those of all processes, where known."""
         self._settings = settings
         self._manager = manager
+        self._statuses = statuses
         self._ended: asyncio.Event | None = None  # of the present run of the app's lifespan; None: it does not run
         self._looking = asyncio.Lock()
         self._looked_in = -1  # the number of the interval that `_latest` is of
@@ -97,14 +104,14 @@ class Streams:
         async with self._looking:
             interval = self._number(asyncio.get_running_loop().time())
             if interval != self._looked_in:
-                self._latest = _event(self._look())
+                self._latest = _event(await self._look())
                 self._looked_in = interval
             return self._latest
 
-    def _look(self) -> Snapshot:
+    async def _look(self) -> Snapshot:
+        statuses = await self._statuses()
         current = self._manager()
         health = current.health() if current else unstarted(self._settings)
-        statuses = current.statuses() if current else []
         return Snapshot(time=datetime.now(UTC), process=health.process, health=health, consumers=statuses)
 
     def _number(self, now: float) -> int:

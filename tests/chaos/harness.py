@@ -79,7 +79,7 @@ class Worker:
         self.process.start()
 
     def wait_until_ready(self) -> None:
-        self.process.wait_until(lambda: self.fetch("/consumers/health/ready"), START_SECONDS)
+        self.process.wait_until(lambda: self.fetch("/consumers/health/startup"), START_SECONDS)
 
     def fetch(self, path: str) -> Any:
         return httpx.get(f"{self.url}{path}", timeout=5).raise_for_status().json()

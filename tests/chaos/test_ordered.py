@@ -97,7 +97,7 @@ class OrderedArena(Arena):
 
     def _reasons(self) -> list[str]:
         consumers = [worker.fetch("/consumers") for worker in self.workers]
-        return [reason for (consumer,) in consumers for reason in consumer["health"]["reasons"]]
+        return [reason["message"] for (consumer,) in consumers for reason in consumer["health"]["reasons"]]
 
     def close(self) -> None:
         self.shuffled.stop()

@@ -16,9 +16,6 @@ CONSTANTS = {
     "fastapi_athomic.handling.threads.IDLE_SECONDS": 1.0,
     "fastapi_athomic.consumption.service.STEADY_SECONDS": 3.0,
     "fastapi_athomic.consumption.service.BREAK_SECONDS": 4.0,
-    "fastapi_athomic.observation.health.STALE_POLL_SECONDS": 4.0,
-    "fastapi_athomic.observation.health.LONG_REBALANCE_SECONDS": 4.0,
-    "fastapi_athomic.observation.health.BLOCKING_SHOWN_SECONDS": 2.0,
     "fastapi_athomic.transports.kafka.options.IDLE_SECONDS": 3.0,
     "fastapi_athomic.transports.kafka.options.METADATA_SECONDS": 4.0,
     "fastapi_athomic.transports.kafka.group_member.METADATA_MAX_AGE": 3.0,
@@ -30,6 +27,8 @@ CONSTANTS = {
     "fastapi_athomic.failures.failure_log.TRACEBACK_SECONDS": 4.0,
     "fastapi_athomic.loop.blocking.QUIET_SECONDS": 2.0,
     "fastapi_athomic.complaints.INTERVAL": 2.0,
+    "fastapi_athomic.observation.rates.WINDOW_SECONDS": 2.0,
+    "fastapi_athomic.observation.sharing.COMPLAINT_SECONDS": 4.0,
     "fastapi_athomic.consumption.membership.PREPARE_SECONDS": 1.0,
     "fastapi_athomic.consumption.placement.TOPICS_SECONDS": 1.5,
     "fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS": 1.0,
@@ -41,7 +40,6 @@ CONSTANTS = {
 """By module and name; seconds."""
 BUSY = {
     "fastapi_athomic.consumption.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
-    "fastapi_athomic.observation.health.TIMEOUT_GRACE": "a handler that ignores its timeout",
     "fastapi_athomic.broker.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
     "fastapi_athomic.schemas.registered.ASK_AGAIN": "publishing by the newest schema of a subject",
@@ -56,6 +54,9 @@ BUSY = {
 SETTINGS = {
     "ATHOMIC_STALL_TIMEOUT": f"{STALL_SECONDS:g}",
     "ATHOMIC_STUCK_AFTER": "8",
+    "ATHOMIC_HEALTH__POLL_LATE": "4",
+    "ATHOMIC_HEALTH__LONG_REBALANCE": "4",
+    "ATHOMIC_HEALTH__SHOWN_FOR": "2",
     "ATHOMIC_RESTART_BACKOFF": "0.2",
     "ATHOMIC_RESTART_BACKOFF_MAX": "2",
     "ATHOMIC_DRAIN_TIMEOUT": "3",

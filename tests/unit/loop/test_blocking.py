@@ -15,8 +15,9 @@ from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.loop import blocking as blocking_module
-from fastapi_athomic.observation import health as health_module
+from fastapi_athomic.operation_settings import HealthSettings
 from tests.support.apps import Record, eventually, running
+from tests.support.clock import SESSION, set_clock
 
 BLOCKING = 0.05
 
@@ -57,16 +58,16 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
         assert "blocked the event loop" in str(athomic.health())
-        monkeypatch.setattr(health_module, "BLOCKING_SHOWN_SECONDS", 0.0)
-        assert athomic.health().status == "healthy"
+        set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.service", *SESSION)
+        await eventually(lambda: athomic.health().status == "healthy")
 
 
 async def test_p13_with_a_thread_of_their_own_health_tells_of_a_blocked_loop_at_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocking_module, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(health_module, "STALE_POLL_SECONDS", 0.5)
-    athomic = include_athomic(FastAPI(), AthomicSettings(isolation="thread", blocking_after=BLOCKING))
+    settings = AthomicSettings(isolation="thread", blocking_after=BLOCKING, health=HealthSettings(poll_late=0.5))
+    athomic = include_athomic(FastAPI(), settings)
     go_on, begun = threading.Event(), Record()
 
     @athomic.subscribe_to("t", group_id="g", handler_id="h")
