@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import ModuleType
@@ -30,6 +30,7 @@ from .manager import ConsumerManager
 from .messages import PublishedMessage, RawMessage, TopicPartition
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
+from .operation_settings import Role
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
@@ -81,7 +82,9 @@ class Athomic:
         self.app = app
         self.settings = settings
         self.name = name
-        self._prefix = prefix
+        self.prefix = prefix  # of the package's own routes
+        self.guarded = False  # these routes have dependencies: not everybody may see the status
+        self._only: frozenset[str] = frozenset()  # ids of the handlers that run here; empty: all
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag()
@@ -291,6 +294,14 @@ class Athomic:
             logger.warning("%s", doubt)
         return manager
 
+    def take_role(self, role: Role, only: Collection[str] = ()) -> None:
+        """Says what this process does, whatever the settings say. `fastapi-athomic run` calls it before the start.
+
+        `only`: ids of the handlers that run here; empty: all. Unknown ones refuse the start.
+        """
+        self.settings = self.settings.model_copy(update={"role": role})
+        self._only = frozenset(only)
+
     # --- positions
 
     async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
@@ -435,13 +446,14 @@ class Athomic:
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
+        self.guarded = bool(options.dependencies or self.app.router.dependencies)
         parts = RouteParts(manager=self.manager, lag=self.loop_lag, settings=self.settings)
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
             self.app.include_router(router)
 
     def _warn_of_overlaps(self, manager: ConsumerManager) -> None:
-        for problem in overlaps(self.app, self._prefix, self._endpoints, manager.consumers):
+        for problem in overlaps(self.app, self.prefix, self._endpoints, manager.consumers):
             logger.warning("routes: %s", problem)
 
     def _warn_of_pipelines(self, manager: ConsumerManager) -> None:
@@ -500,7 +512,7 @@ class Athomic:
     def _parts(self) -> AppParts:
         return AppParts(
             app=self.app,
-            prefix=self._prefix,
+            prefix=self.prefix,
             settings=self.settings,
             transport=self._transport,
             store=self._store,
@@ -508,6 +520,7 @@ class Athomic:
             requests=self.requests,
             loop_lag=self.loop_lag,
             search=self._search,
+            only=self._only,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from .broker import BrokerConnection
 from .checks import did_you_mean
@@ -30,16 +30,20 @@ class ConsumerManager:
         settings: AthomicSettings,
         lifecycle: LifecycleManager,
         broker: BrokerConnection,
+        only: Collection[str] = (),
     ) -> None:
-        """Builds a service for each handler and registers it with `lifecycle`.
+        """Builds a service for each handler and registers it with `lifecycle`. With the role `web` none is registered.
+
+        `only`: ids of handlers; the others are left to other processes. Empty: none is.
 
         Raises:
-            ConfigurationError: something is wrong with handlers, or a tuning names one that does not exist.
+            ConfigurationError: something is wrong with handlers, or a tuning or `only` names one that does not exist.
         """
         self._settings = settings
         self._factory = factory
         self._lifecycle = lifecycle
         self._broker = broker
+        self._only = frozenset(only)
         self._consumers: dict[str, ConsumerService] = {}
         self._was_ready = False
         self._failure: BaseException | None = None  # why the services could not be started
@@ -56,8 +60,12 @@ class ConsumerManager:
         if unknown:
             text = f"tuning for unknown handler {'; '.join(unknown)}; the handlers are: {', '.join(known) or 'none'}"
             problems.append(ConfigurationError(text))
+        problems += _unknown_choices(self._only, known)
         for discovered in handlers:
             handler_id = discovered.subscription.handler_id
+            if self._only and handler_id not in self._only:
+                logger.info("handler %s is left to other processes", handler_id)
+                continue
             tuning = tunings.get(handler_id)
             if tuning is not None and not tuning.enabled:
                 logger.info("handler %s is switched off by its tuning (enabled=false)", handler_id)
@@ -67,7 +75,10 @@ class ConsumerManager:
             except ConfigurationError as error:  # there may be more: all are told at once
                 problems.append(error)
                 continue
-            self._lifecycle.register(service)
+            if self._settings.role == "web":
+                service.leave_to_workers()
+            else:
+                self._lifecycle.register(service)
             self._consumers[handler_id] = service
         raise_all(problems)
         if not handlers:
@@ -105,7 +116,9 @@ class ConsumerManager:
         status = worst(statuses)
         self._was_ready = self._was_ready or status in (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
         process = this_process(self._settings.instance_id)
-        return HealthReport(status=status, process=process, consumers=consumers, reasons=reasons)
+        return HealthReport(
+            status=status, process=process, role=self._settings.role, consumers=consumers, reasons=reasons
+        )
 
     def _common_reasons(self) -> list[str]:
         reasons = []
@@ -131,11 +144,20 @@ class ConsumerManager:
         return self._was_ready or self.ready
 
 
+def _unknown_choices(only: Collection[str], known: Sequence[str]) -> list[ConfigurationError]:
+    unknown = [f"{handler_id}{did_you_mean(handler_id, known)}" for handler_id in sorted(set(only) - set(known))]
+    if not unknown:
+        return []
+    there = ", ".join(known) or "none"
+    return [ConfigurationError(f"unknown handlers were asked for: {'; '.join(unknown)}; the handlers are: {there}")]
+
+
 def unstarted(settings: AthomicSettings) -> HealthReport:
     """The health of an app that has not started."""
     return HealthReport(
         status=HealthStatus.STARTING,
         process=this_process(settings.instance_id),
+        role=settings.role,
         consumers=dict[str, ConsumerHealth](),
         reasons=["the app has not started: if it is mounted in another app, that one must run its lifespan"],
     )

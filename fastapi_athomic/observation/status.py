@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..operation_settings import Role
+
 
 class HealthStatus(StrEnum):
     """From best to worst; the summary is the worst of its consumers."""
@@ -41,6 +43,7 @@ class ConsumerHealth(BaseModel):
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
+    role: Role = Field("all", description="`web`: the consumers are checked here, and run in other processes")
     consumers: dict[str, ConsumerHealth]
     reasons: list[str] = []  # about all consumers: the broker cannot be reached, a service could not start
 
