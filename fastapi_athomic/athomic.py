@@ -36,7 +36,7 @@ from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
-from .settings import AthomicSettings
+from .settings import AthomicSettings, of_place
 from .stores.schemes import create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
@@ -294,13 +294,25 @@ class Athomic:
             logger.warning("%s", doubt)
         return manager
 
-    def take_role(self, role: Role, only: Collection[str] = ()) -> None:
+    def take_role(self, role: Role, only: Collection[str] = (), place: int | None = None) -> None:
         """Says what this process does, whatever the settings say. `fastapi-athomic run` calls it before the start.
 
-        `only`: ids of the handlers that run here; empty: all. Unknown ones refuse the start.
+        `only`: ids of the handlers that run here; empty: all. Unknown ones refuse the start. `place`: the number of
+        this process among those with the same settings; it makes ids differ that have no `{pid}`.
         """
-        self.settings = self.settings.model_copy(update={"role": role})
+        self.settings = of_place(self.settings.model_copy(update={"role": role}), place)
+        self._transport = create_transport(self.settings)  # it has the group_instance_id
         self._only = frozenset(only)
+
+    async def partition_counts(self) -> dict[str, int]:
+        """How many partitions the topics of each handler have, by its id; without those that follow a pattern.
+
+        Raises:
+            PublishError: the consumers are not running.
+            TransportError: the broker cannot be reached.
+        """
+        run = self._running()
+        return await run.home.run(run.partition_counts)
 
     # --- positions
 

@@ -1,7 +1,8 @@
 """The command line `fastapi-athomic`. Each command, and each area of commands (`dlq`), is a module.
 
 Takes arguments; gives an exit status. Commands import the app to learn its settings and handlers, and start no
-consumer. A module's `add_commands` adds its parsers, and sets `run`: the coroutine function that runs a command.
+consumer; only `run` does, in processes of its own. A module's `add_commands` adds its parsers, and sets `run`: the
+coroutine function that runs a command.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..exceptions import AthomicError
-from . import check, dlq, handlers, topics
+from . import check, dlq, handlers, run, topics
 from .terminal import CUT_OFF, FAILED, INTERRUPTED
 
 
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_versions())
     areas = parser.add_subparsers(dest="area", required=True, metavar="COMMAND")
-    for each in (check, handlers, topics, dlq):
+    for each in (check, handlers, topics, dlq, run):
         each.add_commands(areas)
     return parser
 
