@@ -26,6 +26,7 @@ CHILD = "fastapi_athomic.cli.worker"
 """The module that each process runs."""
 PASSED_ON = ("app", "factory", "app_dir", "name", "traceback", "only", "processes")
 """The options that each process needs."""
+SYSTEM = os.name
 WINDOWS = (
     "fastapi-athomic run needs an operating system with POSIX signals, which Windows is not: set ATHOMIC_ROLE=worker "
     "and start the app with its server, once for each process"
@@ -71,7 +72,7 @@ async def run(options: argparse.Namespace) -> int:
     Raises:
         AthomicError: the app would not start, or the port is taken.
     """
-    if os.name == "nt":
+    if SYSTEM == "nt":
         raise AthomicError(WINDOWS)
     log_as_a_server_does()
     stop = Stop()
@@ -84,7 +85,11 @@ async def run(options: argparse.Namespace) -> int:
             if loading.stopped:
                 return stop.status(True)
             raise AthomicError(f"{options.app} cannot be loaded: {error}") from None
-        return stop.status(await _supervise(options, first, hello, stop))
+        else:
+            return stop.status(await _supervise(options, first, hello, stop))
+        finally:
+            first.kill()  # of use only after an error
+            await first.ended()
 
 
 class _Loading:
@@ -156,11 +161,7 @@ async def _supervise(options: argparse.Namespace, first: ChildProcess, hello: He
     supervisor = Supervisor(lambda place: _spawn(options, place), first, hello, settings)
     async with AsyncExitStack() as stack:
         if settings.port:
-            try:
-                answers = port.listening(settings.host, settings.port)
-            except AthomicError:
-                first.kill()
-                raise
+            answers = port.listening(settings.host, settings.port)
             with_status = not hello.guarded if settings.show_status is None else settings.show_status
             app = port.new_app(supervisor, hello.prefix, with_status=with_status)
             await stack.enter_async_context(port.served(app, answers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -147,7 +148,7 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise AthomicError(f"nothing can be served at {host}:{port}: {error.strerror or error}") from None
+        raise AthomicError(f"nothing can be served at {host}:{port}: {os.strerror(error.errno or 0)}") from None
 
 
 @asynccontextmanager
