@@ -115,6 +115,7 @@ class Stop:
     def __init__(self) -> None:
         self.supervisor: Supervisor | _Loading | None = None
         self._interrupts = 0
+        self._terminal = has_terminal()
 
     def terminate(self) -> None:
         if self.supervisor is not None:
@@ -128,7 +129,9 @@ class Stop:
             self.terminate()
 
     def hang_up(self) -> None:
-        if self.supervisor is not None:
+        if self._terminal and not has_terminal():  # its window was closed: nobody would see it go on
+            self.terminate()
+        elif self.supervisor is not None:
             self.supervisor.replace_all()
 
     def status(self, clean: bool) -> int:
@@ -136,6 +139,15 @@ class Stop:
         if self._interrupts > 1:
             return INTERRUPTED
         return OK if clean else FAILED
+
+
+def has_terminal() -> bool:
+    """Whether standard input is a terminal that is still there."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError:
+        return False
+    return True
 
 
 @asynccontextmanager

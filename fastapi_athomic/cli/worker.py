@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -11,8 +12,11 @@ from starlette.types import ASGIApp
 
 from ..athomic import Athomic
 from ..exceptions import AthomicError
+from ..observation.startup import doubts
 from ..workers.child import serve
 from .app import athomics_of, find_app, refuse_memory
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,7 +42,17 @@ def load(options: argparse.Namespace) -> tuple[ASGIApp, list[Athomic]]:
         refuse_memory(athomic)
         processes = options.processes or athomic.settings.worker.processes
         athomic.take_role("worker", options.only, options.place if processes > 1 else None)
+        if options.place == 1:
+            _warn(athomic, processes)
     return app, athomics
+
+
+def _warn(athomic: Athomic, processes: int) -> None:
+    """What is doubtful only because there are several processes. The rest is told when the app starts."""
+    told = {*doubts(athomic.settings, workers=1)}
+    for doubt in doubts(athomic.settings, workers=processes):
+        if doubt not in told:
+            logger.warning("%s", doubt)
 
 
 if __name__ == "__main__":

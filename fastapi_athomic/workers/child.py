@@ -91,7 +91,11 @@ class Child:
 
     async def _hello(self) -> Hello:
         """Checks that the app would start. Raises `AthomicError`."""
-        handlers = [handler for athomic in self._athomics for handler in (await athomic.check()).consumers]
+        logging.disable(logging.WARNING)  # the start will say all that again
+        try:
+            handlers = [handler for athomic in self._athomics for handler in (await athomic.check()).consumers]
+        finally:
+            logging.disable(logging.NOTSET)
         first = self._athomics[0]
         return Hello(
             handlers=handlers,

@@ -114,6 +114,47 @@ def test_the_role_is_worker_and_ids_of_several_processes_differ(write: Write) ->
     assert athomic.settings.kafka.group_instance_id == "shop-2", "what was set stays set"
 
 
+def test_several_processes_that_remember_each_for_itself_are_warned_of_once(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(run10=APP.replace('"kafka://127.0.0.1:1"', '"kafka://127.0.0.1:1", state_store_url="memory://"'))
+    load(options("run10:app", processes=3, place=2))
+    load(options("run10:app", processes=1, place=1))
+    assert caplog.text == ""
+    load(options("run10:app", processes=3, place=1))
+    assert "the state store is memory:// and the server runs 3 workers" in caplog.text
+
+
+class Told:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def stop(self) -> None:
+        self.events.append("stop")
+
+    def stop_at_once(self) -> None:
+        self.events.append("at once")
+
+    def replace_all(self) -> None:
+        self.events.append("replace")
+
+
+def test_what_signals_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = True
+    monkeypatch.setattr(module, "has_terminal", lambda: terminal)
+    stop, told = module.Stop(), Told()
+    stop.supervisor = told  # type: ignore[assignment]
+    stop.hang_up()
+    stop.terminate()
+    assert (told.events, stop.status(True), stop.status(False)) == (["replace", "stop"], 0, 1)
+    stop.interrupt()
+    stop.interrupt()
+    assert (told.events[2:], stop.status(False)) == (["stop", "at once"], 130)
+    terminal = False
+    stop.hang_up()
+    assert told.events[4:] == ["stop"], "the window of the terminal was closed"
+
+
 def test_with_several_athomics_the_others_only_publish(write: Write) -> None:
     write(run9=APP + SECOND)
     with pytest.raises(AthomicError, match="--only needs --name, as the app has several Athomics: athomic, other"):
