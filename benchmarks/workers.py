@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 from uuid import uuid4
 
 import httpx
@@ -35,23 +37,32 @@ def main() -> None:
     parser.add_argument("bootstrap", metavar="BOOTSTRAP")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3, help="the medians are shown")
     parser.add_argument("--handlers", nargs="*", choices=WORK, default=[*WORK])
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {options.messages} messages, {PARTITIONS} partitions\n")
-    print("| handler | processes | messages/s | to one process | cores used | load of the machine |")
-    print("|---|---|---|---|---|---|")
+    print("| handler | processes | messages/s | to the first row | cores used | messages/s of a core | load |")
+    print("|---|---|---|---|---|---|---|")
     for handler in options.handlers:
-        single = 0.0
-        for processes in options.processes:
-            rate, cores = measured(options.bootstrap, handler, processes, options.messages)
-            single = single or rate
-            what = f"{handler}s {WORK[handler] * 1000:g} ms"
-            load = f"{os.getloadavg()[0]:.0f}"
-            print(f"| {what} | {processes} | {rate:,.0f} | {rate / single:.2f} | {cores:.2f} | {load} |", flush=True)
+        runs: dict[int, list[Run]] = {processes: [] for processes in options.processes}
+        for _ in range(options.rounds):  # in turn, as the load of the machine changes
+            for processes, found in runs.items():
+                found.append(measured(options.bootstrap, handler, processes, options.messages))
+        single = median(run.rate for run in runs[options.processes[0]])
+        for processes, found in runs.items():
+            rate = median(run.rate for run in found)
+            cores, load = median(run.cores for run in found), median(run.load for run in found)
+            cells = f"{WORK[handler] * 1000:g} ms | {processes} | {rate:,.0f} | {rate / single:.2f}"
+            print(f"| {handler}s {cells} | {cores:.2f} | {rate / cores:,.0f} | {load:.0f} |", flush=True)
 
 
-def measured(bootstrap: str, handler: str, processes: int, messages: int) -> tuple[float, float]:
-    """Messages per second, and how many cores the processes used on the average."""
+class Run(NamedTuple):
+    rate: float  # messages/s
+    cores: float  # that the processes used, on the average
+    load: float  # of the machine, over the last minute: how many processes wanted a core
+
+
+def measured(bootstrap: str, handler: str, processes: int, messages: int) -> Run:
     topic, port = f"bench-workers-{uuid4().hex[:8]}", free_port()
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
@@ -78,7 +89,7 @@ def measured(bootstrap: str, handler: str, processes: int, messages: int) -> tup
             while processed(url) < messages:
                 time.sleep(0.25)
             seconds = time.monotonic() - began
-            return messages / seconds, (cpu_seconds(children) - used) / seconds
+            return Run(messages / seconds, (cpu_seconds(children) - used) / seconds, os.getloadavg()[0])
         finally:
             process.stop(60)
 
