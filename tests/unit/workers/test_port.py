@@ -94,6 +94,7 @@ async def test_a_process_that_is_gone_is_unhealthy_and_says_how_it_ended(world: 
         assert answer.status_code == 503
         (place,) = answer.json()["places"]
         assert (place["state"], place["pid"], place["restarts"]) == ("backing_off", None, 1)
+        assert answer.json()["status"] == "unhealthy", "not merely starting"
         assert place["last_end"] == "process 100 was killed by SIGKILL"
 
 

@@ -40,7 +40,6 @@ class FakeProcess:
 
     async def hello(self) -> Hello:
         if self.world.refusal is not None:
-            self.finish(1)
             raise self.world.refusal
         return hello()
 
@@ -271,6 +270,7 @@ async def test_code_that_would_not_start_replaces_nobody(world: World, caplog: p
         supervisor.replace_all()
         await world.until(lambda: "those that run go on" in caplog.text)
         assert "nothing provides parameter x" in caplog.text
+        assert world.events[-1] == "kill 102", "it is not left behind"
         assert [place.process for place in supervisor.places] == before
         assert up(supervisor)
         world.refusal = None
