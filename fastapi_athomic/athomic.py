@@ -442,11 +442,11 @@ class Athomic(Steering):
             manager=self.manager,
             lag=self.loop_lag,
             settings=self.settings,
+            group_status=self.group_status,
             streams=self._streams,
             requests=self.requests,
             steering=self,
             letters=self.dead_letters,
-            group_status=self.group_status,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]

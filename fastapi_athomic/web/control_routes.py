@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+from annotated_types import Ge, Le
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from ..control.seek_plans import SeekPlan, Target
 from ..observation.status import PauseStatus
 from .control_parts import CHANGING, ControlParts, RouterOf, changing_router, with_access
-from .fields import LONGEST_TIME, Body, ConsumerId, Flag, Offset, Partition, Reason, Time, Topic
+from .fields import LONGEST_TIME, WHOLE, Body, ConsumerId, Flag, Offset, Partition, Reason, Time, Topic
 from .problems import (
     NOT_POSSIBLE,
     PARTITION_NOT_FOUND,
@@ -22,7 +23,16 @@ from .problems import (
 )
 
 MOST_CONCURRENCY = 10_000
-MOST_PER_SECOND = 1e6
+MOST_PER_SECOND = 1_000_000
+AtOnce = Annotated[int, Strict(), Ge(1), Le(MOST_CONCURRENCY), WHOLE]
+Burst = Annotated[int, Strict(), Ge(1), Le(MOST_PER_SECOND), WHOLE]
+
+
+_TOPIC_OF_PARTITION: dict[str, Any] = {
+    "if": {"required": ["partition"], "properties": {"partition": {"type": "integer"}}},
+    "then": {"required": ["topic"], "properties": {"topic": {"type": "string"}}},
+}
+"""In JSON Schema what `Scope` checks."""
 
 
 class Scope(Body):
@@ -43,10 +53,11 @@ class Pause(Scope):
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_TOPIC_OF_PARTITION,
             "examples": [
                 {"reason": "payment provider is down", "seconds": 900},
                 {"topic": "orders.placed", "partition": 3, "reason": "a poison message is looked at"},
-            ]
+            ],
         }
     )
 
@@ -64,7 +75,9 @@ class Pause(Scope):
 class Resume(Scope):
     """Which pauses to end. Without `topic` all of the consumer."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "payment provider is back"}]})
+    model_config = ConfigDict(
+        json_schema_extra={**_TOPIC_OF_PARTITION, "examples": [{"reason": "payment provider is back"}]}
+    )
 
     reason: Reason | None = None
 
@@ -89,7 +102,7 @@ class Concurrency(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"value": 4, "reason": "the database is slow"}]})
 
-    value: int | None = Field(ge=1, le=MOST_CONCURRENCY, strict=True, description="Null: as in code or settings")
+    value: AtOnce | None = Field(description="Null: as in code or settings")
     reason: Reason
 
 
@@ -110,7 +123,7 @@ class Rate(Body):
     messages_per_second: float | None = Field(
         gt=0, le=MOST_PER_SECOND, allow_inf_nan=False, strict=True, description="Null: as in code or settings"
     )
-    burst: int | None = Field(None, ge=1, le=MOST_PER_SECOND, strict=True, description="So many may begin at once")
+    burst: Burst | None = Field(None, description="So many may begin at once")
     reason: Reason
 
 

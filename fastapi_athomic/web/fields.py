@@ -14,7 +14,8 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 LONGEST_REASON = 500
 MOST_PARTITIONS = 2**31
-MOST_OFFSETS = 2**63
+MOST_OFFSETS = 2**53
+"""Kafka's go up to 2**63, but JavaScript and many other readers of JSON know whole numbers up to here only."""
 LONGEST_TIME = 365 * 24 * 3600
 """Seconds: nobody pauses a consumer until a moment further away, but may pause it without an end."""
 
@@ -32,8 +33,17 @@ Topic = Annotated[
     StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$"),
     Field(description="The name of a topic", examples=["orders.placed"]),
 ]
-Partition = Annotated[int, Strict(), Ge(0), Le(MOST_PARTITIONS - 1)]
-Offset = Annotated[int, Strict(), Ge(0), Le(MOST_OFFSETS - 1)]
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""3.0 is a whole number in JSON Schema. It stands last: limits behind it would not be shown there."""
+Partition = Annotated[int, Strict(), Ge(0), Le(MOST_PARTITIONS - 1), WHOLE]
+Offset = Annotated[int, Strict(), Ge(0), Le(MOST_OFFSETS - 1), WHOLE]
+Count = Annotated[int, Strict(), Ge(1), WHOLE]
 Flag = Annotated[bool, Strict()]
 ErrorType = Annotated[
     str,
@@ -44,7 +54,6 @@ ErrorType = Annotated[
     ),
 ]
 ConsumerId = Annotated[str, Path(description="The handler id", examples=["billing"])]
-
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
 

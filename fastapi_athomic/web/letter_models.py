@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..error_text import one_line
 from ..failures.letters import DeadLetter
-from .fields import Body, ErrorType, Flag, Offset, Partition, Reason, Topic
+from .fields import Body, Count, ErrorType, Flag, Offset, Partition, Reason, Topic
 
 LONGEST_REDRIVE = 60.0
 """Seconds that one request may be made to last by its `rate`."""
@@ -138,6 +138,14 @@ class LetterPayload(BaseModel):
     masked: bool = Field(description="The app's `mask` has seen it")
 
 
+_CLEAR_CHOICE: dict[str, Any] = {
+    "if": {"required": ["offset"], "properties": {"offset": {"type": "integer"}}},
+    "then": {"required": ["partition"], "properties": {"partition": {"type": "integer"}}},
+    "else": {"required": ["limit"], "properties": {"limit": {"type": "integer"}}},
+}
+"""In JSON Schema what `Settle` checks."""
+
+
 class Settle(Body):
     """Which dead letters."""
 
@@ -145,9 +153,7 @@ class Settle(Body):
     partition: Partition | None = Field(None, description="Only those in this partition of the DLQ topic")
     offset: Offset | None = Field(None, description="Only the one at this offset of the DLQ topic")
     error_type: ErrorType | None = None
-    limit: int | None = Field(
-        None, ge=1, strict=True, description="At most so many; needed unless `offset` names a single one"
-    )
+    limit: Count | None = Field(None, description="At most so many; needed unless `offset` names a single one")
     dry_run: Flag = Field(False, description="Only say what would be done")
     reason: Reason
 
@@ -164,7 +170,10 @@ class Redrive(Settle):
     """Which dead letters to send back."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"error_type": "shop.Down", "limit": 100, "reason": "provider is back"}]}
+        json_schema_extra={
+            **_CLEAR_CHOICE,
+            "examples": [{"error_type": "shop.Down", "limit": 100, "reason": "provider is back"}],
+        }
     )
 
     rate: float | None = Field(
@@ -184,7 +193,12 @@ class Redrive(Settle):
 class Discard(Settle):
     """Which dead letters to discard."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"partition": 0, "offset": 4, "reason": "paid by hand"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            **_CLEAR_CHOICE,
+            "examples": [{"partition": 0, "offset": 4, "reason": "paid by hand"}],
+        }
+    )
 
 
 class Settled(BaseModel):

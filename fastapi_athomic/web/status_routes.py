@@ -59,8 +59,7 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
                 return status
         current = parts.manager()
         headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
-        known = current.consumers if current else None
-        raise ProblemError(CONSUMER_NOT_FOUND, _not_found(consumer_id, known), headers)
+        raise ProblemError(CONSUMER_NOT_FOUND, _not_found(consumer_id, current.consumers if current else None), headers)
 
 
 def _not_found(wanted: str, known: Iterable[str] | None) -> str:

@@ -59,7 +59,7 @@ SENTENCES = [
     "MessagePack needs fastapi-athomic[msgpack]: No module named 'msgpack'",
     "Protobuf needs fastapi-athomic[protobuf]: No module named 'google'",
     "a claim check in S3 needs fastapi-athomic[s3]: No module named 'obstore'",
-    "a schema registry needs fastapi-athomic[registry]: No module named 'httpx2'",
+    "a schema registry needs fastapi-athomic[avro], [protobuf] or [json-schema]: No module named 'httpx2'",
     "Zstd needs fastapi-athomic[compression]: No module named 'zstandard'",
 ]
 
