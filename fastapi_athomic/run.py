@@ -207,6 +207,16 @@ class Run:
         )
         return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
 
+    async def partition_counts(self) -> dict[str, int]:
+        """See `Athomic.partition_counts`."""
+        counts = {}
+        for name, consumer in self.manager.consumers.items():
+            topics = consumer.subscription.topics
+            found = [await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics]
+            if topics:
+                counts[name] = sum(map(len, found))
+        return counts
+
     async def _ends(self, timeout: float) -> dict[TopicPartition, int]:
         """Where the broker says that the topics end of which partitions are assigned here."""
         consumers = self.manager.consumers.values()

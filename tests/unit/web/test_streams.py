@@ -14,6 +14,7 @@ import pytest
 
 from fastapi_athomic import AthomicSettings
 from fastapi_athomic.loop.load import RequestGauge
+from fastapi_athomic.observation.status import ConsumerStatus
 from fastapi_athomic.operation_settings import DashboardSettings
 from fastapi_athomic.web.streams import EventStream, Streams
 from tests.support.interleaving import run_shuffled
@@ -25,10 +26,11 @@ class Desk:
     def __init__(self, **settings: Any) -> None:
         self.looks: list[float] = []
         self.requests = RequestGauge()
-        self.streams = Streams(AthomicSettings(dashboard=DashboardSettings(**settings)), self._look)
+        self.streams = Streams(AthomicSettings(dashboard=DashboardSettings(**settings)), lambda: None, self.look)
 
-    def _look(self) -> None:
+    async def look(self) -> list[ConsumerStatus]:
         self.looks.append(asyncio.get_running_loop().time())
+        return []
 
     def open(self) -> Viewer:
         return Viewer(EventStream(self.streams, self.requests), self.requests)
@@ -223,11 +225,12 @@ def test_a_look_that_fails_ends_one_stream_and_no_other() -> None:
         desk = Desk()
         broken = [True]
 
-        def fail() -> None:
+        async def fail() -> list[ConsumerStatus]:
             if broken.pop():
                 raise RuntimeError("this once")
+            return []
 
-        desk.streams._manager = fail
+        desk.streams = Streams(AthomicSettings(), lambda: None, fail)
         with desk.streams.running():
             viewer = desk.open()
             with pytest.raises(RuntimeError, match="this once"):
