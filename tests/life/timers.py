@@ -44,6 +44,7 @@ BUSY = {
     "fastapi_athomic.observation.health.TIMEOUT_GRACE": "a handler that ignores its timeout",
     "fastapi_athomic.broker.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
+    "fastapi_athomic.control.handovers.BEGIN_SECONDS": "a seek that another member has to do",
     "fastapi_athomic.schemas.registered.ASK_AGAIN": "publishing by the newest schema of a subject",
     "fastapi_athomic.schemas.rest_registry.TIMEOUT": "a request to a schema registry",
     "fastapi_athomic.schemas.registry_answers.LONGEST_PAUSE": "a schema registry that is overloaded",
