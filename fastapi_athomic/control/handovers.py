@@ -63,8 +63,8 @@ class Handovers:
 
     @property
     def possible(self) -> bool:
-        """There is a store to hand over through."""
-        return self._shared is not None
+        """There is a store to hand over through, which others may see."""
+        return self._shared is not None and self._shared.has_others
 
     # --- who is asked
 

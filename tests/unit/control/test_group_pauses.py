@@ -25,7 +25,7 @@ class Store(MemorySharedState):
     """May be away, or slow to answer."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(has_others=True)
         self.away = self.silent = False
         self.reads = 0
         self.after_read: Callable[[], Awaitable[None]] | None = None
