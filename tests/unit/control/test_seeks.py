@@ -251,6 +251,7 @@ async def test_what_a_seek_cannot_mean_is_refused_with_a_sentence() -> None:
 async def test_a_seek_during_a_rebalance_happens_or_is_refused_but_loses_nothing() -> None:
     app = Steered()
     second = app.again()
+    app.athomic._shared = second._shared = None
     async with running(app.athomic) as athomic:
         for number in range(3):
             await app.publish(str(number), range(1, 4), partition=number)
