@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +13,7 @@ from starlette.routing import Router
 
 from .athomic import Athomic
 from .exceptions import ConfigurationError
+from .observation.app_checks import Check
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import TopicPayloads
 from .propagation.middleware import AthomicMiddleware, Identify
@@ -40,6 +41,7 @@ def include_athomic(
     payload_dependencies: Sequence[Depends] = (),
     mask: Mask | None = None,
     actor: ActorOf | None = None,
+    health_checks: Mapping[str, Check] | None = None,
 ) -> Athomic:
     """Runs the consumers of `app` inside its lifespan, and adds their routes.
 
@@ -68,6 +70,9 @@ def include_athomic(
         mask: gets a `DeadLetter` whose payload is asked for, and returns what may be shown of it; may be async.
         actor: gets a request that changes something, and returns the name of who sends it, for logs and events; may be
         async. None: `user_id` of the `ExecutionContext`.
+        health_checks: checks of the app's own, by name: sync or async functions without arguments, which fail if they
+        raise, return False, or take longer than `health.check_timeout`. They run in the background while the app runs,
+        never in a request; a sync one in a thread of its own.
 
     Raises:
         ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has
@@ -104,6 +109,7 @@ def include_athomic(
         name=name,
         payload=payload,
         topic_payloads=topic_payloads,
+        health_checks=health_checks,
     )
     setattr(app.state, name, athomic)
     athomic.add_routes(routes)

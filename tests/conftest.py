@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -129,6 +129,12 @@ def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apicur
     _used.append(server.description)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def do_without() -> Callable[[str], NoReturn]:
+    """Skips the test, or fails it where nothing may be missing. Call it with what is missing."""
+    return _do_without
 
 
 def _do_without(reason: str) -> NoReturn:

@@ -42,12 +42,13 @@ class PrometheusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         manager = self._manager()
-        statuses = manager.statuses() if manager is not None else []
+        consumes = manager is not None and self._settings.role != "web"
+        statuses = manager.statuses() if manager is not None and consumes else []
         process = this_process(self._settings.instance_id)
         yield _info(process)
         yield from self._counters(statuses)
         yield from self._gauges(statuses)
-        if manager is not None:
+        if manager is not None and consumes:
             yield from self._histograms(manager, process.instance_id)
         lag = GaugeMetricFamily("athomic_event_loop_lag_seconds", "How late the event loop is", labels=LABELS[:1])
         lag.add_metric((process.instance_id,), self._lag.seconds)

@@ -17,8 +17,6 @@ from starlette.routing import Mount, WebSocketRoute, compile_path
 _SAMPLES = {"int": "1", "float": "1.0", "uuid": "00000000-0000-4000-8000-000000000000"}
 """What stands for a parameter in a path, by the name of its convertor. For the others any text does."""
 _PARAMETER = re.compile(r"\{\w+(?::(\w+))?\}")
-FIXED = ("health", "metrics")
-"""What follows the prefix in routes of this package, so that no handler's status can be asked for there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +46,9 @@ def overlaps(app: FastAPI, prefix: str, own: Collection[Callable[..., Any]], ids
     routes = list(_routes(app, own))
     yield from _hidden(routes, prefix)
     yield from _hiding(routes, prefix)
+    fixed = {route.path for route in routes if route.own}
     for handler_id in ids:
-        if handler_id in FIXED or "/" in handler_id:
+        if f"{prefix}/{handler_id}" in fixed or "/" in handler_id:
             reason = "its id has a slash" if "/" in handler_id else f"{prefix}/{handler_id} is another route"
             yield (
                 f"handler {handler_id}: its status has no address of its own, as {reason}; "

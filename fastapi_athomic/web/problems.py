@@ -70,6 +70,7 @@ NOT_RUNNING = ProblemType("not-running", 503, "The consumers do not run in this 
 BROKER_UNAVAILABLE = ProblemType("broker-unavailable", 503, "The broker refused, or cannot be reached")
 STORE_UNAVAILABLE = ProblemType("store-unavailable", 503, "The state store cannot be reached")
 PAYLOAD_UNAVAILABLE = ProblemType("payload-unavailable", 503, "What the payload needs cannot be reached")
+TOO_MANY_STREAMS = ProblemType("too-many-streams", 503, "So many streams are open already")
 
 TYPES = tuple(value for value in globals().values() if isinstance(value, ProblemType))
 

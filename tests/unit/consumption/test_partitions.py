@@ -16,7 +16,7 @@ from fastapi_athomic.consumption.partitions import (
     PartitionState,
     WorkDone,
 )
-from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.messages import RawMessage, TopicPartition
 
 OPEN, HELD, LEAVING, REVOKED = PartitionStage
 Change = Callable[[PartitionState], None]
@@ -30,7 +30,7 @@ REACHED: dict[PartitionStage, Change] = {
 
 def partition() -> PartitionState:
     parts = PartitionParts(low_mark=0, has_room=lambda: None, work_done=WorkDone())
-    return PartitionState(TopicPartition("t", 0), parts, committed=None)
+    return PartitionState(TopicPartition("t", 0), parts, committed=0)
 
 
 @pytest.mark.parametrize(("before", "after"), [*product(PartitionStage, (LEAVING, REVOKED))])
@@ -71,3 +71,24 @@ def test_p04_a_partition_that_goes_is_not_opened_by_what_is_lifted(gone: Partiti
     for reason in ("paused", "seek"):
         state.lift(reason)
     assert (state.stage, state.open) == (gone, False)
+
+
+def message(offset: int) -> RawMessage:
+    return RawMessage(topic="t", partition=0, offset=offset, key=None, value=b"", headers=(), timestamp=0)
+
+
+def test_how_long_the_oldest_waits_is_known_from_when_it_was_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = partition()
+    arrivals: list[float | None] = [state.oldest_arrival]
+    for offset, now in ((0, 100.0), (2, 200.0)):
+        monkeypatch.setattr("fastapi_athomic.consumption.partitions.monotonic", lambda now=now: now)
+        state.receive([message(offset), message(offset + 1)])
+    for running in (0, 1, 2, 4):
+        state.running = running
+        arrivals.append(state.oldest_arrival)
+    state.running = 0
+    for done in ([0, 1, 2], [3]):
+        state.conclude_all(done)
+        state.settle()
+        arrivals.append(state.oldest_arrival)
+    assert arrivals == [None, 100.0, 100.0, 200.0, None, 200.0, None]

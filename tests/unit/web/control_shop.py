@@ -13,7 +13,7 @@ from fastapi import Cookie, Depends, FastAPI, Header, HTTPException
 from fastapi.testclient import TestClient
 
 from fastapi_athomic import Athomic, AthomicSettings, ControlEvent, RetryPolicy, include_athomic, set_context
-from fastapi_athomic.operation_settings import ControlSettings
+from fastapi_athomic.operation_settings import ControlSettings, DashboardSettings
 
 ID = "shop.bill:v1"
 """With dots and a colon, as ids may have them."""
@@ -47,7 +47,8 @@ GUARDED: dict[str, Any] = {
 
 
 def settings(**control: Any) -> AthomicSettings:
-    return AthomicSettings(control=ControlSettings(enabled=True, **control))
+    short = DashboardSettings(interval=0.1, stream_seconds=0.1)  # some tests ask each route, and read to the end
+    return AthomicSettings(control=ControlSettings(enabled=True, **control), dashboard=short)
 
 
 @dataclass

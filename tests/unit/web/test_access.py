@@ -13,6 +13,7 @@ from tests.unit.web.control_shop import AUDITOR, ID, OPERATOR, Shop, open_shop
 
 OPEN = {
     "/consumers",
+    "/consumers/events",
     "/consumers/health",
     "/consumers/health/live",
     "/consumers/health/ready",
