@@ -1,7 +1,7 @@
 """Metrics of an app's consumers for Prometheus. Needs the extra `prometheus`, and is imported only when it is used.
 
-Everything is computed when somebody scrapes. Names are never changed: docs/telemetry.md has them all; alert rules and dashboard in
-`deploy/` are written on them.
+Everything is computed when somebody scrapes. Names are never changed: docs/telemetry.md has them all,
+and the alert rules and the dashboard in `deploy/` are written on them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .metrics import COUNTERS, Managers
 LABELS = ("instance_id", "handler", "group")
 """`instance_id` tells workers apart that share an address: there Prometheus' own label `instance` is the same."""
 PLACE = (*LABELS, "topic", "partition")
+CONSUMING = (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
 
 OF_CONSUMER: Mapping[str, tuple[str, Callable[[ConsumerStatus], float]]] = {
     "healthy": ("1 for a consumer that consumes", lambda status: status.health.status in CONSUMING),
@@ -69,9 +70,6 @@ OF_PARTITION: Mapping[str, tuple[str, Callable[[PartitionStatus], float | None]]
     "partition_paused": ("1 for a partition that an operator paused", lambda place: place.paused),
 }
 """The same for each partition that is assigned to a consumer. What is not known yet (None) is left out."""
-
-CONSUMING = (HealthStatus.HEALTHY, HealthStatus.DEGRADED)
-
 
 class PrometheusCollector(Collector):
     """For a registry of `prometheus_client`: `registry.register(athomic.prometheus_collector())`."""
