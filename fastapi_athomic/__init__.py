@@ -4,12 +4,15 @@ Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 """
 
 from .athomic import Athomic, get_athomic
+from .control.actions import Actor, ControlAction, ControlEvent
+from .control.steering import SeekPlan
 from .decorators import ordered_consumer, subscribe_to
 from .exceptions import (
     AthomicError,
     BatchItemError,
     CommitFailedError,
     ConfigurationError,
+    ControlRefusedError,
     DiscoveryError,
     DuplicateHandlerError,
     HandlerNotFoundError,
@@ -53,6 +56,7 @@ from .settings import AthomicSettings, HandlerTuning, KafkaSettings
 __version__ = "0.1.0"
 
 __all__ = [
+    "Actor",
     "Athomic",
     "AthomicError",
     "AthomicSettings",
@@ -60,6 +64,9 @@ __all__ = [
     "CommitFailedError",
     "ConfigurationError",
     "ConsumptionOutcome",
+    "ControlAction",
+    "ControlEvent",
+    "ControlRefusedError",
     "DeadLetter",
     "DeadLetters",
     "DeliveryAttempt",
@@ -92,6 +99,7 @@ __all__ = [
     "PublishedMessage",
     "RawMessage",
     "RetryPolicy",
+    "SeekPlan",
     "SequenceGapError",
     "SettlingReport",
     "SourceNotFoundError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import ModuleType
@@ -17,6 +17,7 @@ from starlette.types import Lifespan
 
 from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
 from .broker import NOT_RUNNING, BrokerConnection
+from .control.steering import Steering
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, NotIncludedError, PublishError, TransportError
@@ -27,23 +28,25 @@ from .loop.dropped import told_if_dropped
 from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
-from .messages import PublishedMessage, RawMessage, TopicPartition
+from .messages import PublishedMessage, RawMessage
 from .observation.app_checks import AppChecks, Check
 from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
+from .operation_settings import Role
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
-from .settings import AthomicSettings
+from .settings import AthomicSettings, of_place
 from .stores.schemes import create_shared_state, create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
 from .web.overlaps import overlaps
 from .web.routes import RouteOptions, RouteParts, new_routers
+from .web.streams import Streams
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def _not_sent(call: str, what: str, given: Mapping[str, Any]) -> str:
     return f"{what} not sent to {given['topic']!r}; in a `def` function call athomic.{call}_sync"
 
 
-class Athomic:
+class Athomic(Steering):
     """The consumers of one app, and its way to publish. `include_athomic` creates it.
 
     Several in one process are independent: each has connections, settings and consumers of its own. `requests` counts
@@ -81,13 +84,17 @@ class Athomic:
         topic_payloads: TopicPayloads | None = None,
         health_checks: Mapping[str, Check] | None = None,
     ) -> None:
+        super().__init__()
         self.app = app
         self.settings = settings
         self.name = name
-        self._prefix = prefix
+        self.prefix = prefix  # of the package's own routes
+        self.guarded = False  # these routes have dependencies: not everybody may see the status
+        self._only: frozenset[str] = frozenset()  # ids of the handlers that run here; empty: all
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag(settings.health.loop_late)
+        self._streams = Streams(settings, self.manager, self.group_status)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
@@ -97,7 +104,7 @@ class Athomic:
         self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
-        self._shared = create_shared_state(settings)
+        self._shared = create_shared_state(settings)  # with the other processes of the service
         self._payloads.find_handlers = self._note_payloads
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
@@ -297,22 +304,25 @@ class Athomic:
             logger.warning("%s", doubt)
         return manager
 
-    # --- positions
+    def take_role(self, role: Role, only: Collection[str] = (), place: int | None = None) -> None:
+        """Says what this process does, whatever the settings say. `fastapi-athomic run` calls it before the start.
 
-    async def seek(self, handler_id: str, topic: str, partition: int, offset: int) -> None:
-        """Makes a handler continue at `offset` of a partition: back, to handle messages again, or ahead, to skip some.
+        `only`: ids of the handlers that run here; empty: all. Unknown ones refuse the start. `place`: the number of
+        this process among those with the same settings; it makes ids differ that have no `{pid}`.
+        """
+        self.settings = of_place(self.settings.model_copy(update={"role": role}), place)
+        self._transport = create_transport(self.settings)  # it has the group_instance_id
+        self._only = frozenset(only)
 
-        Call it in the process that the partition is assigned to. Messages that are being handled have `drain_timeout`
-        seconds to finish. The offset is committed, so it also holds after a restart.
+    async def partition_counts(self) -> dict[str, int]:
+        """How many partitions the topics of each handler have, by its id; without those that follow a pattern.
 
         Raises:
-            HandlerNotFoundError, TopicNotFoundError, PartitionNotFoundError: there is none. A route that lets one of
-            these escape answers 404.
             PublishError: the consumers are not running.
-            TransportError: the partition is not assigned here, has no such offset, or the broker cannot be reached.
+            TransportError: the broker cannot be reached.
         """
         run = self._running()
-        await run.home.run(lambda: run.seek(handler_id, TopicPartition(topic, partition), offset))
+        return await run.home.run(run.partition_counts)
 
     # --- status
 
@@ -394,7 +404,8 @@ class Athomic:
         @asynccontextmanager
         async def around(app: Any) -> AsyncIterator[Any]:
             async with self._linked_up() as link, lifespan(app) as state, self._consuming(link):
-                yield state
+                with self._streams.running():
+                    yield state
 
         return around
 
@@ -450,15 +461,23 @@ class Athomic:
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
+        self.guarded = bool(options.dependencies or self.app.router.dependencies)
         parts = RouteParts(
-            manager=self.manager, lag=self.loop_lag, settings=self.settings, group_status=self.group_status
+            manager=self.manager,
+            lag=self.loop_lag,
+            settings=self.settings,
+            streams=self._streams,
+            requests=self.requests,
+            steering=self,
+            letters=self.dead_letters,
+            group_status=self.group_status,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
             self.app.include_router(router)
 
     def _warn_of_overlaps(self, manager: ConsumerManager) -> None:
-        for problem in overlaps(self.app, self._prefix, self._endpoints, manager.consumers):
+        for problem in overlaps(self.app, self.prefix, self._endpoints, manager.consumers):
             logger.warning("routes: %s", problem)
 
     def _warn_of_pipelines(self, manager: ConsumerManager) -> None:
@@ -518,7 +537,7 @@ class Athomic:
     def _parts(self) -> AppParts:
         return AppParts(
             app=self.app,
-            prefix=self._prefix,
+            prefix=self.prefix,
             settings=self.settings,
             transport=self._transport,
             store=self._store,
@@ -527,6 +546,7 @@ class Athomic:
             loop_lag=self.loop_lag,
             process=self._process,
             search=self._search,
+            only=self._only,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},
         )

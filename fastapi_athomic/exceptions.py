@@ -14,6 +14,7 @@ AthomicError
 ├── TransportError                the broker refused or could not be reached
 │   ├── TransportClosedError      used after it was closed
 │   ├── CommitFailedError         the group went on without this member
+│   ├── ControlRefusedError       an action on a consumer cannot be done now
 │   ├── MessageRefusedError       the topic does not accept such a message, however often it is sent
 │   ├── MessageTooLargeError      larger than the broker accepts
 │   ├── NotAcknowledgedError      sent, but not acknowledged in time: it may still be written
@@ -96,6 +97,17 @@ class TransportClosedError(TransportError):
 
 class CommitFailedError(TransportError):
     """The commit was refused: this member no longer owns the partitions."""
+
+
+class ControlRefusedError(TransportError):
+    """The action on the consumer cannot be done now.
+
+    `problems` says why, a sentence each: the partition is not assigned here, the consumer stops. Nothing was done.
+    """
+
+    def __init__(self, message: str | None = None, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (str(self),)
 
 
 class MessageTooLargeError(TransportError):

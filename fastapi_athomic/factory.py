@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .consumption.controls import Controls
 from .consumption.lanes import create_strategy
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
@@ -88,11 +89,18 @@ class ConsumerFactory:
             ConfigurationError: the handler's signature, its options or the names of its topics do not work.
         """
         subscription = discovered.subscription.tuned(tuning)
-        plan = self._compile(discovered, subscription)
+        threads = HandlerThreads(subscription.concurrency, f"athomic-{subscription.handler_id}")
+        plan = self._compile(discovered, subscription, threads)
         returns = ReturnTopics(subscription, self._settings, self._own_topics)
         self._rivals.admit(discovered, returns)
         gauge = self._ordered_groups.admit(subscription, plan.target_type)
         counters = Counters()
+        controls = Controls(
+            concurrency=subscription.concurrency,
+            paused=tuning is not None and tuning.paused,
+            max_buffered=lambda concurrency: max_buffered(self._settings, subscription, concurrency),
+        )
+        controls.listeners.append(threads.resize)
         dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings, returns, self._watch)
         dlq_handler.check_names()
         self._name_clashes.admit(dlq_handler.uses)
@@ -102,7 +110,7 @@ class ConsumerFactory:
         session_parts = SessionParts(
             name=subscription.handler_id,
             connect=lambda listener, topics: self._connect(subscription, returns, listener, topics),
-            make_strategy=lambda guard: self._strategy(subscription, processor_parts, counters, guard, gauge),
+            make_strategy=lambda guard: self._strategy(subscription, processor_parts, controls, counters, guard, gauge),
             ensure_topics=lambda: self._ensure_topics(subscription, returns),
             follow=lambda client, followed: self._follow(dlq_handler, client, followed),
             prepare=dlq_handler.prepare,
@@ -116,19 +124,19 @@ class ConsumerFactory:
             settings=self._settings,
             counters=counters,
             share=self._parts.share,
-            max_buffered=max_buffered(self._settings, subscription),
+            controls=controls,
             session_timeout=self._settings.session_timeout,
         )
         return ConsumerService(
             ServiceParts(
                 subscription=subscription,
-                new_session=lambda paused: ConsumerSession(session_parts, paused=paused),
+                new_session=lambda: ConsumerSession(session_parts),
+                controls=controls,
                 dlq_handler=dlq_handler,
                 patience=processor_parts.patience,
                 orchestrator=processor_parts.orchestrator,
                 counters=counters,
                 settings=self._settings,
-                paused=tuning is not None and tuning.paused,
                 gauge=gauge,
                 target_type=plan.target_type,
                 effective=self._effective(subscription, plan),
@@ -154,7 +162,7 @@ class ConsumerFactory:
             return {ANY_TOPIC: steps_of(own or payloads.default)}
         return {topic: steps_of(payloads.read_with(topic, own)) for topic in names}
 
-    def _compile(self, discovered: Discovered, subscription: Subscription) -> HandlerPlan:
+    def _compile(self, discovered: Discovered, subscription: Subscription, threads: HandlerThreads) -> HandlerPlan:
         return compile_handler(
             discovered.function,
             handler_id=subscription.handler_id,
@@ -163,7 +171,7 @@ class ConsumerFactory:
             providers=self._parts.providers,
             known=self._parts.known,
             overrides=self._parts.overrides,
-            threads=HandlerThreads(subscription.concurrency, f"athomic-{subscription.handler_id}"),
+            threads=threads,
         )
 
     def _processor_parts(
@@ -198,12 +206,13 @@ class ConsumerFactory:
         self,
         subscription: Subscription,
         processor_parts: ProcessorParts,
+        controls: Controls,
         counters: Counters,
         guard: Guard,
         gauge: SequenceGauge | None,
     ) -> ConsumptionStrategy:
         parts = StrategyParts(
-            concurrency=subscription.concurrency,
+            concurrency=controls.concurrency,
             counters=counters,
             share=self._parts.share,
             guard=guard,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from .assembly import Assembly
-from .checks import did_you_mean
-from .consumption.service import ConsumerService
-from .exceptions import HandlerNotFoundError, PartitionNotFoundError, TopicNotFoundError, TransportError
+from .control.desk import Desk
+from .control.group_pauses import GroupPauses
+from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
 from .failures.mailbox import DeadLetterParts
@@ -71,14 +71,16 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
+        self._pauses = GroupPauses(self.manager.consumers, parts.shared, settings)
+        self.desk = Desk(self.manager.consumers, parts.transport, settings, self._pauses)
         self._payloads = parts.payloads
         self._store = parts.store
+        self._shared = parts.shared
         self._routes_lag = parts.loop_lag
         lag = self._routes_lag if settings.isolation == "loop" else LoopLag(settings.health.loop_late)
         """Of the loop that consumers live in."""
         self.manager.process.live_in(lag, lambda: parts.home.ended)
         self._detector = BlockingDetector(lag, settings.blocking_after, self._blame, self._tick)
-        self._shared = parts.shared
         self._sharing = StatusSharing(parts.shared, settings, self.manager.statuses)
         self._watching: asyncio.Task[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
@@ -171,7 +173,7 @@ class Run:
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
         """See `Athomic.dead_letters`."""
-        service = self._service(handler_id)
+        service = self.desk.service(handler_id)
         subscriptions = [other.subscription for other in self.manager.consumers.values()]
         group = {other.handler_id for other in subscriptions if other.group_id == service.subscription.group_id}
         parts = DeadLetterParts(
@@ -185,25 +187,6 @@ class Run:
             payload_of=partial(self._payloads.of_letter, service.subscription.payload),
         )
         return DeadLetters(parts)
-
-    async def seek(self, handler_id: str, place: TopicPartition, offset: int) -> None:
-        """See `Athomic.seek`."""
-        service = self._service(handler_id)
-        bounds = (await self._transport.bounds(place.topic, self._settings.request_timeout)).get(place.partition)
-        if bounds is None:
-            raise PartitionNotFoundError(f"{place} cannot go on at offset {offset}: there is no such partition")
-        if not bounds[0] <= offset <= bounds[1]:
-            kept = f"from {bounds[0]} to {bounds[1]}"
-            raise TransportError(f"{place} cannot go on at offset {offset}: its offsets are {kept}")
-        await service.seek(place, offset)
-
-    def _service(self, handler_id: str) -> ConsumerService:
-        service = self.manager.consumers.get(handler_id)
-        if service is None:
-            raise HandlerNotFoundError(
-                f"there is no handler {handler_id}{_instead(handler_id, self.manager.consumers)}"
-            )
-        return service
 
     # --- of all consumers
 
@@ -223,6 +206,16 @@ class Run:
             if place in ends
         )
         return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
+
+    async def partition_counts(self) -> dict[str, int]:
+        """See `Athomic.partition_counts`."""
+        counts = {}
+        for name, consumer in self.manager.consumers.items():
+            topics = consumer.subscription.topics
+            found = [await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics]
+            if topics:
+                counts[name] = sum(map(len, found))
+        return counts
 
     async def _ends(self, timeout: float) -> dict[TopicPartition, int]:
         """Where the broker says that the topics end of which partitions are assigned here."""
@@ -267,6 +260,7 @@ class Run:
                 self._start_task.result()
 
     async def _start_services(self) -> None:
+        await self._pauses.begin()
         try:
             await self._lifecycle.start(self._settings.shutdown_timeout)
         except Exception as error:
@@ -303,13 +297,9 @@ class Run:
             await asyncio.wait([self._start_task])
             if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
+        await self._pauses.end()
         await self._lifecycle.stop(self._stop_timeout)
         await self._sharing.leave()
         for store in (self._store, self._shared):
             if store is not None:
                 await store.close()
-
-
-def _instead(name: str, known: Collection[str]) -> str:
-    """What else could have been meant, as the end of a sentence."""
-    return f"{did_you_mean(name, known) or ';'} the handlers are: {', '.join(known) or 'none'}"

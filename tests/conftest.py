@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -140,6 +140,12 @@ def promtool() -> Promtool:
         _do_without(str(error))
     _used.append(found.description)
     return found
+
+
+@pytest.fixture(scope="session")
+def do_without() -> Callable[[str], NoReturn]:
+    """Skips the test, or fails it where nothing may be missing. Call it with what is missing."""
+    return _do_without
 
 
 def _do_without(reason: str) -> NoReturn:

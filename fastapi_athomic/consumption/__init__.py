@@ -15,6 +15,7 @@ Words:
     guard       tells a strategy, before new work starts, whether this process is still a member of the group
 
 Modules, from the ground up:
+    controls    what an operator has set: pauses, concurrency
     attempts    counts the attempts at the first message of a lane
     notes       writes and reads the notes in commits
     offsets     one partition's offsets: which are concluded, and up to where it may be committed

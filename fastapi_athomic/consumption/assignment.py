@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from time import monotonic
 
 from ..messages import TopicPartition
@@ -21,14 +22,14 @@ TRUSTED_SHARE = 0.7
 class Assignment:
     """The partitions of one session, each with its state. It is the strategy's `Guard`.
 
-    It tells the strategy which partitions to work on, and which to drop. A hold on all partitions (a pause, doubt about
-    the membership) also applies to those that are added later.
+    It tells the strategy which partitions to work on, and which to drop. A hold on all partitions (doubt about the
+    membership) and the operator's pauses also apply to those that are added later.
 
     The poll loop calls `note_poll` in each round. If it has not done so for most of the session timeout, `suspect`
     holds all partitions until `Membership.confirm` has found out whether this process is still a member.
     """
 
-    def __init__(self, parts: SessionParts, wake: Callable[[], None], *, paused: bool) -> None:
+    def __init__(self, parts: SessionParts, wake: Callable[[], None]) -> None:
         self.states: dict[TopicPartition, PartitionState] = {}  # for others to read; only this class adds and removes
         self.work_done = WorkDone()  # of all partitions
         self.closing = False  # the session ends: nothing is opened any more
@@ -36,9 +37,11 @@ class Assignment:
         self._name = parts.name
         self._counters = parts.counters
         self.doubted_at: float | None = None  # since when the membership is in doubt; monotonic. None: it is not
-        self._holds: set[Hold] = {"paused"} if paused else set()
+        self._controls = parts.controls
+        self._holds: set[Hold] = set()
+        self._max_poll_messages = parts.settings.max_poll_messages
         self._shared = PartitionParts(
-            low_mark=parts.max_buffered - parts.settings.max_poll_messages,
+            low_mark=self._low_mark(),
             max_bytes=parts.settings.max_buffered_bytes,
             has_room=wake,
             work_done=self.work_done,
@@ -60,6 +63,8 @@ class Assignment:
         state = self.states[place] = PartitionState(place, self._shared, committed=committed, stamp=stamp, skip=skip)
         for reason in self._holds:
             state.hold(reason)
+        if self.paused(place):
+            state.hold("paused")
         if self.closing:
             state.leave()
         return state
@@ -134,6 +139,32 @@ class Assignment:
         for state in self.states.values():
             state.lift(reason)
             self.reopen_if_open(state)
+
+    # --- what an operator sets
+
+    def paused(self, place: TopicPartition) -> bool:
+        """An operator has paused this partition; it may be that of another member."""
+        return self._controls.pauses.covers(place)
+
+    def apply_pauses(self) -> None:
+        """The operator's pauses have changed. Work goes on in the partitions that nothing holds any more."""
+        for place, state in self.states.items():
+            if self.paused(place):
+                state.hold("paused")
+            else:
+                state.lift("paused")
+        for state in list(self.states.values()):  # also those that go on: an ordered message may be of no partition
+            self.reopen_if_open(state)
+
+    def apply_concurrency(self) -> None:
+        """The operator has changed how many calls run at once."""
+        self.strategy.resize(self._controls.concurrency)
+        self._shared = replace(self._shared, low_mark=self._low_mark())
+        for state in self.states.values():
+            state.set_most_left(self._shared.low_mark)
+
+    def _low_mark(self) -> int:
+        return self._controls.max_buffered - self._max_poll_messages
 
     # --- trust in our membership
 

@@ -91,6 +91,9 @@ class BatchStrategy:
             if lane.linger is not None:
                 lane.linger.cancel()
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 
@@ -159,9 +162,9 @@ class BatchStrategy:
                     await self._share.give_way()
                 self.pool.put_later(lane, delay)
                 return
-            if not self._guard.suspect(monotonic()):
-                await self._share.give_way()
-            if self.pool.waiting:
+            await self._share.give_way()
+            self._guard.suspect(monotonic())
+            if self.pool.waiting or self.pool.excess:
                 self.pool.put(lane)
                 return
         lane.busy = False

@@ -79,6 +79,9 @@ class LaneStrategy:
         for lane in list(self.lanes(partition)):
             self._wake(lane)
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 
@@ -146,15 +149,14 @@ class LaneStrategy:
                     timings.note_all(since, began, timestamps)
                 if work_done.waiter is not None or len(partition.concluded) >= partition.settle_at:
                     partition.settle()
-                if now >= share.deadline:
-                    if now > guard.trusted_until and guard.suspect(now):
-                        continue
-                    if not share.turned(began, now):
-                        await share.give_way()
-                        now = monotonic()
+                if now >= share.deadline and not share.turned(began, now):
+                    await share.give_way()
+                    now = monotonic()
+                if now > guard.trusted_until and guard.suspect(now):
+                    continue
                 if not queue:
                     break
-                if now >= turn_ends and self.pool.waiting:
+                if self.pool.excess or (now >= turn_ends and self.pool.waiting):
                     self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)

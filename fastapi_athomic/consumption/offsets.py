@@ -94,6 +94,12 @@ class OffsetTracker:
         """The number of offsets that a note has to cover."""
         return self._pending[-1] - self._pending[0] + 1 if self._pending else 0
 
+    def done_above(self) -> frozenset[int]:
+        """The offsets at `position` or above that are done, as this process or its predecessor noted."""
+        first = self.position or 0
+        before = {self._before_base + n for n in range(self._before.bit_length()) if self._before >> n & 1}
+        return frozenset(offset for offset in self._done | before if offset >= first)
+
     @property
     def committed(self) -> int | None:
         """The offset that was committed last, as far as this process knows."""

@@ -114,6 +114,7 @@ class PartitionState:
     """
 
     __slots__ = (
+        "_average_size",
         "_chunks",
         "_drained",
         "_has_room",
@@ -209,8 +210,14 @@ class PartitionState:
 
     # --- messages
 
+    def set_most_left(self, low_mark: int) -> None:
+        """More is fetched when at most this many messages are left; see `PartitionParts.low_mark`."""
+        self._most_left = low_mark
+        self._set_low_mark(self._average_size)
+
     def _set_low_mark(self, average_size: float) -> None:
         """Sets `low_mark`, the number of messages left at which more is fetched: low enough for `max_bytes`, too."""
+        self._average_size = average_size
         room = self._max_bytes / average_size if average_size else float("inf")
         self.low_mark = self._most_left if self._most_left < room else ceil(room) - 1
         self.settle_at = max(1, min(SETTLE_AT, self.low_mark // 4))  # this many concluded offsets make `settle` due

@@ -10,6 +10,7 @@ from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
 from ..settings import AthomicSettings
 from ..transports.base import RebalanceListener, TransportConsumer
+from .controls import Controls
 from .positions import StartingPoints
 from .strategies import ConsumptionStrategy, Guard
 
@@ -31,5 +32,5 @@ class SessionParts:
     settings: AthomicSettings
     counters: Counters
     share: LoopShare
-    max_buffered: int  # messages per partition
+    controls: Controls
     session_timeout: float | None  # seconds after which the broker evicts a silent member; None: it never does

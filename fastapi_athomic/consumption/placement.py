@@ -10,8 +10,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from ..exceptions import CommitFailedError, TransportError
+from ..exceptions import CommitFailedError, ControlRefusedError, TransportError
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode, lasting
 from ..rights import missing_right
@@ -29,6 +30,13 @@ RETRY_SECONDS = 0.2
 """Pause between two attempts to place partitions."""
 TOPICS_SECONDS = 5.0
 """Seconds between two questions to the broker whether the topics still exist, and are still the same."""
+
+
+class Passage(NamedTuple):
+    """How far a partition is: what a seek leaves behind."""
+
+    position: int  # the lowest offset that is not concluded
+    done_above: frozenset[int]  # offsets above it that are concluded
 
 
 class Placement:
@@ -216,8 +224,10 @@ class Placement:
 
     # --- seeking
 
-    async def seek(self, place: TopicPartition, offset: int) -> None:
+    async def seek(self, place: TopicPartition, offset: int) -> Passage:
         """Continues reading at `offset`, and commits it. Running handlers first get `drain_timeout` seconds to finish.
+
+        Returns how far the partition was when it was left.
 
         Raises `TransportError` if the partition is not assigned here, is taken from here meanwhile, or the commit
         failed. Unless it is taken, nothing has changed then.
@@ -226,30 +236,49 @@ class Placement:
         state = assignment.states.get(place)
         if state is None or state.stage is PartitionStage.LEAVING:
             ours = ", ".join(map(str, sorted(assignment.states))) or "none"
-            raise TransportError(f"{place} is not assigned to this process (assigned are: {ours}): seek where it is")
+            raise ControlRefusedError(
+                f"{place} is not assigned to this process (assigned are: {ours}): seek where it is"
+            )
         generation = self.generation
         state.hold("seek")
         try:
             await assignment.drain([state], self._settings.drain_timeout)
             async with self._committer.lock:
-                await self._go_to(state, offset, generation)
+                passage = await self._go_to(state, offset, generation)
         finally:
             state.lift("seek")
             assignment.reopen_if_open(state)
         self._wake()
         logger.warning("%s: %s continues at offset %d, as requested through `seek`", self._name, place, offset)
+        return passage
 
-    async def _go_to(self, state: PartitionState, offset: int, generation: int) -> None:
+    def passage(self, place: TopicPartition) -> Passage | None:
+        """How far the partition is; None if it is not assigned here, or not placed yet."""
+        state = self._assignment.states.get(place)
+        if state is None or state.stage is PartitionStage.LEAVING or place in self.unplaced:
+            return None
+        return self._passage(state)
+
+    def _passage(self, state: PartitionState) -> Passage:
+        tracker = state.tracker  # reading it settles
+        position = tracker.resume_offset
+        if position is None:
+            position = self._client().position(state.topic_partition) or 0
+        return Passage(position, tracker.done_above())
+
+    async def _go_to(self, state: PartitionState, offset: int, generation: int) -> Passage:
         place = state.topic_partition
         committed = CommittedOffset(offset, encode_note(0, state.stamp, offset))
         self._check_ours(state, generation)
         await self._client().commit({place: committed}, self._settings.request_timeout)
         self._check_ours(state, generation)
+        passage = self._passage(state)
         self._assignment.revoke([state])
         self._assignment.remove([place])
         self._parts.forget([place])
         self.unplaced[place] = None  # until the client has sought; if that fails, it is read from the commit
         await self._place_one(place, Start(committed=committed, stamp=state.stamp, cause="committed"))
+        return passage
 
     def _check_ours(self, state: PartitionState, generation: int) -> None:
         place = state.topic_partition

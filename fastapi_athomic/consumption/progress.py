@@ -50,6 +50,7 @@ def partition_work(
         in_hand=state.buffered,
         running=state.running,
         due_in=_due_in(state, role),
+        paused=state.paused,
         blocked=blocked,
     )
 

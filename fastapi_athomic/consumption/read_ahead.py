@@ -16,10 +16,13 @@ MOST_BUFFERED = 10_000
 """Messages: the limit for these multiples. The note in a commit can tell 22,000 apart."""
 
 
-def max_buffered(settings: AthomicSettings, subscription: Subscription) -> int:
-    """How many messages of a partition may wait or run: enough to keep the handler busy while more are fetched."""
+def max_buffered(settings: AthomicSettings, subscription: Subscription, concurrency: int | None = None) -> int:
+    """How many messages of a partition may wait or run: enough to keep the handler busy while more are fetched.
+
+    `concurrency`: how many calls run at once; None: as the subscription says.
+    """
     if settings.max_buffered_messages is not None:
         return settings.max_buffered_messages
-    in_hand = max(subscription.concurrency, subscription.batch_size or 0)
+    in_hand = max(concurrency or subscription.concurrency, subscription.batch_size or 0)
     ahead = FAR_AHEAD if subscription.ordering == "key" or subscription.batch_size is not None else AHEAD
     return max(BUFFERED, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)

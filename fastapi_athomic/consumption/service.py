@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Any
 
 from ..complaints import Complaints
 from ..error_text import exc_info
-from ..exceptions import AthomicError, StateStoreError, TransportError
+from ..exceptions import AthomicError, ControlRefusedError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
 from ..handling.patience import Patience
 from ..messages import TopicPartition
@@ -33,14 +33,17 @@ from ..observation.status import (
     HealthStatus,
     MemberStatus,
     PartitionStatus,
+    PauseStatus,
     StatusScope,
 )
-from ..observation.waiting import ConsumerWork, PartitionWork
+from ..observation.waiting import ConsumerWork, PartitionWork, said
 from ..propagation.headers import HeadersOrchestrator
 from ..propagation.lineage import JobRun
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription
+from .controls import EVERYTHING, Controls, Scope, new_pause
 from .partitions import PartitionState
+from .placement import Passage
 from .progress import partition_status, partition_work
 from .session import ConsumerSession, longest_rebalance
 
@@ -63,6 +66,7 @@ class ServiceState(StrEnum):
     BACKING_OFF = "backing_off"  # its session broke; it waits before it builds the next one
     STOPPING = "stopping"
     STOPPED = "stopped"
+    ELSEWHERE = "elsewhere"  # it is checked here, and consumes in other processes: the role is web
 
 
 SAID = {
@@ -73,12 +77,13 @@ SAID = {
 """What health adds to the names of these states."""
 
 TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
-    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
+    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED, ServiceState.ELSEWHERE}),
     ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
-    ServiceState.RUNNING: frozenset({ServiceState.BACKING_OFF, ServiceState.STOPPING}),
+    ServiceState.RUNNING: frozenset({ServiceState.STARTING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
     ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
     ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
     ServiceState.STOPPED: frozenset(),
+    ServiceState.ELSEWHERE: frozenset({ServiceState.STOPPED}),
 }
 
 
@@ -87,13 +92,13 @@ class ServiceParts:
     """What a service is built from."""
 
     subscription: Subscription
-    new_session: Callable[[bool], ConsumerSession]  # True: paused from the beginning
+    new_session: Callable[[], ConsumerSession]
+    controls: Controls
     dlq_handler: DLQHandler
     patience: Patience
     orchestrator: HeadersOrchestrator
     counters: Counters
     settings: AthomicSettings
-    paused: bool  # by an operator, from the beginning
     gauge: SequenceGauge | None  # of an ordered consumer
     target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
     effective: EffectiveSettings  # for the status
@@ -121,7 +126,7 @@ class ConsumerService:
         self.state = ServiceState.NEW
         self.restarts = 0
         self._changed_at = datetime.now(UTC)  # when `state` changed
-        self.paused = parts.paused
+        self.controls = parts.controls
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
         self._patience = parts.patience
@@ -134,6 +139,9 @@ class ConsumerService:
         self._session: ConsumerSession | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._restart = asyncio.Event()  # an operator wants a new session
+        self._restart_began: asyncio.Future[bool] | None = None  # False: it was stopped instead
+        self._next_end: asyncio.TimerHandle | None = None  # of a pause with a time limit
         self._stop_timeout = parts.settings.shutdown_timeout
         self._ready = asyncio.Event()  # has been ready once
         self._blocked = (float("-inf"), 0.0)  # when its handler last blocked the event loop, and for how long
@@ -148,6 +156,10 @@ class ConsumerService:
             self._supervisor = asyncio.create_task(self._supervise(), name=f"athomic-{self.name}")
         await self._ready.wait()
 
+    def leave_to_workers(self) -> None:
+        """Call it instead of `start` where others consume: nothing is started, and nothing is wrong with that."""
+        self._become(ServiceState.ELSEWHERE)
+
     async def stop(self, timeout: float) -> None:
         """Finishes what runs, commits and leaves within `timeout` seconds. Never raises; may be called twice."""
         self._stop_timeout = timeout
@@ -159,24 +171,105 @@ class ConsumerService:
         if late:
             logger.error("%s did not stop within %.1f s and is abandoned", self.name, timeout)
             self._supervisor.cancel()
+            self._note_restart(began=False)
 
-    def pause(self) -> None:
-        """Nothing new is fetched or started, in later sessions either; running handlers may finish."""
-        self.paused = True
+    # --- what an operator does; in the consumers' event loop
+
+    def pause(self, pause: PauseStatus | None = None) -> None:
+        """Nothing new is fetched or started there, in later sessions either; running handlers may finish.
+
+        None: of the whole consumer, until it is resumed.
+        """
+        self.controls.pauses.put(pause if pause is not None else new_pause(EVERYTHING, actor="app"))
+        self._apply_pauses()
+
+    def resume(self, scope: Scope = EVERYTHING) -> list[PauseStatus]:
+        """Ends the pauses in this scope, and returns them."""
+        return self.end_pauses(self.controls.pauses.within(scope))
+
+    def end_pauses(self, scopes: Collection[Scope]) -> list[PauseStatus]:
+        """Ends the pauses of exactly these scopes, and returns them."""
+        ended = self.controls.pauses.remove(scopes)
+        self._apply_pauses()
+        return ended
+
+    def _apply_pauses(self) -> None:
         if self._session is not None:
-            self._session.pause()
+            self._session.apply_pauses()
+        if self._next_end is not None:
+            self._next_end.cancel()
+            self._next_end = None
+        end = self.controls.pauses.next_end()
+        if end is not None and not self._stop.is_set():
+            seconds = max(0.0, (end - datetime.now(UTC)).total_seconds())
+            self._next_end = asyncio.get_running_loop().call_later(seconds, self._end_due_pauses)
 
-    def resume(self) -> None:
-        """Goes on after `pause`."""
-        self.paused = False
+    def _end_due_pauses(self) -> None:
+        for pause in self.end_pauses(self.controls.pauses.due(datetime.now(UTC))):
+            logger.info("a pause is over, as its time is: %s", said(self.name, pause))
+
+    def set_concurrency(self, value: int | None) -> int:
+        """How many calls run at once from now on, in later sessions too; None: as declared. Returns the number."""
+        controls = self.controls
+        controls.concurrency = value if value is not None else controls.declared_concurrency
+        for listener in controls.listeners:
+            listener(controls.concurrency)
         if self._session is not None:
-            self._session.resume()
+            self._session.apply_concurrency()
+        return controls.concurrency
 
-    async def seek(self, place: TopicPartition, offset: int) -> None:
-        """Goes on at `offset` of a partition that is assigned here. Raises `TransportError`."""
+    async def restart(self) -> None:
+        """Closes the session as a stop does, and begins the next one at once. Returns when that begins.
+
+        Does nothing before the first session: it is about to begin. Raises `ControlRefusedError` if it stops.
+        """
+        if self._stop.is_set() or self.state in (ServiceState.STOPPING, ServiceState.STOPPED):
+            raise ControlRefusedError(f"{self.name} cannot be restarted: it is stopping, or has stopped")
+        if self.state is ServiceState.NEW:
+            return
+        if self._restart_began is None or self._restart_began.done():  # else somebody restarts it already
+            self._restart_began = asyncio.get_running_loop().create_future()
+        self._restart.set()
+        if not await asyncio.shield(self._restart_began):
+            raise ControlRefusedError(f"{self.name} was stopped before it began anew")
+
+    async def seek(self, place: TopicPartition, offset: int) -> Passage:
+        """Goes on at `offset` of a partition that is assigned here.
+
+        Raises `TransportError`: `ControlRefusedError` if it is not assigned here.
+        """
+        return await self._ready_session().seek(place, offset)
+
+    def passage(self, place: TopicPartition) -> Passage | None:
+        """How far a partition is; None if it is not assigned here at the moment."""
+        return self._session.passage(place) if self._session is not None and self.ready else None
+
+    def why_not_here(self, place: TopicPartition) -> str:
+        """A sentence about a partition that is not assigned here, for who wants to seek in it."""
+        if not self.ready:
+            return f"{self.name} has no partitions at the moment ({self.state})"
+        ours = ", ".join(map(str, sorted(self._partitions()))) or "none"
+        return (
+            f"{place} is not assigned to this process (assigned are: {ours}): another member of the group "
+            f"{self.subscription.group_id} has it, and only that one can seek there"
+        )
+
+    def follows(self, topic: str) -> bool:
+        """The handler consumes this topic, or it is one of its own retry and redrive topics."""
+        returns = self.dlq_handler.returns
+        return isinstance(topic, str) and (returns.consumes(topic) or returns.brings_back(topic))
+
+    async def committed(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """What the group has committed for these partitions, whoever has them. Raises as `seek` does."""
+        found = await self._ready_session().client().committed(places, self._settings.request_timeout)
+        return {place: commit.offset for place, commit in found.items()}
+
+    def _ready_session(self) -> ConsumerSession:
         if self._session is None or not self.ready:
-            raise TransportError(f"{self.name} has no partitions at the moment ({self.state})")
-        await self._session.seek(place, offset)
+            raise ControlRefusedError(f"{self.name} has no partitions at the moment ({self.state})")
+        return self._session
+
+    # --- its life
 
     def _become(self, state: ServiceState) -> None:
         if state is self.state:
@@ -191,6 +284,7 @@ class ConsumerService:
         delay = self._settings.restart_backoff
         while not self._stop.is_set():
             self._become(ServiceState.STARTING)
+            self._note_restart(began=True)
             began = monotonic()
             try:
                 await self._live_one_session()
@@ -198,8 +292,10 @@ class ConsumerService:
                 self._note_break(error)
             if self._stop.is_set():
                 break
-            if monotonic() - began > STEADY_SECONDS:
+            if self._restart.is_set() or monotonic() - began > STEADY_SECONDS:
                 delay = self._settings.restart_backoff
+            if self._restart.is_set():
+                continue
             if self.state is ServiceState.RUNNING:  # else it has not come so far: the broker may be away
                 self._broke_at.append(monotonic())
             self._become(ServiceState.BACKING_OFF)
@@ -207,11 +303,19 @@ class ConsumerService:
             delay = min(delay * 2, self._settings.restart_backoff_max)
         self._become(ServiceState.STOPPING)
         self._become(ServiceState.STOPPED)
+        self._note_restart(began=False)
+        if self._next_end is not None:
+            self._next_end.cancel()
+
+    def _note_restart(self, *, began: bool) -> None:
+        self._restart.clear()
+        if self._restart_began is not None and not self._restart_began.done():
+            self._restart_began.set_result(began)
 
     async def _live_one_session(self) -> None:
-        session = self._session = self._new_session(self.paused)
+        session = self._session = self._new_session()
         running = asyncio.create_task(session.run(), name=f"athomic-{self.name}-session")
-        stopping = asyncio.create_task(self._stop.wait())
+        stopping = asyncio.create_task(self._told_to_end())
         joining = asyncio.create_task(session.joined.wait())
         try:
             await asyncio.wait([running, stopping, joining], return_when=asyncio.FIRST_COMPLETED)
@@ -224,6 +328,15 @@ class ConsumerService:
             if self._stop.is_set():
                 self._become(ServiceState.STOPPING)
             await self._close(session, running)
+
+    async def _told_to_end(self) -> None:
+        """Returns when the service is stopped or restarted."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, self._restart)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _close(self, session: ConsumerSession, running: asyncio.Task[None]) -> None:
         broke = running.done()
@@ -257,11 +370,16 @@ class ConsumerService:
         self.restarts += 1
         try:
             async with asyncio.timeout(delay):
-                await self._stop.wait()
+                await self._told_to_end()
         except TimeoutError:
             pass
 
     # --- status
+
+    @property
+    def paused(self) -> bool:
+        """An operator has paused the whole consumer."""
+        return self.controls.pauses.whole
 
     @property
     def ready(self) -> bool:
@@ -270,6 +388,8 @@ class ConsumerService:
 
     def health(self) -> ConsumerHealth:
         """Whether it consumes, and what somebody should look at. May be asked from another thread."""
+        if self.state is ServiceState.ELSEWHERE:
+            return ConsumerHealth(status=HealthStatus.HEALTHY)
         if self._supervisor is not None and self._supervisor.done() and not self._stop.is_set():
             said = "what builds its sessions has ended: nothing is consumed until the process is restarted"
             reason = Reason(code=ReasonCode.SUPERVISOR_ENDED, message=said)
@@ -345,7 +465,7 @@ class ConsumerService:
                     paused=self.paused,
                     health=health.status,
                     partitions=len(partitions),
-                    concurrency=subscription.concurrency,
+                    concurrency=self.controls.concurrency,
                     seen_at=datetime.now(UTC),
                 )
             ],
@@ -353,12 +473,13 @@ class ConsumerService:
             pattern=subscription.pattern.pattern if subscription.pattern else None,
             group_id=subscription.group_id,
             ordering=order_of(subscription),
-            concurrency=subscription.concurrency,
+            concurrency=self.controls.concurrency,
             batch_size=subscription.batch_size,
             settings=self.effective,
             state=self.state,
             ready=self.ready,
             paused=self.paused,
+            pauses=self.controls.pauses.all(),
             health=health,
             assignment=partitions,
             lag=lag,
@@ -392,6 +513,8 @@ class ConsumerService:
 
     def settled(self) -> bool:
         """All known messages of the assigned partitions are concluded and committed. For the consumers' event loop."""
+        if self.state is ServiceState.ELSEWHERE:
+            return True
         return self._session is not None and self.ready and self._session.settled()
 
     def work(self, ends: Mapping[TopicPartition, int]) -> ConsumerWork:
@@ -403,7 +526,7 @@ class ConsumerService:
         return ConsumerWork(
             handler_id=self.name,
             ready=self.ready,
-            paused=self.paused,
+            pauses=self.controls.pauses.all(),
             moving=session is not None and session.without_partitions_since is not None,
             in_handler=now - oldest if oldest is not None else None,
             parked=self._gauge.parked if self._gauge is not None else 0,

@@ -24,7 +24,7 @@ from .membership import Membership
 from .notes import NOTE_SPAN
 from .partitions import PartitionState
 from .parts import SessionParts
-from .placement import Placement
+from .placement import Passage, Placement
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ class ConsumerSession:
     What the section "status" holds, and `last_message_at`, may be read from another thread.
     """
 
-    def __init__(self, parts: SessionParts, *, paused: bool) -> None:
+    def __init__(self, parts: SessionParts) -> None:
         self._parts = parts
         self._settings = parts.settings
         self._counters = parts.counters
         self._connected: TransportConsumer | None = None
         self._call = asyncio.Event()  # wakes the poll loop: messages came, a partition has room, or the session ends
         client, wake = self.client, self._call.set
-        self._assignment = Assignment(parts, wake, paused=paused)
+        self._assignment = Assignment(parts, wake)
         self._strategy = self._assignment.strategy
         self._committer = Committer(parts, self._assignment, client, lambda: self._placement.look_soon())
         self._placement = Placement(parts, self._assignment, self._committer, client, wake)
@@ -221,18 +221,23 @@ class ConsumerSession:
 
     # --- what the service calls
 
-    def pause(self) -> None:
-        """Nothing new is fetched or started; running handlers may finish."""
-        self._assignment.hold("paused")
-
-    def resume(self) -> None:
-        """Goes on after `pause`."""
-        self._assignment.lift("paused")
+    def apply_pauses(self) -> None:
+        """The pauses have changed: nothing new is fetched or started where one is; running handlers may finish."""
+        self._assignment.apply_pauses()
         self._call.set()
 
-    async def seek(self, place: TopicPartition, offset: int) -> None:
+    def apply_concurrency(self) -> None:
+        """More or fewer calls may run at once; those that run go on."""
+        self._assignment.apply_concurrency()
+        self._call.set()
+
+    async def seek(self, place: TopicPartition, offset: int) -> Passage:
         """See `Placement.seek`."""
-        await self._placement.seek(place, offset)
+        return await self._placement.seek(place, offset)
+
+    def passage(self, place: TopicPartition) -> Passage | None:
+        """How far a partition is; None if it is not assigned here."""
+        return self._placement.passage(place)
 
     async def close(self, timeout: float) -> None:
         """Lets running handlers finish, commits, and leaves the group, all within `timeout` seconds.

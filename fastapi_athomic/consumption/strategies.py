@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
 from ..loop.fairness import LoopShare
-from ..messages import RawMessage
+from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
 from .partitions import PartitionState
 
@@ -19,6 +19,10 @@ class Guard(Protocol):
     """Knows whether this process can still be sure of its membership in the consumer group. `Assignment` is one."""
 
     trusted_until: float  # on the monotonic clock; after that, call `suspect` before anything new starts
+
+    def paused(self, place: TopicPartition) -> bool:
+        """An operator has paused this partition, which may be that of another member."""
+        ...
 
     def suspect(self, now: float) -> bool:
         """Whether membership is in doubt: the process was suspended for too long. No new message may start then.
@@ -39,6 +43,9 @@ class ConsumptionStrategy(Protocol):
 
     def release(self, partition: PartitionState) -> None:
         """Drops the messages of a partition that have not started; running handlers may finish."""
+
+    def resize(self, concurrency: int) -> None:
+        """From now on so many calls of the handler run at once at most. Those that run go on."""
 
     def oldest_start(self) -> float | None:
         """When the longest-running handler call began, on the monotonic clock; None if none runs.

@@ -28,9 +28,10 @@ class Worker:
 class WorkerPool(Generic[L]):
     """Up to `size` tasks, each started when it is first needed, that serve the lanes put into the pool.
 
-    `serve` is called with a worker and a lane. It returns when the lane is empty or has to wait, or earlier if other
-    lanes are `waiting`; it puts the lane back if there is more to do. The pool does not check whether a lane is in it
-    already: the caller must not put it there twice.
+    `resize` changes their number at any time: who is one too many ends when the lane that it serves has been served.
+    `serve` is called with a worker and a lane. It returns when the lane is empty or has to wait, earlier if other lanes
+    are `waiting`, at once if there is an `excess` of workers; it puts the lane back if there is more to do. The pool
+    does not check whether a lane is in it already: the caller must not put it there twice.
     """
 
     def __init__(self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str) -> None:
@@ -38,9 +39,11 @@ class WorkerPool(Generic[L]):
         self._serve = serve
         self._name = name
         self._ready: deque[L] = deque()
-        self._idle: list[asyncio.Future[L]] = []  # of workers that wait for a lane
-        self.workers: list[Worker] = []  # those started so far
+        self._idle: list[asyncio.Future[L | None]] = []  # of workers that wait for a lane
+        self.workers: list[Worker] = []  # those that live; replaced or appended to, as other threads read it
+        self._started = 0  # how many were started so far
         self._closed = False
+        self.excess = False  # closed, or there are more workers than `size`: each looks before it goes on
         self._owner = Owner()
         self.failure: BaseException | None = None  # the first error that ended a worker
 
@@ -74,21 +77,27 @@ class WorkerPool(Generic[L]):
     def _start_worker(self) -> None:
         worker = Worker()
         self.workers.append(worker)
-        worker.task = asyncio.create_task(self._work(worker), name=f"{self._name}-{len(self.workers)}")
+        self._started += 1
+        worker.task = asyncio.create_task(self._work(worker), name=f"{self._name}-{self._started}")
         worker.task.add_done_callback(self._worker_ended)
 
     async def _work(self, worker: Worker) -> None:
         ready, serve = self._ready, self._serve
         lane: L | None = None
-        while not self._closed:
+        while True:
+            if self.excess and self._must_end(worker):
+                return
             try:
                 lane = ready.popleft() if ready else await self._next_lane()
+                if lane is None:
+                    continue
                 await serve(worker, lane)
                 lane = None
             except asyncio.CancelledError:
                 if self._closed or self._owner.ends:
                     raise
-                await self._go_on(lane)
+                cut_off, lane = lane, None
+                await self._go_on(cut_off)
             except (SystemExit, KeyboardInterrupt) as error:  # in a task, either would stop the event loop
                 if is_interrupt(error):
                     raise
@@ -101,14 +110,43 @@ class WorkerPool(Generic[L]):
         if lane is not None:
             self.put(lane)
 
-    async def _next_lane(self) -> L:
-        waiter: asyncio.Future[L] = asyncio.get_running_loop().create_future()
+    def resize(self, size: int) -> None:
+        """From now on at most so many lanes are served at once; 1 or more."""
+        self._size = size
+        self.excess = self._closed or len(self.workers) > size
+        for _ in range(len(self.workers) - size):
+            self._wake_one()
+        for _ in range(min(len(self._ready), size - len(self.workers))):
+            self._start_worker()
+
+    def _wake_one(self) -> None:
+        """Has an idle worker, if there is one, see that it is one too many."""
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _must_end(self, worker: Worker) -> bool:
+        if self._closed:
+            return True
+        if len(self.workers) > self._size:
+            self.workers = [other for other in self.workers if other is not worker]
+            self.excess = len(self.workers) > self._size
+            return True
+        self.excess = False
+        return False
+
+    async def _next_lane(self) -> L | None:
+        """None: look whether there are too many workers."""
+        waiter: asyncio.Future[L | None] = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and not self._closed:
-                self._ready.appendleft(waiter.result())  # it was handed a lane just before it was cancelled
+            handed = waiter.result() if waiter.done() and not waiter.cancelled() else None
+            if handed is not None and not self._closed:
+                self._ready.appendleft(handed)  # just before it was cancelled
             raise
 
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
@@ -118,7 +156,7 @@ class WorkerPool(Generic[L]):
 
     async def close(self, grace: float) -> None:
         """Cancels all workers and waits up to `grace` seconds; those that have not ended by then are abandoned."""
-        self._closed = True
+        self._closed = self.excess = True
         tasks = [worker.task for worker in self.workers if worker.task is not None and not worker.task.done()]
         for task in tasks:
             task.cancel()

@@ -34,6 +34,10 @@ class Actor:
     reason: str | None = None
 
 
+THE_APP = Actor()
+"""The app's own code, without a reason."""
+
+
 class ControlEvent(BaseModel):
     """One action, after it was done or refused."""
 

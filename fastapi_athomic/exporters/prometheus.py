@@ -71,6 +71,7 @@ OF_PARTITION: Mapping[str, tuple[str, Callable[[PartitionStatus], float | None]]
 }
 """The same for each partition that is assigned to a consumer. What is not known yet (None) is left out."""
 
+
 class PrometheusCollector(Collector):
     """For a registry of `prometheus_client`: `registry.register(athomic.prometheus_collector())`."""
 
@@ -85,13 +86,14 @@ class PrometheusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         manager = self._manager()
-        statuses = manager.statuses() if manager is not None else []
+        consumes = manager is not None and self._settings.role != "web"
+        statuses = manager.statuses() if manager is not None and consumes else []
         process = this_process(self._settings.instance_id)
         yield _info(process)
         yield from self._health(manager, statuses)
         yield from self._counters(statuses)
         yield from self._gauges(statuses)
-        if manager is not None:
+        if manager is not None and consumes:
             yield from self._places(manager, statuses)
             yield from self._histograms(manager, process.instance_id)
         lag = GaugeMetricFamily("athomic_event_loop_lag_seconds", "How late the event loop is", labels=LABELS[:1])

@@ -56,15 +56,28 @@ class Roster(Generic[J]):
         self._idle: dict[Seat, None] = {}  # the last to become idle works first, so that the others can end
         self._seats = 0  # how many threads there are, those on their way included
 
+    def resize(self, size: int) -> Seat | None:
+        """How many threads there may be from now on; those there are too many end when they are idle.
+
+        Returns a seat as `submit` does.
+        """
+        with self._lock:
+            self._size = size
+            short = len(self._waiting) > len(self._idle) + len(self._coming) and self._seats < self._size
+            return self._new_seat() if short else None
+
+    def _new_seat(self) -> Seat:
+        self._seats += 1
+        seat = Seat()
+        self._coming.add(seat)
+        return seat
+
     def submit(self, job: J) -> Seat | None:
         """Takes in a job. Returns a seat if the caller must start a thread for it; None if there are threads enough."""
         with self._lock:
             self._waiting.append(job)
             if len(self._waiting) > len(self._idle) + len(self._coming) and self._seats < self._size:
-                self._seats += 1
-                seat = Seat()
-                self._coming.add(seat)
-                return seat
+                return self._new_seat()
             self._wake_one()
             return None
 
@@ -187,10 +200,17 @@ class HandlerThreads:
         finally:
             del job, future, cancelled  # the traceback of an error holds this frame
 
+    def resize(self, size: int) -> None:
+        """How many threads there may be from now on."""
+        while (seat := self._roster.resize(size)) is not None:
+            self._start(seat)
+
     def _submit(self, job: _Job) -> None:
         seat = self._roster.submit(job)
-        if seat is None:
-            return
+        if seat is not None:
+            self._start(seat)
+
+    def _start(self, seat: Seat) -> None:
         thread = threading.Thread(target=self._work, args=(seat,), name=f"{self._name}-thread", daemon=True)
         try:
             thread.start()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic, thread_time
 
 QUIET_SECONDS = 1.0
@@ -21,7 +22,7 @@ LOAD_SECONDS = 0.5
 class RequestGauge:
     """How many HTTP requests are being answered, and when the last answer ended.
 
-    The middleware enters this context manager for each request; nothing else changes the fields.
+    The middleware enters this context manager for each request; nothing else changes the fields, but for `waiting`.
     """
 
     __slots__ = ("ended_at", "in_flight")
@@ -36,6 +37,15 @@ class RequestGauge:
     def __exit__(self, *_: object) -> None:
         self.in_flight -= 1
         self.ended_at = monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within the block one of the requests does not count: an open stream, which mostly waits."""
+        self.in_flight -= 1
+        try:
+            yield
+        finally:
+            self.in_flight += 1
 
     def quiet(self, now: float) -> bool:
         """Whether there has been no request for `QUIET_SECONDS`. `now` is on the monotonic clock."""

@@ -7,6 +7,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -27,14 +28,13 @@ class _Watched:
         self.name = name
         self.check = check
         self.answer: tuple[str | None, float, float] | None = None  # what is wrong, when it ended, how long it took
-        self.failing_since: float | None = None
-        self.thread: threading.Thread | None = None  # of the last call of a sync check
+        self.failing_since: datetime | None = None
+        self.in_thread = False  # a call of a sync check has not returned yet
 
     def note(self, problem: str | None, took: float) -> None:
         """The check has ended just now."""
-        now = monotonic()
-        self.failing_since = None if problem is None else self.failing_since or now
-        self.answer = problem, now, took
+        self.failing_since = None if problem is None else self.failing_since or datetime.now(UTC)
+        self.answer = problem, monotonic(), took
 
 
 class AppChecks:
@@ -116,7 +116,7 @@ class AppChecks:
 
     async def _in_thread(self, each: _Watched) -> Any:
         """Calls a sync check. A thread that hangs cannot be ended: no second one is started beside it."""
-        if each.thread is not None and each.thread.is_alive():
+        if each.in_thread:
             raise TimeoutError("the last call has not returned yet")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -131,26 +131,30 @@ class AppChecks:
             except BaseException as error:
                 kept = error if isinstance(error, Exception) else RuntimeError(type_name(error))
                 outcome = future.set_exception, kept
+            each.in_thread = False
             with suppress(RuntimeError):  # the app has ended meanwhile
                 loop.call_soon_threadsafe(tell, *outcome)
 
-        each.thread = threading.Thread(target=run, name=f"athomic-check-{each.name}", daemon=True)
-        each.thread.start()
+        each.in_thread = True
+        try:
+            threading.Thread(target=run, name=f"athomic-check-{each.name}", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            each.in_thread = False
+            raise
         return await future
 
     # --- what they said
 
     def reasons(self) -> Iterator[Reason]:
         """Those that fail, and those that have not answered yet."""
-        limit, now = self._settings.check_timeout, monotonic()
+        limit = self._settings.check_timeout
         for each in self._watched:
             if each.answer is None:
                 said = f"check {each.name} has not answered yet"
                 yield Reason(code=ReasonCode.CHECK_PENDING, message=said, limit_seconds=limit)
             elif (problem := each.answer[0]) is not None:
-                since = ago(now - (each.failing_since or now))
-                said = f"check {each.name} fails: {problem}"
-                yield Reason(code=ReasonCode.CHECK_FAILED, message=said, since=since, limit_seconds=limit)
+                said, code = f"check {each.name} fails: {problem}", ReasonCode.CHECK_FAILED
+                yield Reason(code=code, message=said, since=each.failing_since, limit_seconds=limit)
 
     def statuses(self) -> dict[str, CheckStatus]:
         """The last answer of each check, by name."""

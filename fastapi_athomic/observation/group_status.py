@@ -17,6 +17,7 @@ from .status import (
     LastError,
     OrderedStatus,
     PartitionStatus,
+    PauseStatus,
     ProcessInfo,
     Rates,
     StatusScope,
@@ -47,6 +48,7 @@ def together(parts: Sequence[ConsumerStatus], process: ProcessInfo, note: str | 
             "state": min((part.state for part in parts), key=_rank),
             "ready": all(part.ready for part in parts),
             "paused": all(part.paused for part in parts),
+            "pauses": _pauses(parts),
             "health": _health(parts),
             "assignment": assignment,
             "lag": lag,
@@ -117,6 +119,16 @@ def _health(parts: Sequence[ConsumerStatus]) -> ConsumerHealth:
             for reason, names in found.values()
         ],
     )
+
+
+def _pauses(parts: Sequence[ConsumerStatus]) -> list[PauseStatus]:
+    """Each once: those that all members share, and those of single processes."""
+    found = {
+        (pause.topic or "", -1 if pause.partition is None else pause.partition, pause.since): pause
+        for part in parts
+        for pause in part.pauses
+    }
+    return [found[place] for place in sorted(found)]
 
 
 def _counters(parts: Sequence[ConsumerStatus]) -> CounterValues:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
@@ -34,7 +35,8 @@ class ProcessHealth:
         """Does what is to be done in the background, in the event loop of the routes, until it is cancelled."""
         self._registries.begin()
         try:
-            await self.checks.watch()
+            await self.checks.watch()  # returns at once if there are none
+            await asyncio.get_running_loop().create_future()
         finally:
             self._registries.end()
 

@@ -215,5 +215,6 @@ def _gist(status: ConsumerStatus) -> object:
     return (
         status.counters.model_dump(),
         (status.id, status.state, status.ready, status.paused, status.concurrency, status.health.status),
+        [pause.model_dump() for pause in status.pauses],
         [(each.topic, each.partition, each.committed, each.end_offset, each.paused) for each in status.assignment],
     )

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..operation_settings import Role
 from .effective import EffectiveSettings
 from .reasons import Reason
 
@@ -59,6 +60,7 @@ class CheckStatus(BaseModel):
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
+    role: Role = Field(default="all", description="`web`: the consumers are checked here, and run in other processes")
     consumers: dict[str, ConsumerHealth]
     checks: dict[str, CheckStatus] = {}  # the app's own, by name
     reasons: list[Reason] = []  # about all consumers: the broker cannot be reached, a service could not start
@@ -145,6 +147,19 @@ class LastError(BaseModel):
     count: int = Field(description="How many attempts have failed since the consumer was built, this one included")
 
 
+class PauseStatus(BaseModel):
+    """A pause of a consumer, of one topic of it, or of one partition. They are independent of each other."""
+
+    topic: str | None = Field(default=None, description="The topic that is paused; null: the whole consumer is")
+    partition: int | None = Field(default=None, description="The partition that is paused; null: the whole topic is")
+    since: datetime = Field(description="When it was paused, in UTC")
+    until: datetime | None = Field(
+        default=None, description="When it ends by itself, in UTC; null: when somebody resumes it"
+    )
+    actor: str = Field(description="Who paused it; `settings`: the handler's tuning did")
+    reason: str | None = Field(default=None, description="Why, in their words")
+
+
 class StatusScope(StrEnum):
     """Whom an answer speaks for."""
 
@@ -184,7 +199,7 @@ class ConsumerStatus(BaseModel):
     pattern: str | None = Field(description="The regular expression for the names of its topics")
     group_id: str = Field(description="The consumer group")
     ordering: str = Field(description="`partition`, `key`, `none` or `sequence`")
-    concurrency: int = Field(description="How many messages or batches are handled at once")
+    concurrency: int = Field(description="How many messages or batches are handled at once, as set last")
     batch_size: int | None = Field(description="Most messages of a batch; null: one message at a time")
     settings: EffectiveSettings = Field(description="What holds for it")
     state: str = Field(
@@ -192,7 +207,11 @@ class ConsumerStatus(BaseModel):
         "of the one that is furthest from running"
     )
     ready: bool = Field(description="It has joined the group; of several processes: all of them have")
-    paused: bool = Field(description="An operator paused it; of several processes: all of them are paused")
+    paused: bool = Field(
+        description="The whole consumer is paused, in all of several processes; `pauses` also has those of topics and "
+        "partitions"
+    )
+    pauses: list[PauseStatus] = Field(default=[], description="What an operator has paused, and until when")
     health: ConsumerHealth = Field(description="Whether it consumes, and what somebody should look at")
     assignment: list[PartitionStatus] = Field(description="The partitions that the processes of this answer have")
     lag: int | None = Field(description="The sum over `assignment`; null: that of a partition is not known yet")

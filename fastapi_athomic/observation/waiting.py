@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..error_text import one_line
 from ..messages import TopicPartition
+from .status import PauseStatus
 
 MOST = 10
 """So many things are named; the rest is counted."""
@@ -20,6 +22,7 @@ class PartitionWork:
     in_hand: int  # of these, how many were fetched
     running: int  # of these, how many are in the handler
     due_in: float | None  # of a retry topic: until its oldest message is due
+    paused: bool  # by an operator, alone or with its topic or the whole consumer
     blocked: bool  # a dead letter cannot be written: the reasons of its consumer say why
 
 
@@ -29,7 +32,7 @@ class ConsumerWork:
 
     handler_id: str
     ready: bool
-    paused: bool  # by an operator
+    pauses: Sequence[PauseStatus]  # by an operator
     moving: bool  # the group moves partitions
     in_handler: float | None  # seconds that the longest call of its handler has run; None: none runs
     parked: int  # messages of an ordered consumer that wait for missing numbers
@@ -52,8 +55,8 @@ def _of_consumer(consumer: ConsumerWork) -> Iterator[str]:
         return
     if consumer.moving:
         yield f"{name}: its group is being rebalanced"
-    if consumer.paused and consumer.partitions:
-        yield f"{name} is paused: resume it"
+    for pause in consumer.pauses if consumer.partitions else ():
+        yield f"{said(name, pause)}: resume it"
     for reason in consumer.reasons:
         yield f"{name}: {reason}"
     if consumer.parked:
@@ -81,8 +84,17 @@ def _details(partition: PartitionWork, consumer: ConsumerWork) -> Iterator[str]:
     if partition.running:
         duration = f" for up to {consumer.in_handler:.1f} s" if consumer.in_handler is not None else ""
         yield f"{partition.running} in the handler{duration}"
-    elif partition.in_hand and not partition.blocked and not consumer.paused:
+    elif partition.in_hand and not partition.blocked and not partition.paused:
         yield f"{partition.in_hand} fetched, for their turn or another attempt"
+
+
+def said(handler_id: str, pause: PauseStatus) -> str:
+    """A pause in words: `billing: t[0] is paused by ann (reindexing), until 2026-01-31 12:00:00 UTC`."""
+    place = handler_id if pause.topic is None else f"{handler_id}: {pause.topic}"
+    place += f"[{pause.partition}]" if pause.partition is not None else ""
+    why = f" ({one_line(pause.reason)})" if pause.reason else ""
+    until = f", until {pause.until:%Y-%m-%d %H:%M:%S} UTC" if pause.until is not None else ""
+    return f"{place} is paused by {one_line(pause.actor)}{why}{until}"
 
 
 def _messages(count: int) -> str:

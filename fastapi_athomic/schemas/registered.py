@@ -29,6 +29,10 @@ class Reference(NamedTuple):
     version: int
 
 
+OR_REGISTER = ", or use auto_register=True"
+"""The end of the error about a subject that has no schema."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredSchema:
     """One schema of a registry."""

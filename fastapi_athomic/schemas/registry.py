@@ -23,7 +23,16 @@ from ..exceptions import (
 )
 from .kept import Kept
 from .memory_registry import memory_registry
-from .registered import STEP, Reference, RegisteredSchema, RegistryBackend, SchemaId, SchemaRefusedError, SchemaType
+from .registered import (
+    OR_REGISTER,
+    STEP,
+    Reference,
+    RegisteredSchema,
+    RegistryBackend,
+    SchemaId,
+    SchemaRefusedError,
+    SchemaType,
+)
 from .rest_registry import TIMEOUT, Access, RestRegistry, Secret
 
 logger = logging.getLogger(__name__)
@@ -201,7 +210,7 @@ class SchemaRegistry:
         schema = await self._backend.version(subject, None)
         if schema is None:
             raise PayloadUnavailableError(
-                f"{self._backend.shown} has no subject {subject}: register its schema, or use auto_register=True",
+                f"{self._backend.shown} has no subject {subject}: register its schema{OR_REGISTER}",
                 step=STEP,
             )
         self._latest.keep(subject, (asked + self._latest_for, schema))

@@ -71,6 +71,10 @@ class Access:
     ssl_check_hostname: bool = True
 
 
+_EXTRAS = "avro], [protobuf] or [json-schema"
+"""All of them bring httpx2. Who is told of `registry` only would have to come back for the format's own."""
+
+
 class RestRegistry:
     """A `RegistryBackend`.
 
@@ -83,7 +87,7 @@ class RestRegistry:
     """
 
     def __init__(self, urls: Sequence[str], access: Access) -> None:
-        self._httpx = needed("httpx2", extra="registry", what="a schema registry")
+        self._httpx = needed("httpx2", extra=_EXTRAS, what="a schema registry")
         self._urls = list(urls)
         self._access = access
         self._tls = _tls(urls, access)

@@ -73,7 +73,9 @@ class Serving:
     def _may_start(self, aggregate: Aggregate, item: Item, now: float) -> bool:
         if aggregate.rests_until > now or not aggregate.held(now):
             return False
-        return item.partition.open if item.partition is not None else self._assignment.host() is not None
+        if item.partition is not None:
+            return item.partition.open
+        return self._assignment.host() is not None and not self._guard.paused(item.message.topic_partition)
 
     def _needs_store(self, aggregate: Aggregate) -> bool:
         """It has something to claim, to write, to park or to renew."""
@@ -143,10 +145,12 @@ class Serving:
                 return
             now, began = monotonic(), now
             self._timings.note(began, now, item.message.timestamp)
-            if now >= share.deadline and not self._guard.suspect(now) and not share.turned(began, now):
+            if now >= share.deadline and not share.turned(began, now):
                 await share.give_way()
                 now = monotonic()
-            if now >= turn_ends and pool.waiting:
+            if now > self._guard.trusted_until:
+                self._guard.suspect(now)
+            if pool.excess or (now >= turn_ends and pool.waiting):
                 self._enqueue(aggregate)
                 return
         self._leave(aggregate)

@@ -126,6 +126,9 @@ class OrderedStrategy:
             self._processor.patience.let_go(None)  # what was taken from the waiting room, too
             self._holdings.release_idle()
 
+    def resize(self, concurrency: int) -> None:
+        self.pool.resize(concurrency)
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

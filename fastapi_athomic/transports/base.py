@@ -290,6 +290,13 @@ class Transport(Protocol):
         """
         ...
 
+    async def offsets_at(self, topic: str, milliseconds: int, timeout: float) -> dict[int, int]:
+        """The first offset of each partition whose message is of that time (since the epoch) or later.
+
+        Partitions in which there is none are left out. Raises as `bounds` does.
+        """
+        ...
+
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:
         """Some messages from `offset` on, without a group; none at the end.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
@@ -10,14 +10,22 @@ from fastapi.params import Depends
 from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
 
+from ..control.steering import Steering
 from ..exceptions import ConfigurationError
-from ..loop.load import LoopLag
+from ..failures.dead_letters import DeadLetters
+from ..loop.load import LoopLag, RequestGauge
 from ..manager import ConsumerManager, unstarted
 from ..observation.process import instance_id
 from ..observation.reasons import ReasonCode
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
+from .control_parts import ControlOptions, ControlParts
+from .control_routes import control_routers
+from .dashboard import add_dashboard
+from .letter_routes import letter_routers
+from .problems import ProblemRoute
 from .status_routes import INSTANCE_HEADER, StatusParts, add_statuses
+from .streams import Streams
 
 UNAVAILABLE, NOT_IMPLEMENTED = 503, 501
 
@@ -38,6 +46,10 @@ class RouteParts:
     manager: Callable[[], ConsumerManager | None]  # returns None while the app does not run
     lag: LoopLag
     settings: AthomicSettings
+    streams: Streams
+    requests: RequestGauge
+    steering: Steering
+    letters: Callable[[str], DeadLetters]  # of a handler id
     group_status: Callable[[str | None], Awaitable[list[ConsumerStatus]]]  # see `StatusParts`
 
 
@@ -49,6 +61,7 @@ class RouteOptions:
     dependencies: Sequence[Depends]
     probe_dependencies: Sequence[Depends] | None  # None: the same as `dependencies`
     include_in_schema: bool
+    control: ControlOptions
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError`, where FastAPI would have an assertion or an `AttributeError`."""
@@ -56,13 +69,21 @@ class RouteOptions:
             raise ConfigurationError(
                 f"include_athomic: the prefix must begin with a slash and not end with one, unlike {self.prefix!r}"
             )
-        for name, given in (("dependencies", self.dependencies), ("probe_dependencies", self.probe_dependencies)):
-            if not isinstance(given, Iterable | None) or not all(isinstance(each, Depends) for each in given or ()):
+        lists: dict[str, object] = {
+            "dependencies": self.dependencies,
+            "probe_dependencies": self.probe_dependencies,
+            "control_dependencies": self.control.control_dependencies,
+            "payload_dependencies": self.control.payload_dependencies,
+        }
+        for name, given in lists.items():
+            if given is None and name == "probe_dependencies":
+                continue
+            if not isinstance(given, Iterable) or not all(isinstance(each, Depends) for each in given):
                 raise ConfigurationError(f"include_athomic: {name} must be a list of Depends(...)")
 
 
 def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ...]:
-    """The probes, and the others."""
+    """The probes; the others; and with `control.enabled` those that change something, and those of dead letters."""
     named = Depends(_naming_the_process(parts.settings))
     own = options.probe_dependencies
     open_to_all = own is not None and not own  # then an answer says yes or no, and does not name the host
@@ -70,14 +91,36 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
     others = _router(options, [*options.dependencies, named])
     _add_probes(probes, parts, shows_codes=not open_to_all)
     _add_metrics(others, parts)
+    routers = (probes, others, *_control_routers(parts, options, named))
+    if parts.settings.dashboard.enabled:
+        add_dashboard(others, parts.settings.dashboard, parts.streams, parts.requests, lambda: routers)
     _add_health(others, parts)
     add_statuses(others, StatusParts(parts.manager, parts.group_status, parts.settings))
-    return probes, others
+    return routers
+
+
+def _control_routers(parts: RouteParts, options: RouteOptions, named: Depends) -> Iterator[APIRouter]:
+    if not parts.settings.control.enabled:
+        return
+    control = ControlParts(
+        steering=parts.steering,
+        manager=parts.manager,
+        letters=parts.letters,
+        settings=parts.settings.control,
+        options=options.control,
+    )
+
+    def new_router(dependencies: Sequence[Depends]) -> APIRouter:
+        return _router(options, [*options.dependencies, *dependencies, named])
+
+    yield from control_routers(new_router, control)
+    yield from letter_routers(new_router, control)
 
 
 def _router(options: RouteOptions, dependencies: list[Depends]) -> APIRouter:
     return APIRouter(
         prefix=options.prefix,
+        route_class=ProblemRoute,
         tags=["consumers"],
         dependencies=dependencies,
         include_in_schema=options.include_in_schema,

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from difflib import get_close_matches
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Query
 
 from ..manager import ConsumerManager
 from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, StatusScope
 from ..settings import AthomicSettings
+from .problems import CONSUMER_NOT_FOUND, INVALID_REQUEST, ProblemError, responses
 
 INSTANCE_HEADER = "x-athomic-instance"
 """The response header that holds the setting `instance_id`: which of several workers has answered."""
@@ -41,7 +42,7 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
         current = parts.manager()
         return current.statuses() if current else []
 
-    @router.get("", summary="Status of all consumers")
+    @router.get("", summary="Status of all consumers", responses=responses(INVALID_REQUEST))
     async def consumers(scope: WantedScope = StatusScope.GROUP) -> list[ConsumerStatus]:
         """Over all processes where they share a state store in Redis; else each process speaks for itself."""
         return await statuses(scope)
@@ -49,7 +50,7 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
     @router.get(
         "/{consumer_id}",
         summary="Status of one consumer",
-        responses={404: {"description": "No consumer has this id"}},
+        responses=responses(CONSUMER_NOT_FOUND, INVALID_REQUEST),
     )
     async def consumer(consumer_id: str, scope: WantedScope = StatusScope.GROUP) -> ConsumerStatus:
         """Over all processes where they share a state store in Redis; else of the process that answers."""
@@ -58,7 +59,8 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
                 return status
         current = parts.manager()
         headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
-        raise HTTPException(404, _not_found(consumer_id, current.consumers if current else None), headers)
+        known = current.consumers if current else None
+        raise ProblemError(CONSUMER_NOT_FOUND, _not_found(consumer_id, known), headers)
 
 
 def _not_found(wanted: str, known: Iterable[str] | None) -> str:

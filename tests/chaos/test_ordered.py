@@ -21,7 +21,8 @@ from confluent_kafka import Producer
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 from tests.support.redis_server import RedisServer
 
-from .harness import Arena, Handling, Worker
+from .halts import Handling
+from .harness import Arena, Worker
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -57,6 +57,12 @@ class KafkaReader:
         """The first offset and the last stable offset of each partition."""
         return await self._persistently(lambda: self._bounds(topic))
 
+    async def offsets_at(self, topic: str, milliseconds: int) -> dict[int, int]:
+        """See `Transport.offsets_at`."""
+        # a time before the epoch would be taken for one of the request's codes (-1: the end)
+        found = await self._persistently(lambda: self._offsets_at(topic, max(0, milliseconds)))
+        return {partition: offset for partition, offset in found.items() if offset >= 0}
+
     async def read(self, partition: TopicPartition, offset: int) -> list[RawMessage]:
         """Messages from `offset` on, as many as one response holds. Empty only at the end.
 
@@ -94,6 +100,9 @@ class KafkaReader:
         leaders = await self._leaders(topic)
         first, end = await asyncio.gather(*(self._offsets(topic, leaders, time) for time in (BEGINNING, END)))
         return {partition: (first[partition], end[partition]) for partition in sorted(leaders)}
+
+    async def _offsets_at(self, topic: str, milliseconds: int) -> dict[int, int]:
+        return await self._offsets(topic, await self._leaders(topic), milliseconds)
 
     async def _fetch(self, partition: TopicPartition, offset: int) -> Answer | None:
         """None if `offset` is neither in the log nor at its end."""

@@ -98,6 +98,10 @@ class KafkaTransport:
         asking = self._running().find_and(lambda: self._reader().bounds(topic))
         return await within(asking, timeout, f"asking for the offsets of {topic}", needs="Describe")
 
+    async def offsets_at(self, topic: str, milliseconds: int, timeout: float) -> dict[int, int]:
+        asking = self._running().find_and(lambda: self._reader().offsets_at(topic, milliseconds))
+        return await within(asking, timeout, f"asking for the offsets of {topic} at a time", needs="Describe")
+
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         reading = self._running().find_and(lambda: self._reader().read(partition, offset))
         return await within(reading, timeout, f"reading {partition}")

@@ -77,6 +77,16 @@ class MemoryTransport:
         logs = ((number, self.broker.log(TopicPartition(topic, number))) for number in range(counts[topic]))
         return {number: (log.first, log.end) for number, log in logs if log is not None}
 
+    async def offsets_at(self, topic: str, milliseconds: int, timeout: float) -> dict[int, int]:
+        found = {}
+        for number in await self.bounds(topic, timeout):
+            log = self.broker.log(TopicPartition(topic, number))
+            messages = list(log.messages) if log is not None else []
+            offset = next((each.offset for each in messages if each.timestamp >= milliseconds), None)
+            if offset is not None:
+                found[number] = offset
+        return found
+
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         self.broker.check_connected()
         await asyncio.sleep(0)  # give other tasks a turn, as a network would

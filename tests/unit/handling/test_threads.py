@@ -40,7 +40,7 @@ class Threads(RuleBasedStateMachine):
 
     @initialize(size=st.integers(1, 4))
     def begin(self, size: int) -> None:
-        self.size = size
+        self.size = self.most = size
         self.roster: Roster[int] = Roster(size)
         self.submitted = 0
         self.waiting: deque[int] = deque()
@@ -98,6 +98,14 @@ class Threads(RuleBasedStateMachine):
         if ends:
             self.idle.remove(seat)
 
+    @rule(size=st.integers(1, 5))
+    def resize(self, size: int) -> None:
+        """Those that there are too many of stay until they are idle for long."""
+        self.size = size
+        self.most = max(size, self.threads)
+        while (seat := self.roster.resize(size)) is not None:
+            self.starting.append(seat)
+
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
     def is_cancelled(self, data: st.DataObject) -> None:
@@ -128,7 +136,8 @@ class Threads(RuleBasedStateMachine):
 
     @invariant()
     def no_more_threads_than_allowed(self) -> None:
-        assert self.threads <= self.size
+        assert self.threads <= self.most
+        self.most = max(self.size, self.threads)
 
     @invariant()
     def what_waits_is_taken(self) -> None:

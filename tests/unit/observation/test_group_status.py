@@ -19,6 +19,7 @@ from fastapi_athomic.observation.status import (
     MemberStatus,
     OrderedStatus,
     PartitionStatus,
+    PauseStatus,
     ProcessInfo,
     Rates,
     StatusScope,
@@ -193,6 +194,15 @@ def test_it_is_paused_when_all_are() -> None:
     mixed = of(part("a", paused=True), part("b"))
     assert not mixed.paused
     assert [member.paused for member in mixed.members] == [True, False]
+
+
+def test_pauses_are_shown_once() -> None:
+    shared = PauseStatus(since=NOW, actor="ann")
+    partition_0 = PauseStatus(topic="t", partition=0, since=NOW, actor="ann")
+    partition_1 = PauseStatus(topic="t", partition=1, since=NOW, actor="ann")
+    topic = PauseStatus(topic="t", since=NOW, actor="bob", reason="only there")
+    found = of(part("a", pauses=[partition_1, shared]), part("b", pauses=[shared, partition_0, topic]))
+    assert found.pauses == [shared, topic, partition_0, partition_1]
 
 
 def test_the_oldest_and_the_newest_of_all_are_shown() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
 from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.observation.status import PauseStatus
 from fastapi_athomic.observation.waiting import ConsumerWork, PartitionWork, still_waiting
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
@@ -17,7 +19,7 @@ def work(*partitions: PartitionWork, **options: Any) -> ConsumerWork:
     given: dict[str, Any] = {
         "handler_id": "billing",
         "ready": True,
-        "paused": False,
+        "pauses": [],
         "moving": False,
         "in_handler": None,
         "parked": 0,
@@ -27,8 +29,15 @@ def work(*partitions: PartitionWork, **options: Any) -> ConsumerWork:
     return ConsumerWork(partitions=partitions, **given)
 
 
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def pause(**options: Any) -> PauseStatus:
+    return PauseStatus(**{"since": NOON, "actor": "ann", "reason": "reindexing", **options})
+
+
 def part(left: int | None, **options: Any) -> PartitionWork:
-    given: dict[str, Any] = {"in_hand": 0, "running": 0, "due_in": None, "blocked": False, **options}
+    given: dict[str, Any] = {"in_hand": 0, "running": 0, "due_in": None, "paused": False, "blocked": False, **options}
     return PartitionWork(place=TopicPartition("orders", 3), left=left, **given)
 
 
@@ -46,8 +55,15 @@ UNWRITABLE = "orders[3] waits: dead letter to x refused"
         (work(part(2, in_hand=2)), TURN),
         (work(part(2, in_hand=2, due_in=7.04)), f"{LEFT} (the oldest is due in about 7.0 s)"),
         (work(part(2, in_hand=2, due_in=-1.0)), TURN),
-        (work(part(2, in_hand=2), paused=True), f"billing is paused: resume it; {LEFT}"),
-        (work(paused=True), "nothing more is known"),
+        (
+            work(part(2, in_hand=2, paused=True), pauses=[pause()]),
+            f"billing is paused by ann (reindexing): resume it; {LEFT}",
+        ),
+        (
+            work(part(2, in_hand=2), pauses=[pause(topic="u", partition=1, until=NOON, reason=None)]),
+            f"billing: u[1] is paused by ann, until 2026-01-31 12:00:00 UTC: resume it; {TURN}",
+        ),
+        (work(pauses=[pause()]), "nothing more is known"),
         (work(part(0)), "billing: orders[3] is handled, but not committed yet"),
         (work(part(None)), "billing: orders[3] has not been read yet"),
         (work(moving=True), "billing: its group is being rebalanced"),
@@ -120,7 +136,7 @@ async def test_drain_names_a_paused_consumer() -> None:
         manager.consumers["h"].pause()
         await athomic.publish_many("t", ["a", "b"], key=lambda _: "k")
         said = await drained(athomic)
-        assert ": h is paused: resume it; h: 2 messages left in t[" in said
+        assert ": h is paused by app: resume it; h: 2 messages left in t[" in said
         manager.consumers["h"].resume()
         await athomic.drain()
 

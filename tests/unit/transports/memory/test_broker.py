@@ -291,3 +291,17 @@ def test_two_nameless_brokers_never_meet() -> None:
     assert MemoryTransport(shared).broker is not MemoryTransport(AthomicSettings()).broker
     first = MemoryTransport(shared)
     assert first.broker is MemoryTransport(shared).broker
+
+
+async def test_the_first_offset_of_a_time_is_found_in_each_partition(transport: MemoryTransport) -> None:
+    await transport.create_topics({"t": 2}, 1)
+    times = {0: [100, 300, 200, 300], 1: [100]}
+    for partition, stamps in times.items():
+        for stamp in stamps:
+            await transport.producer.send([OutgoingMessage("t", None, b"x", (), partition, stamp)], 1)
+    transport.broker.log(P0).drop_before(1)  # type: ignore[union-attr]
+    assert await transport.offsets_at("t", 200, 1) == {0: 1}
+    assert await transport.offsets_at("t", 0, 1) == {0: 1, 1: 0}
+    assert await transport.offsets_at("t", 301, 1) == {}
+    with pytest.raises(TopicNotFoundError):
+        await transport.offsets_at("nowhere", 0, 1)

@@ -1,0 +1,162 @@
+"""Pauses that hold for all members of a group and over restarts, by what all processes see in the state store.
+
+There is one document for each pause, which ends with its time limit. Whoever pauses writes it, whoever resumes removes
+it; all read all of them every few seconds. An app that has nothing to do with pauses reads them once, at its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from ..consumption.controls import Scope, scope_of
+from ..consumption.service import ConsumerService
+from ..exceptions import StateStoreError
+from ..observation.status import PauseStatus
+from ..observation.waiting import said
+from ..settings import AthomicSettings
+from ..stores.shared import SharedState
+
+logger = logging.getLogger(__name__)
+
+SECTION = "pauses"
+LOOK_SECONDS = 3.0
+"""Seconds between two looks at the pauses of the group, once there is something to look for."""
+
+
+class GroupPauses:
+    """Keeps the pauses of a run's consumers in step with those in the store. Without one it does nothing."""
+
+    def __init__(
+        self, consumers: Mapping[str, ConsumerService], shared: SharedState | None, settings: AthomicSettings
+    ) -> None:
+        self._consumers = consumers
+        self._shared = shared
+        self._timeout = settings.request_timeout
+        self._unwritten: dict[str, PauseStatus | None] = {}  # by name of the document; None: to be removed
+        self._known: dict[str, Mapping[Scope, PauseStatus]] = {}  # by handler id: what the store has, as far as we know
+        self._look = asyncio.Event()  # there is a reason to look regularly
+        if settings.control.enabled:
+            self._look.set()
+        self._lock = asyncio.Lock()  # writing and reading exclude each other: what is read is never older
+        self._looking: asyncio.Task[None] | None = None
+        self._away = False  # the store could not be reached last time
+
+    async def begin(self) -> None:
+        """Takes over the pauses that were set before, and keeps looking. Never raises.
+
+        A store that is away delays this by `request_timeout` at most; its pauses are taken over when it answers.
+        """
+        if self._shared is None:
+            return
+        await self._step()
+        if self._away:
+            self._look.set()
+        self._looking = asyncio.create_task(self._keep_looking(), name="athomic-pauses")
+
+    async def end(self) -> None:
+        """Looks no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+
+    async def share(self, service: ConsumerService, pause: PauseStatus) -> None:
+        """Makes a pause known to the other members. If the store is away, that is tried again until it works."""
+        await self._write(service, {scope_of(pause): pause})
+
+    async def refresh(self) -> None:
+        """Hears of what others have paused in the last seconds, unless the store is known to be away."""
+        if self._shared is not None and not self._away:
+            await self._step()
+
+    async def withdraw(self, service: ConsumerService, ended: Iterable[Scope]) -> None:
+        """Ends pauses for the other members, too."""
+        await self._write(service, dict.fromkeys(ended))
+
+    async def _write(self, service: ConsumerService, changes: Mapping[Scope, PauseStatus | None]) -> None:
+        if self._shared is None or not changes:
+            return
+        self._unwritten |= {_name(service, scope): pause for scope, pause in changes.items()}
+        self._look.set()
+        await self._step()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._look.wait()
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._step()
+
+    async def _step(self) -> None:
+        """Writes what has to be written, and takes over what others have written."""
+        try:
+            async with asyncio.timeout(self._timeout), self._lock:
+                await self._write_all()
+                await self._take_over()
+        except (StateStoreError, TimeoutError) as error:
+            if not self._away:
+                logger.warning(
+                    "pauses are not shared with the other members of the group at the moment: %s",
+                    error or "the state store does not answer",
+                )
+            self._away = True
+        else:
+            if self._away:
+                logger.warning("pauses are shared with the other members of the group again")
+            self._away = False
+
+    async def _write_all(self) -> None:
+        assert self._shared is not None
+        while self._unwritten:
+            name, pause = next(iter(self._unwritten.items()))
+            if pause is None:
+                await self._shared.remove(SECTION, name)
+            elif (ttl := _seconds_left(pause)) is None or ttl > 0:
+                await self._shared.put(SECTION, name, pause.model_dump_json().encode(), ttl=ttl)
+            if self._unwritten.get(name) is pause:  # else it has changed meanwhile
+                del self._unwritten[name]
+
+    async def _take_over(self) -> None:
+        assert self._shared is not None
+        documents = await self._shared.all(SECTION)
+        for service in self._consumers.values():
+            found = _of_service(service, documents)
+            before, self._known[service.name] = self._known.get(service.name, {}), found
+            ours = service.controls.pauses
+            for scope, pause in found.items():
+                if _name(service, scope) not in self._unwritten and ours.get(scope) != pause:
+                    logger.info("taken over from the group: %s", said(service.name, pause))
+                    service.pause(pause)
+            gone = [scope for scope in before if scope not in found and _name(service, scope) not in self._unwritten]
+            for pause in service.end_pauses([scope for scope in gone if ours.get(scope) == before[scope]]):
+                logger.info("over, as the group says: %s", said(service.name, pause))
+            if found:
+                self._look.set()
+
+
+def _name(service: ConsumerService, scope: Scope) -> str:
+    return json.dumps([service.subscription.group_id, service.name, scope.topic, scope.partition])
+
+
+def _of_service(service: ConsumerService, documents: Mapping[str, bytes]) -> dict[Scope, PauseStatus]:
+    found: dict[Scope, PauseStatus] = {}
+    for name, document in documents.items():
+        try:
+            group_id, handler_id, topic, partition = json.loads(name)
+            pause = PauseStatus.model_validate_json(document)
+        except (ValueError, ValidationError):  # of a later version of this package
+            continue
+        scope = scope_of(pause)
+        if [group_id, handler_id, topic, partition] == [service.subscription.group_id, service.name, *scope]:
+            left = _seconds_left(pause)
+            if left is None or left > 0:
+                found[scope] = pause
+    return found
+
+
+def _seconds_left(pause: PauseStatus) -> float | None:
+    return (pause.until - datetime.now(UTC)).total_seconds() if pause.until is not None else None

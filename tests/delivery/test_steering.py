@@ -1,0 +1,96 @@
+"""P8: what an operator does while messages flow loses nothing, and repeats what the plan says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+from time import time
+
+import pytest
+
+from fastapi_athomic import Actor, RawMessage, subscribe_to
+from tests.support.apps import Record, eventually, new_app, running
+
+from .brokers import Broker
+from .test_delivery import Event, event, eventually_committed, numbers
+
+ANN = Actor(name="ann", reason="a test")
+
+
+@pytest.mark.not_on("mock", reason="it knows no offsets of times")
+async def test_p08_a_seek_by_time_under_load_repeats_what_its_plan_says(broker: Broker, topic: str) -> None:
+    await broker.create_topic(topic, 3)
+    await broker.produce(topic, [event(number, partition=number % 3) for number in numbers(60)])
+    pivot = max(message.timestamp for message in await broker.read(topic)) + 1
+    await eventually(lambda: time() * 1000 > pivot)
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
+    async def handle(message: Event, raw: RawMessage) -> None:
+        record.note((raw.partition, message.number))
+        await asyncio.sleep(0)
+
+    async with running(new_app(broker.settings(), handle)) as athomic:
+
+        async def write() -> None:
+            for start in range(60, 360, 30):
+                await broker.produce(topic, [event(number, partition=number % 3) for number in numbers(30, start)])
+
+        writing = asyncio.create_task(write())
+        await record.until(lambda seen: len(seen) >= 150 and {number for _, number in seen} >= set(numbers(60)))
+        at = datetime.fromtimestamp(pivot / 1000, UTC)
+        first = await athomic.seek("h", topic, to=at, actor=ANN)
+        assert (first.done, first.skipped, first.exact) == (True, 0, True)
+        assert {part.to_offset for part in first.partitions} == {20}
+        await writing
+        await athomic.drain()
+        await athomic.pause("h", actor=ANN)
+        plan = await athomic.plan_seek("h", topic, partition=1, to="beginning")
+        assert (plan.skipped, plan.repeated, plan.exact) == (0, 120, True)
+        assert (await athomic.seek("h", topic, 1, to="beginning")).repeated == 120
+        await athomic.resume("h")
+        await athomic.drain()
+    await eventually_committed(broker, topic, 360)
+    times = Counter(number for _, number in record.seen)
+    assert set(times) == set(numbers(360))
+    assert sum(times.values()) == 360 + (first.repeated or 0) + 120
+    assert all(times[number] == 1 + (number % 3 == 1) for number in numbers(60)), (
+        "those before that time stay as they are"
+    )
+
+
+async def test_p08_a_paused_partition_waits_and_keeps_its_order_while_others_go_on(broker: Broker, topic: str) -> None:
+    await broker.create_topic(topic, 3)
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", ordering="key", concurrency=4)
+    async def handle(message: Event, raw: RawMessage) -> None:
+        await asyncio.sleep(0)
+        record.note((raw.partition, message.number))
+
+    async with running(new_app(broker.settings(), handle)) as athomic:
+
+        def written(count: int, start: int = 0) -> list[tuple[int, int]]:
+            return [(number % 3, number) for number in numbers(count, start)]
+
+        await broker.produce(topic, [event(number, f"k{number % 3}", number % 3) for number in numbers(150)])
+        await record.count(30)
+        await athomic.pause("h", topic=topic, partition=1, actor=ANN)
+        await broker.produce(topic, [event(number, f"k{number % 3}", number % 3) for number in numbers(150, 150)])
+        others = {each for each in written(300) if each[0] != 1}
+        await record.until(lambda seen: others <= set(seen))
+        held = [each for each in record.seen if each[0] == 1]
+        assert held == [each for each in written(300) if each[0] == 1][: len(held)]
+        assert len(held) < 100, "those of the second half wait"
+        await athomic.restart("h", actor=ANN)
+        await athomic.wait_until_ready()
+        await athomic.set_concurrency("h", 1, actor=ANN)
+        await athomic.resume("h", topic=topic, actor=ANN)
+        await record.count(300)
+        await athomic.drain()
+    await eventually_committed(broker, topic, 300)
+    for partition in range(3):
+        assert [each for each in record.seen if each[0] == partition] == [
+            each for each in written(300) if each[0] == partition
+        ]
