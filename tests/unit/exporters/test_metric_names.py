@@ -113,7 +113,7 @@ async def test_the_table_has_all_metrics_as_they_are(families: dict[str, Metric]
     for name, row in described:
         family = families[name]
         assert family.samples, name
-        labels = {label for sample in family.samples for label in sample.labels} - OWN_LABELS
+        labels = frozenset(label for sample in family.samples for label in sample.labels) - OWN_LABELS
         kind = "gauge" if name.endswith("_info") else family.type
         assert (name, *row[:2], row.meaning) == (name, kind, labels, family.documentation)
         assert (row.unit == "seconds") is name.endswith("_seconds"), name
