@@ -38,7 +38,8 @@ def new_app() -> FastAPI:
     athomic = include_athomic(
         app,
         AthomicSettings(
-            control=ControlSettings(enabled=True), dashboard=DashboardSettings(interval=0.1, stream_seconds=0.1)
+            control=ControlSettings(enabled=True),
+            dashboard=DashboardSettings(interval=0.01, stream_seconds=0.02),  # a request waits for its end
         ),
         control_dependencies=[Depends(known)],
         payload_dependencies=[Depends(known)],
