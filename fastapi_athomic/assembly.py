@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ class AppParts:
     loop_lag: LoopLag  # of the event loop of the routes
     process: ProcessHealth
     search: Search  # for handlers
+    only: Collection[str]  # ids of the handlers that this process takes part in; empty: all
     providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
     known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
 
@@ -110,5 +111,6 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
         lifecycle=lifecycle,
         broker=connection,
         process=parts.process,
+        only=parts.only,
     )
     return Assembly(manager, lifecycle, new_publisher(parts, connection))

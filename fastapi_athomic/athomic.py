@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import ModuleType
@@ -33,12 +33,13 @@ from .observation.app_checks import AppChecks, Check
 from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
+from .operation_settings import Role
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
-from .settings import AthomicSettings
+from .settings import AthomicSettings, of_place
 from .stores.schemes import create_shared_state, create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
@@ -87,7 +88,9 @@ class Athomic(Steering):
         self.app = app
         self.settings = settings
         self.name = name
-        self._prefix = prefix
+        self.prefix = prefix  # of the package's own routes
+        self.guarded = False  # these routes have dependencies: not everybody may see the status
+        self._only: frozenset[str] = frozenset()  # ids of the handlers that run here; empty: all
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag(settings.health.loop_late)
@@ -301,6 +304,26 @@ class Athomic(Steering):
             logger.warning("%s", doubt)
         return manager
 
+    def take_role(self, role: Role, only: Collection[str] = (), place: int | None = None) -> None:
+        """Says what this process does, whatever the settings say. `fastapi-athomic run` calls it before the start.
+
+        `only`: ids of the handlers that run here; empty: all. Unknown ones refuse the start. `place`: the number of
+        this process among those with the same settings; it makes ids differ that have no `{pid}`.
+        """
+        self.settings = of_place(self.settings.model_copy(update={"role": role}), place)
+        self._transport = create_transport(self.settings)  # it has the group_instance_id
+        self._only = frozenset(only)
+
+    async def partition_counts(self) -> dict[str, int]:
+        """How many partitions the topics of each handler have, by its id; without those that follow a pattern.
+
+        Raises:
+            PublishError: the consumers are not running.
+            TransportError: the broker cannot be reached.
+        """
+        run = self._running()
+        return await run.home.run(run.partition_counts)
+
     # --- status
 
     def health(self) -> HealthReport | None:
@@ -438,22 +461,23 @@ class Athomic(Steering):
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
+        self.guarded = bool(options.dependencies or self.app.router.dependencies)
         parts = RouteParts(
             manager=self.manager,
             lag=self.loop_lag,
             settings=self.settings,
-            group_status=self.group_status,
             streams=self._streams,
             requests=self.requests,
             steering=self,
             letters=self.dead_letters,
+            group_status=self.group_status,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
             self.app.include_router(router)
 
     def _warn_of_overlaps(self, manager: ConsumerManager) -> None:
-        for problem in overlaps(self.app, self._prefix, self._endpoints, manager.consumers):
+        for problem in overlaps(self.app, self.prefix, self._endpoints, manager.consumers):
             logger.warning("routes: %s", problem)
 
     def _warn_of_pipelines(self, manager: ConsumerManager) -> None:
@@ -513,7 +537,7 @@ class Athomic(Steering):
     def _parts(self) -> AppParts:
         return AppParts(
             app=self.app,
-            prefix=self._prefix,
+            prefix=self.prefix,
             settings=self.settings,
             transport=self._transport,
             store=self._store,
@@ -522,6 +546,7 @@ class Athomic(Steering):
             loop_lag=self.loop_lag,
             process=self._process,
             search=self._search,
+            only=self._only,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},
         )

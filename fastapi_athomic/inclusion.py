@@ -37,11 +37,11 @@ def include_athomic(
     identify: Identify | None = None,
     payload: PayloadPipeline | None = None,
     topic_payloads: TopicPayloads | None = None,
-    health_checks: Mapping[str, Check] | None = None,
     control_dependencies: Sequence[Depends] = (),
     payload_dependencies: Sequence[Depends] = (),
     mask: Mask | None = None,
     actor: ActorOf | None = None,
+    health_checks: Mapping[str, Check] | None = None,
 ) -> Athomic:
     """Runs the consumers of `app` inside its lifespan, and adds their routes.
 
@@ -63,9 +63,6 @@ def include_athomic(
         payload: how messages are written and read where nothing else is said; None: as the settings say, which is JSON.
         topic_payloads: the same for single topics, by name or compiled pattern; the first that fits counts. What is
         published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes before.
-        health_checks: checks of the app's own, by name: sync or async functions without arguments, which fail if they
-        raise, return False, or take longer than `health.check_timeout`. They run in the background while the app runs,
-        never in a request; a sync one in a thread of its own.
         control_dependencies: those of the routes that steer consumers and of dead letters, besides `dependencies`.
         There are such routes with the setting `control.enabled` only.
         payload_dependencies: those of the route that shows the payload of a dead letter, besides both. Without any
@@ -73,6 +70,9 @@ def include_athomic(
         mask: gets a `DeadLetter` whose payload is asked for, and returns what may be shown of it; may be async.
         actor: gets a request that changes something, and returns the name of who sends it, for logs and events; may be
         async. None: `user_id` of the `ExecutionContext`.
+        health_checks: checks of the app's own, by name: sync or async functions without arguments, which fail if they
+        raise, return False, or take longer than `health.check_timeout`. They run in the background while the app runs,
+        never in a request; a sync one in a thread of its own.
 
     Raises:
         ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from .broker import NOTICED_SECONDS, BrokerConnection
@@ -38,17 +38,21 @@ class ConsumerManager:
         lifecycle: LifecycleManager,
         broker: BrokerConnection,
         process: ProcessHealth,
+        only: Collection[str] = (),
     ) -> None:
-        """Builds a service for each handler and registers it with `lifecycle`.
+        """Builds a service for each handler and registers it with `lifecycle`. With the role `web` none is registered.
+
+        `only`: ids of handlers; the others are left to other processes. Empty: none is.
 
         Raises:
-            ConfigurationError: something is wrong with handlers, or a tuning names one that does not exist.
+            ConfigurationError: something is wrong with handlers, or a tuning or `only` names one that does not exist.
         """
         self._settings = settings
         self._factory = factory
         self._lifecycle = lifecycle
         self._broker = broker
         self.process = process
+        self._only = frozenset(only)
         self._consumers: dict[str, ConsumerService] = {}
         self.groups = {each.subscription.handler_id: each.subscription.group_id for each in handlers}
         """The group of each handler by its id, also of those that do not run in this process."""
@@ -67,8 +71,12 @@ class ConsumerManager:
         if unknown:
             text = f"tuning for unknown handler {'; '.join(unknown)}; the handlers are: {', '.join(known) or 'none'}"
             problems.append(ConfigurationError(text))
+        problems += _unknown_choices(self._only, known)
         for discovered in handlers:
             handler_id = discovered.subscription.handler_id
+            if self._only and handler_id not in self._only:
+                logger.info("handler %s is left to other processes", handler_id)
+                continue
             tuning = tunings.get(handler_id)
             if tuning is not None and not tuning.enabled:
                 logger.info("handler %s is switched off by its tuning (enabled=false)", handler_id)
@@ -78,7 +86,10 @@ class ConsumerManager:
             except ConfigurationError as error:  # there may be more: all are told at once
                 problems.append(error)
                 continue
-            self._lifecycle.register(service)
+            if self._settings.role == "web":
+                service.leave_to_workers()
+            else:
+                self._lifecycle.register(service)
             self._consumers[handler_id] = service
         raise_all(problems)
         if not handlers:
@@ -123,6 +134,7 @@ class ConsumerManager:
         return HealthReport(
             status=status,
             process=this_process(self._settings.instance_id),
+            role=self._settings.role,
             consumers=consumers,
             checks=self.process.checks.statuses(),
             reasons=reasons,
@@ -171,11 +183,20 @@ class ConsumerManager:
         )
 
 
+def _unknown_choices(only: Collection[str], known: Sequence[str]) -> list[ConfigurationError]:
+    unknown = [f"{handler_id}{did_you_mean(handler_id, known)}" for handler_id in sorted(set(only) - set(known))]
+    if not unknown:
+        return []
+    there = ", ".join(known) or "none"
+    return [ConfigurationError(f"unknown handlers were asked for: {'; '.join(unknown)}; the handlers are: {there}")]
+
+
 def unstarted(settings: AthomicSettings) -> HealthReport:
     """The health of an app that has not started."""
     return HealthReport(
         status=HealthStatus.STARTING,
         process=this_process(settings.instance_id),
+        role=settings.role,
         consumers=dict[str, ConsumerHealth](),
         reasons=[Reason(code=ReasonCode.NOT_STARTED, message=NOT_STARTED)],
     )

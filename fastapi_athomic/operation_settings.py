@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from .addresses import checked_origin
 from .variables import Checked, Count, PositiveSeconds
@@ -69,4 +69,14 @@ class SharingSettings(Checked):
 
 
 class WorkerSettings(Checked):
-    """Processes that only consume (`role` worker): `fastapi-athomic run`."""
+    """Processes that only consume (`role` worker): `fastapi-athomic run`, which has options of the same names."""
+
+    processes: Count = 1  # each has consumers of its own: partitions that a process does not get, the others have
+    host: str = "127.0.0.1"  # where probes, status and metrics of all processes are served; 0.0.0.0: everywhere
+    port: Annotated[int, Field(ge=0, le=65535)] = 8081  # the same; 0: nowhere
+    # serve `/consumers` and `/consumers/health` there, too, without any login. None: unless the app asks for one, by
+    # `dependencies`
+    show_status: bool | None = None
+    restart_backoff: PositiveSeconds = 0.5  # the pause before a process that ended is started again; doubles each time
+    restart_backoff_max: PositiveSeconds = 30.0  # that pause grows no longer
+    silent_timeout: PositiveSeconds = 60.0  # a process whose event loop does not answer for so long is killed, replaced

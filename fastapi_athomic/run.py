@@ -12,7 +12,6 @@ from time import monotonic
 
 from .assembly import Assembly
 from .control.desk import Desk
-from .control.group_pauses import GroupPauses
 from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
@@ -71,8 +70,7 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
-        self._pauses = GroupPauses(self.manager.consumers, parts.shared, settings)
-        self.desk = Desk(self.manager.consumers, parts.transport, settings, self._pauses)
+        self.desk = Desk(self.manager.consumers, parts.transport, parts.shared, settings)
         self._payloads = parts.payloads
         self._store = parts.store
         self._shared = parts.shared
@@ -207,6 +205,16 @@ class Run:
         )
         return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
 
+    async def partition_counts(self) -> dict[str, int]:
+        """See `Athomic.partition_counts`."""
+        counts = {}
+        for name, consumer in self.manager.consumers.items():
+            topics = consumer.subscription.topics
+            found = [await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics]
+            if topics:
+                counts[name] = sum(map(len, found))
+        return counts
+
     async def _ends(self, timeout: float) -> dict[TopicPartition, int]:
         """Where the broker says that the topics end of which partitions are assigned here."""
         consumers = self.manager.consumers.values()
@@ -250,7 +258,7 @@ class Run:
                 self._start_task.result()
 
     async def _start_services(self) -> None:
-        await self._pauses.begin()
+        await self.desk.begin()
         try:
             await self._lifecycle.start(self._settings.shutdown_timeout)
         except Exception as error:
@@ -287,7 +295,7 @@ class Run:
             await asyncio.wait([self._start_task])
             if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
-        await self._pauses.end()
+        await self.desk.end()
         await self._lifecycle.stop(self._stop_timeout)
         await self._sharing.leave()
         for store in (self._store, self._shared):

@@ -348,6 +348,22 @@ class AthomicSettings(Checked, BaseSettings):
         return variable(("tuning", numbers[0], "handler") if numbers else ("handler_tuning",))
 
 
+def of_place(settings: AthomicSettings, place: int | None) -> AthomicSettings:
+    """The settings of one of several processes that share them: ids that must differ get its number, or have `{pid}`.
+
+    None: there is only one process.
+    """
+    if place is None:
+        return settings
+    changed: dict[str, object] = {}
+    if "{pid}" not in settings.instance_id:
+        changed["instance_id"] = f"{settings.instance_id}:{place}"
+    member = settings.kafka.group_instance_id
+    if member is not None and "{pid}" not in member:
+        changed["kafka"] = settings.kafka.model_copy(update={"group_instance_id": f"{member}-{place}"})
+    return settings.model_copy(update=changed)
+
+
 def read_settings() -> AthomicSettings:
     """The settings from the environment.
 

@@ -1,8 +1,8 @@
 """The command line `fastapi-athomic`. Each command, and each area of commands (`dlq`), is a module.
 
 Takes arguments; gives an exit status. Some commands import the app to learn its settings and handlers, and start no
-consumer; others ask a running service over HTTP (`service`, `remote`). A module's `add_commands` adds its parsers, and
-sets `run`: the coroutine function that runs a command.
+consumer; only `run` does, in processes of its own. Others ask a running service over HTTP (`service`, `remote`). A
+module's `add_commands` adds its parsers, and sets `run`: the coroutine function that runs a command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..exceptions import AthomicError
-from . import check, dlq, handlers, remote, topics
+from . import check, dlq, handlers, remote, run, topics
 from .service import add_service_options
 from .terminal import CUT_OFF, FAILED, INTERRUPTED
 
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add_service_options(parser, default=None)
     parser.set_defaults(takes_url=False)
     areas = parser.add_subparsers(dest="area", required=True, metavar="COMMAND")
-    for each in (check, handlers, topics, dlq, remote):
+    for each in (check, handlers, topics, dlq, remote, run):
         each.add_commands(areas)
     return parser
 

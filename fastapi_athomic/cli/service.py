@@ -42,7 +42,11 @@ def add_service_options(command: argparse.ArgumentParser, *, default: Any = argp
         metavar="NAME:VALUE",
         help=f"sent with each request, may be repeated; the variable {TOKEN} is sent as a bearer token",
     )
-    where.add_argument("--cafile", default=default, help="authorities that may sign its certificate, besides no others")
+    where.add_argument(
+        "--cafile",
+        default=default,
+        help="an authority for its certificate, besides those of the system",
+    )
     where.add_argument(
         "--timeout", type=float, default=default, metavar="SECONDS", help=f"for one answer (default: {TIMEOUT:g})"
     )
@@ -91,8 +95,11 @@ def _headers(given: Collection[str]) -> dict[str, str]:
 
 
 def _tls(cafile: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
     try:
-        return ssl.create_default_context(cafile=cafile)
+        if cafile is not None:
+            context.load_verify_locations(cafile)
+        return context
     except (OSError, ssl.SSLError) as error:
         raise AthomicError(f"--cafile {cafile} cannot be read: {error}") from error
 

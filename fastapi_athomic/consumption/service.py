@@ -66,6 +66,7 @@ class ServiceState(StrEnum):
     BACKING_OFF = "backing_off"  # its session broke; it waits before it builds the next one
     STOPPING = "stopping"
     STOPPED = "stopped"
+    ELSEWHERE = "elsewhere"  # it is checked here, and consumes in other processes: the role is web
 
 
 SAID = {
@@ -76,12 +77,13 @@ SAID = {
 """What health adds to the names of these states."""
 
 TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
-    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
+    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED, ServiceState.ELSEWHERE}),
     ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
     ServiceState.RUNNING: frozenset({ServiceState.STARTING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
     ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
     ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
     ServiceState.STOPPED: frozenset(),
+    ServiceState.ELSEWHERE: frozenset({ServiceState.STOPPED}),
 }
 
 
@@ -153,6 +155,10 @@ class ConsumerService:
         if self._supervisor is None and not self._stop.is_set():
             self._supervisor = asyncio.create_task(self._supervise(), name=f"athomic-{self.name}")
         await self._ready.wait()
+
+    def leave_to_workers(self) -> None:
+        """Call it instead of `start` where others consume: nothing is started, and nothing is wrong with that."""
+        self._become(ServiceState.ELSEWHERE)
 
     async def stop(self, timeout: float) -> None:
         """Finishes what runs, commits and leaves within `timeout` seconds. Never raises; may be called twice."""
@@ -382,6 +388,8 @@ class ConsumerService:
 
     def health(self) -> ConsumerHealth:
         """Whether it consumes, and what somebody should look at. May be asked from another thread."""
+        if self.state is ServiceState.ELSEWHERE:
+            return ConsumerHealth(status=HealthStatus.HEALTHY)
         if self._supervisor is not None and self._supervisor.done() and not self._stop.is_set():
             said = "what builds its sessions has ended: nothing is consumed until the process is restarted"
             reason = Reason(code=ReasonCode.SUPERVISOR_ENDED, message=said)
@@ -505,6 +513,8 @@ class ConsumerService:
 
     def settled(self) -> bool:
         """All known messages of the assigned partitions are concluded and committed. For the consumers' event loop."""
+        if self.state is ServiceState.ELSEWHERE:
+            return True
         return self._session is not None and self.ready and self._session.settled()
 
     def work(self, ends: Mapping[TopicPartition, int]) -> ConsumerWork:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..operation_settings import Role
 from .effective import EffectiveSettings
 from .reasons import Reason
 
@@ -59,6 +60,7 @@ class CheckStatus(BaseModel):
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
+    role: Role = Field(default="all", description="`web`: the consumers are checked here, and run in other processes")
     consumers: dict[str, ConsumerHealth]
     checks: dict[str, CheckStatus] = {}  # the app's own, by name
     reasons: list[Reason] = []  # about all consumers: the broker cannot be reached, a service could not start

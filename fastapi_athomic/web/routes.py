@@ -46,11 +46,11 @@ class RouteParts:
     manager: Callable[[], ConsumerManager | None]  # returns None while the app does not run
     lag: LoopLag
     settings: AthomicSettings
-    group_status: Callable[[str | None], Awaitable[list[ConsumerStatus]]]  # see `StatusParts`
     streams: Streams
     requests: RequestGauge
     steering: Steering
     letters: Callable[[str], DeadLetters]  # of a handler id
+    group_status: Callable[[str | None], Awaitable[list[ConsumerStatus]]]  # see `StatusParts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

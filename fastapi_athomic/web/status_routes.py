@@ -59,7 +59,8 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
                 return status
         current = parts.manager()
         headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}
-        raise ProblemError(CONSUMER_NOT_FOUND, _not_found(consumer_id, current.consumers if current else None), headers)
+        known = current.consumers if current else None
+        raise ProblemError(CONSUMER_NOT_FOUND, _not_found(consumer_id, known), headers)
 
 
 def _not_found(wanted: str, known: Iterable[str] | None) -> str:

@@ -33,7 +33,7 @@ _STOPPING = b'event: end\ndata: {"reason": "stopping"}\n\n'
 
 
 class Snapshot(BaseModel):
-    """What the event `snapshot` holds: the consumers at one moment, over all processes that share a state store."""
+    """What the event `snapshot` holds: the consumers at one moment, of all processes that share a state store."""
 
     time: datetime = Field(description="When they were looked at, in UTC")
     process: ProcessInfo
@@ -42,20 +42,18 @@ class Snapshot(BaseModel):
 
 
 class Streams:
-    """The open streams of one app. They live in the event loop of the routes.
-
-    `group_status` gives the statuses over all processes; None: those of this one are shown.
-    """
+    """The open streams of one app. They live in the event loop of the routes."""
 
     def __init__(
         self,
         settings: AthomicSettings,
         manager: Callable[[], ConsumerManager | None],
-        group_status: Callable[[], Awaitable[list[ConsumerStatus]]] | None = None,
+        statuses: Callable[[], Awaitable[list[ConsumerStatus]]],
     ) -> None:
+        """`manager` returns None while the app does not run; `statuses` are those of all processes, where known."""
         self._settings = settings
         self._manager = manager
-        self._group_status = group_status
+        self._statuses = statuses
         self._ended: asyncio.Event | None = None  # of the present run of the app's lifespan; None: it does not run
         self._looking = asyncio.Lock()
         self._looked_in = -1  # the number of the interval that `_latest` is of
@@ -111,12 +109,9 @@ class Streams:
             return self._latest
 
     async def _look(self) -> Snapshot:
+        statuses = await self._statuses()
         current = self._manager()
         health = current.health() if current else unstarted(self._settings)
-        if self._group_status is not None:
-            statuses = await self._group_status()
-        else:
-            statuses = current.statuses() if current else []
         return Snapshot(time=datetime.now(UTC), process=health.process, health=health, consumers=statuses)
 
     def _number(self, now: float) -> int:

@@ -42,6 +42,8 @@ BUSY = {
     "fastapi_athomic.consumption.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
     "fastapi_athomic.broker.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
+    "fastapi_athomic.control.handovers.BEGIN_SECONDS": "a seek that another member has to do",
+    "fastapi_athomic.workers.supervisor.STEADY_SECONDS": "a process that is supervised, and ends",
     "fastapi_athomic.schemas.registered.ASK_AGAIN": "publishing by the newest schema of a subject",
     "fastapi_athomic.schemas.rest_registry.TIMEOUT": "a request to a schema registry",
     "fastapi_athomic.schemas.registry_answers.LONGEST_PAUSE": "a schema registry that is overloaded",

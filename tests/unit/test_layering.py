@@ -18,7 +18,7 @@ NAME = PACKAGE.name
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["inclusion"],
+    ["inclusion", "workers"],
     ["athomic"],
     ["web"],
     ["run"],

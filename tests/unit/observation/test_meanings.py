@@ -148,7 +148,7 @@ async def test_p13_health_and_probes_await_nothing_and_ask_no_broker(monkeypatch
         lag=athomic.loop_lag,
         settings=athomic.settings,
         group_status=athomic.group_status,
-        streams=Streams(athomic.settings, athomic.manager),
+        streams=Streams(athomic.settings, athomic.manager, athomic.group_status),
         requests=athomic.requests,
         steering=athomic,
         letters=athomic.dead_letters,
