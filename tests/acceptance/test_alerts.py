@@ -26,6 +26,8 @@ from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.causes import manager_of
 from tests.support.promtool import Promtool, Scrapes, series
+from tests.unit.workers.test_port import Answering, client
+from tests.unit.workers.test_supervisor import supervised, up
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -259,7 +261,7 @@ async def test_a_handler_that_hangs(promtool: Promtool, monkeypatch: pytest.Monk
         "exp_annotations": {
             "summary": "h does not consume in shop-1",
             "description": "Reasons: handler_stuck.",
-            "runbook": "docs/status.md#reason",
+            "runbook": "docs/operations.md#causes",
         },
     }
     promtool.test(
@@ -405,3 +407,24 @@ async def test_an_aggregate_whose_message_failed(promtool: Promtool) -> None:
         await eventually(lambda: any(each.ordered and each.ordered.blocked for each in athomic.consumers()))
         await story.scrape(athomic)
     expect(promtool, story, at={20: set(), 30: {"AthomicAggregatesBlocked"}})
+
+
+async def test_processes_of_a_worker_that_are_missing_or_end_again_and_again(promtool: Promtool) -> None:
+    world, story = Answering(), Story()
+    async with supervised(world, 2) as supervisor, client(supervisor) as http:
+
+        async def scrape(minutes: int) -> None:
+            story.scrapes.append(Scrapes((await http.get("/metrics")).text, minutes))
+
+        await world.until(lambda: up(supervisor))
+        await scrape(20)
+        for number in range(4):
+            world.processes[-1].finish(-9)
+            await world.until(lambda number=number: len(world.processes) == number + 3 and up(supervisor))  # type: ignore[misc]
+        await scrape(20)
+        world.sleeps = False
+        world.processes[0].finish(-9)
+        await world.until(lambda: not up(supervisor))
+        await scrape(20)
+    restarts, missing = {"AthomicWorkerRestarts"}, {"AthomicWorkerProcessesMissing"}
+    expect(promtool, story, at={19: set(), 21: restarts, 36: set(), 44: set(), 50: missing})

@@ -12,6 +12,9 @@ from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, subscribe_to
 from tests.acceptance.test_alerts import RULES, Story, expect
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.promtool import Promtool, Scrapes, series
+from tests.unit.exporters.test_metric_names import scraped
+from tests.unit.workers.test_port import Answering, client
+from tests.unit.workers.test_supervisor import supervised, up
 
 ROOT = Path(__file__).parents[2]
 LAG = "sum by (group) (max by (group, topic, partition) (last_over_time(athomic_consumer_lag[10m])))"
@@ -95,6 +98,27 @@ async def test_two_targets_add_up_and_a_partition_that_both_report_counts_once(p
             done=(f"round({DONE})", {'{handler="h"}': 10}),
             members=("count by (handler) (athomic_consumer_healthy)", {'{handler="h"}': 2}),
         )
+
+
+async def test_one_port_for_all_processes_of_a_worker(promtool: Promtool) -> None:
+    workers, world, story = [Worker("shop:1"), Worker("shop:2")], Answering(), Story()
+    answers: list[str] = []
+    world.said["metrics"] = lambda place: [answers[place - 1]]
+    async with at_work(*workers), supervised(world, 2) as supervisor, client(supervisor) as http:
+        for messages in (0, 5):
+            for worker in workers:
+                await worker.handled(messages)
+            answers = [await scraped(worker.athomic) for worker in workers]
+            await world.until(lambda: up(supervisor))
+            story.scrapes.append(Scrapes((await http.get("/metrics")).text, 11))
+    values(
+        promtool,
+        [story],
+        12,
+        done=(f"round({DONE})", {'{handler="h"}': 10}),
+        members=("count by (handler) (athomic_consumer_healthy)", {'{handler="h"}': 2}),
+        processes=("athomic_worker_processes", {'athomic_worker_processes{instance="shop:8000",job="shop"}': 2}),
+    )
 
 
 def taking_turns(*stories: Story) -> list[Story]:

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
 from tests.support.apps import eventually, new_app, running
+from tests.unit.workers.test_port import Answering, client
+from tests.unit.workers.test_supervisor import supervised, up
 
 PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
 COUNTED = (
@@ -32,6 +34,7 @@ NAMES = {
     *(f"athomic_consumer_{name}_total" for name in COUNTED),
     *(f"athomic_consumer_{name}" for name in (*OF_CONSUMER, *OF_PARTITION)),
     *(f"athomic_{name}" for name in OF_PROCESS),
+    *("athomic_worker_processes", "athomic_worker_processes_ready", "athomic_worker_restarts_total"),
 }
 """People have alerts and dashboards on them: a name may be added here, but none may be changed or removed."""
 OWN_LABELS = {"le"}
@@ -75,7 +78,7 @@ async def scraped(athomic: Athomic) -> str:
 
 @pytest.fixture
 async def families() -> dict[str, Metric]:
-    """What an app with each kind of trouble exposes, by the names of the table."""
+    """What a worker exposes whose app has each kind of trouble, by the names of the table."""
     athomic = new_example()
     broker = athomic._transport.broker  # type: ignore[attr-defined]
     broker.create_topics({"t": 1, "t.g.dlq": 1})
@@ -89,6 +92,12 @@ async def families() -> dict[str, Metric]:
         broker.reconnect()
         broker.allow("t.g.dlq")
         await athomic.wait_until_ready()
+    world = Answering()
+    world.said["metrics"] = [text]
+    async with supervised(world, 1) as supervisor, client(supervisor) as http:
+        await world.until(lambda: up(supervisor))
+        # its port adds what it knows itself
+        text = (await http.get("/metrics")).text
     return {_name(family): family for family in text_string_to_metric_families(text)}
 
 
