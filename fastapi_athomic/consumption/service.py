@@ -246,8 +246,12 @@ class ConsumerService:
 
     def why_not_here(self, place: TopicPartition) -> str:
         """A sentence about a partition that is not assigned here, for who wants to seek in it."""
+        if self.elsewhere:
+            return f"{place} is not assigned to this process: its role is web, and it consumes nothing"
         if not self.ready:
-            return f"{self.name} has no partitions at the moment ({self.state})"
+            return (
+                f"{place} is not assigned to this process: {self.name} has no partitions at the moment ({self.state})"
+            )
         ours = ", ".join(map(str, sorted(self._partitions()))) or "none"
         return (
             f"{place} is not assigned to this process (assigned are: {ours}): another member of the group "
@@ -380,6 +384,11 @@ class ConsumerService:
     def paused(self) -> bool:
         """An operator has paused the whole consumer."""
         return self.controls.pauses.whole
+
+    @property
+    def elsewhere(self) -> bool:
+        """Other processes consume: the role of this one is web."""
+        return self.state is ServiceState.ELSEWHERE
 
     @property
     def ready(self) -> bool:
