@@ -83,7 +83,7 @@ TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
     ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
     ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
     ServiceState.STOPPED: frozenset(),
-    ServiceState.ELSEWHERE: frozenset({ServiceState.STOPPED}),
+    ServiceState.ELSEWHERE: frozenset(),
 }
 
 
@@ -165,7 +165,8 @@ class ConsumerService:
         self._stop_timeout = timeout
         self._stop.set()
         if self._supervisor is None:
-            self._become(ServiceState.STOPPED)
+            if not self.elsewhere:  # others consume, still: nothing has stopped
+                self._become(ServiceState.STOPPED)
             return
         _, late = await asyncio.wait([self._supervisor], timeout=timeout + 1)
         if late:

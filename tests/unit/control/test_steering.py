@@ -184,6 +184,9 @@ async def test_where_others_consume_nothing_is_done_that_they_would_not_hear_of(
         for action in (athomic.pause, athomic.resume):
             with pytest.raises(ControlRefusedError, match=f"h cannot be paused or resumed here: {ROLE}"):
                 await action("h")
+        await athomic._run.drain()  # type: ignore[union-attr]  # as at SIGTERM
+        (status,) = athomic.consumers()
+        assert (status.state, status.health.status) == ("elsewhere", "healthy"), "those who consume have not stopped"
 
 
 # --- restart
