@@ -16,6 +16,7 @@ from ..error_text import exc_info
 from ..exceptions import AthomicError, ControlRefusedError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
 from ..handling.patience import Patience
+from ..limits import RateLimit
 from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
@@ -199,6 +200,19 @@ class ConsumerService:
         if self._session is not None:
             self._session.apply_concurrency()
         return controls.concurrency
+
+    def set_rate(self, limit: RateLimit | None) -> RateLimit | None:
+        """How many messages begin in a second from now on, in later sessions too; None: as declared.
+
+        Returns the limit that is in force.
+        """
+        limits = self.controls.limits
+        limits.set_rate(limit)
+        return limits.bucket.limit
+
+    def set_breaker(self, *, opened: bool) -> None:
+        """Opens the circuit breaker until it is closed here again, or closes it."""
+        self.controls.limits.breaker.force(opened=opened)
 
     async def restart(self) -> None:
         """Closes the session as a stop does, and begins the next one at once. Returns when that begins.
@@ -389,10 +403,19 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=dict(self.dlq_handler.blocked),
-            problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
+            problems=[
+                *self._held_back(),
+                *session.problems(),
+                *self.dlq_handler.problems(),
+                *self._patience.problems(),
+            ],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             topics=session.topics,
         )
+
+    def _held_back(self) -> list[str]:
+        problem = self.controls.limits.breaker.problem()
+        return [problem] if problem is not None else []
 
     def note_blocking(self, seconds: float) -> None:
         """The handler has blocked the event loop for so many seconds, and has just stopped."""
@@ -415,6 +438,8 @@ class ConsumerService:
             ready=self.ready,
             paused=self.paused,
             pauses=self.controls.pauses.all(),
+            rate_limit=self.controls.limits.rate_status(),
+            breaker=self.controls.limits.breaker.status(),
             health=self.health(),
             assignment=[partition_status(session.client(), state) for state in list(session.states.values())]
             if session

@@ -122,6 +122,25 @@ class PauseStatus(BaseModel):
     reason: str | None = Field(None, description="Why, in their words")
 
 
+class RateLimitStatus(BaseModel):
+    """How many messages this process begins for a consumer."""
+
+    messages_per_second: float = Field(description="So many at most, on average")
+    burst: int = Field(description="So many at most at once, after a pause")
+    waiting: int = Field(description="Partitions, keys or aggregates whose next message waits for its turn")
+
+
+class BreakerStatus(BaseModel):
+    """The circuit breaker of a consumer in this process."""
+
+    state: str = Field(description="`closed`; `open`: nothing begins; `half_open`: one message is tried")
+    since: datetime = Field(description="Since when, in UTC")
+    until: datetime | None = Field(description="When one message is tried, in UTC; null: not open, or until closed")
+    forced: bool = Field(description="An operator opened it: it stays open until one closes it")
+    failures: int = Field(description="Calls that failed in a row, up to the number that opens it")
+    error: str | None = Field(description="The type of the last error that counted")
+
+
 class ConsumerStatus(BaseModel):
     id: str
     process: ProcessInfo
@@ -135,6 +154,8 @@ class ConsumerStatus(BaseModel):
     ready: bool
     paused: bool = Field(description="The whole consumer is paused; `pauses` also has those of topics and partitions")
     pauses: list[PauseStatus] = Field([], description="What an operator has paused, and until when")
+    rate_limit: RateLimitStatus | None = Field(None, description="As in force; null: none")
+    breaker: BreakerStatus | None = Field(None, description="Null: the consumer has none")
     health: ConsumerHealth
     assignment: list[PartitionStatus]
     counters: CounterValues
