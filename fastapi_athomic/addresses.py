@@ -11,6 +11,7 @@ STORE_SCHEMES = ("memory://", "redis://", "rediss://", "unix://")
 """How `state_store_url` may begin. A new one also needs a case in `stores.schemes: create_store`."""
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 """Of Kafka's listeners. Java's clients and brokers write them like the scheme of a URL."""
+_USUAL_PORTS = {"http": 80, "https": 443}
 _BROKERS = "must be memory://, memory://name or kafka://host:port[,host:port]"
 _CREDENTIALS = "credentials do not belong in the URL: set kafka.sasl_username and kafka.sasl_password"
 _SERVER = re.compile(r"[^\s:@/]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}")
@@ -120,3 +121,19 @@ def is_bare_url(url: str) -> bool:
         return bool(parts.hostname) and "@" not in parts.netloc and not parts.query and not parts.fragment
     except ValueError:
         return False
+
+
+def checked_origin(origin: str) -> str:
+    """An origin as browsers write it: lower case, without a path and without the usual port.
+
+    Raises:
+        ValueError: says what an origin is.
+    """
+    parts = urlsplit(origin.strip())
+    try:
+        usual = parts.port == _USUAL_PORTS.get(parts.scheme)
+    except ValueError:
+        usual = False
+    if parts.scheme not in _USUAL_PORTS or not parts.hostname or parts.path or parts.query or "@" in parts.netloc:
+        raise ValueError("each origin must be http:// or https:// and a host, and a port if it is not the usual one")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(f':{parts.port}') if usual else parts.netloc}".lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from .lifecycle import LifecycleManager
 from .loop.fairness import LoopShare
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
+from .observation.process_health import ProcessHealth
 from .payload.routing import Payloads
 from .propagation.app_tracing import instrument_app, resolve_tracer_provider
 from .propagation.orchestrators import Orchestrators
@@ -39,7 +40,9 @@ class AppParts:
     payloads: Payloads
     requests: RequestGauge
     loop_lag: LoopLag  # of the event loop of the routes
+    process: ProcessHealth
     search: Search  # for handlers
+    only: Collection[str]  # ids of the handlers that this process takes part in; empty: all
     providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
     known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
 
@@ -107,5 +110,7 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
         settings=settings,
         lifecycle=lifecycle,
         broker=connection,
+        process=parts.process,
+        only=parts.only,
     )
     return Assembly(manager, lifecycle, new_publisher(parts, connection))

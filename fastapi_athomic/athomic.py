@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import ModuleType
@@ -29,20 +29,24 @@ from .loop.isolation import Home, LoopThread, SameLoop
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .messages import PublishedMessage, RawMessage
+from .observation.app_checks import AppChecks, Check
+from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
+from .operation_settings import Role
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
 from .publisher import GivenHeaders
 from .run import LOOK_SECONDS, Run, RunParts
-from .settings import AthomicSettings
+from .settings import AthomicSettings, of_place
 from .stores.schemes import create_shared_state, create_store
 from .subscriptions import ConsumerOptions, OrderedOptions, Subscription, Topics, check_topic
 from .transports.schemes import create_transport
 from .uplink import LEAST_SECONDS, Uplink
 from .web.overlaps import overlaps
 from .web.routes import RouteOptions, RouteParts, new_routers
+from .web.streams import Streams
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +82,26 @@ class Athomic(Steering):
         name: str = "athomic",
         payload: PayloadPipeline | None = None,
         topic_payloads: TopicPayloads | None = None,
+        health_checks: Mapping[str, Check] | None = None,
     ) -> None:
         super().__init__()
         self.app = app
         self.settings = settings
         self.name = name
-        self._prefix = prefix
+        self.prefix = prefix  # of the package's own routes
+        self.guarded = False  # these routes have dependencies: not everybody may see the status
+        self._only: frozenset[str] = frozenset()  # ids of the handlers that run here; empty: all
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
-        self.loop_lag = LoopLag()
+        self.loop_lag = LoopLag(settings.health.loop_late)
+        self._streams = Streams(settings, self.manager, self.group_status)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
                 check_topic(topic, "topic_payloads")
+        checks = AppChecks(health_checks or {}, settings.health, exposed=settings.expose_error_messages)
+        self._process = ProcessHealth(settings.health, self.loop_lag, checks, lambda: self._payloads.open_parts)
         self._transport = create_transport(settings)
         self._store = create_store(settings)
         self._shared = create_shared_state(settings)  # with the other processes of the service
@@ -294,6 +304,26 @@ class Athomic(Steering):
             logger.warning("%s", doubt)
         return manager
 
+    def take_role(self, role: Role, only: Collection[str] = (), place: int | None = None) -> None:
+        """Says what this process does, whatever the settings say. `fastapi-athomic run` calls it before the start.
+
+        `only`: ids of the handlers that run here; empty: all. Unknown ones refuse the start. `place`: the number of
+        this process among those with the same settings; it makes ids differ that have no `{pid}`.
+        """
+        self.settings = of_place(self.settings.model_copy(update={"role": role}), place)
+        self._transport = create_transport(self.settings)  # it has the group_instance_id
+        self._only = frozenset(only)
+
+    async def partition_counts(self) -> dict[str, int]:
+        """How many partitions the topics of each handler have, by its id; without those that follow a pattern.
+
+        Raises:
+            PublishError: the consumers are not running.
+            TransportError: the broker cannot be reached.
+        """
+        run = self._running()
+        return await run.home.run(run.partition_counts)
+
     # --- status
 
     def health(self) -> HealthReport | None:
@@ -301,8 +331,17 @@ class Athomic(Steering):
         return self._run.manager.health() if self._run else None
 
     def consumers(self) -> list[ConsumerStatus]:
-        """The status of all consumers; empty while the app does not run."""
+        """The status of all consumers in this process; empty while the app does not run."""
         return self._run.manager.statuses() if self._run else []
+
+    async def group_status(self, handler_id: str | None = None) -> list[ConsumerStatus]:
+        """The status of all consumers, or of one, over all processes that have them; empty while the app does not run.
+
+        Processes know of each other by a state store in Redis (`state_store_url`). Where there is none, or it does not
+        answer, this process speaks for itself: `scope` and `scope_note` of each status say so. Each process has told
+        its part within the last 15 s (`members`, `seen_at`). docs/status.md has the meaning of every field.
+        """
+        return await self._run.group_status(handler_id) if self._run else []
 
     async def wait_until_ready(self, timeout: float = 30.0) -> Self:
         """Returns when all consumers have their partitions.
@@ -365,7 +404,8 @@ class Athomic(Steering):
         @asynccontextmanager
         async def around(app: Any) -> AsyncIterator[Any]:
             async with self._linked_up() as link, lifespan(app) as state, self._consuming(link):
-                yield state
+                with self._streams.running():
+                    yield state
 
         return around
 
@@ -421,13 +461,23 @@ class Athomic(Steering):
 
     def add_routes(self, options: RouteOptions) -> None:
         """Adds the package's routes to the app. `include_athomic` calls it, once."""
-        parts = RouteParts(manager=self.manager, lag=self.loop_lag, settings=self.settings)
+        self.guarded = bool(options.dependencies or self.app.router.dependencies)
+        parts = RouteParts(
+            manager=self.manager,
+            lag=self.loop_lag,
+            settings=self.settings,
+            streams=self._streams,
+            requests=self.requests,
+            steering=self,
+            letters=self.dead_letters,
+            group_status=self.group_status,
+        )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]
             self.app.include_router(router)
 
     def _warn_of_overlaps(self, manager: ConsumerManager) -> None:
-        for problem in overlaps(self.app, self._prefix, self._endpoints, manager.consumers):
+        for problem in overlaps(self.app, self.prefix, self._endpoints, manager.consumers):
             logger.warning("routes: %s", problem)
 
     def _warn_of_pipelines(self, manager: ConsumerManager) -> None:
@@ -489,14 +539,16 @@ class Athomic(Steering):
     def _parts(self) -> AppParts:
         return AppParts(
             app=self.app,
-            prefix=self._prefix,
+            prefix=self.prefix,
             settings=self.settings,
             transport=self._transport,
             store=self._store,
             payloads=self._payloads,
             requests=self.requests,
             loop_lag=self.loop_lag,
+            process=self._process,
             search=self._search,
+            only=self._only,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},
         )

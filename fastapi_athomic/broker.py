@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from time import monotonic
 
 from .exceptions import PublishError, TransportError
@@ -20,6 +21,8 @@ PING_SECONDS = 5.0
 """Most seconds that the answer to one ping may take."""
 PINGS = 2
 """So many pings in a row must fail before the cluster counts as unreachable: after one, a single broker may be down."""
+NOTICED_SECONDS = PING_INTERVAL + PINGS * PING_SECONDS
+"""At most so long after its last answer a broker counts as unreachable."""
 NOT_RUNNING = (
     "the app is not running in this process: publish from its routes, its handlers or its own lifespan (before and "
     "after `yield`), not at import time, not after its end, and not from another process; in a test use "
@@ -46,6 +49,7 @@ class BrokerConnection:
         self._connecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self.last_error: TransportError | None = None  # None while the broker can be reached
+        self.changed_at = datetime.now(UTC)  # when it was reached, or could no longer be
 
     async def begin(self) -> None:
         """Connects in the background."""
@@ -72,7 +76,7 @@ class BrokerConnection:
                 self.last_error = error
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._settings.restart_backoff_max)
-        self.last_error = None
+        self.last_error, self.changed_at = None, datetime.now(UTC)
         self._connected.set()
         self._watching = asyncio.create_task(self._watch(), name="athomic-broker-watch")
 
@@ -89,7 +93,14 @@ class BrokerConnection:
                 logger.warning("the broker can be reached again after %.0f s", monotonic() - away_since)
             elif error is not None and str(error) != str(self.last_error):
                 logger.warning("the broker still cannot be reached, for another reason: %s", error)
+            if (error is None) is not (self.last_error is None):
+                self.changed_at = datetime.now(UTC)
             self.last_error = error
+
+    @property
+    def reached_since(self) -> datetime | None:
+        """Since when the broker answers; None: it does not, or has not yet. May be asked from another thread."""
+        return self.changed_at if self._connected.is_set() and self.last_error is None else None
 
     async def _ping(self) -> TransportError | None:
         error: TransportError | None = None

@@ -16,6 +16,17 @@ import pydantic_core
 from opentelemetry.metrics import Histogram, Meter
 from pydantic import VERSION, SecretBytes, SecretStr, TypeAdapter
 from pydantic_core import PydanticSerializationError, SchemaValidator
+from starlette.responses import StreamingResponse
+
+try:
+    from fastapi.sse import EventSourceResponse as EventSourceResponse
+except ImportError:  # before FastAPI 0.135
+
+    class EventSourceResponse(StreamingResponse):  # type: ignore[no-redef]
+        """A response of server-sent events."""
+
+        media_type = "text/event-stream"
+
 
 _PYDANTIC = tuple(int(part) for part in VERSION.split(".")[:2])
 

@@ -36,7 +36,9 @@ from .handling.processors import ProcessorParts
 from .handling.threads import HandlerThreads
 from .loop.blocking import worker_name
 from .loop.fairness import LoopShare
+from .messages import RawMessage
 from .observation.counters import Counters
+from .observation.effective import ANY_TOPIC, EffectiveSettings, effective_settings, steps_of
 from .observation.gauges import SequenceGauge
 from .payload.routing import Decoding, Payloads, Wanted
 from .propagation.orchestrators import Orchestrators
@@ -142,8 +144,28 @@ class ConsumerFactory:
                 settings=self._settings,
                 gauge=gauge,
                 target_type=plan.target_type,
+                effective=self._effective(subscription, plan),
             )
         )
+
+    def _effective(self, subscription: Subscription, plan: HandlerPlan) -> EffectiveSettings:
+        return effective_settings(
+            subscription,
+            self._settings,
+            target_type=plan.target_type,
+            payloads=self._payloads_of(subscription, plan.target_type),
+            max_buffered=max_buffered(self._settings, subscription),
+        )
+
+    def _payloads_of(self, subscription: Subscription, target_type: Any) -> dict[str, str]:
+        """How the messages of each topic are read, by the names of the steps."""
+        names = subscription.topics or (ANY_TOPIC,)
+        if target_type is RawMessage:
+            return dict.fromkeys(names, "as it came")
+        payloads, own = self._parts.payloads, subscription.payload
+        if subscription.pattern is not None:
+            return {ANY_TOPIC: steps_of(own or payloads.default)}
+        return {topic: steps_of(payloads.read_with(topic, own)) for topic in names}
 
     def _compile(self, discovered: Discovered, subscription: Subscription, threads: HandlerThreads) -> HandlerPlan:
         return compile_handler(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,10 +13,12 @@ from starlette.routing import Router
 
 from .athomic import Athomic
 from .exceptions import ConfigurationError
+from .observation.app_checks import Check
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import TopicPayloads
 from .propagation.middleware import AthomicMiddleware, Identify
 from .settings import AthomicSettings, read_settings
+from .web.control_parts import ActorOf, ControlOptions, Mask
 from .web.not_found import answer_not_found
 from .web.routes import RouteOptions
 
@@ -35,6 +37,11 @@ def include_athomic(
     identify: Identify | None = None,
     payload: PayloadPipeline | None = None,
     topic_payloads: TopicPayloads | None = None,
+    control_dependencies: Sequence[Depends] = (),
+    payload_dependencies: Sequence[Depends] = (),
+    mask: Mask | None = None,
+    actor: ActorOf | None = None,
+    health_checks: Mapping[str, Check] | None = None,
 ) -> Athomic:
     """Runs the consumers of `app` inside its lifespan, and adds their routes.
 
@@ -56,10 +63,20 @@ def include_athomic(
         payload: how messages are written and read where nothing else is said; None: as the settings say, which is JSON.
         topic_payloads: the same for single topics, by name or compiled pattern; the first that fits counts. What is
         published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes before.
+        control_dependencies: those of the routes that steer consumers and of dead letters, besides `dependencies`.
+        There are such routes with the setting `control.enabled` only.
+        payload_dependencies: those of the route that shows the payload of a dead letter, besides both. Without any
+        there is no such route.
+        mask: gets a `DeadLetter` whose payload is asked for, and returns what may be shown of it; may be async.
+        actor: gets a request that changes something, and returns the name of who sends it, for logs and events; may be
+        async. None: `user_id` of the `ExecutionContext`.
+        health_checks: checks of the app's own, by name: sync or async functions without arguments, which fail if they
+        raise, return False, or take longer than `health.check_timeout`. They run in the background while the app runs,
+        never in a request; a sync one in a thread of its own.
 
     Raises:
         ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has
-            an `Athomic` of that name already.
+            an `Athomic` of that name already; or anybody could steer consumers, and `control.allow_anonymous` is off.
     """
     _check_app(app)
     _check_settings(settings)
@@ -72,11 +89,19 @@ def include_athomic(
         dependencies=dependencies,
         probe_dependencies=probe_dependencies,
         include_in_schema=include_in_schema,
+        control=ControlOptions(
+            control_dependencies=control_dependencies,
+            payload_dependencies=payload_dependencies,
+            mask=mask,
+            actor=actor,
+        ),
     )
+    settings = settings or read_settings()
+    routes.control.check(settings.control)
     calling_module = _calling_module()
     athomic = Athomic(
         app,
-        settings or read_settings(),
+        settings,
         calling_module=calling_module,
         packages=packages,
         handlers=handlers,
@@ -84,6 +109,7 @@ def include_athomic(
         name=name,
         payload=payload,
         topic_payloads=topic_payloads,
+        health_checks=health_checks,
     )
     setattr(app.state, name, athomic)
     athomic.add_routes(routes)

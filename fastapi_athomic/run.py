@@ -12,7 +12,6 @@ from time import monotonic
 
 from .assembly import Assembly
 from .control.desk import Desk
-from .control.group_pauses import GroupPauses
 from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
@@ -23,7 +22,9 @@ from .loop.isolation import Home
 from .loop.load import LoopLag
 from .loop.termination import told_of_termination
 from .messages import TopicPartition
+from .observation.sharing import StatusSharing
 from .observation.startup import announce, doubts, server_workers, start_line, stop_line
+from .observation.status import ConsumerStatus
 from .observation.waiting import still_waiting
 from .payload.routing import Payloads
 from .settings import AthomicSettings
@@ -37,6 +38,8 @@ END_RESERVE = 1.5
 """Seconds beyond `shutdown_timeout` after which consumers that have not stopped are abandoned."""
 LOOK_SECONDS = 1.0
 """How long the broker is asked for the ends of topics, to say what is still waited for."""
+ANSWER_SECONDS = 2.0
+"""How long the thread of the consumers is waited for to ask the other processes for their status."""
 STOP_RESERVE = 1.5
 """Seconds of `shutdown_timeout`, at most a tenth of it, kept in reserve for services that take too long to stop."""
 
@@ -50,7 +53,7 @@ class RunParts:
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None  # of ordered consumers
-    shared: SharedState | None  # with the other processes
+    shared: SharedState | None  # what processes tell each other
     home: Home
     loop_lag: LoopLag  # of the event loop of the routes
 
@@ -67,14 +70,16 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
-        self._pauses = GroupPauses(self.manager.consumers, parts.shared, settings)
-        self.desk = Desk(self.manager.consumers, parts.transport, settings, self._pauses)
+        self.desk = Desk(self.manager.consumers, parts.transport, parts.shared, settings)
         self._payloads = parts.payloads
         self._store = parts.store
         self._shared = parts.shared
         self._routes_lag = parts.loop_lag
-        lag = self._routes_lag if settings.isolation == "loop" else LoopLag()  # of the loop that consumers live in
-        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame)
+        lag = self._routes_lag if settings.isolation == "loop" else LoopLag(settings.health.loop_late)
+        """Of the loop that consumers live in."""
+        self.manager.process.live_in(lag, lambda: parts.home.ended)
+        self._detector = BlockingDetector(lag, settings.blocking_after, self._blame, self._tick)
+        self._sharing = StatusSharing(parts.shared, settings, self.manager.statuses)
         self._watching: asyncio.Task[None] | None = None
         self._start_task: asyncio.Task[None] | None = None
         self.seconds_left = settings.shutdown_timeout  # of it, after the stop; 0: they have not stopped
@@ -90,6 +95,7 @@ class Run:
         self._say_what_starts()
         in_thread = self._settings.isolation == "thread"
         watching = asyncio.create_task(self._routes_lag.watch(), name="athomic-loop-lag") if in_thread else None
+        checking = asyncio.create_task(self.manager.process.watch(), name="athomic-health")
         reporting = asyncio.create_task(reporter.run(), name="athomic-lineage")
         try:
             with tuned_collector(self._settings.tune_gc), self._told_of_termination(reporter):
@@ -98,6 +104,7 @@ class Run:
         finally:
             if watching is not None:
                 watching.cancel()
+            checking.cancel()
             end, self.seconds_left = monotonic() + self._settings.shutdown_timeout, 0.0
             reporting.cancel()
             reporter.note_topics()
@@ -153,6 +160,13 @@ class Run:
             return False
         return True
 
+    async def group_status(self, handler_id: str | None) -> list[ConsumerStatus]:
+        """See `Athomic.group_status`."""
+        try:
+            return await self.home.run(lambda: self._sharing.of_all(self.manager.groups, handler_id), ANSWER_SECONDS)
+        except TransportError as error:
+            return self._sharing.alone(f"other processes cannot be asked: {error}", handler_id)
+
     # --- of one handler
 
     def dead_letters(self, handler_id: str) -> DeadLetters:
@@ -177,7 +191,7 @@ class Run:
     async def is_drained(self) -> bool:
         """Whether all consumers have fetched, concluded and committed everything that is in their partitions."""
         consumers = self.manager.consumers.values()
-        if not (self.manager.ready and all(consumer.settled() for consumer in consumers)):
+        if not (self.manager.consumes and all(consumer.settled() for consumer in consumers)):
             return False
         try:
             ends = await self._ends(self._settings.request_timeout)
@@ -190,6 +204,16 @@ class Run:
             if place in ends
         )
         return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
+
+    async def partition_counts(self) -> dict[str, int]:
+        """See `Athomic.partition_counts`."""
+        counts = {}
+        for name, consumer in self.manager.consumers.items():
+            topics = consumer.subscription.topics
+            found = [await self._transport.bounds(topic, self._settings.request_timeout) for topic in topics]
+            if topics:
+                counts[name] = sum(map(len, found))
+        return counts
 
     async def _ends(self, timeout: float) -> dict[TopicPartition, int]:
         """Where the broker says that the topics end of which partitions are assigned here."""
@@ -209,6 +233,10 @@ class Run:
             error = error or caught
         work = [consumer.work(ends) for consumer in self.manager.consumers.values()]
         return still_waiting(work, str(error) if error is not None else None)
+
+    def _tick(self) -> None:
+        self.manager.sample_rates()
+        self._sharing.tick()
 
     def _blame(self, handler_id: str, seconds: float) -> None:
         consumer = self.manager.consumers.get(handler_id)
@@ -230,12 +258,13 @@ class Run:
                 self._start_task.result()
 
     async def _start_services(self) -> None:
-        await self._pauses.begin()
+        await self.desk.begin()
         try:
             await self._lifecycle.start(self._settings.shutdown_timeout)
         except Exception as error:
             self.manager.note_failure(error)
             raise
+        self.manager.note_start()
 
     async def wait_until_started(self) -> None:
         """Returns when all services have started.
@@ -258,7 +287,7 @@ class Run:
         await asyncio.gather(*(consumer.stop(timeout) for consumer in self.manager.consumers.values()))
 
     async def end(self) -> None:
-        """Stops the consumers, whether they had started or not, then their state store."""
+        """Stops the consumers, whether they had started or not, then what they share with others."""
         if self._watching is not None:
             self._watching.cancel()
         if self._start_task is not None:
@@ -266,9 +295,9 @@ class Run:
             await asyncio.wait([self._start_task])
             if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
-        await self._pauses.end()
+        await self.desk.end()
         await self._lifecycle.stop(self._stop_timeout)
-        if self._store is not None:
-            await self._store.close()
-        if self._shared is not None:
-            await self._shared.close()
+        await self._sharing.leave()
+        for store in (self._store, self._shared):
+            if store is not None:
+                await store.close()

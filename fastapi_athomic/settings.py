@@ -17,7 +17,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
-from .operation_settings import ControlSettings, DashboardSettings, HealthSettings, Role, WorkerSettings
+from .operation_settings import (
+    ControlSettings,
+    DashboardSettings,
+    HealthSettings,
+    Role,
+    SharingSettings,
+    WorkerSettings,
+)
 from .payload_settings import PayloadSettings
 from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
@@ -241,6 +248,7 @@ class AthomicSettings(Checked, BaseSettings):
     health: HealthSettings = Field(default_factory=HealthSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
+    sharing: SharingSettings = Field(default_factory=SharingSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
@@ -322,6 +330,13 @@ class AthomicSettings(Checked, BaseSettings):
         return self.kafka.session_timeout if self.scheme == "kafka" else None
 
     @property
+    def ready_includes(self) -> tuple[str, ...]:
+        """What counts for the readiness probe: as set, or as the role wants it."""
+        if self.health.ready_includes is not None:
+            return self.health.ready_includes
+        return ("faults", "checks", "consumers") if self.role == "worker" else ("faults", "checks")
+
+    @property
     def broker_address(self) -> str:
         """What follows the scheme: a name for `memory`, `host:port[,host:port]` for `kafka`."""
         return self.broker_url.partition("://")[2].rstrip("/")
@@ -334,6 +349,22 @@ class AthomicSettings(Checked, BaseSettings):
         """The environment variable that names this handler in `tuning`; that of the table, if it is not there."""
         numbers = [number for number, entry in self.tuning.items() if entry.handler == handler_id]
         return variable(("tuning", numbers[0], "handler") if numbers else ("handler_tuning",))
+
+
+def of_place(settings: AthomicSettings, place: int | None) -> AthomicSettings:
+    """The settings of one of several processes that share them: ids that must differ get its number, or have `{pid}`.
+
+    None: there is only one process.
+    """
+    if place is None:
+        return settings
+    changed: dict[str, object] = {}
+    if "{pid}" not in settings.instance_id:
+        changed["instance_id"] = f"{settings.instance_id}:{place}"
+    member = settings.kafka.group_instance_id
+    if member is not None and "{pid}" not in member:
+        changed["kafka"] = settings.kafka.model_copy(update={"group_instance_id": f"{member}-{place}"})
+    return settings.model_copy(update=changed)
 
 
 def read_settings() -> AthomicSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.kafka_broker import IMPATIENT, ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
 from tests.support.mock_cluster import MockCluster
+from tests.support.promtool import Promtool, PromtoolUnavailableError, find_promtool
 from tests.support.redis_server import ExternalRedis, RedisServer, RedisUnavailableError, start_redis
 from tests.support.schema_registry import (
     ApicurioRegistry,
@@ -22,7 +23,7 @@ from tests.support.schema_registry import (
 from tests.support.secure_kafka import SecureKafka
 
 REQUIRE_VARIABLE = "ATHOMIC_TEST_REQUIRE_BROKERS"
-"""Set to 1 where a missing Kafka, Redis or schema registry must fail the run: in CI."""
+"""Set to 1 where a missing Kafka, Redis, schema registry or promtool must fail the run: in CI."""
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # a busy machine fails no test
@@ -129,6 +130,22 @@ def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apicur
     _used.append(server.description)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Promtool:
+    try:
+        found = find_promtool()
+    except PromtoolUnavailableError as error:
+        _do_without(str(error))
+    _used.append(found.description)
+    return found
+
+
+@pytest.fixture(scope="session")
+def do_without() -> Callable[[str], NoReturn]:
+    """Skips the test, or fails it where nothing may be missing. Call it with what is missing."""
+    return _do_without
 
 
 def _do_without(reason: str) -> NoReturn:

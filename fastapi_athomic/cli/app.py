@@ -29,15 +29,18 @@ _NOT_THE_USERS = (f"{_PACKAGE}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def add_app_options(command: argparse.ArgumentParser) -> None:
-    """Adds the options that say where the app is."""
+def add_app_options(command: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:
+    """Adds the options that say where the app is.
+
+    Not `required`: the command may ask a running service instead. `positional`: the app is named without `--app`.
+    """
     where = command.add_argument_group("the app")
-    where.add_argument(
-        "--app",
-        required=True,
-        metavar="MODULE:ATTRIBUTE",
-        help="as for uvicorn: shop.main:app, or shop.main:create_app with --factory; without :ATTRIBUTE it is app",
-    )
+    metavar, summary = "MODULE:ATTRIBUTE", "as for uvicorn: shop.main:app, or shop.main:create_app with --factory; "
+    summary += "without :ATTRIBUTE it is app"
+    if positional:
+        where.add_argument("app", metavar=metavar, help=summary)
+    else:
+        where.add_argument("--app", required=required, metavar=metavar, help=summary)
     where.add_argument("--factory", action="store_true", help="ATTRIBUTE is a function that makes the app")
     where.add_argument(
         "--app-dir", default="", metavar="DIRECTORY", help="where MODULE is looked for (default: this directory)"
@@ -65,17 +68,22 @@ def find_athomics(options: argparse.Namespace) -> list[Athomic]:
     Raises:
         AthomicError: the app cannot be found, or it has none, or none of this name.
     """
+    return find_app(options)[1]
+
+
+def find_app(options: argparse.Namespace) -> tuple[Any, list[Athomic]]:
+    """The app, with the middlewares around it, and what `find_athomics` finds."""
     app = _load(options)
-    found = [*dict.fromkeys(_athomics_of(app))]  # an app may keep the same one under a name of its own, too
+    found = [*dict.fromkeys(athomics_of(app))]  # an app may keep the same one under a name of its own, too
     if not found:
         raise AthomicError(f"{options.app} has no athomic: call include_athomic(app) in that module")
     if options.name is None:
-        return found
+        return app, found
     named = [athomic for athomic in found if athomic.name == options.name]
     if not named:
         names = ", ".join(athomic.name for athomic in found)
         raise AthomicError(f"{options.app} has no Athomic named {options.name}; it has: {names}")
-    return named
+    return app, named
 
 
 def refuse_memory(athomic: Athomic, instead: str = "") -> None:
@@ -91,7 +99,7 @@ def refuse_memory(athomic: Athomic, instead: str = "") -> None:
         )
 
 
-def _athomics_of(app: Any) -> Iterator[Athomic]:
+def athomics_of(app: Any) -> Iterator[Athomic]:
     """Of the app, or of the one inside its middlewares; else of those that are mounted in it."""
     for _ in range(WRAPPED):
         values = getattr(getattr(app, "state", None), "_state", None)
@@ -103,7 +111,7 @@ def _athomics_of(app: Any) -> Iterator[Athomic]:
     if not athomics:
         for route in getattr(app, "routes", ()):
             if isinstance(route, Mount):
-                yield from _athomics_of(route.app)
+                yield from athomics_of(route.app)
 
 
 # --- importing it

@@ -1,4 +1,7 @@
-"""Dead letters from the command line: `fastapi-athomic dlq list|show|redrive|discard HANDLER_ID --app MODULE:APP`."""
+"""Dead letters from the command line: `fastapi-athomic dlq list|show|redrive|discard HANDLER_ID --app MODULE:APP`.
+
+With `--url` in place of `--app` the running service does it: see `remote_letters`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from typing import Any
 from ..exceptions import AthomicError
 from ..failures.dead_letters import DeadLetters
 from ..failures.letters import DeadLetter
+from . import remote_letters
 from .app import add_app_options, find_athomic, refuse_memory
+from .remote_letters import counted, print_report
+from .service import add_service_options
 from .terminal import OK, REFUSED, agreed, print_json, progress_bar
 
 
@@ -28,13 +34,14 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         ("discard", "settle dead letters without sending them back"),
     ):
         command = commands.add_parser(name, help=summary)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, takes_url=True)
         _add_options(command, name)
 
 
 def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("handler", metavar="HANDLER_ID", help="as `fastapi-athomic handlers` lists it")
-    add_app_options(command)
+    add_app_options(command, required=False)
+    add_service_options(command)
     command.add_argument("--topic", help="only those from this source topic")
     command.add_argument("--partition", type=int, help="partition of the DLQ topic", required=name == "show")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -46,6 +53,10 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
             help="only those that failed since: ISO 8601, with time zone",
         )
         command.add_argument("--limit", type=int, default=50, help="at most this many (default: 50)")
+    if name != "show":
+        command.add_argument("--error-type", metavar="TYPE", help="only those that failed with this type of error")
+    if name == "show":
+        command.add_argument("--payload", action="store_true", help="with --url: key, value and headers, too")
     if name != "list":
         command.add_argument("--offset", type=int, help="offset in the DLQ topic", required=name == "show")
     if name in ("redrive", "discard"):
@@ -55,12 +66,17 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--yes", action="store_true", help="do not ask")
     if name == "redrive":
         command.add_argument("--rate", type=float, help="messages per second")
+        command.add_argument("--reason", help="why; needed with --url, as it is logged there")
     if name == "discard":
         command.add_argument("--reason", required=True, help="why; kept with the dead letters")
 
 
 async def run(options: argparse.Namespace) -> int:
     """Runs the command that the options name; returns its exit status."""
+    if options.app is None:
+        return await remote_letters.run(options)
+    if options.url:
+        raise AthomicError("--app and --url exclude each other: who shall do it, this command or the running service?")
     athomic = find_athomic(options)
     refuse_memory(athomic, "athomic.dead_letters, in a route")
     command: Callable[[DeadLetters, argparse.Namespace], Any] = {
@@ -76,14 +92,18 @@ async def run(options: argparse.Namespace) -> int:
 
 async def _list(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     found = await dead_letters.browse(
-        source=options.topic, partition=options.partition, since=options.since, limit=options.limit
+        source=options.topic,
+        partition=options.partition,
+        since=options.since,
+        error_type=options.error_type,
+        limit=options.limit,
     )
     if options.json:
         print_json([_as_json(letter) for letter in found])
         return OK
     for letter in found:
         print(letter)
-    print(_counted(len(found)) + (" or more" if len(found) == options.limit else ""), file=sys.stderr)
+    print(counted(len(found)) + (" or more" if len(found) == options.limit else ""), file=sys.stderr)
     return OK
 
 
@@ -103,7 +123,7 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
     if not options.all and options.partition is None:
         raise AthomicError("say which dead letters: --all, or --partition with or without --offset")
     selection: dict[str, Any] = {"source": options.topic, "partition": options.partition, "offset": options.offset}
-    selection["limit"] = options.limit
+    selection |= {"error_type": options.error_type, "limit": options.limit}
     if options.command == "redrive":
         selection["rate"] = options.rate
         settle: Any = dead_letters.redrive
@@ -112,30 +132,14 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
         settle = dead_letters.discard
     planned = await settle(**selection, dry_run=True)
     if options.dry_run or not planned.settled:
-        _print_report(asdict(planned), options)
+        print_report(asdict(planned), options)
         return OK
-    if not options.yes and not agreed(f"{options.command} {planned.settled} of {_counted(planned.selected)}?"):
+    if not options.yes and not agreed(f"{options.command} {planned.settled} of {counted(planned.selected)}?"):
         return REFUSED
     with progress_bar(planned.settled) as progress:
         done = await settle(**selection, progress=progress)
-    _print_report(asdict(done), options)
+    print_report(asdict(done), options)
     return OK
-
-
-def _print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
-    if options.json:
-        print_json(report)
-        return
-    doing = "would be " if report["dry_run"] else ""
-    done = "sent back" if options.command == "redrive" else "discarded"
-    print(f"{report['settled']} of {_counted(report['selected'])} {doing}{done}", end="")
-    print(f", {report['exhausted']} were sent back too often already" if report["exhausted"] else "")
-    for reason, count in report["refused"].items():
-        print(f"{count} not sent back: {reason}")
-
-
-def _counted(letters: int) -> str:
-    return f"{letters} dead letter{'' if letters == 1 else 's'}"
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..athomic import Athomic
 from ..consumption.service import ConsumerService
-from ..messages import RawMessage
-from ..payload.pipeline import PayloadPipeline
+from ..observation.effective import ANY_TOPIC, order_of
 from ..retry import RetryPolicy
 from .app import add_app_options, find_athomics
 from .terminal import OK, print_json, print_table
-
-PLACEHOLDER = "<topic>"
-"""Stands for the topics that a pattern matches."""
 
 
 def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,7 +28,7 @@ async def run(options: argparse.Namespace) -> int:
     """Prints a line for each handler; returns the exit status."""
     athomics = find_athomics(options)
     consumers = [
-        (service, payloads_of(athomic, service))
+        (service, service.effective.payloads)
         for athomic in athomics
         for service in (await athomic.check()).consumers.values()
     ]
@@ -49,27 +44,9 @@ async def run(options: argparse.Namespace) -> int:
 
 def dlq_topics(service: ConsumerService) -> list[str]:
     """The DLQ topics of a handler, with a placeholder for the topics of a pattern."""
-    sources = service.subscription.topics or (PLACEHOLDER,)
+    sources = service.subscription.topics or (ANY_TOPIC,)
     found = (service.dlq_handler.topic_for(source) for source in sources)
     return list(dict.fromkeys(topic for topic in found if topic is not None))
-
-
-def payloads_of(athomic: Athomic, service: ConsumerService) -> dict[str, str]:
-    """How the messages of each topic are read, by the names of the steps."""
-    subscription = service.subscription
-    if service.target_type is RawMessage:
-        return dict.fromkeys(subscription.topics or (PLACEHOLDER,), "as it came")
-    pipelines = {topic: athomic.payloads.read_with(topic, subscription.payload) for topic in subscription.topics}
-    if subscription.pattern is not None:
-        pipelines[PLACEHOLDER] = subscription.payload or athomic.payloads.default
-    return {topic: shown(pipeline) for topic, pipeline in pipelines.items()}
-
-
-def shown(pipeline: PayloadPipeline) -> str:
-    """The names of what is done when a message is published, and what else is read."""
-    written = [pipeline.serializer.name, *(step.name for step in pipeline.steps if step.writes)]
-    read = [*(each.name for each in pipeline.reads), *(step.name for step in pipeline.steps if not step.writes)]
-    return "+".join(written) + (f" (reads {' '.join(read)})" if read else "")
 
 
 def _row(service: ConsumerService, payloads: dict[str, str]) -> tuple[str, ...]:
@@ -79,7 +56,7 @@ def _row(service: ConsumerService, payloads: dict[str, str]) -> tuple[str, ...]:
         subscription.handler_id,
         f"/{pattern.pattern}/" if pattern else subscription.source,
         subscription.group_id,
-        "sequence" if subscription.sequencing else subscription.ordering,
+        order_of(subscription),
         str(subscription.concurrency),
         str(subscription.batch_size or "-"),
         ", ".join(dict.fromkeys(payloads.values())),
@@ -103,7 +80,7 @@ def _as_json(service: ConsumerService, payloads: dict[str, str]) -> dict[str, An
         "topics": list(subscription.topics),
         "pattern": subscription.pattern.pattern if subscription.pattern else None,
         "group_id": subscription.group_id,
-        "ordering": "sequence" if subscription.sequencing else subscription.ordering,
+        "ordering": order_of(subscription),
         "concurrency": subscription.concurrency,
         "batch_size": subscription.batch_size,
         "timeout": subscription.timeout,

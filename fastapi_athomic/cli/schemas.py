@@ -90,6 +90,21 @@ async def _look_at(consumed: _Consumed, told: Comparison) -> None:
     if isinstance(serializer, ComparesTypes) and not (declared is not None and serializer.auto_register):
         told.problems += await serializer.incompatibilities(target, topic, writes=False)
 
+    if serializer.framing == "header":
+        told.warnings += await _without_guid(serializer, f"{topic}-value" if declared is None else declared.subject)
+
+
+async def _without_guid(serializer: DeclaresSchemas, subject: str) -> list[str]:
+    """What is published with the id in a header needs schemas with GUIDs. One that is not there yet tells nothing."""
+    try:
+        schema = await serializer.registry.latest(subject)
+    except PayloadError:
+        return []
+    if schema.guid is not None:
+        return []
+    needs = "which framing='header' needs (Confluent's gives them since version 8.0)"
+    return [f"the registry gives {subject} no GUID, {needs}: publishing to it would fail; use framing='prefix'"]
+
 
 async def _refusals(serializer: DeclaresSchemas, declared: DeclaredSchema) -> list[str]:
     """Why the registry would refuse the schema. One that it has is none of these, also if it is not the newest."""

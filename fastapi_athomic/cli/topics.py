@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 from ..athomic import Athomic
 from ..consumption.service import ConsumerService
+from ..observation.effective import ANY_TOPIC
 from ..rights import ANY_NAME, Right, rights_of, rights_to_settle
 from ..transports.schemes import create_transport
 from .app import add_app_options, find_athomics, refuse_memory
-from .handlers import PLACEHOLDER, dlq_topics
+from .handlers import dlq_topics
 from .terminal import OK, print_json, print_table
 
 FORMATS = ("text", "json", "kafka-acls")
@@ -108,7 +109,7 @@ def _add_handler(needs: _Needs, service: ConsumerService, create: bool) -> None:
     subscription, returns = service.subscription, service.dlq_handler.returns
     pattern = subscription.pattern
     handler_id, regex = subscription.handler_id, pattern.pattern if pattern else None
-    sources = subscription.topics if pattern is None else (PLACEHOLDER,)
+    sources = subscription.topics if pattern is None else (ANY_TOPIC,)
     dlqs = dlq_topics(service)
     retries = [topic for source in sources for topic in returns.retries(source)]
     redrives = [returns.redrive(source) for source in sources] if dlqs else []
@@ -128,15 +129,13 @@ def _add_handler(needs: _Needs, service: ConsumerService, create: bool) -> None:
                 handler_id,
                 like=source,
                 created=create,
-                pattern=regex if PLACEHOLDER in topic else None,
+                pattern=regex if ANY_TOPIC in topic else None,
             )
     begin = literal_prefix(pattern) if pattern else ""
 
     def named(topics: Iterable[str]) -> list[str]:
         """For rights, which know names and prefixes only."""
-        return [
-            topic.partition(PLACEHOLDER)[0] + begin + ANY_NAME if PLACEHOLDER in topic else topic for topic in topics
-        ]
+        return [topic.partition(ANY_TOPIC)[0] + begin + ANY_NAME if ANY_TOPIC in topic else topic for topic in topics]
 
     needs.rights += rights_of(
         group_id=subscription.group_id,

@@ -36,6 +36,7 @@ class Assignment:
         self.strategy = parts.make_strategy(self)
         self._name = parts.name
         self._counters = parts.counters
+        self.doubted_at: float | None = None  # since when the membership is in doubt; monotonic. None: it is not
         self._controls = parts.controls
         self._holds: set[Hold] = set()
         self._max_poll_messages = parts.settings.max_poll_messages
@@ -133,6 +134,8 @@ class Assignment:
     def lift(self, reason: Hold) -> None:
         """Lifts this hold. Work goes on in all partitions that have no other."""
         self._holds.discard(reason)
+        if reason == "doubt":
+            self.doubted_at = None
         for state in self.states.values():
             state.lift(reason)
             self.reopen_if_open(state)
@@ -188,5 +191,6 @@ class Assignment:
             "confirms it",
             *(self._name, now - self.polled_at),
         )
+        self.doubted_at = self.polled_at
         self.hold("doubt")
         return True

@@ -172,8 +172,8 @@ class BatchStrategy:
                     await self._share.give_way()
                 self.pool.put_later(lane, delay)
                 return
-            if not self._guard.suspect(monotonic()):
-                await self._share.give_way()
+            await self._share.give_way()
+            self._guard.suspect(monotonic())
             if self.pool.waiting or self.pool.excess:
                 self.pool.put(lane)
                 return

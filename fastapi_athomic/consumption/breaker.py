@@ -12,6 +12,7 @@ from typing import Any
 
 from ..error_text import type_name
 from ..limits import CircuitBreaker
+from ..observation.reasons import Reason, ReasonCode
 from ..observation.status import BreakerStatus
 from ..outcomes import FailureContext
 
@@ -131,10 +132,13 @@ class Breaker:
             error=self._error,
         )
 
-    def problem(self) -> str | None:
+    def problem(self) -> Reason | None:
         """Why nothing begins, for health; None while it is closed."""
         if self.state is BreakerState.CLOSED:
             return None
+        return Reason(code=ReasonCode.BREAKER_OPEN, message=self._in_words(), since=self._since)
+
+    def _in_words(self) -> str:
         since = f"since {self._since:%Y-%m-%d %H:%M:%S} UTC"
         if self.forced:
             return f"its circuit breaker was opened by an operator {since}: nothing begins until it is closed"

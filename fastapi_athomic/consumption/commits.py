@@ -9,6 +9,7 @@ from time import monotonic
 
 from ..exceptions import CommitFailedError, NotAuthorizedError, TopicNotFoundError, TransportError
 from ..loop.load import ThreadLoad
+from ..observation.reasons import Reason, ReasonCode, lasting
 from ..transports.base import CommittedOffset, TransportConsumer
 from .assignment import Assignment
 from .partitions import PartitionState
@@ -56,7 +57,7 @@ class Committer:
         self.lock = asyncio.Lock()
         self._done_at_commit = self._counters.done  # messages, at the last commit
         self._load = ThreadLoad()
-        self.problem: str | None = None  # why the last commit failed; that does not stop consumption
+        self.problem: Reason | None = None  # why the last commit failed; that does not stop consumption
 
     def expect_work(self) -> None:
         """There is, or will be, something to commit: messages have been fetched, or a position has moved."""
@@ -88,11 +89,11 @@ class Committer:
                 self._work_seen.clear()
 
     def _tell(self, problem: str | None) -> None:
-        if problem is not None and problem != self.problem:
+        if problem is not None and (self.problem is None or problem != self.problem.message):
             logger.warning("%s: %s", self._name, problem)
         elif problem is None and self.problem is not None:
             logger.warning("%s: commits are accepted again", self._name)
-        self.problem = problem
+        self.problem = lasting(self.problem, ReasonCode.COMMIT_FAILING, problem)
 
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.

@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from ..limits import CircuitBreaker, RateLimit
+from ..observation.reasons import Reason
 from ..observation.status import RateLimitStatus
 from .breaker import Breaker, BreakerState
 from .bucket import TokenBucket
 
 SHORTEST_WAIT = 0.005
 """Seconds. Tokens that come faster are given out several at a time."""
+MOMENT = 5.0
+"""Seconds after which what still waits for its turn does so for another reason."""
 
 
 class Limits:
@@ -30,6 +34,7 @@ class Limits:
         self.breaker.changed = self._tell
         self.watchers: list[Callable[[], None]] = []  # told of each change
         self.waiting = 0  # lanes that wait; for the status
+        self._waited_at = float("-inf")  # when some were last seen to wait, on the monotonic clock
 
     @property
     def any(self) -> bool:
@@ -40,6 +45,21 @@ class Limits:
         """Another limit from now on; None: as declared."""
         self.bucket.set(limit if limit is not None else self.declared_rate)
         self._tell()
+
+    def note_waiting(self, lanes: int) -> None:
+        """So many lanes wait."""
+        if lanes or self.waiting:
+            self._waited_at = monotonic()
+        self.waiting = lanes
+
+    def hold_back(self) -> bool:
+        """Messages wait here, or did a moment ago. May be asked from another thread."""
+        return self.waiting > 0 or monotonic() - self._waited_at < MOMENT
+
+    def problems(self) -> list[Reason]:
+        """For health: a rate limit is none. May be asked from another thread."""
+        problem = self.breaker.problem()
+        return [problem] if problem is not None else []
 
     def rate_status(self) -> RateLimitStatus | None:
         """None: there is no limit. May be asked from another thread."""
@@ -209,5 +229,5 @@ class Gate(Generic[L]):
             self._timer = None
 
     def _note(self) -> None:
-        self._limits.waiting = len(self._waiting)
+        self._limits.note_waiting(len(self._waiting))
         self.active = self._limits.any or bool(self._waiting or self._passes)

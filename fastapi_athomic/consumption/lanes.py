@@ -157,12 +157,11 @@ class LaneStrategy:
                     timings.note_all(since, began, timestamps)
                 if work_done.waiter is not None or len(partition.concluded) >= partition.settle_at:
                     partition.settle()
-                if now >= share.deadline:
-                    if now > guard.trusted_until and guard.suspect(now):
-                        continue
-                    if not share.turned(began, now):
-                        await share.give_way()
-                        now = monotonic()
+                if now >= share.deadline and not share.turned(began, now):
+                    await share.give_way()
+                    now = monotonic()
+                if now > guard.trusted_until and guard.suspect(now):
+                    continue
                 if not queue:
                     break
                 if self.pool.excess or (now >= turn_ends and self.pool.waiting):

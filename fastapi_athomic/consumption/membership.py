@@ -9,6 +9,7 @@ from time import monotonic
 
 from ..exceptions import CommitFailedError, NotAuthorizedError, TransportError
 from ..messages import TopicPartition
+from ..observation.reasons import Reason, ReasonCode, lasting
 from ..transports.base import CommittedOffset, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
@@ -49,9 +50,10 @@ class Membership:
         self.joined = asyncio.Event()  # the group has given us partitions for the first time, perhaps none
         self.moving = False  # the group has taken our partitions, and not given us any since
         self.draining = False  # `on_revoked` waits for running handlers: to fetch nothing is no lack of progress then
+        self.evicted_at: float | None = None  # when the group was found to have put us out; None: we are in
         self.changed_at = monotonic()  # the last time that partitions came or went
         self.without_partitions_since: float | None = monotonic()  # None: we have what the group gave us
-        self.warning: str | None = None  # why topics could not be prepared; that does not stop consumption
+        self.warning: Reason | None = None  # why topics could not be prepared; that does not stop consumption
 
     # --- what the transport reports
 
@@ -70,7 +72,7 @@ class Membership:
         else:
             self._placement.look_soon()
         self._note_change()
-        self.without_partitions_since = None
+        self.without_partitions_since = self.evicted_at = None
         self.moving = False
         self.joined.set()
         self._wake()
@@ -116,6 +118,7 @@ class Membership:
                 await self._client().commit(offsets, self._settings.request_timeout)
         except CommitFailedError:
             if generation != self._placement.generation:
+                self.evicted_at = monotonic() if self.moving else None
                 return  # a rebalance came meanwhile, and decides what is ours
             logger.warning(
                 "%s: was evicted from its group while the process stood still: what had been fetched is dropped, other "
@@ -124,6 +127,7 @@ class Membership:
             )
             assignment.revoke_all()
             self._placement.unplaced.clear()
+            self.evicted_at = monotonic()
         except NotAuthorizedError as error:
             if not error.topics or error.topics >= {place.topic for place in offsets}:  # it did not look at the group
                 logger.warning("%s: membership still in doubt: %s", self._name, error)
@@ -148,9 +152,9 @@ class Membership:
                 self.warning = None
                 return
             except TransportError as error:
-                if self.warning != str(error):
+                if self.warning is None or self.warning.message != str(error):
                     logger.warning("%s: %s", self._name, error)
-                self.warning = str(error)
+                self.warning = lasting(self.warning, ReasonCode.FAILURE_TOPICS_UNUSABLE, str(error))
             await asyncio.sleep(PREPARE_SECONDS)
 
     def close(self) -> None:

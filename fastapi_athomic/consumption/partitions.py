@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 from operator import itemgetter
+from time import monotonic
 from typing import Literal
 
 from ..exceptions import AthomicError
@@ -160,7 +161,8 @@ class PartitionState:
         self.work_done = parts.work_done
         self.stamp = stamp
         self._tracker = OffsetTracker(committed, stamp, done_before=skip)
-        self._chunks: deque[tuple[int, int, int, int]] = deque()  # per fetch: first and last offset, and their times
+        self._chunks: deque[tuple[int, int, int, int, float]] = deque()
+        """Per fetch: first and last offset, their timestamps, and when it came, on the monotonic clock."""
         self.concluded: list[int] = []  # offsets that the tracker does not know yet
         self.conclude: Callable[[int], None] = self.concluded.append  # a list's own method: it costs least
         self.conclude_all: Callable[[Iterable[int]], None] = self.concluded.extend
@@ -235,7 +237,7 @@ class PartitionState:
         chunks, unfinished = self._chunks, self.unfinished
         while chunks and unfinished is not None and chunks[0][1] < unfinished:
             chunks.popleft()
-        chunks.append((first.offset, last.offset, first.timestamp, last.timestamp))
+        chunks.append((first.offset, last.offset, first.timestamp, last.timestamp, monotonic()))
 
     def _without_done(self, messages: Sequence[RawMessage]) -> Sequence[RawMessage]:
         kept = []
@@ -297,12 +299,25 @@ class PartitionState:
         asked from another thread.
         """
         unfinished = self.unfinished
-        for first, last, begins, ends in list(self._chunks):
+        for first, last, begins, ends, _ in list(self._chunks):
             if unfinished is None or unfinished <= first:
                 return begins
             if unfinished <= last:
                 return begins + (ends - begins) * (unfinished - first) / (last - first)
         return None
+
+    @property
+    def oldest_arrival(self) -> float | None:
+        """When the oldest of the messages was fetched that wait for their turn, on the monotonic clock, or later.
+
+        None if none waits, or none may start now. It takes the lowest offsets for those that run, so the true one may
+        have waited longer. May be asked from another thread.
+        """
+        unfinished, running = self.unfinished, self.running
+        if not self.open or self.delay is not None or unfinished is None or self.buffered <= running:
+            return None
+        waits = unfinished + running
+        return next((arrival for _, last, _, _, arrival in list(self._chunks) if waits <= last), None)
 
     def finished_running(self, count: int = 1) -> None:
         """This many messages are no longer in a handler."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..exceptions import CommitFailedError, ControlRefusedError, TransportError
 from ..messages import TopicPartition
+from ..observation.reasons import Reason, ReasonCode, lasting
 from ..rights import missing_right
 from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
 from .assignment import Assignment
@@ -66,7 +68,8 @@ class Placement:
         self.generation = 0  # counts assignments and revocations: what began before the last one has no effect
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
-        self.problem: str | None = None  # why partitions cannot be read yet
+        self.absent_since: Mapping[str, datetime] = {}  # topics that do not exist; "": there is none at all
+        self.problem: Reason | None = None  # why partitions cannot be read yet
 
     # --- partitions without a position: just assigned, or their position was lost
 
@@ -115,7 +118,8 @@ class Placement:
 
         take = self._parts.starting_points.take
         try:
-            starts, self.topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+            starts, topics = await take(self._client(), unplaced, self._settings.request_timeout, still_ours)
+            self._note_topics(topics)
         except CommitFailedError as error:
             logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._name, error)
             return
@@ -133,9 +137,9 @@ class Placement:
         self._wake()
 
     def _tell(self, problem: str | None) -> None:
-        if problem is not None and problem != self.problem:
+        if problem is not None and (self.problem is None or problem != self.problem.message):
             logger.warning("%s: %s; it will be tried again", self._name, problem)
-        self.problem = problem
+        self.problem = lasting(self.problem, ReasonCode.POSITION_UNKNOWN, problem)
 
     def _denial(self, places: Iterable[TopicPartition]) -> str | None:
         """What health says about partitions that are ours, but must not be read."""
@@ -189,9 +193,16 @@ class Placement:
             if joined.is_set():
                 await self._look()
 
+    def _note_topics(self, topics: Mapping[str, TopicInfo | None]) -> None:
+        absent = [topic for topic, info in topics.items() if info is None] if topics else [""]
+        now = datetime.now(UTC)
+        self.absent_since = {topic: self.absent_since.get(topic, now) for topic in absent}
+        self.topics = topics
+
     async def _look(self) -> None:
         try:
-            self.topics = topics = await self._client().topics(self._settings.request_timeout)
+            topics = await self._client().topics(self._settings.request_timeout)
+            self._note_topics(topics)
         except TransportError as error:
             logger.debug("%s: %s", self._name, error)
             return

@@ -11,8 +11,8 @@ from ..transports.base import TransportConsumer
 from .partitions import PartitionState
 
 
-def partition_status(client: TransportConsumer, state: PartitionState) -> PartitionStatus:
-    """What the status says about an assigned partition."""
+def partition_status(client: TransportConsumer, state: PartitionState, member: str) -> PartitionStatus:
+    """What the status says about an assigned partition. `member`: the `instance_id` of this process."""
     partition, unfinished = state.topic_partition, state.unfinished
     end = client.end_offset(partition)
     lag = max(0, end - unfinished) if end is not None and unfinished is not None else None
@@ -26,6 +26,7 @@ def partition_status(client: TransportConsumer, state: PartitionState) -> Partit
         lag_seconds=_age(state) if lag else lag,
         in_flight=state.buffered,
         paused=state.paused,
+        member=member,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,16 +20,22 @@ from ..handling.patience import Patience
 from ..limits import RateLimit
 from ..messages import TopicPartition
 from ..observation.counters import Counters
+from ..observation.effective import EffectiveSettings, order_of
 from ..observation.gauges import SequenceGauge
+from ..observation.group_status import total_lag
 from ..observation.health import ConsumerFacts, judge
 from ..observation.process import this_process
+from ..observation.rates import RateMeter
+from ..observation.reasons import Reason, ReasonCode
 from ..observation.status import (
     ConsumerHealth,
     ConsumerStatus,
     CounterValues,
     HealthStatus,
+    MemberStatus,
+    PartitionStatus,
     PauseStatus,
-    Rates,
+    StatusScope,
 )
 from ..observation.waiting import ConsumerWork, PartitionWork, said
 from ..propagation.headers import HeadersOrchestrator
@@ -47,6 +54,8 @@ STEADY_SECONDS = 60.0
 """After a session that lived for longer, the back-off starts again at its shortest."""
 BREAK_SECONDS = 300.0
 """Between two log lines about the same error that keeps a consumer from consuming."""
+MOST_BREAKS = 100
+"""So many of the last breaks are remembered, to tell how often it broke lately."""
 
 
 class ServiceState(StrEnum):
@@ -58,6 +67,7 @@ class ServiceState(StrEnum):
     BACKING_OFF = "backing_off"  # its session broke; it waits before it builds the next one
     STOPPING = "stopping"
     STOPPED = "stopped"
+    ELSEWHERE = "elsewhere"  # it is checked here, and consumes in other processes: the role is web
 
 
 SAID = {
@@ -68,12 +78,13 @@ SAID = {
 """What health adds to the names of these states."""
 
 TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
-    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
+    ServiceState.NEW: frozenset({ServiceState.STARTING, ServiceState.STOPPED, ServiceState.ELSEWHERE}),
     ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
     ServiceState.RUNNING: frozenset({ServiceState.STARTING, ServiceState.BACKING_OFF, ServiceState.STOPPING}),
     ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
     ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
     ServiceState.STOPPED: frozenset(),
+    ServiceState.ELSEWHERE: frozenset({ServiceState.STOPPED}),
 }
 
 
@@ -91,6 +102,7 @@ class ServiceParts:
     settings: AthomicSettings
     gauge: SequenceGauge | None  # of an ordered consumer
     target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
+    effective: EffectiveSettings  # for the status
 
 
 class ConsumerService:
@@ -114,6 +126,7 @@ class ConsumerService:
         self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW
         self.restarts = 0
+        self._changed_at = datetime.now(UTC)  # when `state` changed
         self.controls = parts.controls
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
@@ -121,6 +134,7 @@ class ConsumerService:
         self._orchestrator = parts.orchestrator
         self._settings = parts.settings
         self._gauge = parts.gauge
+        self._broke_at: deque[float] = deque(maxlen=MOST_BREAKS)  # on the monotonic clock
         self._breaks = _new_breaks()
         self._repeats = False  # it has broken off again with an error that was told
         self._session: ConsumerSession | None = None
@@ -132,8 +146,8 @@ class ConsumerService:
         self._stop_timeout = parts.settings.shutdown_timeout
         self._ready = asyncio.Event()  # has been ready once
         self._blocked = (float("-inf"), 0.0)  # when its handler last blocked the event loop, and for how long
-        self._ready_since = monotonic()
-        self._at_ready = (0, 0)  # received and processed, when it was last ready
+        self.meter = RateMeter(parts.counters)
+        self.effective = parts.effective
 
     # --- lifecycle
 
@@ -142,6 +156,10 @@ class ConsumerService:
         if self._supervisor is None and not self._stop.is_set():
             self._supervisor = asyncio.create_task(self._supervise(), name=f"athomic-{self.name}")
         await self._ready.wait()
+
+    def leave_to_workers(self) -> None:
+        """Call it instead of `start` where others consume: nothing is started, and nothing is wrong with that."""
+        self._become(ServiceState.ELSEWHERE)
 
     async def stop(self, timeout: float) -> None:
         """Finishes what runs, commits and leaves within `timeout` seconds. Never raises; may be called twice."""
@@ -274,7 +292,7 @@ class ConsumerService:
             raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
         again = self._repeats and state in (ServiceState.STARTING, ServiceState.BACKING_OFF)
         logger.log(logging.DEBUG if again else logging.INFO, "%s: %s", self.name, state)
-        self.state = state
+        self.state, self._changed_at = state, datetime.now(UTC)
 
     async def _supervise(self) -> None:
         delay = self._settings.restart_backoff
@@ -292,6 +310,8 @@ class ConsumerService:
                 delay = self._settings.restart_backoff
             if self._restart.is_set():
                 continue
+            if self.state is ServiceState.RUNNING:  # else it has not come so far: the broker may be away
+                self._broke_at.append(monotonic())
             self._become(ServiceState.BACKING_OFF)
             await self._pause_before_restart(delay)
             delay = min(delay * 2, self._settings.restart_backoff_max)
@@ -357,8 +377,7 @@ class ConsumerService:
     def _note_ready(self) -> None:
         self._become(ServiceState.RUNNING)
         self._breaks, self._repeats = _new_breaks(), False
-        self._ready_since = monotonic()
-        self._at_ready = (self.counters.received, self.counters.processed)
+        self.meter.begin()
         self._ready.set()
 
     async def _pause_before_restart(self, delay: float) -> None:
@@ -383,77 +402,129 @@ class ConsumerService:
 
     def health(self) -> ConsumerHealth:
         """Whether it consumes, and what somebody should look at. May be asked from another thread."""
+        if self.state is ServiceState.ELSEWHERE:
+            return ConsumerHealth(status=HealthStatus.HEALTHY)
+        if self._supervisor is not None and self._supervisor.done() and not self._stop.is_set():
+            said = "what builds its sessions has ended: nothing is consumed until the process is restarted"
+            reason = Reason(code=ReasonCode.SUPERVISOR_ENDED, message=said)
+            return ConsumerHealth(status=HealthStatus.UNHEALTHY, reasons=[reason])
         if self.state is not ServiceState.RUNNING or self._session is None:
             status = HealthStatus.UNHEALTHY if self._ready.is_set() else HealthStatus.STARTING
             said = f" ({SAID[self.state]})" if self.state in SAID else ""
             error = f": {_describe(self.restart_error)}" if self.restart_error else ""
-            return ConsumerHealth(status=status, reasons=[f"{self.state}{said}{error}"])
+            reason = Reason(code=self._code(), message=f"{self.state}{said}{error}", since=self._changed_at)
+            return ConsumerHealth(status=status, reasons=[reason])
         return judge(self._facts(self._session), self.subscription, self._settings)
+
+    def _code(self) -> ReasonCode:
+        """Of a consumer that does not run."""
+        if self.state in (ServiceState.STOPPING, ServiceState.STOPPED):
+            return ReasonCode.STOPPED
+        return ReasonCode.STARTING if self.restart_error is None else ReasonCode.RESTARTING
 
     def _facts(self, session: ConsumerSession) -> ConsumerFacts:
         now = monotonic()
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
+        arrival = session.oldest_arrival()
+        held_back = self.controls.limits.hold_back()  # as was asked for, which is nobody's fault
+        broke = [moment for moment in list(self._broke_at) if now - moment < self._settings.health.restarts_within]
         return ConsumerFacts(
+            now=datetime.now(UTC),
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
-            without_partitions=now - moved_at if moved_at is not None else 0.0,
+            without_partitions=_since(moved_at, now),
             longest_rebalance=longest_rebalance(self._settings),
-            in_handler=now - oldest if oldest is not None else 0.0,
+            in_handler=_since(oldest, now),
+            in_queue=0.0 if held_back else _since(arrival, now),
+            full={} if held_back else {place: now - since for place, since in session.full_since.items()},
+            in_doubt=_since(session.doubted_at, now),
+            evicted=_since(session.evicted_at, now),
+            restarts=len(broke),
+            since_restarts=_since(min(broke, default=None), now),
+            restart_error=_describe(self.restart_error) if self.restart_error else None,
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
-            unwritable=dict(self.dlq_handler.blocked),
+            unwritable=list(self.dlq_handler.blocked.values()),
             problems=[
-                *self._held_back(),
+                *self.controls.limits.problems(),
                 *session.problems(),
                 *self.dlq_handler.problems(),
                 *self._patience.problems(),
             ],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
+            absent_since=session.absent_since,
             topics=session.topics,
         )
-
-    def _held_back(self) -> list[str]:
-        problem = self.controls.limits.breaker.problem()
-        return [problem] if problem is not None else []
 
     def note_blocking(self, seconds: float) -> None:
         """The handler has blocked the event loop for so many seconds, and has just stopped."""
         self._blocked = (monotonic(), seconds)
 
     def status(self) -> ConsumerStatus:
-        """May be asked from another thread."""
+        """Speaks for this process. May be asked from another thread."""
         session, subscription = self._session, self.subscription
+        process = this_process(self._settings.instance_id)
+        health, partitions = self.health(), self._partition_statuses(session, process.instance_id)
+        lag, lag_seconds = total_lag(partitions)
         oldest = session.oldest_start() if session else None
+        in_handler = monotonic() - oldest if oldest is not None else None
+        arrival = session.oldest_arrival() if session else None
+        in_queue = monotonic() - arrival if arrival is not None else None
+        last_errors = self.dlq_handler.log.last_errors
         return ConsumerStatus(
             id=self.name,
-            process=this_process(self._settings.instance_id),
+            process=process,
+            scope=StatusScope.PROCESS,
+            scope_note=None,
+            members=[
+                MemberStatus(
+                    **process.model_dump(),
+                    state=self.state,
+                    ready=self.ready,
+                    paused=self.paused,
+                    health=health.status,
+                    partitions=len(partitions),
+                    concurrency=self.controls.concurrency,
+                    seen_at=datetime.now(UTC),
+                )
+            ],
             topics=list(subscription.topics),
             pattern=subscription.pattern.pattern if subscription.pattern else None,
             group_id=subscription.group_id,
-            ordering="sequence" if subscription.sequencing else subscription.ordering,
+            ordering=order_of(subscription),
             concurrency=self.controls.concurrency,
             batch_size=subscription.batch_size,
+            settings=self.effective,
             state=self.state,
             ready=self.ready,
             paused=self.paused,
             pauses=self.controls.pauses.all(),
             rate_limit=self.controls.limits.rate_status(),
             breaker=self.controls.limits.breaker.status(),
-            health=self.health(),
-            assignment=[partition_status(session.client(), state) for state in list(session.states.values())]
-            if session
-            else [],
+            health=health,
+            assignment=partitions,
+            lag=lag,
+            lag_seconds=lag_seconds,
             counters=CounterValues.model_validate(self.counters),
-            rates=self._rates(),
-            oldest_in_flight_seconds=monotonic() - oldest if oldest is not None else None,
+            rates=self.meter.rates(),
+            oldest_in_queue_seconds=in_queue,
+            oldest_in_handler_seconds=in_handler,
+            oldest_in_flight_seconds=in_handler,
             last_message_at=_moment(session.last_message_at) if session else None,
-            last_error=self.dlq_handler.log.last_error,
+            last_error=last_errors[0] if last_errors else None,
+            last_errors=last_errors,
             restarts=self.restarts,
             last_restart_reason=_describe(self.restart_error) if self.restart_error else None,
             dlq_topics=self._dlq_topics(),
             ordered=self._gauge.status() if self._gauge is not None else None,
         )
+
+    @staticmethod
+    def _partition_statuses(session: ConsumerSession | None, member: str) -> list[PartitionStatus]:
+        if session is None:
+            return []
+        return [partition_status(session.client(), state, member) for state in list(session.states.values())]
 
     def _dlq_topics(self) -> list[str]:
         sources = self.consumed_topics()
@@ -464,6 +535,8 @@ class ConsumerService:
 
     def settled(self) -> bool:
         """All known messages of the assigned partitions are concluded and committed. For the consumers' event loop."""
+        if self.state is ServiceState.ELSEWHERE:
+            return True
         return self._session is not None and self.ready and self._session.settled()
 
     def work(self, ends: Mapping[TopicPartition, int]) -> ConsumerWork:
@@ -479,7 +552,7 @@ class ConsumerService:
             moving=session is not None and session.without_partitions_since is not None,
             in_handler=now - oldest if oldest is not None else None,
             parked=self._gauge.parked if self._gauge is not None else 0,
-            reasons=self.health().reasons,
+            reasons=[reason.message for reason in self.health().reasons],
             partitions=[partition for partition in partitions if partition is not None],
         )
 
@@ -512,7 +585,7 @@ class ConsumerService:
         letters = self._dlq_topics() if self.counters.dead_lettered else []
         return sorted({*self._orchestrator.published_topics, *letters})
 
-    # --- positions and rates
+    # --- positions
 
     def positions(self) -> dict[TopicPartition, int | None]:
         """The next offset to be fetched from each assigned partition; None if not known yet."""
@@ -521,13 +594,10 @@ class ConsumerService:
             {place: session.client().position(place) for place in list(session.states)} if session is not None else {}
         )
 
-    def _rates(self) -> Rates:
-        seconds = max(monotonic() - self._ready_since, 1e-3)
-        received, processed = self._at_ready
-        return Rates(
-            received=(self.counters.received - received) / seconds,
-            processed=(self.counters.processed - processed) / seconds,
-        )
+
+def _since(moment: float | None, now: float) -> float:
+    """Seconds; 0 if it has not happened."""
+    return now - moment if moment is not None else 0.0
 
 
 def _moment(seconds: float | None) -> datetime | None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from time import monotonic, time
 
 from ..exceptions import TransportError, WorkerDiedError
 from ..messages import RawMessage, TopicPartition
+from ..observation.reasons import Reason, ReasonCode
 from ..settings import AthomicSettings
 from ..transports.base import TopicInfo, TransportConsumer
 from .assignment import Assignment
@@ -58,6 +60,8 @@ class ConsumerSession:
         self._started = False
         self._progress_at = monotonic()
         self.last_message_at: float | None = None  # seconds since the epoch
+        self.full_since: Mapping[TopicPartition, float] = {}  # partitions without room for more; monotonic
+        self._held_since: Mapping[TopicPartition, datetime] = {}
 
     # --- running
 
@@ -117,6 +121,8 @@ class ConsumerSession:
         states = self._assignment.states
         wanted = [place for place, state in states.items() if self._has_room(state) and place not in unplaced]
         some_are_full = len(wanted) < len(states)
+        if some_are_full or self.full_since:
+            self._note_full(wanted, now)
         patience = 0.0 if some_are_full else POLL_SECONDS
         fetched = await self.client().fetch(wanted, patience, self._intake())
         for topic_partition, messages in fetched.items():
@@ -136,6 +142,12 @@ class ConsumerSession:
         await asyncio.sleep(0)
         now = monotonic()
         self._intake_ends = now + self._parts.share.intake_seconds(now, turn=now - began)
+
+    def _note_full(self, wanted: Collection[TopicPartition], now: float) -> None:
+        """Which partitions are not fetched because they have no room; others are paused, or are not placed yet."""
+        states, asked = self._assignment.states, {*wanted, *self._placement.unplaced}
+        full = [place for place, state in states.items() if state.open and place not in asked]
+        self.full_since = {place: self.full_since.get(place, now) for place in full}
 
     def _intake(self) -> int:
         """How many messages are taken in at once: fewer while the event loop is late."""
@@ -177,6 +189,9 @@ class ConsumerSession:
         placed = membership.joined.is_set() and not self._placement.pending
         complete = placed and (self._assignment.states or not client.assignment())
         held = client.held()  # by the transport, because it cannot read the next message; not a `Hold`
+        if held or self._held_since:
+            moment = datetime.now(UTC)
+            self._held_since = {place: self._held_since.get(place, moment) for place in held}
         lagging = any(self._lags(place) for place in wanted if place not in held)
         if fetched or membership.draining or (complete and not lagging):
             self._progress_at = monotonic()
@@ -291,8 +306,28 @@ class ConsumerSession:
         """When the longest of the running calls of the handler began, on the monotonic clock; None: none runs."""
         return self._strategy.oldest_start()
 
-    def problems(self) -> list[str]:
-        """What an operator should look at although consumption goes on, a sentence each."""
+    def oldest_arrival(self) -> float | None:
+        """When the message was fetched that has waited for its turn longest; as `PartitionState.oldest_arrival`."""
+        arrivals = [state.oldest_arrival for state in list(self.states.values())]
+        return min((arrival for arrival in arrivals if arrival is not None), default=None)
+
+    @property
+    def absent_since(self) -> Mapping[str, datetime]:
+        """Since when topics are missing; "" stands for all of a pattern."""
+        return self._placement.absent_since
+
+    @property
+    def doubted_at(self) -> float | None:
+        """Since when it is in doubt whether we are a member of the group, on the monotonic clock; None: it is not."""
+        return self._assignment.doubted_at
+
+    @property
+    def evicted_at(self) -> float | None:
+        """When we found that the group had put us out, on the monotonic clock; None: we are in, as far as we know."""
+        return self._membership.evicted_at
+
+    def problems(self) -> list[Reason]:
+        """What an operator should look at although consumption goes on."""
         known = [
             problem
             for problem in (self._placement.problem, self._committer.problem, self._membership.warning)
@@ -300,8 +335,16 @@ class ConsumerSession:
         ]
         if self._connected is None:
             return known
-        held = [f"{partition} {reason}" for partition, reason in self._connected.held().items()]
-        return [*known, *held, *self._connected.troubles()]
+        held = [
+            Reason(
+                code=ReasonCode.PARTITION_UNREADABLE,
+                message=f"{place} {reason}",
+                since=self._held_since.get(place),
+            )
+            for place, reason in self._connected.held().items()
+        ]
+        twins = [Reason(code=ReasonCode.STATIC_ID_TWICE, message=said) for said in self._connected.troubles()]
+        return [*known, *held, *twins]
 
     def client(self) -> TransportConsumer:
         """Raises `TransportError` before there is one; there is one as soon as there are partitions."""

@@ -65,6 +65,7 @@ class DeadLetters:
         partition: int | None = None,
         offset: int = 0,
         since: datetime | None = None,
+        error_type: str | None = None,
         limit: int = 50,
     ) -> list[DeadLetter]:
         """Open letters; those of one partition in the order in which they were written.
@@ -74,13 +75,16 @@ class DeadLetters:
             partition: in this partition of the DLQ topic only.
             offset: from this offset of the DLQ topic on.
             since: only those that failed at this time or later.
+            error_type: only those of this type of error, as `DeadLetter.error_type` has it.
             limit: at most this many.
         """
         found: list[DeadLetter] = []
         async for letter in self._mailbox.open(source, partition, offset):
             if len(found) >= limit:
                 break
-            if since is None or (letter.failed_at is not None and letter.failed_at >= since):
+            if since is not None and (letter.failed_at is None or letter.failed_at < since):
+                continue
+            if error_type in (None, letter.error_type):
                 found.append(letter)
         return found
 
@@ -118,6 +122,7 @@ class DeadLetters:
         source: str | None = None,
         partition: int | None = None,
         offset: int | None = None,
+        error_type: str | None = None,
         where: Predicate | None = None,
         limit: int | None = None,
         rate: float | None = None,
@@ -126,15 +131,18 @@ class DeadLetters:
     ) -> SettlingReport:
         """Sends open letters back to the group that failed, and to nobody else.
 
-        Without `partition` and `offset` all of them. `where` selects, `limit` caps their number, `rate` is messages per
-        second. Letters that were sent back `max_redrives` times already are left alone, and so are those that can never
-        be sent: the report says how many, and why. Run one redrive of a handler at a time: two would send them twice.
+        Without `partition` and `offset` all of them. `error_type` selects those of one type of error, `where` others;
+        `limit` caps their number, `rate` is messages per second. Letters that were sent back `max_redrives` times
+        already are left alone, and so are those that can never be sent: the report says how many, and why. Run one
+        redrive of a handler at a time: two would send them twice.
 
         Raises:
             TransportError: the broker did not take a message in time. What was sent before is settled; another call
                 sends the rest.
         """
-        selection = Selection(source=source, partition=partition, offset=offset, where=where, limit=limit)
+        selection = Selection(
+            source=source, partition=partition, offset=offset, error_type=error_type, where=where, limit=limit
+        )
         return await self._settling.redrive(selection, rate=rate, dry_run=dry_run, progress=progress)
 
     @_at_home
@@ -145,6 +153,7 @@ class DeadLetters:
         source: str | None = None,
         partition: int | None = None,
         offset: int | None = None,
+        error_type: str | None = None,
         where: Predicate | None = None,
         limit: int | None = None,
         dry_run: bool = False,
@@ -154,5 +163,7 @@ class DeadLetters:
 
         The other arguments select as those of `redrive` do.
         """
-        selection = Selection(source=source, partition=partition, offset=offset, where=where, limit=limit)
+        selection = Selection(
+            source=source, partition=partition, offset=offset, error_type=error_type, where=where, limit=limit
+        )
         return await self._settling.discard(selection, reason=reason, dry_run=dry_run, progress=progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TypedDict
 from weakref import WeakKeyDictionary
@@ -14,6 +15,7 @@ from ..error_text import exc_info, type_name
 from ..exceptions import ConfigurationError, NotAuthorizedError, TopicNotFoundError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
+from ..observation.reasons import Reason, ReasonCode
 from ..outcomes import FailureContext, Stage
 from ..retry import EXCUSED, RetryDecision, RetryPolicy
 from ..rights import missing_right
@@ -116,7 +118,7 @@ class DLQHandler:
         self._decisions = WeakKeyDictionary[FailureContext, RetryDecision]()
         self._writer = LetterWriter(transport, settings, returns, topics, self.log.tell)
         self._write_delays: dict[TopicPartition, float] = {}
-        self.blocked: dict[TopicPartition, str] = {}  # partitions that wait since a write failed, and why it failed
+        self.blocked: dict[TopicPartition, Reason] = {}  # partitions that wait since a write failed, and why it failed
 
     def topic_for(self, source: str) -> str | None:
         """The DLQ topic for messages of `source`; None if the handler has none."""
@@ -261,8 +263,8 @@ class DLQHandler:
         dlq = self.topic_for(source)
         return [*([dlq] if dlq is not None else []), *self.returns.retries(source)]
 
-    def problems(self) -> list[str]:
-        """What is wrong with the retry and redrive topics that come back to this handler, a sentence each."""
+    def problems(self) -> list[Reason]:
+        """What is wrong with the retry and redrive topics that come back to this handler."""
         return self._topics.problems(self.returns.brings_back)
 
     async def redrive_topic(self, source: str) -> str:
@@ -297,7 +299,9 @@ class DLQHandler:
         self._write_delays[partition] = min(delay * 2, MAX_WRITE_DELAY)
         if partition not in self.blocked:
             self.log.tell(failure, logging.ERROR, f"{partition} waits: {reason}", traceback=True)
-        self.blocked[partition] = reason
+        before, code = self.blocked.get(partition), ReasonCode.DEAD_LETTER_UNWRITABLE
+        since = before.since if before is not None else datetime.now(UTC)
+        self.blocked[partition] = Reason(code=code, message=f"{partition} waits: {reason}", since=since)
         return Judgement(Verdict.BLOCKED, failure, delay)
 
     def _unblock(self, partition: TopicPartition) -> None:

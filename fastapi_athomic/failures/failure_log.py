@@ -1,4 +1,4 @@
-"""Tells what became of each failure: in the log, and as the last error in the status.
+"""Tells what became of each failure: in the log, and among the last errors in the status.
 
 A message has its traceback in the log once, with the line that says where it went: WARNING for a retry topic, ERROR
 for a dead letter, and for one that is skipped. An attempt in place is a line at INFO without a traceback. Where such a
@@ -9,6 +9,7 @@ every five minutes.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from datetime import UTC, datetime
 from weakref import WeakSet
 
@@ -24,10 +25,12 @@ logger = logging.getLogger(__name__)
 
 TRACEBACK_SECONDS = 300.0
 """Between two tracebacks of one kind of failure that is tried again in place without end."""
+LAST_ERRORS = 5
+"""So many failures are kept for the status."""
 
 
 class FailureLog:
-    """The log lines about the failures of one handler, and its last error.
+    """The log lines about the failures of one handler, and its last errors.
 
     Of many failures of one kind (what was done, the type of the error, the line of the service) `Complaints` lets only
     some through; so what is new is always told, with its traceback.
@@ -42,13 +45,13 @@ class FailureLog:
         self._tracebacks = Complaints(burst=1, interval=TRACEBACK_SECONDS)
         self._shown = WeakSet[FailureContext]()  # their traceback is in the log
         self._count = 0
-        self.last_error: LastError | None = None  # of a message; for the status
+        self._last_errors = deque[LastError](maxlen=LAST_ERRORS)
 
     def note(self, failure: FailureContext) -> None:
         """Called once for each failure, before anything is done about it."""
         self._count += 1
         message = failure.message
-        self.last_error = LastError(
+        error = LastError(
             type=type_name(failure.error),
             message=one_line(text_of(failure.error)) if self._exposed else None,
             stage=failure.stage.value,
@@ -58,6 +61,12 @@ class FailureLog:
             at=datetime.fromtimestamp(failure.failed_at, UTC),
             count=self._count,
         )
+        self._last_errors.appendleft(error)
+
+    @property
+    def last_errors(self) -> list[LastError]:
+        """The last failures of messages, the newest first; for the status. May be asked from another thread."""
+        return [*self._last_errors.copy()]
 
     def again(self, failure: FailureContext, delay: float, messages: int = 1) -> None:
         """It is tried again in place, `delay` seconds later. `messages`: how many the failed batch has."""

@@ -25,7 +25,9 @@ from .letter_headers import (
 )
 
 LONGEST_COLUMN = 120
-"""Characters of a key, or of what the exception says, in a line about a letter."""
+"""Characters of a key, for instance, in a line about a letter."""
+LONGEST_MESSAGE = 600
+"""Characters of what is wrong with a payload: at the end stands what to do about it. It is the last column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +73,9 @@ class DeadLetter:
             self.error_stage or "?",
             f"key={key_text(self.key)}" if self.key is not None else "no key",
             self.error_type or "?",
-            self.error_message or "",
         )
-        return "  ".join(filter(None, (one_line(column, LONGEST_COLUMN) for column in columns)))
+        told = one_line(self.error_message or "", LONGEST_MESSAGE if self.error_stage == "decode" else LONGEST_COLUMN)
+        return "  ".join(filter(None, (*(one_line(column, LONGEST_COLUMN) for column in columns), told)))
 
 
 def read_letter(message: RawMessage) -> DeadLetter:

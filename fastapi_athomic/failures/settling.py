@@ -65,6 +65,7 @@ class Selection:
     source: str | None = None  # of this topic only
     partition: int | None = None  # of the DLQ topic
     offset: int | None = None  # in the DLQ topic: this letter only
+    error_type: str | None = None  # as `DeadLetter.error_type` has it
     where: Predicate | None = None
     limit: int | None = None  # at most this many
 
@@ -121,6 +122,8 @@ class Settling:
             if limit is not None and report.selected >= limit:
                 break
             if (offset is not None and letter.offset != offset) or (where is not None and not where(letter)):
+                continue
+            if selection.error_type not in (None, letter.error_type):
                 continue
             if chunk and (chunk[0].partition != letter.partition or len(chunk) >= CHUNK):
                 yield chunk

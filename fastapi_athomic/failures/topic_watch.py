@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from time import monotonic
 
 from ..exceptions import NotAuthorizedError, TopicNotFoundError, TransportError
+from ..observation.reasons import Reason, ReasonCode
 from ..rights import missing_right
 from ..transports.base import TopicCounts, Transport, TransportConsumer
 from .return_topics import ReturnTopics
@@ -48,7 +50,7 @@ class TopicWatch:
         self._counts: dict[str, tuple[int, float]] = {}  # by topic to write to: partitions, and when that was heard
         self._questions: dict[str, asyncio.Future[int]] = {}  # by topic: requests under way for its partitions
         self._present: dict[str, int] = {}  # topics that exist, and how many requests in a row have missed them
-        self._unreadable: set[str] = set()  # those of them that we must not read
+        self._unreadable: dict[str, datetime] = {}  # those of them that we must not read, and since when
         self._hidden: set[str] = set()  # those of which the broker does not even say whether they exist
         self._wanted: set[str] = set()  # names of topics that handlers would follow
         self._asked_at = self._listed_at = float("-inf")
@@ -125,20 +127,22 @@ class TopicWatch:
 
     async def readable(self, belongs: Callable[[str], bool]) -> frozenset[str]:
         """Those of `existing` that may be read: a consumer that followed another would get nowhere with all of them."""
-        return await self.existing(belongs) - self._unreadable
+        return await self.existing(belongs) - self._unreadable.keys()
 
-    def problems(self, belongs: Callable[[str], bool]) -> list[str]:
-        """Which of these topics exist, but must not be read: a sentence each."""
+    def problems(self, belongs: Callable[[str], bool]) -> list[Reason]:
+        """Which of these topics exist, but must not be read."""
+        code = ReasonCode.RETURN_TOPIC_UNREADABLE
         return [
-            f"what comes to {topic} waits: {missing_right('Read', 'Topic', topic)}"
-            for topic in sorted(filter(belongs, set(self._unreadable)))
+            Reason(code=code, message=f"what comes to {topic} waits: {_unreadable(topic)}", since=since)
+            for topic, since in sorted(dict(self._unreadable).items())
+            if belongs(topic)
         ]
 
     def _note_rights(self, topic: str, counts: TopicCounts) -> None:
         if not counts.denies("Read", topic):
-            self._unreadable.discard(topic)
-        elif topic not in self._unreadable:
-            self._unreadable.add(topic)
+            self._unreadable.pop(topic, None)
+        else:
+            self._unreadable.setdefault(topic, datetime.now(UTC))
 
     def note_move(self) -> None:
         """Called after a rebalance: a process of another deploy may have left retry topics."""
@@ -160,7 +164,7 @@ class TopicWatch:
         missed = {topic: misses + 1 for topic, misses in self._present.items() if topic not in found}
         present = {topic: misses for topic, misses in missed.items() if misses < MISSES} | dict.fromkeys(found, 0)
         self._present = present
-        self._unreadable.intersection_update(present)
+        self._unreadable = {topic: since for topic, since in self._unreadable.items() if topic in present}
 
     async def _list(self) -> TopicCounts:
         self._moved = False
@@ -190,7 +194,7 @@ class TopicWatch:
                 if not await _comes(news, FOLLOW_SECONDS):
                     await self._look_again(returns)
                 news.clear()
-                found = frozenset(filter(returns.brings_back, self._present)) - self._unreadable
+                found = frozenset(filter(returns.brings_back, self._present)) - self._unreadable.keys()
                 if found != followed and await _subscribe(client, found):
                     followed = found
         finally:
@@ -205,6 +209,10 @@ class TopicWatch:
     def _tell(self) -> None:
         for event in self._news:
             event.set()
+
+
+def _unreadable(topic: str) -> str:
+    return missing_right("Read", "Topic", topic)
 
 
 def missing(topics: Collection[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ..announcements import announce
 from ..exceptions import PayloadUnavailableError
 from ..messages import RawMessage, TopicPartition
+from ..observation.reasons import Reason, ReasonCode, ago
 from ..payload.steps import Later
 
 logger = logging.getLogger(__name__)
@@ -166,8 +167,8 @@ class Patience:
         for token in [token for token in self.waiting if place is None or token[0] == place]:
             del self.waiting[token]
 
-    def problems(self) -> list[str]:
-        """What is waited for now, a sentence each. May be asked from another thread."""
+    def problems(self) -> list[Reason]:
+        """What is waited for now. May be asked from another thread."""
         found: dict[str, list[float]] = {}
         now = monotonic()
         for wait in list(self.waiting.values()):
@@ -177,7 +178,11 @@ class Patience:
             if now - since >= SILENT:
                 found.setdefault("a step of the payload pipeline gives no answer", []).append(since)
         return [
-            f"{len(starts)} {'message waits' if len(starts) == 1 else 'messages wait'}, the first for "
-            f"{now - min(starts):.0f} s: {reason}"
+            Reason(
+                code=ReasonCode.PAYLOAD_UNAVAILABLE,
+                message=f"{len(starts)} {'message waits' if len(starts) == 1 else 'messages wait'}, the first for "
+                f"{now - min(starts):.0f} s: {reason}",
+                since=ago(now - min(starts)),
+            )
             for reason, starts in found.items()
         ]

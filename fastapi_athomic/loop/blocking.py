@@ -43,16 +43,25 @@ class BlockingDetector:
     """Watches an event loop from a thread of its own, and logs which handler blocks it.
 
     `blocking_after`: how many seconds the loop may stand still. `blame` is called in the loop, with the handler id and
-    the seconds that it stood still.
+    the seconds that it stood still. `tick` is called in the loop, too, several times a second: whoever has something
+    to do from time to time need not wake an idle app for it.
     """
 
-    def __init__(self, lag: LoopLag, blocking_after: float, blame: Callable[[str, float], None]) -> None:
+    def __init__(
+        self,
+        lag: LoopLag,
+        blocking_after: float,
+        blame: Callable[[str, float], None],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._lag = lag
         self._blocking_after = blocking_after
         self._blame = blame
+        self._tick = tick
         self._ended = threading.Event()
         self._culprit: Culprit | None = None
         self._warned: dict[str | None, float] = {}  # by handler id
+        self._awake_since = float("-inf")  # the whole process stood still until then; on the monotonic clock
 
     async def watch(self) -> None:
         """Watches the loop that it runs in, until it is cancelled."""
@@ -65,7 +74,9 @@ class BlockingDetector:
             self._ended.set()
 
     def _turned(self, delay: float) -> None:
+        self._tick()
         culprit, self._culprit = self._culprit, None
+        delay = min(delay, monotonic() - self._awake_since)
         if delay < self._blocking_after or culprit is None:
             return
         if culprit.handler_id is not None:
@@ -76,13 +87,15 @@ class BlockingDetector:
 
     def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         said_of: float | None = None
-        while True:
-            slept, computed = monotonic(), process_time()
-            if self._ended.wait(self._blocking_after / 2):
-                return
-            began, now = self._lag.turned_at, monotonic()
-            stands = now - began - LAG_INTERVAL if began is not None else 0.0
-            if stands < self._blocking_after or _process_stood_still(now - slept, process_time() - computed, stands):
+        looked, computed = monotonic(), process_time()
+        while not self._ended.wait(self._blocking_after / 2):
+            began, now, cpu = self._lag.turned_at, monotonic(), process_time()
+            passed, used, looked, computed = now - looked, cpu - computed, now, cpu
+            stands = now - max(began + LAG_INTERVAL, self._awake_since) if began is not None else 0.0
+            if stands < self._blocking_after:
+                continue
+            if _process_stood_still(passed, used, stands):
+                self._awake_since = now  # the loop may need a while to turn again: that alone counts
                 continue
             self._culprit = culprit = self._culprit or _running_in(loop, thread)
             if culprit is not None and stands > QUIET_SECONDS and said_of != began:
@@ -90,9 +103,12 @@ class BlockingDetector:
                 logger.warning("%s has been blocking the event loop for %.0f s: %s", culprit, stands, ADVICE)
 
 
-def _process_stood_still(slept: float, computed: float, stands: float) -> bool:
-    """Whether the loop stands still because the whole process does (frozen, or without CPU): no code is to blame."""
-    return slept > 0.9 * stands and computed < slept / 2
+def _process_stood_still(passed: float, computed: float, stands: float) -> bool:
+    """Whether the loop stands still because the whole process did (frozen, or without CPU): no code is to blame.
+
+    `passed`: the seconds since the last look, which are many then. `computed`: the seconds of CPU used meanwhile.
+    """
+    return passed > 0.9 * stands and computed < passed / 2
 
 
 ADVICE = "everything else waits; await what it waits for, or make it a plain def, which runs in a thread"

@@ -51,6 +51,11 @@ class Home(Protocol):
         """
         ...
 
+    @property
+    def ended(self) -> bool:
+        """The loop has ended: nothing can be done there any more. Never of the loop of the routes."""
+        ...
+
     async def close(self, timeout: float) -> None:
         """Ends the loop within `timeout` seconds, unless it is that of the routes. Never raises.
 
@@ -72,6 +77,10 @@ class _Home:
         self._lock = threading.Lock()  # guards `_closed` and `_waiting`
         self._closed = False
         self._waiting: set[Future[Any]] = set()  # work for other loops and threads
+
+    @property
+    def ended(self) -> bool:
+        return False
 
     def _live_in(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -168,6 +177,10 @@ class LoopThread(_Home):
         self._leave: asyncio.Event | None = None
         self._opened: Future[None] = Future()
         self._ended: Future[None] = Future()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.done()
 
     async def open(self) -> None:
         new_loop = type(asyncio.get_running_loop())

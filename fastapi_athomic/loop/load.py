@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic, thread_time
 
 QUIET_SECONDS = 1.0
@@ -21,7 +22,7 @@ LOAD_SECONDS = 0.5
 class RequestGauge:
     """How many HTTP requests are being answered, and when the last answer ended.
 
-    The middleware enters this context manager for each request; nothing else changes the fields.
+    The middleware enters this context manager for each request; nothing else changes the fields, but for `waiting`.
     """
 
     __slots__ = ("ended_at", "in_flight")
@@ -37,6 +38,15 @@ class RequestGauge:
         self.in_flight -= 1
         self.ended_at = monotonic()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within the block one of the requests does not count: an open stream, which mostly waits."""
+        self.in_flight -= 1
+        try:
+            yield
+        finally:
+            self.in_flight += 1
+
     def quiet(self, now: float) -> bool:
         """Whether there has been no request for `QUIET_SECONDS`. `now` is on the monotonic clock."""
         return not self.in_flight and now - self.ended_at > QUIET_SECONDS
@@ -45,11 +55,13 @@ class RequestGauge:
 class LoopLag:
     """How late callbacks run in the event loop: the greatest delay of the last seconds, at most `GREATEST_LAG`.
 
-    It has nothing to do with the lag of a consumer behind the end of its partitions. Only `watch` sets `seconds` and
-    `turned_at`; any thread may read them.
+    It has nothing to do with the lag of a consumer behind the end of its partitions. Only `watch` sets `seconds`,
+    `turned_at` and `late`; any thread may read them. `late_after`: seconds of delay that `late` tells of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, late_after: float = float("inf")) -> None:
+        self._late_after = late_after
+        self.late: tuple[float, float] | None = None  # when the loop last turned so late (monotonic), and how late
         self.seconds = 0.0
         self.turned_at: float | None = None  # when the loop last turned, on the monotonic clock; None: nobody watches
 
@@ -60,6 +72,8 @@ class LoopLag:
                 self.turned_at = began = monotonic()
                 await asyncio.sleep(LAG_INTERVAL)
                 delay = max(0.0, monotonic() - began - LAG_INTERVAL)
+                if delay > self._late_after:
+                    self.late = monotonic(), delay
                 self.seconds = max(min(delay, GREATEST_LAG), self.seconds * FADING)
                 if late is not None:
                     late(delay)

@@ -22,7 +22,8 @@ class _Handler:
     Only `told_of_termination` adds to `told` and removes from it.
     """
 
-    def __init__(self, before: Callable[[int, FrameType | None], object]) -> None:
+    def __init__(self, number: signal.Signals, before: Callable[[int, FrameType | None], object]) -> None:
+        self.number = number
         self.before = before
         self.told: list[tuple[asyncio.AbstractEventLoop, Begin]] = []
 
@@ -34,25 +35,25 @@ class _Handler:
 
     def step_back(self) -> None:
         """Restores the handler before, unless someone put another handler in place, which calls this one."""
-        in_place: object = signal.getsignal(signal.SIGTERM)
+        in_place: object = signal.getsignal(self.number)
         if in_place is self:
-            signal.signal(signal.SIGTERM, self.before)
+            signal.signal(self.number, self.before)
 
 
 @contextmanager
-def told_of_termination(begin: Begin) -> Iterator[None]:
-    """Within the block, SIGTERM calls `begin` in the running event loop, and then the handler that was there before.
+def told_of_termination(begin: Begin, number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+    """Within the block, the signal calls `begin` in the running event loop, then the handler that was there before.
 
     Does nothing if no Python code handles the signal, because then it ends the process; nor outside the main thread,
     which alone may set handlers.
     """
-    handler = _handler() if threading.current_thread() is threading.main_thread() else None
+    handler = _handler(number) if threading.current_thread() is threading.main_thread() else None
     if handler is None:
         yield
         return
     told = (asyncio.get_running_loop(), begin)
     handler.told.append(told)
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(number, handler)
     try:
         yield
     finally:
@@ -61,9 +62,9 @@ def told_of_termination(begin: Begin) -> Iterator[None]:
             handler.step_back()
 
 
-def _handler() -> _Handler | None:
+def _handler(number: signal.Signals) -> _Handler | None:
     """Ours if it is in place already, else a new one. None: no Python code handles the signal."""
-    current = signal.getsignal(signal.SIGTERM)
+    current = signal.getsignal(number)
     if isinstance(current, _Handler):
         return current
-    return _Handler(current) if callable(current) else None
+    return _Handler(number, current) if callable(current) else None

@@ -44,10 +44,12 @@ def start_line(settings: AthomicSettings, subscriptions: Sequence[Subscription])
     shown = [f"{each.handler_id} ({_topics(each)})" for each in subscriptions[:SHOWN]]
     if len(subscriptions) > SHOWN:
         shown.append(f"and {len(subscriptions) - SHOWN} more")
-    where = "a thread of their own" if settings.isolation == "thread" else "the event loop of the routes"
+    where = "in a thread of their own" if settings.isolation == "thread" else "in the event loop of the routes"
+    if settings.role == "web":
+        where = "left to processes with the role worker"
     return (
         f"process {os.getpid()} starts with broker {_broker(settings)}, state store {_store(settings)}, "
-        f"{len(subscriptions)} consumer{'' if len(subscriptions) == 1 else 's'} in {where}"
+        f"{len(subscriptions)} consumer{'' if len(subscriptions) == 1 else 's'} {where}"
         + (f": {', '.join(shown)}" if shown else "")
     )
 
@@ -91,6 +93,8 @@ def doubts(settings: AthomicSettings, workers: int) -> Iterator[str]:
                 "its ordered consumers have handled; set ATHOMIC_STATE_STORE_URL to redis://host:6379/0"
             )
         return
+    if settings.role == "web":
+        yield "the role is web and the broker is memory://: nobody handles what is published; set ATHOMIC_ROLE=all"
     advice = "set ATHOMIC_BROKER_URL to kafka://host:port; ATHOMIC_REQUIRE_BROKER=1 refuses memory://"
     if workers > 1:
         yield (

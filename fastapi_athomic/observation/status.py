@@ -7,6 +7,10 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..operation_settings import Role
+from .effective import EffectiveSettings
+from .reasons import Reason
+
 
 class HealthStatus(StrEnum):
     """From best to worst; the summary is the worst of its consumers."""
@@ -28,71 +32,103 @@ def worst(statuses: list[HealthStatus]) -> HealthStatus:
 class ProcessInfo(BaseModel):
     """Which process answers: with several workers behind one address every request may meet another one."""
 
-    instance_id: str  # the setting `instance_id`, filled in
-    host: str
-    pid: int
+    instance_id: str = Field(description="Its name: the setting `instance_id`, filled in")
+    host: str = Field(description="The name of its machine")
+    pid: int = Field(description="The number of its process there")
 
 
 class ConsumerHealth(BaseModel):
-    status: HealthStatus
-    reasons: list[str] = []
+    """Whether a consumer consumes."""
+
+    status: HealthStatus = Field(description="`healthy`, `degraded`, `starting` or `unhealthy`; of all, the worst")
+    reasons: list[Reason] = Field(
+        default=[],
+        description="Why it is not healthy; over several processes each begins with the names of who says so",
+    )
+
+
+class CheckStatus(BaseModel):
+    """What a check of the app's own has said last."""
+
+    ok: bool | None = Field(default=None, description="null: it has not answered yet")
+    message: str | None = Field(default=None, description="What is wrong")
+    checked_at: datetime | None = Field(default=None, description="When it was asked last, in UTC")
+    age_seconds: float | None = Field(default=None, description="How old this answer is")
+    took_seconds: float | None = Field(default=None, description="How long it took")
 
 
 class HealthReport(BaseModel):
     status: HealthStatus
     process: ProcessInfo
+    role: Role = Field(default="all", description="`web`: the consumers are checked here, and run in other processes")
     consumers: dict[str, ConsumerHealth]
-    reasons: list[str] = []  # about all consumers: the broker cannot be reached, a service could not start
+    checks: dict[str, CheckStatus] = {}  # the app's own, by name
+    reasons: list[Reason] = []  # about all consumers: the broker cannot be reached, a service could not start
 
 
 class PartitionStatus(BaseModel):
-    topic: str
-    partition: int
-    position: int | None  # the next offset to be fetched
-    committed: int | None
-    end_offset: int | None  # the last stable offset: messages of open transactions do not count
-    lag: int | None  # messages from the lowest that is not concluded up to the end
-    lag_seconds: float | None  # age of the lowest, by its timestamp; None: it is not fetched yet; 0: there is none
-    in_flight: int  # received, but not concluded
-    paused: bool
+    """One partition that a process has."""
+
+    topic: str = Field(description="Also a retry or redrive topic of the consumer")
+    partition: int = Field(description="Its number")
+    position: int | None = Field(description="The next offset to be fetched")
+    committed: int | None = Field(description="The offset at which the group would go on now")
+    end_offset: int | None = Field(
+        description="The last stable offset, up to which messages can be read: those of open transactions do not count"
+    )
+    lag: int | None = Field(description="Messages from the lowest that is not finished up to `end_offset`")
+    lag_seconds: float | None = Field(
+        description="The age of the lowest message that is not finished, by its timestamp; null: it is not fetched "
+        "yet; 0: there is none"
+    )
+    in_flight: int = Field(description="Messages that were received and are not finished")
+    paused: bool = Field(description="An operator paused it")
+    member: str | None = Field(default=None, description="The `instance_id` of the process that has it")
 
 
 class CounterValues(BaseModel):
+    """Since each process built the consumer; restarts of the consumer do not reset them."""
+
     model_config = ConfigDict(from_attributes=True)
 
-    received: int
-    processed: int
-    failed: int
-    retried: int
-    deferred: int
-    dead_lettered: int
-    redriven: int
-    skipped: int
-    redelivered: int
-    duplicates: int
-    parked: int
-    given_up: int
-    lost_to_retention: int
-    commits: int
-    rebalances: int
-    abandoned: int
+    received: int = Field(description="Messages taken in from the broker")
+    processed: int = Field(description="Messages handled successfully")
+    failed: int = Field(description="Attempts that failed")
+    retried: int = Field(description="Further attempts that were started")
+    deferred: int = Field(description="Messages moved to a retry topic")
+    dead_lettered: int = Field(description="Messages moved to a DLQ topic")
+    redriven: int = Field(description="Dead letters sent back to their group")
+    skipped: int = Field(description="Messages passed over by a rule, such as failed ones without a DLQ")
+    redelivered: int = Field(description="Messages taken in again although done; they are not handled again")
+    duplicates: int = Field(description="Of the skipped: their sequence number was done or waiting already")
+    parked: int = Field(description="Messages put into the waiting room until their turn")
+    given_up: int = Field(description="Missing sequence numbers that are no longer waited for")
+    lost_to_retention: int = Field(description="Offsets that the broker deleted before they were read")
+    commits: int = Field(description="Commits of offsets")
+    rebalances: int = Field(description="How often the group gave or took partitions")
+    abandoned: int = Field(description="Messages still being handled when their partition had to be given up")
 
 
 class Rates(BaseModel):
-    """Messages per second since the consumer was last ready."""
+    """Messages per second over the last minute."""
 
-    received: float
-    processed: float
+    received: float = Field(description="Messages taken in per second")
+    processed: float = Field(description="Messages handled successfully per second")
+    failed: float = Field(description="Attempts that failed per second")
+    seconds: float = Field(
+        description="Over how many seconds: 60 to 65, or less if the consumer was ready for the first time after "
+        "that; 0: it has not been ready"
+    )
 
 
 class OrderedStatus(BaseModel):
     """What waits in the group of an ordered consumer, as the state store last reported it."""
 
-    aggregates_waiting: int  # aggregates with messages in their waiting room
-    parked: int  # messages in all waiting rooms
-    blocked: int  # aggregates of this process whose next message failed
-    full: int  # aggregates of this process whose messages found no room
-    oldest_gap_seconds: float  # how long a number has been missing
+    aggregates_waiting: int = Field(description="Aggregates of the group with messages in their waiting room")
+    parked: int = Field(description="Messages in all waiting rooms of the group")
+    blocked: int = Field(description="Aggregates whose next message failed, held by the processes of this answer")
+    full: int = Field(description="Aggregates whose messages found no room, held by the processes of this answer")
+    oldest_gap_seconds: float = Field(description="How long a sequence number has been missing")
 
 
 class LastError(BaseModel):
@@ -114,12 +150,39 @@ class LastError(BaseModel):
 class PauseStatus(BaseModel):
     """A pause of a consumer, of one topic of it, or of one partition. They are independent of each other."""
 
-    topic: str | None = Field(None, description="The topic that is paused; null: the whole consumer is")
-    partition: int | None = Field(None, description="The partition that is paused; null: the whole topic is")
+    topic: str | None = Field(default=None, description="The topic that is paused; null: the whole consumer is")
+    partition: int | None = Field(default=None, description="The partition that is paused; null: the whole topic is")
     since: datetime = Field(description="When it was paused, in UTC")
-    until: datetime | None = Field(None, description="When it ends by itself, in UTC; null: when somebody resumes it")
+    until: datetime | None = Field(
+        default=None, description="When it ends by itself, in UTC; null: when somebody resumes it"
+    )
     actor: str = Field(description="Who paused it; `settings`: the handler's tuning did")
-    reason: str | None = Field(None, description="Why, in their words")
+    reason: str | None = Field(default=None, description="Why, in their words")
+
+
+class StatusScope(StrEnum):
+    """Whom an answer speaks for."""
+
+    PROCESS = "process"  # the process that answers
+    GROUP = "group"  # all processes that have the consumer, as far as they share a state store
+
+
+class MemberStatus(BaseModel):
+    """One process that has the consumer."""
+
+    instance_id: str = Field(description="Its name: the setting `instance_id`, filled in")
+    host: str = Field(description="The name of its machine")
+    pid: int = Field(description="The number of its process there")
+    state: str = Field(description="Of the consumer in this process, as `state` below")
+    ready: bool = Field(description="It has joined the group")
+    paused: bool = Field(description="An operator paused the whole consumer there")
+    health: HealthStatus = Field(description="Of the consumer in this process")
+    partitions: int = Field(description="How many partitions it has")
+    concurrency: int = Field(description="How many messages or batches it handles at once")
+    seen_at: datetime = Field(description="When its part of this answer was true, in UTC by its own clock")
+    differs: list[str] = Field(
+        default=[], description="Names in `settings` with other values there, as during a deploy"
+    )
 
 
 class RateLimitStatus(BaseModel):
@@ -142,31 +205,59 @@ class BreakerStatus(BaseModel):
 
 
 class ConsumerStatus(BaseModel):
-    id: str
-    process: ProcessInfo
-    topics: list[str]
-    pattern: str | None
-    group_id: str
-    ordering: str
-    concurrency: int = Field(description="How many messages or batches this process handles at once, as set last")
-    batch_size: int | None
-    state: str
-    ready: bool
-    paused: bool = Field(description="The whole consumer is paused; `pauses` also has those of topics and partitions")
-    pauses: list[PauseStatus] = Field([], description="What an operator has paused, and until when")
-    rate_limit: RateLimitStatus | None = Field(None, description="As in force; null: none")
-    breaker: BreakerStatus | None = Field(None, description="Null: the consumer has none")
-    health: ConsumerHealth
-    assignment: list[PartitionStatus]
-    counters: CounterValues
-    rates: Rates
-    oldest_in_flight_seconds: float | None
-    last_message_at: datetime | None
+    """One consumer. How the parts of several processes become one answer: docs/status.md."""
+
+    id: str = Field(description="The handler id")
+    process: ProcessInfo = Field(description="The process that answers")
+    scope: StatusScope = Field(description="Whom the answer speaks for: `process` or `group`")
+    scope_note: str | None = Field(
+        description="Why the answer speaks for its process only although others were asked for; null: it need not"
+    )
+    members: list[MemberStatus] = Field(description="The processes that the answer speaks for")
+    topics: list[str] = Field(description="The topics it consumes; empty with a pattern")
+    pattern: str | None = Field(description="The regular expression for the names of its topics")
+    group_id: str = Field(description="The consumer group")
+    ordering: str = Field(description="`partition`, `key`, `none` or `sequence`")
+    concurrency: int = Field(description="How many messages or batches are handled at once, as set last")
+    batch_size: int | None = Field(description="Most messages of a batch; null: one message at a time")
+    settings: EffectiveSettings = Field(description="What holds for it")
+    state: str = Field(
+        description="`new`, `starting`, `running`, `backing_off`, `stopping`, `stopped`, or `elsewhere` (other "
+        "processes consume: the role is web); of several processes that of the one that is furthest from running"
+    )
+    ready: bool = Field(description="It has joined the group; of several processes: all of them have")
+    paused: bool = Field(
+        description="The whole consumer is paused, in all of several processes; `pauses` also has those of topics and "
+        "partitions"
+    )
+    pauses: list[PauseStatus] = Field(default=[], description="What an operator has paused, and until when")
+    rate_limit: RateLimitStatus | None = Field(
+        default=None, description="How much this process begins, as in force; null: no limit"
+    )
+    breaker: BreakerStatus | None = Field(default=None, description="Null: the consumer has none")
+    health: ConsumerHealth = Field(description="Whether it consumes, and what somebody should look at")
+    assignment: list[PartitionStatus] = Field(description="The partitions that the processes of this answer have")
+    lag: int | None = Field(description="The sum over `assignment`; null: that of a partition is not known yet")
+    lag_seconds: float | None = Field(
+        description="The greatest of `assignment`; null: that of a partition with a lag is not known yet"
+    )
+    counters: CounterValues = Field(description="What it has done, counted")
+    rates: Rates = Field(description="What it does per second")
+    oldest_in_queue_seconds: float | None = Field(
+        description="How long the oldest message has been waiting in the process for its call of the handler, "
+        "estimated from when it was fetched; null: none waits, or none may start now"
+    )
+    oldest_in_handler_seconds: float | None = Field(
+        description="How long the longest running call of the handler has taken; null: none runs"
+    )
+    oldest_in_flight_seconds: float | None = Field(description="The same as `oldest_in_handler_seconds`")
+    last_message_at: datetime | None = Field(description="When messages were last taken in, in UTC")
     last_error: LastError | None = Field(description="The last failure of a message; null if there was none")
+    last_errors: list[LastError] = Field(description="Up to 5 of the last failures, the newest first")
     restarts: int = Field(description="How often the consumer was rebuilt because consumption broke off")
     last_restart_reason: str | None = Field(
         description="Why consumption broke off for the last time: the client died, the broker refused, no progress. "
         "Of errors that are not the package's own only the type"
     )
-    dlq_topics: list[str]
-    ordered: OrderedStatus | None = None
+    dlq_topics: list[str] = Field(description="Where its dead letters go")
+    ordered: OrderedStatus | None = Field(default=None, description="Of an ordered consumer; null for others")

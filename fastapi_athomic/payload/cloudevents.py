@@ -63,6 +63,7 @@ class CloudEvents(Serializer):
     """
 
     name = "cloudevents"
+    takes_keys = False
 
     def __init__(
         self,

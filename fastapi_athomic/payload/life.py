@@ -37,6 +37,11 @@ class OpenParts:
         self._parts: dict[int, tuple[Serializer | BytesStep, _Use]] = {}
         self._loop: ReferenceType[asyncio.AbstractEventLoop] | None = None  # in which they are open
 
+    @property
+    def all(self) -> list[Serializer | BytesStep]:
+        """Those that are open. May be asked from another thread."""
+        return [part for part, _ in list(self._parts.values())]
+
     async def open(self, pipelines: Iterable[PayloadPipeline], timeout: float) -> None:
         """Opens what is not open yet, all at once, for up to `timeout` seconds. A failure is logged, no more.
 

@@ -22,7 +22,7 @@ from .losses import BARE_OBJECTS, DECLARED_OBJECTS, adapter_of, is_record
 from .objects import object_validator
 from .off_loop import threads
 from .serialization import RefusedError, UnfitError, Writers
-from .slices import THREAD_ABOVE, checked_limit, give_way, in_thread, sliced_validator
+from .slices import THREAD_ABOVE, checked_limit, give_way, in_thread
 from .steps import Decoder, Outgoing, Part, Received, Serializer, media_type
 from .target import Target
 from .validated import validated
@@ -153,7 +153,7 @@ class _Format:
     def sliced_reader(self, adapter: TypeAdapter[Any]) -> Callable[[bytes], Any]:
         """The same for a thread, which lets the event loop go on."""
         in_slices = partial(self._unpack, object_hook=give_way)
-        return self._reader(adapter, in_slices, object_validator(adapter, sliced_validator(adapter)))
+        return self._reader(adapter, in_slices, object_validator(adapter, in_slices=True))
 
     def _reader(
         self, adapter: TypeAdapter[Any], load: Callable[..., Any], validate: Callable[[Any], Any]

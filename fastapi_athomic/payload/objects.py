@@ -14,16 +14,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..compatibility import to_json
 from .fidelity import is_strict
+from .slices import sliced_validator
 
 
-def object_validator(adapter: TypeAdapter[Any], validator: Any = None) -> Callable[[Any], Any]:
+def object_validator(adapter: TypeAdapter[Any], *, in_slices: bool = False) -> Callable[[Any], Any]:
     """A function from objects that a format was read into to the type. It raises `ValidationError`.
 
     Args:
         adapter: of the type.
-        validator: takes the place of the adapter's own.
+        in_slices: it is used in a thread, and lets the event loop go on.
     """
-    validator = validator or adapter.validator
+    validator = sliced_validator(adapter) if in_slices else adapter.validator
     validate: Callable[[Any], Any] = validator.validate_python
     if not is_strict(adapter.core_schema):
         return validate

@@ -80,6 +80,8 @@ def _of_reads(serializer: Serializer, reads: Sequence[Any]) -> Iterator[str]:
 
 
 def _of_key(key: Any) -> str | None:
+    if isinstance(key, Serializer) and not key.takes_keys:
+        return f"key={type(key).__name__}(...) is for values only: give another serializer, or None for keys of text"
     if key is None or isinstance(key, Serializer):
         return None
     return f"key must be a serializer, such as Json(), or None for text, not {_shown(key)}"

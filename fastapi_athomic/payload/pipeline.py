@@ -12,6 +12,7 @@ from .json_format import Json
 from .orders import check_order, not_a_step, sequence_of
 from .own_steps import AdaptedStep, PayloadStep, is_payload_step
 from .reading import ENDINGS, IDENTITY, SourceOf, Unwrapping, as_bytes, by_format, failed, hint, listed
+from .stale_headers import STALE, StaleHeaders
 from .steps import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
@@ -22,7 +23,6 @@ from .steps import (
     Outgoing,
     Received,
     Serializer,
-    media_type,
 )
 from .target import Target
 from .text_keys import STEP as KEY
@@ -82,6 +82,7 @@ class PayloadPipeline:
         self._said: dict[frozenset[str], Headers] = {}  # by the names of steps that left a message as it was
         self._is_plain = type(self.serializer) is Json and not self.steps and not self.reads
         """JSON as ever: nothing is said in headers, and only the serializer is asked."""
+        self._stale = StaleHeaders(self.serializer, self.reads)
         self.waits = any(part.waits for part in self.parts)
         """Whether `write` and decoders may give a `Later`."""
         self.opens = any(_opens(part) for part in self.parts)
@@ -111,8 +112,11 @@ class PayloadPipeline:
         Raises:
             PayloadUnavailableError: (also when a `Later` is awaited) something that is needed cannot be reached.
         """
-        if outgoing.headers and not self._is_plain and not isinstance(message, bytes):
-            outgoing.headers = tuple(each for each in outgoing.headers if not self._is_of_another(*each))
+        for name, _ in outgoing.headers:
+            if name in STALE:
+                if not isinstance(message, bytes):  # which are published as they are, and so may well be what these say
+                    outgoing.headers = self._stale.without(outgoing.headers)
+                break
         try:
             data: Any = self.serializer.encode(message, outgoing)
         except BaseException as error:
@@ -126,16 +130,6 @@ class PayloadPipeline:
                 return Later(partial(self._write_first_later, data, outgoing, outgoing.headers))
             data = as_bytes(self.serializer, "encode", data)
         return self._write_steps(data, self._writers, _NONE, outgoing)
-
-    def _is_of_another(self, name: str, value: bytes | None) -> bool:
-        """Whether a header that was given says how another message was written: the one that this was made from.
-
-        Bytes are published as they are, and so may well be what such headers say.
-        """
-        if name == CONTENT_TYPE:
-            kind = media_type(Incoming("", None, None, ((name, value),)))
-            return kind != self.serializer.content_type and any(kind == each.content_type for each in self.reads)
-        return name == CONTENT_ENCODING
 
     def write_key(self, key: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:
         """The bytes of a key, by the pipeline's serializer of keys. Raises as `write` does, and names the key."""

@@ -56,9 +56,9 @@ MOST_CHOICES, LONGEST_CHOICE = 100, 200
 """For how many values of `content-encoding`, of how many bytes at most, is remembered which steps they name: a header
 may say anything."""
 
-_WITH_REGISTRY = ("avro", "protobuf", "json-schema")
-"""Serializers that read what begins with the id of a schema."""
-_LENGTH = len(CONTENT_ENCODING)
+_WITHOUT_REGISTRY = ("json", "messagepack")
+"""Serializers that read nothing that begins with the id of a schema."""
+_BEFORE_LAST, _LAST = len(CONTENT_ENCODING) - 1, (CONTENT_ENCODING[-1], CONTENT_ENCODING[-1].upper())
 
 _Step = tuple[BytesStep, Callable[[bytes, Incoming], Any], bool]
 """A step, its `decode`, and whether it is to be undone for sure; else the bytes tell."""
@@ -89,7 +89,7 @@ class Unwrapping:
         if self._some_optional:
             said = None
             for name, text in incoming.headers:
-                if len(name) == _LENGTH and name.lower() == CONTENT_ENCODING:
+                if name[_BEFORE_LAST:] in _LAST and name.lower() == CONTENT_ENCODING:  # no call for other headers
                     said = text
             if said is not None:
                 chosen = self._chosen.get(said)
@@ -233,7 +233,7 @@ def hint(message: Received, steps: Sequence[BytesStep], serializers: Sequence[Se
     if looks is not None and looks not in present:
         return f"; the payload begins like {looks}, which the payload pipeline does not have"
     inner = [part for each in serializers for part in getattr(each, "readers", (each,))]  # an envelope has some
-    if data[:1] == b"\0" and len(data) > 4 and not any(part.name in _WITH_REGISTRY for part in inner):
+    if data[:1] == b"\0" and len(data) > 4 and all(part.name in _WITHOUT_REGISTRY for part in inner):
         return (
             "; the payload begins with 0x00, as Avro, Protobuf and JSON Schema with a schema registry do: the payload "
             "pipeline of this topic has none of them"

@@ -197,6 +197,11 @@ class Payloads:
 
     # --- life
 
+    @property
+    def open_parts(self) -> list[Serializer | BytesStep]:
+        """The steps of all pipelines, while they are open. May be asked from another thread."""
+        return self._open.all
+
     async def open(self, timeout: float) -> None:
         """Opens what is known now and not open yet, in the event loop of the consumers. See `OpenParts.open`."""
         await self._open.open(self.all(), timeout)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -20,7 +20,9 @@ from ..checks import Check, first_problem, is_whole, or_none
 from ..compatibility import validator_with_all
 from ..exceptions import ConfigurationError
 from .off_loop import threads
-from .steps import Later, Received
+from .steps import Later
+
+T = TypeVar("T")
 
 THREAD_ABOVE = 1024 * 1024
 """Bytes above which a payload is read in a thread, by default: Kafka's own limit, unless somebody has raised it."""
@@ -43,17 +45,17 @@ def checked_limit(serializer: Any) -> int:
     return sys.maxsize if serializer.thread_above is None else int(serializer.thread_above)
 
 
-def in_thread(make: Callable[[], Callable[[Received], Any]]) -> Callable[[Received], Later[Any]]:
-    """A decoder whose work is done in a thread. `make` gives what does it; it is called with the first message."""
-    made: list[Callable[[Received], Any]] = []
+def in_thread(make: Callable[[], Callable[[T], Any]]) -> Callable[[T], Later[Any]]:
+    """A decoder whose work is done in a thread. `make` gives what does it; it is called with the first payload."""
+    made: list[Callable[[T], Any]] = []
 
-    def work(message: Received) -> Any:
+    def work(payload: T) -> Any:
         if not made:
             made.append(make())
-        return made[0](message)
+        return made[0](payload)
 
-    def decode(message: Received) -> Later[Any]:
-        return threads.later(partial(copy_context().run, work, message))
+    def decode(payload: T) -> Later[Any]:
+        return threads.later(partial(copy_context().run, work, payload))
 
     return decode
 

@@ -112,6 +112,8 @@ class Serializer(ABC):
     content_type: str | None = None
     """A media type (RFC 6838), for the header `content-type`."""
     waits: bool = False
+    takes_keys: bool = True
+    """Whether keys can be written by it. If not, a pipeline with it as `key` is refused."""
 
     @abstractmethod
     def encode(self, message: Any, outgoing: Outgoing) -> bytes | Later[bytes | None] | None:

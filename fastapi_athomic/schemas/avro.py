@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError
 from ..extras import needed
+from ..payload.off_loop import threads
+from ..payload.slices import THREAD_ABOVE, checked_limit, in_thread
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
 from ..payload.target import Target
 from .avro_logical import Duration
@@ -48,6 +50,8 @@ class Avro(Serializer):
         auto_register: registers `schema`, or without one the schema that is derived from the message's class.
         nanoseconds: what a datetime cannot hold of `timestamp-nanos`: "refuse" the message, or "cut" it off. A field
             that is annotated `int` gets all of it.
+        thread_above: larger payloads (in bytes) are read in a thread, which lets the event loop go on between records
+            and the items of lists; validators of models run there, too. None: all are read in the event loop.
 
     Raises:
         ConfigurationError: a library is missing, an option is wrong, or a schema is none.
@@ -70,6 +74,7 @@ class Avro(Serializer):
         namespace: str | None = None,
         auto_register: bool = False,
         nanoseconds: Literal["refuse", "cut"] = "refuse",
+        thread_above: int | None = THREAD_ABOVE,
     ) -> None:
         needed("fastavro", extra="avro", what="Avro")
         from .avro_messages import reading_rules
@@ -79,7 +84,9 @@ class Avro(Serializer):
             raise ConfigurationError(f"framing must be one of {', '.join(get_args(Framing))}")
         check_source(registry, "Avro")
         self.registry = registry
-        self._framing = framing
+        self.thread_above = thread_above
+        self._limit = checked_limit(self)
+        self.framing = framing
         self._subject = subject
         self._references = tuple(references)
         self._namespace = namespace
@@ -132,7 +139,8 @@ class Avro(Serializer):
             except PayloadDecodeError as error:  # it will never do, and to find that out again costs milliseconds
                 read = partial(_refuse, str(error))
             readers.keep(schema_id, read)
-        return read(data)
+        value = read(data)
+        return await value if isinstance(value, Later) else value
 
     def _reader_of(self, schema_id: SchemaId, node: Node, target: Target) -> Read:
         from .avro_reading import SchemaReader
@@ -142,7 +150,8 @@ class Avro(Serializer):
                 from .avro_resolution import resolved
 
                 node = resolved(node, self._reader)
-            reader = SchemaReader(node, target, self._rules)
+            in_slices = in_thread(lambda: SchemaReader(node, target, self._rules, in_slices=True))
+            reader = SchemaReader(node, target, self._rules, thread_above=self._limit, read_later=in_slices)
         except (AvroSchemaError, ValueError, RecursionError) as error:
             reason = str(error)
             raise PayloadDecodeError(
@@ -210,7 +219,7 @@ class Avro(Serializer):
             node = await self._node_of(schema)
         except PayloadDecodeError as error:
             raise PayloadEncodeError(str(error), step="avro") from None
-        return _Writer(MessageWriter(kind, node, Frame(self._framing, schema, part), self._rules), schema)
+        return _Writer(MessageWriter(kind, node, Frame(self.framing, schema, part), self._rules), schema)
 
     def _text_for(self, kind: type) -> str | None:
         """The text of the schema that a class is written by; None: the registry has it."""
@@ -221,7 +230,19 @@ class Avro(Serializer):
             return text
         if self._texts:
             raise PayloadEncodeError(f"step avro: no schema is given for {kind.__name__}", step="avro")
-        return self.derived(kind) if self.auto_register else None
+        return self._derived_for_writing(kind) if self.auto_register else None
+
+    def _derived_for_writing(self, kind: type) -> str:
+        try:
+            return self.derived(kind)
+        except ConfigurationError:
+            if self._record_name(kind) is not None:
+                raise  # it names the field
+        raise PayloadEncodeError(
+            f"step avro: a {kind.__name__} declares no schema that could be registered: publish a model, or give Avro "
+            "one with schema=...",
+            step="avro",
+        )
 
     def _given(self, kind: type) -> str | None:
         """The text that was given for a class, or for one of its bases."""
@@ -317,8 +338,12 @@ class Avro(Serializer):
         opened = getattr(self.registry, "open", None)
         if opened is not None:
             await opened()
+        if self.thread_above is not None:
+            threads.open()
 
     async def close(self) -> None:
+        if self.thread_above is not None:
+            threads.close()
         closed = getattr(self.registry, "close", None)
         if closed is not None:
             await closed()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -30,18 +32,33 @@ class SchemaReader:
         node: the writer's schema, perhaps resolved for a reader's.
         target: the handler's type. None: values come as Python's own types.
         rules: of the serializer.
+        in_slices: it is used in a thread, and lets the event loop go on.
+        thread_above: larger payloads (in bytes) are left to `read_later`.
+        read_later: gives a `Later`.
     """
 
-    def __init__(self, node: Node, target: Target | None, rules: ReadingRules) -> None:
+    def __init__(
+        self,
+        node: Node,
+        target: Target | None,
+        rules: ReadingRules,
+        *,
+        in_slices: bool = False,
+        thread_above: int = sys.maxsize,
+        read_later: Callable[[bytes], Any] | None = None,
+    ) -> None:
         self._target = target
         expected = None if target is None else Expected(target.adapter)
-        self._schema = WireSchemas(expected, rules).of(node)
-        self._validate = None if target is None else object_validator(target.adapter)
+        self._schema = WireSchemas(expected, rules, in_slices=in_slices).of(node)
+        self._validate = None if target is None else object_validator(target.adapter, in_slices=in_slices)
+        self._thread_above, self._read_later = thread_above, read_later
         # by itself, a value of type bytes is written without its length, as Confluent's serializers do
         self._is_bare = node.kind == "bytes" and node.logical is None
         self._counts = any(each.kind == "array" and takes_no_bytes(each.items) for each in node.walk())
 
     def __call__(self, data: bytes) -> Any:
+        if self._read_later is not None and data[self._thread_above :]:  # it is larger
+            return self._read_later(data)
         try:
             value = data if self._is_bare else self._decoded(data)
         except KeyboardInterrupt:

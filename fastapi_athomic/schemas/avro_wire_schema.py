@@ -7,6 +7,7 @@ fastavro only decodes then, in compiled code. What it lacks is put into the sche
   while it is read, so that pydantic has nothing left to guess;
 - members of enums whose values are not the symbols: they stand in place of the symbols;
 - numbers of branches and symbols below zero, which Python's lists take: they lead to something that cannot be read;
+- places where another thread may go on, if it is done in one: after each record, array and map;
 - records inside themselves: `MAX_DEPTH` copies, as nothing else bounds how deep fastavro goes.
 """
 
@@ -24,6 +25,7 @@ from fastavro.read import LOGICAL_READERS
 
 from ..compatibility import type_adapter
 from ..payload.objects import object_validator
+from ..payload.slices import give_way
 from .avro_defaults import default_bytes
 from .avro_logical import Convert, Unfit, reader
 from .avro_schema import REFUSED, Node, recursive_records
@@ -66,7 +68,7 @@ def _convert(value: Any, schema: Any = None, _: object = None) -> Any:
     return schema[CONVERT](value)
 
 
-for _kind in ("null", "int", "long", "float", "double", "bytes", "fixed", "string", "record"):
+for _kind in ("null", "int", "long", "float", "double", "bytes", "fixed", "string", "record", "array", "map"):
     LOGICAL_READERS[f"{_kind}-{_OURS}"] = _convert  # fastavro's way to add logical types
 
 
@@ -84,9 +86,12 @@ class WireSchemas:
     Args:
         expected: what the handler's type expects; None: nothing, so that values come as Python's own types.
         rules: of the serializer.
+        in_slices: reading gives way to other threads.
     """
 
-    def __init__(self, expected: Expected | None, rules: ReadingRules) -> None:
+    def __init__(self, expected: Expected | None, rules: ReadingRules, *, in_slices: bool = False) -> None:
+        self._in_slices = in_slices
+        self._pause: Convert | None = give_way if in_slices else None
         self._expected = expected
         self._rules = rules
         self._made: dict[tuple[object, ...], WireSchema] = {}
@@ -122,10 +127,10 @@ class WireSchemas:
             return [*branches, *[_NO_BRANCH] * len(branches)]  # -1 and so on count from the end
         if node.kind == "array":
             items = expected.items(shapes) if expected else ()
-            return {**PARSED, "type": "array", "items": self._make(node.items, items, depth)}
+            return _converted({**PARSED, "type": "array", "items": self._make(node.items, items, depth)}, self._pause)
         if node.kind == "map":
             values = expected.values(shapes) if expected else ()
-            return {**PARSED, "type": "map", "values": self._make(node.items, values, depth)}
+            return _converted({**PARSED, "type": "map", "values": self._make(node.items, values, depth)}, self._pause)
         if node.kind == "enum":
             return {**PARSED, "type": "enum", "name": node.name, "symbols": _symbols(node, shapes)}
         convert = _both(self._logical(node, shapes), node.convert)
@@ -151,7 +156,7 @@ class WireSchemas:
             return _TOO_DEEP
         build = None
         if decided and len(shapes) == 1 and shapes[0]["type"] in RECORDS:
-            build = object_validator(type_adapter(shapes[0]["cls"]))
+            build = object_validator(type_adapter(shapes[0]["cls"]), in_slices=self._in_slices)
         expected = self._expected
         fields = [
             {
@@ -161,7 +166,7 @@ class WireSchemas:
             for each in node.fields
         ]
         made = {**PARSED, "type": "record", "name": node.name, "fields": fields}
-        return _converted(made, _both(self._completion(node, shapes, depth), build))
+        return _converted(made, _both(self._completion(node, shapes, depth), build) or self._pause)
 
     def _completion(self, node: Node, shapes: Shapes, depth: int) -> Convert | None:
         """Takes away and adds fields, where a reader's schema has others. Each default is read afresh."""

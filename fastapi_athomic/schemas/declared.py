@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..payload.steps import Part
 from .registered import Reference, SchemaSource, SchemaType
+from .wire import Framing
 
 
 class DeclaredSchema(NamedTuple):
@@ -30,6 +31,8 @@ class DeclaresSchemas(Protocol):
     def registry(self) -> SchemaSource: ...
     @property
     def auto_register(self) -> bool: ...
+    @property
+    def framing(self) -> Framing: ...
 
     def declared(self, target_type: Any, topic: str, part: Part = "value") -> DeclaredSchema | None:
         """The schema of the type, or the one that the serializer was given; None: only the registry has one.

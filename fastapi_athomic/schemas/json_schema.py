@@ -6,20 +6,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from ..exceptions import ConfigurationError, PayloadDecodeError, PayloadEncodeError
 from ..extras import needed
 from ..payload.losses import MAX_TYPES
+from ..payload.off_loop import threads
 from ..payload.serialization import write_json
+from ..payload.slices import THREAD_ABOVE, checked_limit, in_thread, sliced_validator
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, header, media_type
 from ..payload.target import Target
 from ..payload.validated import Read, validated
 from .declared import DeclaredSchema
 from .json_validation import JsonValidator, UnusableSchemaError, title_of
-from .registered import Reference, RegisteredSchema, SchemaSource, check_source
+from .registered import Reference, RegisteredSchema, SchemaId, SchemaSource, check_source
 from .subjects import SubjectStrategy, check_strategy, subject_of
 from .wire import HEADERS, Frame, Framing, has_frame, read_frame, schema_of
 
@@ -51,6 +53,8 @@ class JsonSchema(Serializer):
         validate: whether what is published is checked against the schema, beside what its class says.
         validate_reads: whether what is read is, too: against the schema whose id the message has. Without it, the
             registry is not asked for anything that is read.
+        thread_above: larger payloads (in bytes) are read in a thread, which lets the event loop go on between objects
+            and the items of lists; validators of models run there, too. None: all are read in the event loop.
 
     Raises:
         ConfigurationError: `jsonschema-rs` is not installed, or `schema` is no JSON Schema.
@@ -70,6 +74,7 @@ class JsonSchema(Serializer):
         auto_register: bool = False,
         validate: bool = True,
         validate_reads: bool = False,
+        thread_above: int | None = THREAD_ABOVE,
     ) -> None:
         needed("jsonschema_rs", extra="json-schema", what="JsonSchema")
         if framing not in _CONTENT_TYPES:
@@ -78,8 +83,10 @@ class JsonSchema(Serializer):
         check_source(registry, "JsonSchema")
         self.registry = registry
         self.auto_register = auto_register
+        self.thread_above = thread_above
+        self._limit = checked_limit(self)
         self.content_type = _CONTENT_TYPES[framing]
-        self._framing = framing
+        self.framing = framing
         self._subject = subject
         self._text = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
         self._references = tuple(references)
@@ -131,7 +138,7 @@ class JsonSchema(Serializer):
             except UnusableSchemaError as error:
                 text = f"step {STEP}: the schema of {schema.subject} cannot be used: {error}"
                 raise PayloadEncodeError(text, step=STEP) from None
-        return _Writer(Frame(self._framing, schema, part), validator, schema)
+        return _Writer(Frame(self.framing, schema, part), validator, schema)
 
     def _text_for(self, message: Any) -> str | None:
         """The schema to look up or register; None: the newest version of the subject is used."""
@@ -141,7 +148,7 @@ class JsonSchema(Serializer):
         if not _describes(kind):
             raise PayloadEncodeError(
                 f"step {STEP}: a {kind.__name__} declares no schema that could be registered: publish a model, or give "
-                "JsonSchema a schema",
+                "JsonSchema one with schema=...",
                 step=STEP,
             )
         return self._written_schema(kind)
@@ -169,25 +176,33 @@ class JsonSchema(Serializer):
     def decoder(self, target_type: Any, part: Part = "value") -> Decoder:
         target = Target(target_type)
         read = validated(target, target.adapter.validator.validate_json, step=STEP, name="JSON")
+
+        def in_slices() -> Read:
+            return validated(target, sliced_validator(target.adapter).validate_json, step=STEP, name="JSON")
+
         if self._validates_reads:
-            return partial(self._read_later, read, part)
+            large = in_thread(lambda: _following(in_slices(), in_slices=True))
+            return partial(self._read_later, _Reads(read, _following(read), large), part)
+        read_large, limit = in_thread(in_slices), self._limit
 
         def decode(message: Received) -> Any:
             data = message.value
             if data is None:
                 return read(None)
+            if data[limit:]:  # it is larger: a slice, as `len` would be a call for each message
+                return read_large(read_frame(message, part, STEP).data)
             if data[:1] == b"\0" and len(data) > _PREFIX:  # an id, as no JSON begins with this byte
                 return read(data[_PREFIX:])
             return read(read_frame(message, part, STEP).data)
 
         return decode
 
-    def _read_later(self, read: Read, part: Part, message: Received) -> Any:
+    def _read_later(self, reads: _Reads, part: Part, message: Received) -> Any:
         if message.value is None:
-            return read(None)
-        return Later(partial(self._read_validated, read, part, message))
+            return reads.null(None)
+        return Later(partial(self._read_validated, reads, part, message))
 
-    async def _read_validated(self, read: Read, part: Part, message: Received) -> Any:
+    async def _read_validated(self, reads: _Reads, part: Part, message: Received) -> Any:
         frame = read_frame(message, part, STEP)
         schema = await schema_of(self.registry, frame.schema_id, STEP)
         if schema.type != "JSON":
@@ -197,15 +212,8 @@ class JsonSchema(Serializer):
         except UnusableSchemaError as error:
             text = f"step {STEP}: the schema {frame.schema_id} cannot be used: {error}"
             raise PayloadDecodeError(text, step=STEP) from None
-        value = read(frame.data)
-        try:
-            problem = validator.problem(frame.data)
-        except ValueError as error:
-            problem = type(error).__name__
-        if problem is None:
-            return value
-        text = f"step {STEP}: the payload does not follow its schema {frame.schema_id}: {problem}"
-        raise PayloadDecodeError(text, step=STEP)
+        payload = _Payload(frame.data, validator, frame.schema_id)
+        return reads.checked(payload) if len(frame.data) <= self._limit else await reads.large(payload)
 
     def recognizes(self, message: Received) -> bool:
         """By the content type, if it is one of ours; and by the schema's id."""
@@ -249,9 +257,46 @@ class JsonSchema(Serializer):
 
     async def open(self) -> None:
         await self.registry.open()
+        if self.thread_above is not None:
+            threads.open()
 
     async def close(self) -> None:
+        if self.thread_above is not None:
+            threads.close()
         await self.registry.close()
+
+
+class _Payload(NamedTuple):
+    """What is read, and what it must follow."""
+
+    data: bytes
+    validator: JsonValidator
+    schema_id: SchemaId
+
+
+class _Reads(NamedTuple):
+    """How one type is read by a serializer that validates what it reads."""
+
+    null: Read
+    checked: Callable[[_Payload], Any]
+    large: Callable[[_Payload], Later[Any]]
+
+
+def _following(read: Read, *, in_slices: bool = False) -> Callable[[_Payload], Any]:
+    """`read`, for what follows its schema. `in_slices`: it is done in a thread, and lets the event loop go on."""
+
+    def read_checked(payload: _Payload) -> Any:
+        value = read(payload.data)
+        try:
+            problem = payload.validator.problem(payload.data, in_slices=in_slices)
+        except ValueError as error:
+            problem = type(error).__name__
+        if problem is None:
+            return value
+        text = f"step {STEP}: the payload does not follow its schema {payload.schema_id}: {problem}"
+        raise PayloadDecodeError(text, step=STEP)
+
+    return read_checked
 
 
 class _Writer:

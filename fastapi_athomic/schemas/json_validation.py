@@ -8,6 +8,7 @@ As in confluent-kafka's serializers, a schema without `$schema` is of draft 2020
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic_core import from_json
 
 from ..error_text import MAX_ERRORS
 from ..extras import needed
+from ..payload.slices import give_way
 
 _OWN_BASE = "json-schema:///"
 """What `jsonschema-rs` resolves references against in a schema without `$id`."""
@@ -52,12 +54,15 @@ class JsonValidator:
             return
         raise UnusableSchemaError(reason)
 
-    def problem(self, data: bytes) -> str | None:
+    def problem(self, data: bytes, *, in_slices: bool = False) -> str | None:
         """Why the JSON does not follow the schema: places and keywords, and no values. None: it does.
 
         It must be JSON that pydantic reads: nesting is limited there, and `jsonschema-rs` does not limit it.
+
+        `in_slices`: it is done in a thread, and lets the event loop go on while the JSON is parsed. `jsonschema-rs`
+        holds Python's lock (GIL), but needs less than half of that time.
         """
-        instance = from_json(data)
+        instance = json.loads(data.decode(), object_hook=give_way) if in_slices else from_json(data)
         if self._validator.is_valid(instance):
             return None
         found = list(islice(self._validator.iter_errors(instance), MAX_ERRORS + 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from hashlib import md5
 from uuid import UUID
 
@@ -35,6 +36,7 @@ class MemoryRegistry:
     """A `RegistryBackend` in memory. Threads may share it: each change is one step."""
 
     shown: str = "memory://"
+    trouble: tuple[str, datetime] | None = None
     _schemas: list[RegisteredSchema] = field(default_factory=list)  # the one with id 1 comes first
     _subjects: dict[str, list[RegisteredSchema]] = field(default_factory=dict)
 

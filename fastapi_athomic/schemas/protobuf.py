@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ..exceptions import ConfigurationError
 from ..extras import needed
 from ..payload.off_loop import threads
+from ..payload.slices import THREAD_ABOVE, checked_limit
 from ..payload.steps import Decoder, Later, Outgoing, Part, Received, Serializer, media_type
 from .declared import DeclaredSchema
 from .registered import SchemaSource, check_source
@@ -29,7 +30,7 @@ class Protobuf(Serializer):
         nanoseconds: what a `datetime` or `timedelta` cannot hold of a Timestamp or Duration: "refuse" the message, or
             "cut" it off. A field annotated `int` gets all nanoseconds.
         thread_above: larger payloads (in bytes) are made models of in a thread, which lets the event loop go on between
-            the items of lists; None: never.
+            the items of lists; validators of models run there, too. None: never.
 
     A handler's type is a generated class (or several: `A | B`), or anything that pydantic validates; see
     docs/protobuf.md for what its fields may be. `bytes` is the bare message.
@@ -52,7 +53,7 @@ class Protobuf(Serializer):
         schema: Any = None,
         auto_register: bool = False,
         nanoseconds: Literal["refuse", "cut"] = "refuse",
-        thread_above: int | None = None,
+        thread_above: int | None = THREAD_ABOVE,
     ) -> None:
         message = needed("google.protobuf.message", extra="protobuf", what="Protobuf").Message
         if framing not in ("prefix", "header"):
@@ -67,8 +68,10 @@ class Protobuf(Serializer):
                 raise ConfigurationError("messages and schema of Protobuf take classes that protoc has generated")
         self.registry = registry
         self.auto_register = auto_register
+        self.framing = framing
         self._cuts_nanoseconds = nanoseconds == "cut"
-        self._thread_above = thread_above
+        self.thread_above = thread_above
+        self._limit = checked_limit(self)
         from .protobuf_checks import Checks  # these need the library
         from .protobuf_decoding import Files
         from .protobuf_encoding import Options, ProtobufEncoder
@@ -90,7 +93,7 @@ class Protobuf(Serializer):
             target_type,
             part,
             cuts_nanoseconds=self._cuts_nanoseconds,
-            thread_above=self._thread_above,
+            thread_above=self._limit,
         )
         return decoder.decode
 
@@ -119,10 +122,10 @@ class Protobuf(Serializer):
 
     async def open(self) -> None:
         await self.registry.open()
-        if self._thread_above is not None:
+        if self.thread_above is not None:
             threads.open()
 
     async def close(self) -> None:
-        if self._thread_above is not None:
+        if self.thread_above is not None:
             threads.close()
         await self.registry.close()

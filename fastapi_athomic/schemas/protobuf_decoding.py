@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from contextvars import copy_context
 from functools import partial
 from inspect import isclass
 from typing import Any
@@ -16,8 +16,7 @@ from ..error_text import located
 from ..exceptions import ConfigurationError, PayloadDecodeError
 from ..payload.annotations import type_name
 from ..payload.objects import object_validator
-from ..payload.off_loop import threads
-from ..payload.slices import sliced_validator
+from ..payload.slices import in_thread
 from ..payload.steps import Later, Part, Received
 from ..payload.target import Target
 from .kept import Kept
@@ -30,6 +29,7 @@ from .wire import HEADERS, read_frame, schema_of
 
 STEP = "protobuf"
 Read = Callable[[bytes], Any]
+Validate = Callable[[Any], Any]
 Index = tuple[int, ...]
 PREFIX = 5
 """Bytes of 0x00 and a schema's number."""
@@ -71,7 +71,7 @@ class ProtobufDecoder:
         target_type: the handler's type: generated classes, or anything that pydantic validates.
         part: of the message.
         cuts_nanoseconds: what a datetime or timedelta cannot hold is cut off, else it is refused.
-        thread_above: larger payloads (in bytes) are read in a thread; None: none is.
+        thread_above: larger payloads (in bytes) are read in a thread.
 
     Raises:
         ConfigurationError: pydantic cannot validate the type, or it mixes generated classes with others.
@@ -85,7 +85,7 @@ class ProtobufDecoder:
         part: Part,
         *,
         cuts_nanoseconds: bool = False,
-        thread_above: int | None = None,
+        thread_above: int = sys.maxsize,
     ) -> None:
         self._files = files
         self._part = part
@@ -180,7 +180,7 @@ def _readers_into(
 class _IntoBytes:
     """The message without id and index, for those who parse it themselves."""
 
-    thread_above: int | None = None
+    thread_above: int = sys.maxsize
 
     def __init__(self, *, allows_none: bool) -> None:
         self.allows_none = allows_none
@@ -193,7 +193,7 @@ class _IntoClasses:
     """Generated classes, as they are. Unknown fields stay in them, as Protobuf has it. The library keeps Python's lock
     while it parses, so a thread would be of no use."""
 
-    thread_above: int | None = None
+    thread_above: int = sys.maxsize
 
     def __init__(self, classes: list[Any], *, allows_none: bool) -> None:
         self.allows_none = allows_none
@@ -219,7 +219,7 @@ class _IntoClasses:
 class _IntoModels:
     """Models, dataclasses, TypedDicts and dicts, validated by pydantic."""
 
-    thread_above: int | None = None
+    thread_above: int = sys.maxsize
 
     def __init__(self, target_type: Any, messages: Mapping[Any, Any], *, cuts_nanoseconds: bool) -> None:
         self._cuts_nanoseconds = cuts_nanoseconds
@@ -239,13 +239,15 @@ class _IntoModels:
         convert = reader.function(read_as, kind)
         if kind is not None and written.fields and not reader.shares_fields(read_as, kind):
             raise refused(f"the message {written.full_name} has none of the fields of {type_name(kind)}")
-        union = object_validator(Target(kind).adapter) if len(self._choice.records) > 1 else None
-        validate = object_validator(self._target.adapter)
-        at_once = self._compiled(read_as, reader, convert, union, validate)
-        if self.thread_above is None:
-            return at_once
-        sliced = object_validator(self._target.adapter, sliced_validator(self._target.adapter))
-        return _in_thread_above(self.thread_above, at_once, self._compiled(read_as, reader, convert, union, sliced))
+        compiled = partial(self._compiled, read_as, reader, convert)
+        read_later = in_thread(lambda: compiled(*self._validators(kind, in_slices=True)))
+        return compiled(*self._validators(kind, in_slices=False), self.thread_above, read_later)
+
+    def _validators(self, kind: Any, *, in_slices: bool) -> tuple[Validate | None, Validate]:
+        """Of the record, if there are several, and of the whole. `in_slices`: they let the event loop go on."""
+        several = len(self._choice.records) > 1
+        of_record = object_validator(Target(kind).adapter, in_slices=in_slices) if several else None
+        return of_record, object_validator(self._target.adapter, in_slices=in_slices)
 
     def _kind_for(self, written: Any) -> Any:
         """The record that the message becomes; None: a dict."""
@@ -268,13 +270,17 @@ class _IntoModels:
         descriptor: Any,
         reader: MessageReader,
         convert: Callable[[Any], Any],
-        union: Callable[[Any], Any] | None,
-        validate: Callable[[Any], Any],
+        union: Validate | None,
+        validate: Validate,
+        thread_above: int = sys.maxsize,
+        read_later: Read | None = None,
     ) -> Read:
         parse, name = GetMessageClass(descriptor).FromString, descriptor.full_name
         target = self._target
 
         def read(data: bytes) -> Any:
+            if read_later is not None and data[thread_above:]:  # it is larger: a slice, as `len` would be a call
+                return read_later(data)
             try:
                 if union is not None:
                     return validate(union(convert(parse(data))))
@@ -293,15 +299,6 @@ class _IntoModels:
             raise refused(problem)
 
         return read
-
-
-def _in_thread_above(size: int, at_once: Read, in_thread: Read) -> Read:
-    """Gives a `Later` for larger payloads."""
-
-    def read(data: bytes) -> Any:
-        return at_once(data) if len(data) <= size else threads.later(partial(copy_context().run, in_thread, data))
-
-    return read
 
 
 def _at(place: str) -> str:

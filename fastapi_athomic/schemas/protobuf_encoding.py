@@ -33,7 +33,7 @@ from .protobuf_known import UnwritableError
 from .protobuf_reading import Kinds, MessageReader
 from .protobuf_targets import compares_by_fields, record_of
 from .protobuf_writing import MessageWriter
-from .registered import ASK_AGAIN, Reference, RegisteredSchema
+from .registered import ASK_AGAIN, OR_REGISTER, Reference, RegisteredSchema
 from .subjects import SubjectStrategy, subject_of
 from .wire import Frame, Framing
 
@@ -128,7 +128,11 @@ class ProtobufEncoder:
         except PayloadUnavailableError as error:
             if not self._options.auto_register:
                 raise
-            text = f"{error}; auto_register needs a generated class: messages={{{kind.__name__}: ...}}, or schema=..."
+            text = (
+                f"{str(error).removesuffix(OR_REGISTER)}. Nothing is registered for a {type_name(kind)}, as no "
+                f"generated class stands for it: publish one, or say which with messages={{{kind.__name__}: ...}}, or "
+                "schema=..."
+            )
             raise PayloadUnavailableError(text, step=error.step) from None
 
     def _descriptor_of(self, kind: Any) -> Any:

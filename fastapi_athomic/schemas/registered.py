@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
@@ -26,6 +27,10 @@ class Reference(NamedTuple):
     name: str  # by which the schema names it: an Avro full name, a .proto file, a JSON Schema $id
     subject: str
     version: int
+
+
+OR_REGISTER = ", or use auto_register=True"
+"""The end of the error about a subject that has no schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,8 @@ class SchemaRefusedError(Exception):
 
 class RegistryBackend(Protocol):
     """One registry, asked afresh each time. None: there is no such schema. All may raise `PayloadUnavailableError`."""
+
+    trouble: tuple[str, datetime] | None  # why the last request failed, and since when they do; None: it did not
 
     @property
     def shown(self) -> str:

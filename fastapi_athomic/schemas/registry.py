@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,7 +23,16 @@ from ..exceptions import (
 )
 from .kept import Kept
 from .memory_registry import memory_registry
-from .registered import STEP, Reference, RegisteredSchema, RegistryBackend, SchemaId, SchemaRefusedError, SchemaType
+from .registered import (
+    OR_REGISTER,
+    STEP,
+    Reference,
+    RegisteredSchema,
+    RegistryBackend,
+    SchemaId,
+    SchemaRefusedError,
+    SchemaType,
+)
 from .rest_registry import TIMEOUT, Access, RestRegistry, Secret
 
 logger = logging.getLogger(__name__)
@@ -111,6 +121,11 @@ class SchemaRegistry:
     def __repr__(self) -> str:
         return f"SchemaRegistry({self._backend.shown})"
 
+    @property
+    def trouble(self) -> tuple[str, datetime] | None:
+        """Why the last request failed, and since when they do; None: it did not. May be asked from another thread."""
+        return self._backend.trouble
+
     async def open(self) -> None:
         """Called by each serializer that uses the registry. Does not ask the registry anything."""
 
@@ -195,7 +210,7 @@ class SchemaRegistry:
         schema = await self._backend.version(subject, None)
         if schema is None:
             raise PayloadUnavailableError(
-                f"{self._backend.shown} has no subject {subject}: register its schema, or use auto_register=True",
+                f"{self._backend.shown} has no subject {subject}: register its schema{OR_REGISTER}",
                 step=STEP,
             )
         self._latest.keep(subject, (asked + self._latest_for, schema))

@@ -22,6 +22,7 @@ import json
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -70,6 +71,10 @@ class Access:
     ssl_check_hostname: bool = True
 
 
+_EXTRAS = "avro], [protobuf] or [json-schema"
+"""All of them bring httpx2. Who is told of `registry` only would have to come back for the format's own."""
+
+
 class RestRegistry:
     """A `RegistryBackend`.
 
@@ -82,11 +87,12 @@ class RestRegistry:
     """
 
     def __init__(self, urls: Sequence[str], access: Access) -> None:
-        self._httpx = needed("httpx2", extra="registry", what="a schema registry")
+        self._httpx = needed("httpx2", extra=_EXTRAS, what="a schema registry")
         self._urls = list(urls)
         self._access = access
         self._tls = _tls(urls, access)
         self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self.trouble: tuple[str, datetime] | None = None  # why the last request failed, and since when they do
         self._away: tuple[float, str] | None = None  # until when nobody asks, in monotonic seconds, and why
         self._is_registry = False
 
@@ -228,12 +234,13 @@ class RestRegistry:
                 problem = refusal(answer, path)
                 if answer.status not in OVERLOADED:
                     self._prefer(url)
-                    self._away = None
+                    self._away = self.trouble = None
                     if problem and not (may_fail and answer.status == 500):
                         raise PayloadUnavailableError(problem, step=STEP)
                     return answer
                 pause = max(pause, seconds(answer.retry_after))
             self._away = monotonic() + pause, problem
+            self.trouble = problem, self.trouble[1] if self.trouble is not None else datetime.now(UTC)
             raise PayloadUnavailableError(problem, step=STEP)
 
     def _slot(self) -> asyncio.Semaphore:

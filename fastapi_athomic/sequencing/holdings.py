@@ -100,21 +100,21 @@ class Holdings:
         aggregate.blocked = True
         aggregate.forget_taken()
         self.blocked.add(aggregate)
-        self._gauge.blocked = len(self.blocked)
+        self._gauge.note_blocked(len(self.blocked))
 
     def unblock(self, aggregate: Aggregate) -> None:
         """Its next message was handled, or another process may try."""
         aggregate.blocked = False
         self.blocked.discard(aggregate)
-        self._gauge.blocked = len(self.blocked)
+        self._gauge.note_blocked(len(self.blocked))
 
     def note_full(self, aggregate: Aggregate) -> None:
         """The waiting room of the aggregate is full. Only for one that is not noted as `full` yet."""
         aggregate.full = True
-        self._gauge.full += 1
+        self._gauge.note_full(self._gauge.full + 1)
 
     def note_room(self, aggregate: Aggregate) -> None:
         """The waiting room of the aggregate has room again, or may have."""
         if aggregate.full:
             aggregate.full = False
-            self._gauge.full -= 1
+            self._gauge.note_full(self._gauge.full - 1)

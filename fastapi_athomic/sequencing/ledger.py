@@ -16,6 +16,7 @@ from ..consumption.partitions import PartitionState
 from ..exceptions import StateStoreError
 from ..observation.counters import Counters
 from ..observation.gauges import SequenceGauge
+from ..observation.reasons import ReasonCode, lasting
 from ..stores.base import Claim, Member, Parked, Reply, StateStore, Take, Waiting
 from ..subscriptions import OnGap
 from .aggregates import Aggregate, Item
@@ -116,7 +117,7 @@ class Ledger:
                 self._member.group_id,
                 error,
             )
-        self._gauge.trouble = str(error)
+        self._gauge.trouble = lasting(self._gauge.trouble, ReasonCode.STORE_UNREACHABLE, str(error))
         self._agenda.dirty.update(dict.fromkeys(asked.about()))
 
     def _look_around(self, now: float) -> None:

@@ -153,9 +153,11 @@ class Serving:
                 return
             now, began = monotonic(), now
             self._timings.note(began, now, item.message.timestamp)
-            if now >= share.deadline and not self._guard.suspect(now) and not share.turned(began, now):
+            if now >= share.deadline and not share.turned(began, now):
                 await share.give_way()
                 now = monotonic()
+            if now > self._guard.trusted_until:
+                self._guard.suspect(now)
             if pool.excess or (now >= turn_ends and pool.waiting):
                 self.enqueue(aggregate)
                 return

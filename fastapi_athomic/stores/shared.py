@@ -13,8 +13,8 @@ class SharedState(Protocol):
     """
 
     @property
-    def spans_processes(self) -> bool:
-        """Whether other processes see the documents, too."""
+    def has_others(self) -> bool:
+        """Whether others may see the documents, too: other processes, or other apps of this one."""
         ...
 
     async def put(self, section: str, name: str, document: bytes, *, ttl: float | None = None) -> None:

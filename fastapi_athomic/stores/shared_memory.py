@@ -19,17 +19,16 @@ def shared_named(name: str) -> MemorySharedState:
     with _shared_lock:
         state = _shared.get(name)
         if state is None:
-            state = _shared[name] = MemorySharedState()
+            state = _shared[name] = MemorySharedState(has_others=True)
         return state
 
 
 class MemorySharedState:
     """A `SharedState`. `clock` gives seconds, for what expires."""
 
-    spans_processes = False
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, *, has_others: bool = False) -> None:
         self._clock = clock
+        self.has_others = has_others
         self._sections: dict[str, dict[str, tuple[bytes, float]]] = {}  # documents, each with the time of its end
         self._lock = threading.Lock()  # apps that share them may run in different threads
 

@@ -68,7 +68,7 @@ return redis.call('HGETALL', KEYS[1])
 class RedisSharedState:
     """A `SharedState`. `clock` gives seconds, for tests; None: the server's clock."""
 
-    spans_processes = True
+    has_others = True
 
     def __init__(
         self,

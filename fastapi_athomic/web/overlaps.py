@@ -17,8 +17,6 @@ from starlette.routing import Mount, WebSocketRoute, compile_path
 _SAMPLES = {"int": "1", "float": "1.0", "uuid": "00000000-0000-4000-8000-000000000000"}
 """What stands for a parameter in a path, by the name of its convertor. For the others any text does."""
 _PARAMETER = re.compile(r"\{\w+(?::(\w+))?\}")
-FIXED = ("health", "metrics")
-"""What follows the prefix in routes of this package, so that no handler's status can be asked for there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +28,7 @@ class _Route:
     endpoint: Any  # the function, or the app that is mounted
     mounted: bool
     own: bool  # of this package
+    methods: frozenset[str]  # that it answers; empty: all
 
     def __str__(self) -> str:
         if self.mounted:
@@ -47,8 +46,9 @@ def overlaps(app: FastAPI, prefix: str, own: Collection[Callable[..., Any]], ids
     routes = list(_routes(app, own))
     yield from _hidden(routes, prefix)
     yield from _hiding(routes, prefix)
+    fixed = {route.path for route in routes if route.own}
     for handler_id in ids:
-        if handler_id in FIXED or "/" in handler_id:
+        if f"{prefix}/{handler_id}" in fixed or "/" in handler_id:
             reason = "its id has a slash" if "/" in handler_id else f"{prefix}/{handler_id} is another route"
             yield (
                 f"handler {handler_id}: its status has no address of its own, as {reason}; "
@@ -60,9 +60,10 @@ def _hidden(routes: Sequence[_Route], prefix: str) -> Iterator[str]:
     """Routes of this package that get no request."""
     by_rival: dict[_Route, list[str]] = {}
     for route in routes:
-        first = _first(routes, _sample(route.path)) if route.own else None
-        if first is not None and not first.own:
-            by_rival.setdefault(first, []).append(route.path)
+        for method in route.methods if route.own else ():
+            first = _first(routes, _sample(route.path), method)
+            if first is not None and not first.own:
+                by_rival.setdefault(first, []).append(route.path)
     for rival, paths in by_rival.items():
         yield (
             f"{rival} comes first and gets the requests for {', '.join(paths)}: call include_athomic() before that "
@@ -78,16 +79,20 @@ def _hiding(routes: Sequence[_Route], prefix: str) -> Iterator[str]:
     for route in routes:
         if route.own or not (route.path == prefix or route.path.startswith(f"{prefix}/")):
             continue
-        first = _first(routes, _sample(route.path + ("/x" if route.mounted else "")))
-        if first is not None and first.own:
+        sample = _sample(route.path + ("/x" if route.mounted else ""))
+        firsts = (_first(routes, sample, method) for method in sorted(route.methods) or ("GET", "POST"))
+        first = next((each for each in firsts if each is not None and each.own), None)
+        if first is not None:
             yield (
                 f"{route} gets no request for what {first.path} of fastapi_athomic answers, which comes first: "
                 f"call include_athomic() after that route is added, or give it a prefix other than {prefix!r}"
             )
 
 
-def _first(routes: Iterable[_Route], path: str) -> _Route | None:
-    return next((route for route in routes if route.regex.match(path)), None)
+def _first(routes: Iterable[_Route], path: str, method: str) -> _Route | None:
+    """What gets such a request: Starlette passes over routes of other methods if a later one fits."""
+    fitting = (route for route in routes if not route.methods or method in route.methods)
+    return next((route for route in fitting if route.regex.match(path)), None)
 
 
 def _sample(path: str) -> str:
@@ -96,20 +101,21 @@ def _sample(path: str) -> str:
 
 
 def _routes(app: FastAPI, own: Collection[Callable[..., Any]]) -> Iterator[_Route]:
-    """The routes and mounts that may answer a GET, in the order in which requests meet them."""
-    for context in _contexts(app):
+    """The routes and mounts in the order in which requests meet them."""
+    for context in route_contexts(app):
         path, methods = getattr(context, "path", None), getattr(context, "methods", None)
         original = getattr(context, "original_route", context)
-        if path is None or isinstance(original, WebSocketRoute) or (methods and "GET" not in methods):
+        if path is None or isinstance(original, WebSocketRoute):
             continue
         mounted = isinstance(original, Mount)
         endpoint = original.app if isinstance(original, Mount) else getattr(context, "endpoint", None)
         regex, _, _ = compile_path(f"{path}/{{path:path}}" if mounted else path)
-        yield _Route(path, regex, endpoint, mounted, any(endpoint is each for each in own))
+        is_own = any(endpoint is each for each in own)
+        yield _Route(path, regex, endpoint, mounted, is_own, frozenset(methods or ()))
 
 
-def _contexts(app: FastAPI) -> Iterable[Any]:
-    """FastAPI includes routers lazily, while older versions copy their routes."""
+def route_contexts(app: FastAPI) -> Iterable[Any]:
+    """The routes of an app as requests meet them. FastAPI includes routers lazily; older versions copy their routes."""
     try:
         from fastapi.routing import iter_route_contexts
     except ImportError:

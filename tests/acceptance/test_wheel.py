@@ -59,7 +59,7 @@ SENTENCES = [
     "MessagePack needs fastapi-athomic[msgpack]: No module named 'msgpack'",
     "Protobuf needs fastapi-athomic[protobuf]: No module named 'google'",
     "a claim check in S3 needs fastapi-athomic[s3]: No module named 'obstore'",
-    "a schema registry needs fastapi-athomic[registry]: No module named 'httpx2'",
+    "a schema registry needs fastapi-athomic[avro], [protobuf] or [json-schema]: No module named 'httpx2'",
     "Zstd needs fastapi-athomic[compression]: No module named 'zstandard'",
 ]
 
@@ -76,6 +76,9 @@ def test_it_holds_the_package_its_types_and_its_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "fastapi_athomic/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("uPlot.LICENSE") and "/licenses/" in name for name in names), "of what is vendored"
+    static = {path.name for path in (ROOT / "fastapi_athomic" / "web" / "static").iterdir()}
+    assert {name.rpartition("/")[2] for name in names if "/web/static/" in name and "dist-info" not in name} == static
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fastapi_athomic"}
 
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
+import psutil
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -28,20 +29,12 @@ from fastapi_athomic.loop.load import LOAD_SECONDS
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import Process, free_port
 
+from .halts import Halt, Handling, commits, needless, places
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 KEYS = 120
 RATE = 600  # messages per second
-
-
-class Handling(NamedTuple):
-    """One line of the record. Times are nanoseconds on the machine's monotonic clock, which all processes share."""
-
-    began: int
-    ended: int
-    process: int
-    key: str
-    sequence: int
 
 
 @dataclass
@@ -51,14 +44,16 @@ class Report:
     produced: int
     lost: list[tuple[str, int]]
     repeated: int
+    needless: int  # how many of `repeated` were neither in flight nor uncommitted when a process was killed or frozen
+    uncommitted: list[int]  # for each process that was killed or frozen: what it had done, and not committed
     misordered: list[tuple[str, int, int]]  # key, the number that came, and the greater one that came before
     faults: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} x {name}" for name, count in self.faults.items())
         return (
-            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated}, "
-            f"out of order {len(self.misordered)}; faults: {faults}"
+            f"produced {self.produced}, lost {len(self.lost)}, repeated {self.repeated} ({self.needless} needlessly), "
+            f"uncommitted {self.uncommitted}, out of order {len(self.misordered)}; faults: {faults}"
         )
 
 
@@ -79,7 +74,7 @@ class Worker:
         self.process.start()
 
     def wait_until_ready(self) -> None:
-        self.process.wait_until(lambda: self.fetch("/consumers/health/ready"), START_SECONDS)
+        self.process.wait_until(lambda: self.fetch("/consumers/health/startup"), START_SECONDS)
 
     def fetch(self, path: str) -> Any:
         return httpx.get(f"{self.url}{path}", timeout=5).raise_for_status().json()
@@ -159,6 +154,7 @@ class Arena:
         self.record = Record(directory / "record")
         self.bootstrap = bootstrap
         self.faults: dict[str, int] = defaultdict(int)
+        self.halts: list[Halt] = []
         self._directory = directory
         self._environment = {
             "ATHOMIC_BROKER_URL": f"kafka://{bootstrap}",
@@ -204,25 +200,35 @@ class Arena:
         """Sends SIGKILL while it works and starts a new process in its place."""
         pid = worker.process.pid
         self.wait_for(lambda: any(handling.process == pid for handling in self.handlings()), "the worker works")
+        asked = time.monotonic_ns()
         worker.process.kill()
+        self._note_halt(pid, asked)
         self.faults["SIGKILL"] += 1
         worker.start()
         worker.wait_until_ready()
 
-    def freeze(self, worker: Worker, seconds: float) -> None:
-        """Stops it (SIGSTOP) for longer than the session timeout, so that the others take over its partitions."""
-        frozen = worker.process.pid
+    def freeze(self, worker: Worker) -> None:
+        """Stops it (SIGSTOP) until its session is over and the others have taken over all its partitions."""
+        frozen, asked = worker.process.pid, time.monotonic_ns()
+        keys = {each.key for each in self.handlings() if each.process == frozen and each.ended > asked - 10**9}
+        assert keys, "it has worked"
         worker.process.freeze()
-        time.sleep(1)
+        self.wait_for(lambda: psutil.Process(frozen).status() == psutil.STATUS_STOPPED, "it stops")
         began = time.monotonic_ns()
-        time.sleep(seconds)
-        ended = time.monotonic_ns()
+        self._note_halt(frozen, asked)
+
+        def meanwhile() -> list[Handling]:
+            return [each for each in self.handlings() if each.began > began]
+
+        self.wait_for(lambda: keys <= {each.key for each in meanwhile()}, "others have taken over its partitions")
+        assert all(each.process != frozen for each in meanwhile()), "it was not frozen"
         worker.process.thaw()
-        meanwhile = {handling.process for handling in self.handlings() if began < handling.ended < ended}
-        assert meanwhile, "the others go on"
-        assert frozen not in meanwhile, "it was not frozen"
         self.faults["SIGSTOP"] += 1
         worker.wait_until_ready()
+
+    def _note_halt(self, process: int, asked: int) -> None:
+        stopped = time.monotonic_ns()
+        self.halts.append(Halt(process, asked, stopped, commits(self.bootstrap, self.topic)))
 
     def join_and_leave(self) -> None:
         """Adds a member for a moment."""
@@ -305,7 +311,11 @@ class Arena:
             seen.add(place)
             greatest[handling.key] = max(before, handling.sequence)
         lost = sorted(produced - seen)
-        return Report(len(produced), lost, len(handlings) - len(seen), misordered, dict(self.faults))
+        repeated = len(handlings) - len(seen)
+        where = places(self.bootstrap, self.topic) if self.halts else {}
+        uncalled = needless(handlings, self.halts, where) if self.halts else repeated
+        uncommitted = [halt.uncommitted(handlings, where) for halt in self.halts]
+        return Report(len(produced), lost, repeated, uncalled, uncommitted, misordered, dict(self.faults))
 
 
 @contextmanager

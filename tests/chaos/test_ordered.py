@@ -21,7 +21,8 @@ from confluent_kafka import Producer
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 from tests.support.redis_server import RedisServer
 
-from .harness import Arena, Handling, Worker
+from .halts import Handling
+from .harness import Arena, Worker
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -97,7 +98,7 @@ class OrderedArena(Arena):
 
     def _reasons(self) -> list[str]:
         consumers = [worker.fetch("/consumers") for worker in self.workers]
-        return [reason for (consumer,) in consumers for reason in consumer["health"]["reasons"]]
+        return [reason["message"] for (consumer,) in consumers for reason in consumer["health"]["reasons"]]
 
     def close(self) -> None:
         self.shuffled.stop()

@@ -18,6 +18,8 @@ from fastapi_athomic.transports.memory.partitioner import partition_for
 from fastapi_athomic.transports.memory.transport import broker_named
 
 SECONDS = 30.0
+HEARTBEAT_SECONDS = 0.3
+"""Members hear of a rebalance when they send a heartbeat. With the default of 3 s, tests would mostly wait for that."""
 Isolation = Literal["loop", "thread"]
 
 
@@ -95,7 +97,8 @@ class KafkaBroker:
         self._config: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0}
 
     def settings(self, **changes: Any) -> AthomicSettings:
-        return AthomicSettings(broker_url=self.url, isolation=self.isolation, restart_backoff=0.05, **changes)
+        usual: dict[str, Any] = {"restart_backoff": 0.05, "kafka": KafkaSettings(heartbeat_interval=HEARTBEAT_SECONDS)}
+        return AthomicSettings(broker_url=self.url, isolation=self.isolation, **(usual | changes))
 
     async def create_topic(self, topic: str, partitions: int) -> None:
         admin = AdminClient(self._config)
@@ -174,7 +177,7 @@ class MockCluster(KafkaBroker):
         self._partitions: dict[str, int] = {}
 
     def settings(self, **changes: Any) -> AthomicSettings:
-        kafka = KafkaSettings(session_timeout=5, heartbeat_interval=1)
+        kafka = KafkaSettings(session_timeout=3, heartbeat_interval=HEARTBEAT_SECONDS)
         return super().settings(**({"kafka": kafka} | changes))
 
     async def create_topic(self, topic: str, partitions: int) -> None:

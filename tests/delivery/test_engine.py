@@ -14,7 +14,7 @@ from fastapi_athomic.consumption.session import ConsumerSession
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Gate, Record, eventually, new_app, owned, running
 
-from .brokers import Broker
+from .brokers import HEARTBEAT_SECONDS, Broker
 from .brokers import Record as Written
 from .test_delivery import event, eventually_committed, numbers
 
@@ -191,7 +191,7 @@ async def test_a_static_member_comes_back_without_a_rebalance_for_the_others(bro
         async def handle(message: Event) -> None:
             record.note(message.number)
 
-        kafka = KafkaSettings(group_instance_id=name, session_timeout=20)
+        kafka = KafkaSettings(group_instance_id=name, session_timeout=20, heartbeat_interval=HEARTBEAT_SECONDS)
         return new_app(broker.settings(kafka=kafka), handle)
 
     first, second = build("first"), build("second")

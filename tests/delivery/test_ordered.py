@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from fastapi_athomic import Athomic, DeliveryAttempt, MessageHeaders, RawMessage, RetryPolicy, ordered_consumer
-from tests.support.apps import Gate, Record, eventually, new_app, running
+from tests.support.apps import Gate, Record, eventually, new_app, running, sentences
 
 from .brokers import Broker
 from .brokers import Record as Written
@@ -226,7 +226,7 @@ async def test_p17_a_blocked_aggregate_waits_in_the_store_and_goes_on_when_its_m
         assert seen_by(record.seen) == {"a": [1], "b": [1, 2, 3]}
         assert status(athomic).ordered.blocked == 1
         assert status(athomic).health.status == "degraded"
-        assert "1 aggregates are blocked by a message that failed" in status(athomic).health.reasons
+        assert "1 aggregates are blocked by a message that failed" in sentences(status(athomic).health)
         await tries.count(2)
         broken.clear()
         await record.count(7)
@@ -313,7 +313,7 @@ async def test_p17_a_full_waiting_room_loses_nothing_and_says_so(broker: Broker,
     async with running(new_app(small, new_handler(topic, record))) as athomic:
         await broker.produce(topic, steps("a", range(9, 1, -1)))
         await eventually(lambda: status(athomic).ordered.full == 1)
-        assert "the waiting room is full for 1 aggregates" in status(athomic).health.reasons
+        assert "the waiting room is full for 1 aggregates" in sentences(status(athomic).health)
         await eventually(lambda: status(athomic).ordered.parked == 3)
         assert status(athomic).assignment[0].in_flight == 5
         await broker.produce(topic, [*steps("b", [1]), *steps("a", [1])])

@@ -193,5 +193,6 @@ def test_a_wrong_address_does_not_stop_the_web_service() -> None:
 
     with TestClient(app) as client:
         assert client.get("/ping").json() == "pong"
-        assert client.get("/consumers/health/ready").status_code == 503
+        assert client.get("/consumers/health/ready").status_code == 200
         assert client.get("/consumers/health/live").status_code == 200
+        assert client.get("/consumers/health/startup").json() == {"ok": False, "codes": ["starting"]}

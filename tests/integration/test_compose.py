@@ -103,7 +103,8 @@ def test_traces_reach_jaeger_and_the_ordered_consumer_uses_redis(
     _, _, uvicorn = shell.rpartition("&& ")
     command = [sys.executable, "-m", *shlex.split(uvicorn.replace("8000", port).replace("0.0.0.0", "127.0.0.1"))]
     log = tmp_path / "app.log"
-    app = Process(command, log, **os.environ, **environment, OTEL_BSP_SCHEDULE_DELAY="100", PYTHONPATH=str(ROOT))
+    environment |= {"OTEL_BSP_SCHEDULE_DELAY": "100", "PYTHONPATH": str(ROOT)}
+    app = Process(command, log, **{**os.environ, **environment})
     app.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:

@@ -13,7 +13,7 @@ from fastapi_athomic.messages import OutgoingMessage, PublishedMessage
 from fastapi_athomic.transports.kafka import fetcher as kafka_fetcher
 from fastapi_athomic.transports.kafka import unreadable as kafka_unreadable
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
-from tests.support.apps import Record, eventually, new_app, running
+from tests.support.apps import Record, eventually, new_app, running, sentences
 from tests.support.kafka_broker import KafkaBroker
 
 pytestmark = pytest.mark.timeout(180)
@@ -97,7 +97,7 @@ def app(broker: KafkaBroker, topic: str, record: Record) -> Athomic:
 def reasons(athomic: Athomic) -> list[str]:
     report = athomic.health()
     assert report is not None
-    return report.consumers["h"].reasons
+    return sentences(report.consumers["h"])
 
 
 async def until_held(athomic: Athomic, topic: str) -> None:

@@ -12,7 +12,7 @@ from aiokafka.protocol.produce import ProduceRequest
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, subscribe_to
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
-from tests.support.apps import Record, eventually, new_app, running
+from tests.support.apps import Record, eventually, new_app, running, sentences
 from tests.support.batches import batch_of_zeros
 from tests.support.kafka_broker import KafkaBroker
 
@@ -69,7 +69,7 @@ async def test_a_batch_beyond_the_limit_holds_its_partition_until_it_is_sought_p
     def reasons() -> list[str]:
         report = athomic.health()
         assert report is not None
-        return report.consumers["h"].reasons
+        return sentences(report.consumers["h"])
 
     async with running(athomic):
         await athomic.publish(topic, b"behind it", partition=0)

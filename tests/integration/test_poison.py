@@ -17,7 +17,7 @@ from fastapi_athomic import Athomic, RetryPolicy, subscribe_to
 from fastapi_athomic.failures import dlq as dlq_handling
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
-from tests.support.apps import Record, eventually, new_app, running
+from tests.support.apps import Record, eventually, new_app, running, sentences
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
 Kafka = KafkaBroker | ExternalKafka
@@ -140,4 +140,4 @@ async def test_p07_a_dlq_that_refuses_makes_the_partition_wait(
 
 def _reasons(athomic: Athomic) -> str:
     health: Any = athomic.health()
-    return " ".join(health.consumers["h"].reasons)
+    return " ".join(sentences(health.consumers["h"]))

@@ -114,7 +114,9 @@ async def test_what_is_not_registered_is_waited_for(url: str, subject: str) -> N
         await registry.find(subject, "AVRO", record(id="int"))
 
 
-@pytest.mark.parametrize("schema_id", [0, 2**31 - 1, 2**31, 2**32 - 1, uuid4()])
+@pytest.mark.parametrize(
+    "schema_id", [0, 2**31 - 1, 2**31, 2**32 - 1, uuid4()], ids=["0", "2^31-1", "2^31", "2^32-1", "guid"]
+)
 async def test_unknown_ids_are_the_messages_fault(url: str, schema_id: Any) -> None:
     """Numbers above Java's `int` and, for Apicurio, GUIDs, too."""
     named = f"the id {schema_id}" if isinstance(schema_id, int) else "the GUID that the message names"

@@ -130,3 +130,20 @@ def test_p10_fault_18_a_catalogue_that_does_not_answer_does_not_hold_up_the_end_
         )
         assert "ended" in done.stdout
         assert catalogue.asked.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_p10_an_open_dashboard_does_not_hold_up_the_stop(tmp_path: Path, number: signal.Signals) -> None:
+    """Its stream would last for an hour, and its next event would come after an hour."""
+    service = Service(
+        tmp_path, ATHOMIC_DASHBOARD__STREAM_SECONDS="3600", ATHOMIC_DASHBOARD__INTERVAL="3600", PYTHONUNBUFFERED="1"
+    )
+    with (
+        service.running() as process,
+        httpx.stream("GET", f"http://127.0.0.1:{service.port}/consumers/events", timeout=SECONDS) as stream,
+    ):
+        lines = stream.iter_lines()
+        assert next(lines) == "event: snapshot"
+        process.signal(number)
+        assert 'data: {"reason": "stopping"}' in lines
+        service.says("Finished server process")

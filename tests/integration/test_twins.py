@@ -13,7 +13,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, subscribe_to
 from fastapi_athomic.transports.kafka.static_membership import StaticMembership
 from tests.delivery.brokers import KafkaBroker as Foreign
-from tests.support.apps import Record, eventually, new_app, owned, running
+from tests.support.apps import Record, eventually, new_app, owned, running, sentences
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
 Kafka = KafkaBroker | ExternalKafka
@@ -33,7 +33,7 @@ def settings(broker: Kafka, instance: str = "copied") -> AthomicSettings:
 def reasons(athomic: Athomic) -> dict[str, list[str]]:
     report = athomic.health()
     assert report is not None
-    return {name: health.reasons for name, health in report.consumers.items()}
+    return {name: sentences(health) for name, health in report.consumers.items()}
 
 
 async def test_p21_fault_09_twins_are_noticed_and_both_work(apache_kafka: Kafka, topic: str) -> None:

@@ -36,7 +36,7 @@ class Service:
         self.process.start()
 
     def wait_until_ready(self) -> None:
-        self.process.wait_until(lambda: self.get("/consumers/health/ready"), SECONDS)
+        self.process.wait_until(lambda: self.get("/consumers/health/startup"), SECONDS)
 
     def get(self, path: str) -> None:
         httpx.get(f"http://127.0.0.1:{self._port}{path}", timeout=5).raise_for_status()

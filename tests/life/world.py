@@ -373,7 +373,8 @@ class World:
     def reasons(self) -> list[str]:
         """What keeps consumers from being healthy."""
         return [
-            f"{handler} is {status['health']['status']}: {'; '.join(status['health']['reasons'])}"
+            f"{handler} is {status['health']['status']}: "
+            + "; ".join(reason["message"] for reason in status["health"]["reasons"])
             for consumers in self.statuses().values()
             for handler, status in consumers.items()
             if status["health"]["status"] != "healthy"

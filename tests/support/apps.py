@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic.observation.status import ConsumerHealth, HealthReport
 
 SECONDS = 30.0
 """How long a test waits for something that should happen at once."""
@@ -99,3 +100,8 @@ async def eventually(holds: Callable[[], Any], seconds: float = SECONDS) -> None
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.005)
+
+
+def sentences(health: ConsumerHealth | HealthReport) -> list[str]:
+    """What health says, without codes."""
+    return [reason.message for reason in health.reasons]

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastavro import parse_schema, schemaless_writer
 
+from fastapi_athomic import PayloadDecodeError
 from fastapi_athomic.payload.target import Target
 from fastapi_athomic.schemas.avro_reading import SchemaReader
 from fastapi_athomic.schemas.avro_resolution import resolved
@@ -40,11 +41,22 @@ def by_fastavro(schema: Any, value: Any) -> bytes:
 
 
 def read(schema: Any, data: bytes, target: Any = UNTYPED, *, reader_schema: Any = None, **rules: Any) -> Any:
-    """What ours reads, into the type, or into Python's own types."""
+    """What ours reads, into the type, or into Python's own types: the same in the event loop and in a thread."""
     node = parse(json.dumps(schema))
     if reader_schema is not None:
         node = resolved(node, parse(json.dumps(reader_schema)))
-    return SchemaReader(node, None if target is UNTYPED else Target(target), ReadingRules(**rules))(data)
+    into = None if target is UNTYPED else Target(target)
+    at_once, in_slices = (SchemaReader(node, into, ReadingRules(**rules), in_slices=each) for each in (False, True))
+    told = _told(in_slices, data)
+    assert _told(at_once, data) == told
+    return at_once(data)
+
+
+def _told(reader: SchemaReader, data: bytes) -> str:
+    try:
+        return repr(reader(data))
+    except PayloadDecodeError as error:
+        return str(error)
 
 
 def written(schema: Any, value: Any, records: Mapping[str, type] | None = None) -> bytes:

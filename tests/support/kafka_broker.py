@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -149,3 +150,10 @@ def _format(java: list[str], properties: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, preexec_fn=die_with_parent)
     if done.returncode:
         raise KafkaUnavailableError(f"Kafka could not format its storage: {done.stdout[-900:]}")
+
+
+if __name__ == "__main__":  # before the tests, of which several processes would fetch it
+    try:
+        jars()
+    except KafkaUnavailableError as unavailable:
+        sys.exit(str(unavailable))

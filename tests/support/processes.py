@@ -67,6 +67,11 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def wait(self, seconds: float) -> int:
+        """Its exit status, when it has ended by itself. Raises `subprocess.TimeoutExpired`."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -31,6 +31,7 @@ TABLES = {
     "HealthSettings": ("health",),
     "ControlSettings": ("control",),
     "DashboardSettings": ("dashboard",),
+    "SharingSettings": ("sharing",),
     "WorkerSettings": ("worker",),
     "PipelineSettings": ("payload",),
     "PayloadSettings": ("payload",),

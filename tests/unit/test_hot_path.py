@@ -27,7 +27,13 @@ from fastapi_athomic.payload.compression import Lz4
 from fastapi_athomic.payload.encryption import AesGcm
 from fastapi_athomic.payload.steps import Incoming, Outgoing
 from fastapi_athomic.propagation.middleware import AthomicMiddleware
+from fastapi_athomic.schemas.avro import Avro
+from fastapi_athomic.schemas.json_schema import JsonSchema
+from fastapi_athomic.schemas.protobuf import Protobuf
+from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.clock import set_clock
+from tests.support.payloads import settled
+from tests.support.protoc import generated
 from tests.unit.transports.kafka.test_prefetch import START, Fetched, batch
 
 COUNT = 500
@@ -179,6 +185,31 @@ def test_a_message_that_is_compressed_and_encrypted() -> None:
         assert found == [order] * COUNT
     check(writing.number / COUNT, 31)
     check(reading.number / COUNT, 24)
+
+
+ORDER_PROTO = 'syntax = "proto3"; message Order { int64 number = 1; }'
+
+
+@pytest.mark.parametrize(
+    ("serializer", "bound"),
+    [
+        (lambda registry: Avro(registry, auto_register=True), 13),
+        (lambda registry: Protobuf(registry, schema=generated("hot.proto", ORDER_PROTO).Order, auto_register=True), 9),
+        (lambda registry: JsonSchema(registry, auto_register=True), 6),
+    ],
+    ids=["avro", "protobuf", "json-schema"],
+)
+async def test_a_message_whose_schema_is_in_a_registry(serializer: Any, bound: float) -> None:
+    pipeline = PayloadPipeline([serializer(SchemaRegistry("memory://"))])
+    read, outgoing = pipeline.decoder(Order), Outgoing("t")
+    data: Any = pipeline.write(Order(number=7), outgoing)
+    message = Incoming("t", None, await data, (*HEADERS, *outgoing.headers))
+    for _ in range(3):  # the first ones build what is kept
+        await settled(read(message))
+    with Calls() as calls:
+        found = [read(message) for _ in range(COUNT)]
+    assert found == [Order(number=7)] * COUNT
+    check(calls.number / COUNT, bound)
 
 
 async def calls_per_request(app: ASGIApp) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ NAME = PACKAGE.name
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["inclusion"],
+    ["inclusion", "workers"],
     ["athomic"],
     ["web"],
     ["run"],
@@ -51,6 +52,7 @@ FLOORS = [
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """All modules but the package's own `__init__`, which gathers the public names."""
     return {

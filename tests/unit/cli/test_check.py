@@ -278,6 +278,31 @@ def test_a_subject_that_is_unknown_is_a_warning_unless_it_would_be_registered(wr
     assert command("check", "--app", "schemas5", "--strict").err == ""
 
 
+WITHOUT_GUIDS = """
+from dataclasses import replace
+
+class WithoutGuids(SchemaRegistry):
+    async def latest(self, subject):
+        return replace(await super().latest(subject), guid=None)
+
+registry = WithoutGuids("""
+
+
+@pytest.mark.parametrize("serializer", ["Avro", "JsonSchema"])
+@pytest.mark.parametrize("framing", ["prefix", "header"])
+def test_a_registry_without_guids_is_a_warning_where_they_are_written(
+    write: Write, command: Command, serializer: str, framing: str
+) -> None:
+    name = f"guids_{serializer.lower()}_{framing}"
+    kind, text = ("AVRO", record(LONG, TEXT)) if serializer == "Avro" else ("JSON", "{}")
+    asyncio.run(SchemaRegistry(f"memory://{name}").register("orders-value", kind, text))  # type: ignore[arg-type]
+    code = with_schemas(name, f'{serializer}(registry, framing="{framing}")')
+    write(**{name: code, f"{name}_missing": code.replace("registry = SchemaRegistry(", WITHOUT_GUIDS)})
+    says = "handler bill: topic orders: the registry gives orders-value no GUID, which framing='header' needs"
+    assert says not in command("check", "--app", name).err
+    assert (f"warning: {says}" in command("check", "--app", f"{name}_missing").err) is (framing == "header")
+
+
 def test_a_registry_that_is_away_is_one_warning(
     write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

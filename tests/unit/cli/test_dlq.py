@@ -7,7 +7,7 @@ import pytest
 
 from fastapi_athomic import SettlingReport
 from fastapi_athomic.cli import main
-from fastapi_athomic.cli.dlq import _print_report
+from fastapi_athomic.cli.remote_letters import print_report
 from tests.unit.cli.conftest import Command, Write
 from tests.unit.cli.test_topics import SHOP
 
@@ -42,7 +42,7 @@ def test_memory_of_another_process_is_not_taken_for_empty(write: Write, command:
 def test_a_report_says_what_was_done(
     command: str, report: SettlingReport, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _print_report(asdict(report), Namespace(command=command, json=False))
+    print_report(asdict(report), Namespace(command=command, json=False))
     assert capsys.readouterr().out == said
 
 

@@ -5,13 +5,16 @@ Whether that is enough, tests/chaos tells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import BaseModel
 
-from fastapi_athomic import AthomicSettings, CommitFailedError, subscribe_to
+from fastapi_athomic import AthomicSettings, CommitFailedError, ordered_consumer, subscribe_to
+from fastapi_athomic.loop.fairness import LoopShare
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 from tests.support.clock import SESSION, set_clock
@@ -53,6 +56,85 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
         await record.count(6)
         await athomic.drain()
     assert record.seen == [0, "confirmed", 1, 2, 3, 4]
+
+
+class Numbered(BaseModel):
+    key: str
+    number: int
+
+
+def decorate(kind: str, handle: Callable[[int], None]) -> Callable[..., Any]:
+    """A handler of one of the strategies."""
+    options: Any = {"group_id": "g", "handler_id": "h"}
+    if kind == "ordered":
+
+        @ordered_consumer("t", **options, aggregate_key_field="key", sequence_id_field="number")
+        async def ordered(message: Numbered) -> None:
+            handle(message.number)
+
+        return ordered
+    if kind == "batch":
+
+        @subscribe_to("t", **options, ordering="partition", batch_size=1)
+        async def batch(messages: list[Numbered]) -> None:
+            handle(messages[0].number)
+
+        return batch
+
+    @subscribe_to("t", **options, ordering="partition")
+    async def single(message: Numbered) -> None:
+        handle(message.number)
+
+    return single
+
+
+@pytest.mark.parametrize("kind", ["single", "batch", "ordered"])
+@pytest.mark.parametrize("frozen_in", ["handler", "pause"])
+async def test_p05_a_worker_that_goes_on_before_the_poll_loop_asks_too(
+    kind: str, frozen_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is frozen in a handler, while others have begun a slice; or while the worker gives way to others."""
+    record, ahead = Record(), [0.0]
+    set_clock(monkeypatch, lambda: monotonic() + ahead[0], "consumption", "sequencing")
+
+    def handle(number: int) -> None:
+        if number == 1 and frozen_in == "handler":
+            ahead[0], share().deadline = 6.0, float("inf")
+        record.note(number)
+
+    def session() -> Any:
+        return athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+
+    def share() -> Any:
+        return session()._parts.share
+
+    async def give_way(_: LoopShare) -> None:
+        if frozen_in == "pause" and record.seen:
+            ahead[0] = 6.0
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        stall_timeout=100.0,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, decorate(kind, handle))
+    async with running(athomic):
+        confirm = session()._membership.confirm
+
+        async def confirm_membership() -> None:
+            record.note("confirmed")
+            await confirm()
+
+        monkeypatch.setattr(session()._membership, "confirm", confirm_membership)
+        monkeypatch.setattr(LoopShare, "turned", lambda *_: False)
+        monkeypatch.setattr(LoopShare, "give_way", give_way)
+        session()._assignment._away_limit = 5.0
+        session()._assignment.note_poll(monotonic())
+        await athomic.publish_many(
+            "t", [Numbered(key="k", number=number) for number in range(1, 5)], key=lambda message: message.key
+        )
+        await record.count(5)
+    assert record.seen == [1, "confirmed", 2, 3, 4]
 
 
 async def test_a_rebalance_while_the_membership_is_in_doubt_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.memory.broker import MemoryBroker
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from fastapi_athomic.transports.memory.transport import MemoryTransport
-from tests.support.apps import Gate, Record, eventually, new_app, running
+from tests.support.apps import Gate, Record, eventually, new_app, running, sentences
 
 # --- what is taken
 
@@ -257,7 +257,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def reasons(athomic: Athomic) -> str:
     report = athomic.health()
     assert report is not None
-    return f"{report.status}: {[health.reasons for health in report.consumers.values()]}"
+    return f"{report.status}: {[sentences(health) for health in report.consumers.values()]}"
 
 
 async def test_p20_fault_08_what_comes_during_a_deploy_is_read_though_nothing_was_handled_before() -> None:

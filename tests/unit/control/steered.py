@@ -26,6 +26,7 @@ class Steered:
         self.record, self.gate = Record(), Gate()
         self.gate.set()
         self.active = self.most = 0  # calls at once
+        self.calls = 0  # in all
         self.error: BaseException | None = None  # what calls raise
         own = ("rate_limit", "breaker", "retry", "batch_size")
         options = {"concurrency": settings.pop("concurrency", 3)}
@@ -74,6 +75,7 @@ class Steered:
 
     async def _stay(self) -> None:
         self.active += 1
+        self.calls += 1
         self.most = max(self.most, self.active)
         try:
             await self.gate.wait()

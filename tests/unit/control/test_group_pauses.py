@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -25,9 +25,10 @@ class Store(MemorySharedState):
     """May be away, or slow to answer."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(has_others=True)
         self.away = self.silent = False
         self.reads = 0
+        self.after_read: Callable[[], Awaitable[None]] | None = None
 
     async def _reach(self) -> None:
         if self.silent:
@@ -46,7 +47,11 @@ class Store(MemorySharedState):
     async def all(self, section: str) -> Mapping[str, bytes]:
         self.reads += section == SECTION
         await self._reach()
-        return await super().all(section)
+        found = await super().all(section)
+        if self.after_read is not None:
+            after_read, self.after_read = self.after_read, None
+            await after_read()
+        return found
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +170,28 @@ async def test_a_store_that_is_away_holds_up_nobody_and_hears_of_pauses_later(
         assert scopes(athomic) == [(None, None, "app")], "what was resumed while the store was away does not come back"
 
 
+async def test_what_is_paused_while_the_store_answers_is_newer_than_its_answer() -> None:
+    app = Steered()
+    store = sharing(app.athomic)
+    async with running(app.athomic) as athomic:
+        await athomic.pause("h", topic="t")
+        pausing: list[asyncio.Task[Any]] = []
+
+        async def pause() -> None:
+            pausing.append(asyncio.create_task(athomic.pause("h", topic="t", actor=ANN)))
+            await eventually(lambda: scopes(athomic) == [("t", None, "ann")])
+            store.away = True  # so that it cannot be written
+
+        store.after_read = pause
+        await eventually(lambda: pausing and pausing[0].done())
+        assert scopes(athomic) == [("t", None, "ann")]
+        store.away = False
+        reads = store.reads
+        await eventually(lambda: store.reads > reads + 1)
+        assert scopes(athomic) == [("t", None, "ann")]
+        await athomic.resume("h")
+
+
 async def test_a_pause_of_the_settings_is_not_ended_by_the_group() -> None:
     app = Steered(handler_tuning={"h": {"paused": True}})
     store = sharing(app.athomic)
@@ -183,7 +210,7 @@ async def test_an_app_without_pauses_looks_once() -> None:
         await app.publish("a", range(1, 30))
         await athomic.drain()
         assert store.reads == 1
-        looking: Any = athomic._run._pauses._looking  # type: ignore[union-attr]
+        looking: Any = athomic._run.desk._group_pauses._looking  # type: ignore[union-attr]
         assert not looking.done()
         await athomic.pause("h")
         await eventually(lambda: store.reads > 3)

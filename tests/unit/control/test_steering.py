@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from typing import Any
 
 import pytest
 
 from fastapi_athomic import (
     Actor,
+    AthomicSettings,
     ConfigurationError,
     ControlEvent,
     ControlRefusedError,
     HandlerNotFoundError,
     PublishError,
     SourceNotFoundError,
+    subscribe_to,
 )
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.settings import HandlerTuning
-from tests.support.apps import Gate, eventually, owned, running
+from tests.support.apps import Gate, eventually, new_app, owned, running
 
-from .steered import Steered
+from .steered import Steered, Step
 
 ANN = Actor(name="ann", reason="re\nindexing")
 
@@ -215,10 +218,10 @@ async def test_who_is_stopped_while_it_is_restarted_hears_of_it() -> None:
 
 @pytest.mark.parametrize("kind", ["partition", "key", "none", "batch", "ordered"])
 async def test_concurrency_grows_and_shrinks_while_calls_run(kind: str) -> None:
-    app = Steered(kind, concurrency=2, memory={"partitions": 6})
+    app = Steered(kind, concurrency=2, memory={"partitions": 5})
     async with running(app.athomic) as athomic:
         app.gate.clear()
-        for n, order in enumerate("abcdef"):
+        for n, order in enumerate("abcde"):
             await app.publish(order, range(1, 13), partition=n)
         await eventually(lambda: app.active == 2)
         assert await athomic.set_concurrency("h", 5, actor=ANN) == 5
@@ -236,7 +239,54 @@ async def test_concurrency_grows_and_shrinks_while_calls_run(kind: str) -> None:
         assert app.most == 1
         assert await athomic.set_concurrency("h", None) == 2
         found = {order: sorted(seen) if kind == "none" else seen for order, seen in app.by_order().items()}
-        assert found == {order: list(range(1, 13)) for order in "abcdef"}
+        assert found == {order: list(range(1, 13)) for order in "abcde"}
+
+
+async def test_sync_handlers_get_as_many_threads() -> None:
+    go_on, running_now, most = threading.Event(), 0, 0
+    lock = threading.Lock()
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering="none")
+    def handle(number: int) -> None:
+        nonlocal running_now, most
+        with lock:
+            running_now += 1
+            most = max(most, running_now)
+        go_on.wait(30)
+        with lock:
+            running_now -= 1
+
+    async with running(new_app(AthomicSettings(), handle)) as athomic:
+        await athomic.publish_many("t", range(10))
+        await eventually(lambda: running_now == 1)
+        await athomic.set_concurrency("h", 4)
+        await eventually(lambda: running_now == 4)
+        await athomic.set_concurrency("h", 2)
+        go_on.set()
+        await athomic.drain()
+    assert most == 4
+
+
+async def test_more_is_read_ahead_for_more_concurrency() -> None:
+    app = Steered("key", concurrency=1, max_poll_messages=100)
+    async with running(app.athomic) as athomic:
+
+        def in_hand() -> int:
+            return sum(place.in_flight for place in athomic.consumers()[0].assignment)
+
+        app.gate.clear()
+        await athomic.publish_many(
+            "t", [Step(order="a", number=n) for n in range(1, 3001)], key=lambda step: str(step.number)
+        )
+        await eventually(lambda: in_hand() > 1000)
+        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        polled = session.polled_at
+        await eventually(lambda: session.polled_at > polled)
+        assert all(place.in_flight <= 500 for place in athomic.consumers()[0].assignment)
+        await athomic.set_concurrency("h", 300)
+        await eventually(lambda: in_hand() == 3000)
+        app.gate.set()
+        await athomic.drain()
 
 
 async def test_concurrency_holds_for_later_sessions() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pydantic import BaseModel
 
 from fastapi_athomic import (
     MessageHeaders,
@@ -336,3 +337,26 @@ async def test_reading_goes_on_behind_what_retention_took() -> None:
     transport = MemoryTransport(shop.settings)
     assert [message.value for message in await transport.read(place, 0, 1)] == [b"2"]
     assert await transport.read(place, 3, 1) == []
+
+
+# --- lines for people
+
+
+class OrderWithALongName(BaseModel):
+    number_with_a_long_name: int
+
+
+async def test_a_line_about_a_letter_shows_what_to_do_at_the_end_of_its_error() -> None:
+    shop = Shop()
+
+    @subscribe_to("t", group_id="g", handler_id="h", retry=ONCE)
+    async def handle(order: dict[str, list[OrderWithALongName]]) -> None: ...
+
+    shop.put("t", b"\0\0\0\0\1\2", headers=(("content-type", b"application/avro"),))
+    async with running(shop.app(handle)) as athomic:
+        await athomic.drain()
+        (letter,) = await athomic.dead_letters("h").browse()
+    told, hint = str(letter), "its header content-type says application/avro, which the payload pipeline does not read"
+    assert "not a valid dict[str, list[OrderWithALongName]]: " in told
+    assert told.endswith(f"; {hint}: see `reads`")
+    assert len(str(replace(letter, error_message=5_000 * "x", key=5_000 * b"x"))) < 1_200

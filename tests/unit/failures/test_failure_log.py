@@ -380,6 +380,12 @@ async def test_the_last_error_says_what_where_when_and_how_often(desk: Desk) -> 
     assert status.last_restart_reason is None
 
 
+async def test_the_last_five_failures_are_kept_the_newest_first(desk: Desk) -> None:
+    status = await desk.fail(desk.handler(retry=RetryPolicy(max_attempts=3, delay=0)), "x", "y")
+    assert [(each.offset, each.count) for each in status.last_errors] == [(1, 6), (1, 5), (1, 4), (0, 3), (0, 2)]
+    assert status.last_error == status.last_errors[0]
+
+
 async def test_an_attempt_in_place_is_a_last_error_already(desk: Desk) -> None:
     async with desk.open(desk.handler(retry=RetryPolicy(max_attempts=0, delay=3_600, max_delay=3_600))) as athomic:
         await athomic.publish("t", "x")

@@ -50,6 +50,7 @@ async def test_p07_fault_05_our_headers_do_not_push_a_message_over_the_limit() -
         (LARGE, LARGE, LARGE, {"value", "key", "headers"}),
         (None, LARGE, SMALL, {"key"}),
     ],
+    ids=["value", "key", "headers", "all", "key of a tombstone"],
 )
 async def test_p20_fault_05_what_is_too_large_is_left_out_and_comes_back_from_its_source(
     value: bytes | None, key: bytes, header: bytes, omitted: set[str]

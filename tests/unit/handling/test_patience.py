@@ -20,7 +20,7 @@ from fastapi_athomic.handling import patience
 from fastapi_athomic.observation.status import HealthStatus
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.steps import BytesStep, Incoming, Later, Outgoing
-from tests.support.apps import Gate, Record, eventually, running
+from tests.support.apps import Gate, Record, eventually, running, sentences
 from tests.support.payloads import Depot, message
 
 COUNT = 10
@@ -88,7 +88,7 @@ class Shop:
         return report.consumers["h"]
 
     def waits(self) -> bool:
-        return any("the depot is away" in reason for reason in self.health().reasons)
+        return any("the depot is away" in reason for reason in sentences(self.health()))
 
 
 @ANY
@@ -113,7 +113,7 @@ async def test_nothing_fails_or_is_lost_and_order_is_kept(
         await eventually(shop.waits)
         health = shop.health()
         assert health.status is HealthStatus.DEGRADED
-        (reason,) = [each for each in health.reasons if "wait" in each]
+        (reason,) = [each for each in sentences(health) if "wait" in each]
         assert re.fullmatch(r"\d+ messages? waits?, the first for \d+ s: the depot is away", reason)
         assert shop.record.seen == list(range(published)) or strategy in ("key", "none")
         with pytest.raises(TimeoutError, match="the depot is away"):
@@ -420,10 +420,10 @@ def test_pauses_grow_to_their_limit_and_who_is_not_tried_again_is_forgotten(monk
         pauses.append(patient.note(waiting, away))
         now += pauses[-1]
     assert pauses == pytest.approx([0.2, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15, 15])
-    assert patient.problems() == ["2 messages wait, the first for 56 s: the depot is away"]
+    assert [*map(str, patient.problems())] == ["2 messages wait, the first for 56 s: the depot is away"]
     now += patience.FORGOTTEN - 50
     patient.note(waiting, away)
-    assert patient.problems() == ["1 message waits, the first for 126 s: the depot is away"]
+    assert [*map(str, patient.problems())] == ["1 message waits, the first for 126 s: the depot is away"]
     patient.arrived(waiting)
     assert not patient.waiting
 

@@ -11,7 +11,7 @@ import pytest
 
 from fastapi_athomic.loop.termination import told_of_termination
 
-SIGTERM = signal.SIGTERM
+SIGTERM, SIGINT = signal.SIGTERM, signal.SIGINT
 
 
 @pytest.fixture
@@ -63,3 +63,19 @@ async def test_fault_18_apps_that_follow_each_other_without_a_gap_pile_nothing_u
     signal.raise_signal(SIGTERM)
     last.close()
     assert handled == [SIGTERM]
+
+
+async def test_each_signal_has_listeners_of_its_own(handled: list[int]) -> None:
+    told: list[str] = []
+    before = signal.signal(SIGINT, signal.getsignal(SIGTERM))
+    try:
+        with told_of_termination(lambda: told.append("term")), told_of_termination(lambda: told.append("int"), SIGINT):
+            signal.raise_signal(SIGINT)
+            await asyncio.sleep(0)
+            assert told == ["int"]
+            signal.raise_signal(SIGTERM)
+            await asyncio.sleep(0)
+    finally:
+        signal.signal(SIGINT, before)
+    assert told == ["int", "term"]
+    assert handled == [SIGINT, SIGTERM]

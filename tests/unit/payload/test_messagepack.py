@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, field_serializer
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError, PayloadEncodeError, PayloadPipeline
+from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.steps import Outgoing
 from tests.support.payloads import arrived, message, settled
@@ -361,6 +362,21 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for target in (Order, Any, int):
         with suppress(PayloadDecodeError):
             read(data, target)
+
+
+def test_json_is_some_messagepack_until_readers_know_both() -> None:
+    """docs/messagepack.md: a topic moves from JSON, whose messages may lack a content type."""
+    only, first, then = (
+        PayloadPipeline([MessagePack()]),
+        PayloadPipeline([Json()], reads=[MessagePack()]),
+        PayloadPipeline([MessagePack()], reads=[Json()]),
+    )
+    assert only.decoder(int)(message(b"7")) == 55
+    outgoing = Outgoing("t")
+    data: Any = only.write(7, outgoing)
+    for pipeline in (first, then):
+        assert pipeline.decoder(int)(message(b"7")) == 7
+        assert pipeline.decoder(int)(arrived(data, outgoing)) == 7
 
 
 def test_declared_lengths_take_little_memory() -> None:

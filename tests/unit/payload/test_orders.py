@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fastapi_athomic import ConfigurationError, PayloadPipeline
+from fastapi_athomic.payload.cloudevents import CloudEvents
 from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.steps import BytesStep, Incoming, Kind, Outgoing
 from tests.support.payloads import Words
@@ -68,6 +69,7 @@ WORDS = Words()
         ([], {"reads": [Words]}, "the class Words is none"),
         ([], {"reads": WORDS}, "`reads` must be a list"),
         ([], {"key": GZIP}, "key must be a serializer, .* not an object of Step"),
+        ([], {"key": CloudEvents("/shop")}, r"key=CloudEvents\(...\) is for values only: give another"),
         ([], {"key": str}, "key must be a serializer, .* not the class str"),
     ],
 )

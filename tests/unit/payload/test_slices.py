@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Annotated, Any
 
 import msgpack
@@ -18,7 +19,11 @@ from fastapi_athomic.payload.json_format import Json
 from fastapi_athomic.payload.messagepack import MessagePack
 from fastapi_athomic.payload.slices import sliced_validator
 from fastapi_athomic.payload.steps import Later, Outgoing
-from tests.support.payloads import message
+from fastapi_athomic.schemas.avro import Avro
+from fastapi_athomic.schemas.json_schema import JsonSchema
+from fastapi_athomic.schemas.protobuf import Protobuf
+from fastapi_athomic.schemas.registry import SchemaRegistry
+from tests.support.payloads import message, settled
 from tests.unit.payload.test_types import FORMATS, TYPES
 
 current: ContextVar[str] = ContextVar("current", default="none")
@@ -44,10 +49,16 @@ ORDER = {"items": [{"name": "a"}] * 3, "by_name": {"b": {"name": "b"}}, "names":
 WRITTEN: dict[str, Callable[[Any], bytes]] = {
     "json": lambda value: json.dumps(value).encode(),
     "messagepack": msgpack.packb,
+    "json-schema": lambda value: b"\0\0\0\0\1" + json.dumps(value).encode(),
+}
+KINDS: dict[str, Callable[..., Any]] = {
+    "json": Json,
+    "messagepack": MessagePack,
+    "json-schema": partial(JsonSchema, SchemaRegistry("memory://")),
 }
 
 
-@pytest.fixture(params=["json", "messagepack"])
+@pytest.fixture(params=list(KINDS))
 async def form(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     serializer = new(request.param)
     await serializer.open()
@@ -56,7 +67,7 @@ async def form(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 def new(form: str, thread_above: int | None = 100) -> Any:
-    return Json(thread_above=thread_above) if form == "json" else MessagePack(thread_above=thread_above)
+    return KINDS[form](thread_above=thread_above)
 
 
 async def test_large_payloads_are_read_in_a_thread_in_their_context(form: str) -> None:
@@ -81,15 +92,16 @@ def test_small_payloads_and_null_values_are_read_at_once(form: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, True, 1.5, "1"])
-@pytest.mark.parametrize("kind", [Json, MessagePack])
+@pytest.mark.parametrize("kind", [Json, MessagePack, Avro, Protobuf, JsonSchema])
 def test_a_limit_that_is_none_is_refused(kind: Any, wrong: Any) -> None:
+    needs = [SchemaRegistry("memory://")] if kind in (Avro, Protobuf, JsonSchema) else []
     with pytest.raises(ConfigurationError, match=f"{kind.__name__}: thread_above must be a whole number of 0 or more"):
-        kind(thread_above=wrong)
+        kind(*needs, thread_above=wrong)
 
 
-@pytest.mark.parametrize("form", ["json", "messagepack"])
+@pytest.mark.parametrize("form", KINDS)
 async def test_payloads_above_a_megabyte_are_read_in_a_thread_unless_that_is_switched_off(form: str) -> None:
-    serializer, kind = Json() if form == "json" else MessagePack(), list[dict[str, str]]
+    serializer, kind = KINDS[form](), list[dict[str, str]]
     value = [{"text": "x" * 1_000}] * 1_040
     large, small = WRITTEN[form](value), WRITTEN[form](value[:1_000])
     assert len(small) < 2**20 < len(large)
@@ -123,7 +135,7 @@ def test_the_lock_is_handed_over_after_each_item_of_nested_models(monkeypatch: p
 @pytest.mark.parametrize("case", TYPES)
 async def test_values_are_the_same(form: str, case: str) -> None:
     target_type, value = TYPES[case]
-    data = PayloadPipeline([FORMATS[form]()]).write([value, value], Outgoing("t"))
+    data = await settled(PayloadPipeline([FORMATS[form]()]).write([value, value], Outgoing("t")))
     assert isinstance(data, bytes)
     lists: Any = list
     at_once = new(form, None).decoder(lists[target_type])(message(data))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +18,14 @@ from fastapi_athomic.schemas import avro as avro_module
 from fastapi_athomic.schemas import kept
 from fastapi_athomic.schemas.avro import Avro
 from fastapi_athomic.schemas.declared import DeclaredSchema, DeclaresSchemas
-from fastapi_athomic.schemas.registered import ASK_AGAIN, Reference
+from fastapi_athomic.schemas.json_schema import JsonSchema
+from fastapi_athomic.schemas.protobuf import Protobuf
+from fastapi_athomic.schemas.registered import ASK_AGAIN, Reference, RegisteredSchema
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from fastapi_athomic.schemas.wire import HEADERS, Framing
 from tests.support.avro import by_fastavro, logical, record
 from tests.support.payloads import arrived, message, settled
+from tests.support.protoc import generated
 
 
 class Order(BaseModel):
@@ -33,6 +36,16 @@ class Order(BaseModel):
 class Cancelled(BaseModel):
     number: int
     note: str | None = None
+
+
+class WithoutGuids(SchemaRegistry):
+    """As Apicurio 3.3.3."""
+
+    async def register(self, *schema: Any) -> RegisteredSchema:
+        return replace(await super().register(*schema), guid=None)
+
+
+NUMBER_PB2 = generated("athomic_number.proto", 'syntax = "proto3"; message Number { int64 number = 1; }')
 
 
 @dataclass
@@ -431,3 +444,26 @@ async def test_what_is_said_of_fields_that_a_type_does_not_have(registry: Schema
         "line is a field of shop.Order, and Closed forbids others"
     ]
     assert await avro.incompatibilities(Inside, "orders", writes=False) == []
+
+
+@pytest.mark.parametrize("value", [{"number": 1}, [1]])
+async def test_what_has_no_schema_to_register_is_refused_with_what_to_do(registry: SchemaRegistry, value: Any) -> None:
+    name = type(value).__name__
+    with pytest.raises(PayloadEncodeError, match=rf"a {name} declares no schema .*publish a model, or give .* schema="):
+        await written(Avro(registry, auto_register=True), value)
+
+
+async def test_a_model_without_a_schema_is_refused_by_the_name_of_its_field(registry: SchemaRegistry) -> None:
+    class Loose(BaseModel):
+        anything: Any
+
+    with pytest.raises(ConfigurationError, match="anything may be anything, for which Avro has no type"):
+        await written(Avro(registry, auto_register=True), Loose(anything=1))
+
+
+@pytest.mark.parametrize("kind", [Avro, JsonSchema, Protobuf])
+async def test_a_registry_without_guids_is_named_with_the_first_message(kind: Any) -> None:
+    pipeline = PayloadPipeline([kind(WithoutGuids("memory://"), framing="header", auto_register=True)])
+    value: Any = NUMBER_PB2.Number(number=1) if kind is Protobuf else Order(number=1)
+    with pytest.raises(ConfigurationError, match=r"the schema registry gives no GUIDs, .*: use framing='prefix'"):
+        await settled(pipeline.write(value, Outgoing("t")))

@@ -318,8 +318,14 @@ async def test_nothing_is_registered_unless_that_is_wanted(registry: SchemaRegis
 
 
 async def test_a_type_without_a_generated_class_is_not_registered_and_that_is_said(registry: SchemaRegistry) -> None:
-    with pytest.raises(PayloadUnavailableError, match=r"auto_register needs a generated class: messages={Order: ...}"):
-        await written(Protobuf(registry, auto_register=True), Order(id="o-1", number=7))
+    for value, name in ((Order(id="o-1", number=7), "Order"), ({"id": "o-1"}, "dict")):
+        with pytest.raises(PayloadUnavailableError) as caught:
+            await written(Protobuf(registry, auto_register=True), value)
+        told = (
+            f"no generated class stands for it: publish one, or say which with messages={{{name}: ...}}, or schema=..."
+        )
+        assert told in str(caught.value)
+        assert "auto_register" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -313,5 +313,6 @@ def test_credentials_must_go_together() -> None:
 
 def test_the_extra_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
-    with pytest.raises(ConfigurationError, match=r"a schema registry needs fastapi-athomic\[registry\]"):
+    extras = r"fastapi-athomic\[avro\], \[protobuf\] or \[json-schema\]: "
+    with pytest.raises(ConfigurationError, match=f"a schema registry needs {extras}"):
         SchemaRegistry("http://r:8081")

@@ -202,9 +202,15 @@ def test_apps_with_the_same_name_of_a_broker_in_memory_share_one() -> None:
     first = create_shared_state(AthomicSettings(broker_url=f"memory://{name}"))
     assert first is shared_named(name) is create_shared_state(AthomicSettings(broker_url=f"memory://{name}"))
     assert first is not create_shared_state(AthomicSettings(broker_url=f"memory://{name}2"))
-    assert create_shared_state(AthomicSettings()) is not create_shared_state(AthomicSettings())
     assert first is not None
-    assert not first.spans_processes
+    assert first.has_others
+
+
+def test_a_broker_in_memory_without_a_name_is_an_apps_own() -> None:
+    first, second = (create_shared_state(AthomicSettings()) for _ in range(2))
+    assert first is not second
+    assert first is not None
+    assert not first.has_others
 
 
 def test_kafka_without_a_store_shares_nothing() -> None:
@@ -215,4 +221,4 @@ def test_a_store_in_redis_is_shared_by_processes() -> None:
     url = SecretStr("redis://127.0.0.1/0")
     shared = create_shared_state(AthomicSettings(broker_url="kafka://127.0.0.1:9092", state_store_url=url))
     assert isinstance(shared, RedisSharedState)
-    assert shared.spans_processes
+    assert shared.has_others

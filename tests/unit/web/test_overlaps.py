@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, WebSocket
 from starlette.staticfiles import StaticFiles
 
 from fastapi_athomic import AthomicSettings, include_athomic
+from fastapi_athomic.operation_settings import ControlSettings
 from tests.support.apps import running
 
 Change = Callable[[FastAPI], object]
@@ -21,13 +22,21 @@ async def theirs() -> str:
     return "theirs"
 
 
+CONTROL = AthomicSettings(control=ControlSettings(enabled=True, allow_anonymous=True))
+
+
 async def warnings(
-    caplog: pytest.LogCaptureFixture, before: Change | None = None, after: Change | None = None, *, name: str = "h"
+    caplog: pytest.LogCaptureFixture,
+    before: Change | None = None,
+    after: Change | None = None,
+    *,
+    name: str = "h",
+    settings: AthomicSettings | None = None,
 ) -> list[str]:
     app = FastAPI()
     if before is not None:
         before(app)
-    athomic = include_athomic(app, AthomicSettings())
+    athomic = include_athomic(app, settings or AthomicSettings())
     if after is not None:
         after(app)
 
@@ -67,7 +76,10 @@ async def test_a_route_that_comes_first_is_named(caplog: pytest.LogCaptureFixtur
 async def test_one_with_a_parameter_hides_several(caplog: pytest.LogCaptureFixture, route: Change) -> None:
     (said,) = await warnings(caplog, before=route)
     assert f"/consumers/{{customer}} ({__name__}.theirs) comes first" in said
-    assert "requests for /consumers/metrics, /consumers/health, /consumers/{consumer_id}:" in said
+    assert (
+        "/consumers/metrics, /consumers/events, /consumers/dashboard, /consumers/health, /consumers/{consumer_id}:"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,3 +160,40 @@ async def test_an_id_with_a_slash_is_named(caplog: pytest.LogCaptureFixture) -> 
 async def test_two_of_ours_under_one_prefix_are_named(caplog: pytest.LogCaptureFixture) -> None:
     said = await warnings(caplog, after=lambda app: include_athomic(app, AthomicSettings(), name="other"))
     assert any("comes first and gets the requests for /consumers/health/live" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "hidden"),
+    [
+        ("/consumers/{id}/pause", "POST", "/consumers/{consumer_id}/pause"),
+        ("/consumers/{id}/{action}", "POST", "/consumers/{consumer_id}/seek"),
+        ("/consumers/{id}/dlq", "GET", "/consumers/{consumer_id}/dlq"),
+    ],
+)
+async def test_a_route_that_hides_control_is_named(
+    caplog: pytest.LogCaptureFixture, path: str, method: str, hidden: str
+) -> None:
+    (said,) = await warnings(caplog, before=routed(path, methods=[method]), settings=CONTROL)
+    assert f"{path} ({__name__}.theirs) comes first" in said
+    assert hidden in said
+
+
+async def test_a_route_that_control_hides_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    after = routed("/consumers/{customer}/pause", methods=["POST"])
+    (said,) = await warnings(caplog, after=after, settings=CONTROL)
+    assert "gets no request for what /consumers/{consumer_id}/pause of fastapi_athomic answers" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/consumers/{id}/pause", ["GET"]),
+        ("/consumers/{id}/dlq", ["DELETE"]),
+        ("/consumers/{id}/history", ["GET", "POST"]),
+    ],
+)
+async def test_routes_of_other_methods_disturb_no_control(
+    caplog: pytest.LogCaptureFixture, path: str, methods: list[str]
+) -> None:
+    route = routed(path, methods=methods)
+    assert await warnings(caplog, before=route, after=route, settings=CONTROL) == []

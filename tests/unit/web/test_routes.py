@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, include_athomic
-from fastapi_athomic.web.routes import INSTANCE_HEADER
+from fastapi_athomic.web.status_routes import INSTANCE_HEADER
 
 PROBES = {"/consumers/health/live", "/consumers/health/ready", "/consumers/health/startup"}
 GUARDED = {"/consumers", "/consumers/h", "/consumers/health", "/consumers/metrics"}

@@ -1,0 +1,320 @@
+"""Commands that ask a running service: a server with the routes of an app, and no app at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from fastapi_athomic.cli import main
+from fastapi_athomic.cli.service import TOKEN, URL
+from tests.unit.cli.conftest import Answer, Command
+from tests.unit.web.control_shop import ID, Shop, open_shop
+
+
+class Relay(BaseHTTPRequestHandler):
+    """Passes requests on to an app, whose lifespan runs already, and keeps them."""
+
+    url: str  # where it is served
+    shop: Shop
+    seen: list[tuple[str, str, dict[str, str], Any]]
+
+    def _pass_on(self) -> None:
+        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.seen.append((self.command, self.path, headers, json.loads(content) if content else None))
+        answer = self.shop.client.request(self.command, self.path, content=content, headers=headers)
+        self.send_response(answer.status_code)
+        self.send_header("content-type", answer.headers["content-type"])
+        self.send_header("content-length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = _pass_on  # noqa: N815 - http.server wants these names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def serving(handler: type[BaseHTTPRequestHandler]) -> tuple[ThreadingHTTPServer, str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[type[Relay]]:
+    with open_shop() as shop:
+        shop.fail({"card": "4929"}, {}, {})
+        Relay.shop, Relay.seen = shop, []
+        server, Relay.url = serving(Relay)
+        yield Relay
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "auditor")
+    monkeypatch.delenv(URL, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def ask(relay: type[Relay], command: Command) -> Command:
+    def ask(*arguments: str) -> Answer:
+        return command("--url", f"{relay.url}/consumers", *arguments)
+
+    return ask
+
+
+# --- looking
+
+
+def test_status_is_a_table(ask: Command) -> None:
+    answer = ask("status")
+    assert answer.status == 0
+    title, row = answer.out.splitlines()
+    assert title.split()[:4] == ["consumer", "state", "health", "lag"]
+    assert row.split()[0] == ID
+    assert ask("status", "--json").json[0]["id"] == ID
+
+
+def test_status_of_one_shows_its_partitions(ask: Command) -> None:
+    answer = ask("status", ID)
+    assert [line.split()[:2] for line in answer.out.splitlines()[-4:]] == [["orders", str(n)] for n in range(4)]
+    assert ask("status", ID, "--json").json["id"] == ID
+
+
+def test_health_says_how_it_is(ask: Command) -> None:
+    answer = ask("health")
+    assert (answer.status, answer.out.splitlines()) == (0, ["healthy", f"{ID}: healthy"])
+    assert ask("health", "--json").json["status"] == "healthy"
+
+
+# --- steering
+
+
+def test_consumers_are_steered(ask: Command, relay: type[Relay]) -> None:
+    paused = ask("pause", ID, "--reason", "it hangs", "--topic", "orders", "--partition", "1", "--seconds", "600")
+    assert paused.status == 0
+    assert "orders[1] is paused since" in paused.out
+    assert "by auditor: it hangs" in paused.out
+    assert "orders[1] is paused" in ask("status", ID).out
+    assert ask("resume", ID, "--topic", "orders").out == f"{ID} is not paused\n"
+    assert ask("concurrency", ID, "3", "--reason", "slow").out == f"{ID} handles 3 at once\n"
+    assert ask("concurrency", ID, "default", "--reason", "slow").status == 0
+    assert relay.seen[-1][3] == {"value": None, "reason": "slow"}
+    assert ask("restart", ID, "--reason", "it hangs").out == f"{ID} was restarted\n"
+    assert ask("pause", ID, "--reason", "x", "--json").json["consumer"] == ID
+    assert ask("resume", ID, "--json").json["pauses"] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "to"),
+    [
+        (["--offset", "1"], {"offset": 1}),
+        (["--time", "2020-01-01T00:00:00Z"], {"time": "2020-01-01T00:00:00+00:00"}),
+        (["--beginning"], "beginning"),
+        (["--end"], "end"),
+    ],
+)
+def test_a_seek_is_tried_first(ask: Command, relay: type[Relay], target: list[str], to: object) -> None:
+    seek = ("seek", ID, "orders", "--partition", "0", *target, "--reason", "again")
+    plan = ask(*seek, "--dry-run")
+    assert plan.status == 0
+    assert plan.out.splitlines()[0].split() == [
+        *("partition", "from_offset", "to_offset", "skipped", "repeated", "exact", "done"),
+    ]
+    assert (relay.seen[-1][3]["to"], relay.seen[-1][3]["dry_run"]) == (to, True)
+    refused = ask(*seek)
+    assert (refused.status, "pass --yes" in refused.err) == (2, True)
+    assert relay.seen[-1][3]["dry_run"], "nothing was done"
+
+
+def test_a_seek_that_is_agreed_to_is_done(ask: Command) -> None:
+    answer = ask("seek", ID, "orders", "--partition", "1", "--end", "--reason", "x", "--yes", "--json").json
+    assert answer["done"]
+    assert "needs a time zone" in ask("seek", ID, "orders", "--time", "2020-01-01T00:00:00", "--reason", "x").err
+
+
+# --- dead letters
+
+
+def test_dead_letters_are_looked_after(ask: Command, relay: type[Relay]) -> None:
+    listed = ask("dlq", "list", ID, "--error-type", "builtins.KeyError")
+    assert "orders.g.dlq  0/0" in listed.out
+    assert "KeyError" in listed.out
+    assert "1 dead letter" in listed.err
+    assert ask("dlq", "list", ID, "--limit", "1", "--since", "2020-01-01T00:00:00Z").err == "1 dead letter and more\n"
+    assert ask("dlq", "list", ID, "--json").json["more"] is False
+    assert "4929" not in ask("dlq", "show", ID, "--partition", "0", "--offset", "0").out
+    assert "4929" in ask("dlq", "show", ID, "--partition", "0", "--offset", "0", "--payload", "--json").out
+    tried = ask("dlq", "redrive", ID, "--all", "--reason", "x", "--dry-run", "--error-type", "builtins.ValueError")
+    assert tried.out == "2 of 2 dead letters would be sent back\n"
+    assert relay.seen[-1][3]["limit"] == 1000
+    assert ask("dlq", "discard", ID, "--all", "--reason", "x").status == 2, "nobody agreed"
+    one = ("dlq", "discard", ID, "--partition", "0", "--offset", "1", "--reason", "x", "--yes")
+    assert ask(*one).out == "1 of 1 dead letter discarded\n"
+    more = ask("dlq", "discard", ID, "--all", "--limit", "1", "--reason", "x", "--yes")
+    assert (more.out, more.err) == ("1 of 1 dead letter discarded\n", "there may be more: do it again for the rest\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["redrive", ID, "--all"], "--reason is missing"),
+        (["redrive", ID, "--reason", "x"], "say which dead letters"),
+        (["list", ID, "--app", "main"], "--app and --url exclude each other"),
+        (
+            ["show", ID, "--partition", "9", "--offset", "9"],
+            "no open dead letter at this place",
+        ),
+    ],
+)
+def test_what_is_asked_for_wrongly_gets_a_sentence(ask: Command, arguments: list[str], words: str) -> None:
+    answer = ask("dlq", *arguments)
+    assert (answer.status, answer.out) == (1, "")
+    assert words in answer.err
+
+
+# --- what can go wrong
+
+
+def test_problems_are_told_in_a_line(ask: Command) -> None:
+    answer = ask("pause", "shop.bil:v1", "--reason", "x")
+    assert answer.status == 1
+    assert answer.err.startswith("error: No consumer has this id: there is no handler shop.bil:v1")
+    assert "body.reason" in ask("pause", ID, "--reason", " ").err
+
+
+def test_credentials_come_from_the_environment_or_a_header(
+    ask: Command, relay: type[Relay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask("status")
+    assert relay.seen[-1][2]["authorization"] == "Bearer auditor"
+    assert ask("--header", "authorization: Bearer operator", "pause", ID, "--reason", "x").status == 0
+    assert relay.seen[-1][2]["authorization"] == "Bearer operator"
+    monkeypatch.delenv(TOKEN)
+    assert ask("resume", ID, "--header", "Cookie: session=ann", "--header", "x-team: shop").status == 0
+    assert (relay.seen[-1][2]["cookie"], relay.seen[-1][2]["x-team"]) == ("session=ann", "shop")
+    refused = ask("pause", ID, "--reason", "x")
+    assert refused.status == 1
+    assert f"wants to know who asks, or does not allow it (401 Unauthorized): set {TOKEN}" in refused.err
+
+
+def test_the_url_may_come_from_the_environment_and_stand_behind_the_command(
+    relay: type[Relay], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("status", "--url", f"{relay.url}/consumers/").status == 0
+    missing = command("status")
+    assert (missing.status, URL in missing.err) == (1, True)
+    assert "or where the code is: --app" in command("dlq", "list", ID).err
+    monkeypatch.setenv(URL, f"{relay.url}/consumers")
+    assert command("status").status == 0
+    assert command("dlq", "list", ID).status == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://x", "--url must be http:// or https://"),
+        ("host/consumers", "--url must be http:// or https://"),
+        ("https://x/consumers?token=1", "--url must be http:// or https://"),
+        ("https://ann:secret@x/consumers", "credentials do not belong in the URL"),
+        (
+            "http://127.0.0.1:1/consumers",
+            "cannot be reached: [Errno 111] Connection refused",
+        ),
+    ],
+)
+def test_a_url_that_leads_nowhere_gets_a_sentence(url: str, words: str, command: Command) -> None:
+    answer = command("--url", url, "status")
+    assert (answer.status, answer.out) == (1, "")
+    assert words in answer.err
+    assert "secret" not in answer.err
+
+
+def test_the_wrong_prefix_gets_a_sentence(relay: type[Relay], command: Command) -> None:
+    wrong = command("--url", f"{relay.url}/elsewhere", "status")
+    assert "has no such route (404): is that where the routes of fastapi_athomic are" in wrong.err
+    page = command("--url", f"{relay.url}/docs", "pause", "x", "--reason", "x")
+    assert "is control.enabled set there?" in page.err
+
+
+def test_a_header_that_cannot_be_sent_is_not_shown(ask: Command) -> None:
+    answer = ask("--header", "authorization: secret\n2", "status")
+    assert answer.err == "error: a header has characters that cannot be sent\n"
+    assert ask("--header", "secret", "status").err == "error: --header must be NAME:VALUE\n"
+    assert "--cafile" in ask("--cafile", "nowhere.pem", "status").err
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "words"),
+    [
+        (200, {}, b"<html>", "answers, but not as fastapi_athomic does"),
+        (302, {"location": "https://login.example/"}, b"", "leads to https://login.example/: give --url that address"),
+        (500, {}, b"oops", "answers 500 Internal Server Error"),
+        (409, {"content-type": "application/problem+json"}, b"[]", "refuses, and does not say why"),
+    ],
+)
+def test_other_answers_get_a_sentence(
+    status: int, headers: dict[str, str], content: bytes, words: str, command: Command
+) -> None:
+    seen: list[str] = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            seen.append(self.path)
+            self.send_response(status)
+            for name, value in {**headers, "content-length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server, url = serving(Other)
+    answer = command("--url", url, "restart", "a/b c", "--reason", "x")
+    server.shutdown()
+    server.server_close()
+    assert (answer.status, seen) == (1, ["/a%2Fb%20c/restart"])
+    assert words in answer.err
+
+
+def test_who_does_not_answer_may_have_done_it(command: Command) -> None:
+    waiting = threading.Event()
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            waiting.wait(30)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server, url = serving(Silent)
+    answer = command("--url", url, "--timeout", "0.05", "restart", "h", "--reason", "x")
+    waiting.set()
+    server.shutdown()
+    server.server_close()
+    assert "did not answer within 0.05 s: whether it was done, is not known" in answer.err
+
+
+@pytest.mark.parametrize("area", ["check", "handlers", "topics"])
+def test_commands_about_code_take_no_url(area: str, command: Command) -> None:
+    answer = command("--url", "http://x", area, "--app", "main")
+    assert answer.err == f"error: {area} looks into the code: give it --app, and no --url\n"
+
+
+def test_a_reason_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pause", "h", "--url", "http://x"])
+    assert "required: --reason" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""What a process does with the role `web`, and with some of the handlers only."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from fastapi.testclient import TestClient
+
+from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, HandlerSignatureError, subscribe_to
+from tests.support.apps import Record, new_app, running
+
+record = Record()
+
+
+@subscribe_to("orders", group_id="billing", handler_id="billing")
+async def bill(order: str) -> None:
+    record.note(order)
+
+
+@subscribe_to("orders", group_id="shipping", handler_id="shipping")
+async def ship(order: str) -> None:
+    record.note(order)
+
+
+@subscribe_to("orders", group_id="broken", handler_id="broken")
+async def broken(order: str, unknown: int) -> None: ...
+
+
+def web() -> Athomic:
+    return new_app(AthomicSettings(role="web"), bill, ship)
+
+
+async def test_a_web_process_publishes_and_consumes_nothing() -> None:
+    record.seen.clear()
+    async with running(web()) as athomic:
+        placed = await athomic.publish("orders", "one")
+        await athomic.drain()
+        assert placed.offset == 0
+        assert record.seen == []
+        assert [(each.state, each.ready) for each in athomic.consumers()] == [("elsewhere", False)] * 2
+        assert all(not each.assignment for each in athomic.consumers())
+    assert athomic.consumers() == []
+
+
+def test_a_web_process_is_healthy_and_says_what_it_is() -> None:
+    athomic = web()
+    with TestClient(athomic.app) as client:
+        assert client.portal is not None
+        client.portal.call(athomic.wait_until_ready)
+        answer = client.get("/consumers/health")
+        assert answer.status_code == 200
+        health = answer.json()
+        assert (health["status"], health["role"]) == ("healthy", "web")
+        assert [each["status"] for each in health["consumers"].values()] == ["healthy", "healthy"]
+        assert client.get("/consumers/health/ready").status_code == 200
+        metrics = client.get("/consumers/metrics").text
+    assert "athomic_event_loop_lag_seconds{" in metrics
+    assert "athomic_consumer_healthy{" not in metrics, "it says nothing of consumers that others have"
+
+
+async def test_a_web_process_checks_its_handlers_all_the_same() -> None:
+    with pytest.raises(HandlerSignatureError, match="nothing provides parameter unknown"):
+        await new_app(AthomicSettings(role="web"), bill, broken).check()
+
+
+async def test_a_web_process_on_a_broker_of_its_own_warns_that_nobody_consumes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with running(web()):
+            pass
+    assert "the role is web and the broker is memory://: nobody handles what is published" in caplog.text
+    assert "2 consumers left to processes with the role worker" in caplog.text
+
+
+async def test_only_some_handlers_run() -> None:
+    record.seen.clear()
+    athomic = new_app(AthomicSettings(role="web"), bill, ship)
+    athomic.take_role("worker", only=["billing"])
+    async with running(athomic):
+        await athomic.publish("orders", "one")
+        await athomic.drain()
+        assert record.seen == ["one"]
+        assert [each.id for each in athomic.consumers()] == ["billing"]
+        health = athomic.health()
+        assert health is not None
+        assert (health.role, [*health.consumers]) == ("worker", ["billing"])
+
+
+async def test_an_unknown_handler_is_refused_and_the_known_ones_are_named() -> None:
+    athomic = new_app(AthomicSettings(), bill, ship)
+    athomic.take_role("worker", only=["biling", "shipping"])
+    with pytest.raises(ConfigurationError, match=r"asked for: biling.*billing.*the handlers are: billing, shipping"):
+        await athomic.check()
