@@ -143,8 +143,8 @@ async def test_who_waits_for_a_token_is_served_in_turn(clock: Clock) -> None:
         await athomic.drain()
     seen = [order for order, _ in app.record.seen]
     for end in range(1, 12):
-        begun = [seen[:end].count(order) for order in ORDERS]
-        assert max(begun) - min(begun) <= 2, "no partition takes the tokens of others; the first may be quick"
+        turns = [seen[:end].count(order) for order in ORDERS]
+        assert max(turns) - min(turns) <= 2, "no partition takes the tokens of others; the first may be quick"
 
 
 async def test_each_attempt_takes_a_token(clock: Clock) -> None:
