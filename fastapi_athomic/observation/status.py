@@ -186,7 +186,7 @@ class MemberStatus(BaseModel):
 
 
 class RateLimitStatus(BaseModel):
-    """How many messages this process begins for a consumer."""
+    """How many messages each process begins for a consumer."""
 
     messages_per_second: float = Field(description="So many at most, on average")
     burst: int = Field(description="So many at most at once, after a pause")
@@ -194,7 +194,7 @@ class RateLimitStatus(BaseModel):
 
 
 class BreakerStatus(BaseModel):
-    """The circuit breaker of a consumer in this process."""
+    """The circuit breaker of a consumer, which each process has for itself."""
 
     state: str = Field(description="`closed`; `open`: nothing begins; `half_open`: one message is tried")
     since: datetime = Field(description="Since when, in UTC")
@@ -232,9 +232,11 @@ class ConsumerStatus(BaseModel):
     )
     pauses: list[PauseStatus] = Field(default=[], description="What an operator has paused, and until when")
     rate_limit: RateLimitStatus | None = Field(
-        default=None, description="How much this process begins, as in force; null: no limit"
+        default=None, description="How much is begun, as in force; the sum of several processes; null: no limit"
     )
-    breaker: BreakerStatus | None = Field(default=None, description="Null: the consumer has none")
+    breaker: BreakerStatus | None = Field(
+        default=None, description="Null: none; of several processes the one that is open"
+    )
     health: ConsumerHealth = Field(description="Whether it consumes, and what somebody should look at")
     assignment: list[PartitionStatus] = Field(description="The partitions that the processes of this answer have")
     lag: int | None = Field(description="The sum over `assignment`; null: that of a partition is not known yet")

@@ -28,6 +28,7 @@ class Steered:
         self.active = self.most = 0  # calls at once
         self.calls = 0  # in all
         self.error: BaseException | None = None  # what calls raise
+        self.errors: list[BaseException] = []  # what the next calls raise, one each
         own = ("rate_limit", "breaker", "retry", "batch_size")
         options = {"concurrency": settings.pop("concurrency", 3)}
         options |= {name: settings.pop(name) for name in own if name in settings}
@@ -79,6 +80,8 @@ class Steered:
         self.most = max(self.most, self.active)
         try:
             await self.gate.wait()
+            if self.errors:
+                raise self.errors.pop(0)
             if self.error is not None:
                 raise self.error
         finally:

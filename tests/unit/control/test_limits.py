@@ -403,6 +403,35 @@ async def test_other_errors_neither_open_it_nor_keep_it_half_open(kind: str, clo
         assert state(app) == "closed"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_failure_that_opens_it_uses_up_no_attempt(kind: str, clock: Clock) -> None:
+    app = Steered(kind, breaker=breaker(failures=1), retry=RetryPolicy(max_attempts=2, delay=0))
+    app.errors = [ConnectionError(), ConnectionError(), ValueError()]
+    async with running(app.athomic) as athomic:
+        await app.publish("a", range(1, 2))
+        for pauses, calls in ((1, 1), (2, 2)):
+            await eventually(lambda calls=calls: app.calls == calls and state(app) == "open")  # type: ignore[misc]
+            clock.forward(pauses * PAUSE)
+        await athomic.drain()
+        (status,) = athomic.consumers()
+        assert (status.counters.processed, status.counters.dead_lettered) == (1, 0)
+    assert app.record.seen == [("a", 1)] * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_probe_that_waits_for_another_attempt_makes_way_for_the_next(kind: str, clock: Clock) -> None:
+    app = Steered(kind, concurrency=1, breaker=breaker(failures=1), retry=RetryPolicy(delay=3600, max_delay=3600))
+    app.errors = [ConnectionError(), ValueError()]
+    async with running(app.athomic) as athomic:
+        await app.publish("a", range(1, 2), partition=0)
+        await eventually(lambda: state(app) == "open")
+        await app.publish("b", range(1, 2), partition=1)
+        await eventually(lambda: athomic.consumers()[0].counters.received == 2)
+        clock.forward(PAUSE)
+        await app.record.until(lambda seen: seen == [("a", 1), ("a", 1), ("b", 1)])
+        await eventually(lambda: state(app) == "closed")
+
+
 async def test_a_message_from_a_retry_topic_is_held_as_well(clock: Clock) -> None:
     policy = RetryPolicy(max_attempts=1, retry_topics=(0.05,))
     app = Steered("none", concurrency=1, breaker=breaker(failures=2), retry=policy)
@@ -439,6 +468,7 @@ async def test_an_operator_opens_and_closes_a_breaker_that_code_does_not_know(
         await athomic.restart("h")
         await athomic.wait_until_ready()
         await eventually(lambda: athomic.consumers()[0].counters.received >= 48)
+        assert len(athomic.manager().consumers["h"].controls.limits.watchers) == 1, "the old session is gone"  # type: ignore[union-attr]
         assert app.record.seen == []
         await athomic.set_breaker("h", "closed")
         await athomic.drain()
