@@ -348,18 +348,37 @@ async def test_a_consumer_that_breaks_again_and_again(promtool: Promtool, monkey
 async def test_a_partition_that_is_paused_is_told_after_an_hour_and_not_as_late(
     promtool: Promtool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    story, athomic = Story(), new_app(settings(), handler())
+    story, act = Story(), Hanging()
+    athomic = new_app(settings(), handler(act))
     async with healthy_before(athomic, story):
+        await athomic.publish("t", "hang", partition=0)
+        await act.begun.count(2)
         consumer = manager_of(athomic).consumers["h"]
         consumer.pause()
-        await athomic.publish("t", "waits", partition=0)
-        await eventually(lambda: athomic.consumers()[0].lag == 1)
         later(monkeypatch, 1000)
         await story.scrape(athomic)
         consumer.resume()
+        act.gate.set()
         await athomic.drain()
         await story.scrape(athomic)
+    assert re.search(r"^athomic_consumer_late_seconds.* 1\d{3}\.", story.scrapes[1].exposition or "", re.MULTILINE)
     expect(promtool, story, at={40: set(), 79: set(), 90: {"AthomicConsumerPaused"}, 101: set()})
+
+
+async def test_a_message_that_fails_again_and_again_is_late_but_something_moves(
+    promtool: Promtool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story, retry = Story(), RetryPolicy(max_attempts=1_000_000, delay=0.01, backoff=1.0)
+    athomic = new_app(settings(), handler(fails, retry=retry))
+    async with healthy_before(athomic, story):
+        await athomic.publish("t", "bad", partition=1)
+        later(monkeypatch, 1000)
+        for _ in range(6):
+            failed = athomic.consumers()[0].counters.failed
+            await eventually(lambda failed=failed: athomic.consumers()[0].counters.failed > failed)  # type: ignore[misc]
+            await story.scrape(athomic, 5)
+    late = {"AthomicConsumerLate"}
+    expect(promtool, story, at={20: set(), 35: late, 49: late})
 
 
 async def test_a_broker_that_is_away(promtool: Promtool, monkeypatch: pytest.MonkeyPatch) -> None:
