@@ -27,7 +27,7 @@ class HealthSettings(Checked):
     queue_late: PositiveSeconds = 300.0  # a fetched message that waits for its turn for longer is reported
     back_pressure: PositiveSeconds = 300.0  # a partition that is not fetched for so long is: its buffer is full
     restarts: Count = 3  # a consumer that was rebuilt so often within `restarts_within` is reported
-    restarts_within: PositiveSeconds = 300.0
+    restarts_within: PositiveSeconds = 300.0  # see `restarts`
     loop_late: PositiveSeconds = 2.0  # an event loop that turns so late is reported
     loop_stalled: PositiveSeconds = 60.0  # consumers' thread: without a turn for so long, the process is not live
     shown_for: PositiveSeconds = 30.0  # so long health tells that an event loop was blocked, or turned late

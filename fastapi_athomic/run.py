@@ -12,7 +12,6 @@ from time import monotonic
 
 from .assembly import Assembly
 from .control.desk import Desk
-from .control.group_pauses import GroupPauses
 from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters
@@ -71,8 +70,7 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
-        self._pauses = GroupPauses(self.manager.consumers, parts.shared, settings)
-        self.desk = Desk(self.manager.consumers, parts.transport, settings, self._pauses)
+        self.desk = Desk(self.manager.consumers, parts.transport, parts.shared, settings)
         self._payloads = parts.payloads
         self._store = parts.store
         self._shared = parts.shared
@@ -260,7 +258,7 @@ class Run:
                 self._start_task.result()
 
     async def _start_services(self) -> None:
-        await self._pauses.begin()
+        await self.desk.begin()
         try:
             await self._lifecycle.start(self._settings.shutdown_timeout)
         except Exception as error:
@@ -297,7 +295,7 @@ class Run:
             await asyncio.wait([self._start_task])
             if not self._start_task.cancelled() and (error := self._start_task.exception()) is not None:
                 logger.error("the consumers could not be started: %s", error)
-        await self._pauses.end()
+        await self.desk.end()
         await self._lifecycle.stop(self._stop_timeout)
         await self._sharing.leave()
         for store in (self._store, self._shared):

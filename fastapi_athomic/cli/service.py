@@ -26,6 +26,7 @@ URL, TOKEN = "FASTAPI_ATHOMIC_URL", "FASTAPI_ATHOMIC_TOKEN"
 """Environment variables in place of `--url`, and of a header `authorization: Bearer ...`. They do not begin with
 `ATHOMIC_`, as they are no settings of the app."""
 TIMEOUT = 60.0
+"""Seconds that a service may take to answer."""
 PROBLEM = "application/problem+json"
 
 

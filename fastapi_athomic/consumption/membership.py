@@ -118,6 +118,7 @@ class Membership:
                 await self._client().commit(offsets, self._settings.request_timeout)
         except CommitFailedError:
             if generation != self._placement.generation:
+                self.evicted_at = monotonic() if self.moving else None
                 return  # a rebalance came meanwhile, and decides what is ours
             logger.warning(
                 "%s: was evicted from its group while the process stood still: what had been fetched is dropped, other "

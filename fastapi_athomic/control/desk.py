@@ -14,6 +14,7 @@ from ..consumption.service import ConsumerService
 from ..exceptions import ConfigurationError, ControlRefusedError, HandlerNotFoundError, SourceNotFoundError
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
+from ..stores.shared import SharedState
 from ..transports.base import Transport
 from .actions import Actor
 from .group_pauses import GroupPauses
@@ -31,12 +32,21 @@ class Desk:
         self,
         consumers: Mapping[str, ConsumerService],
         transport: Transport,
+        shared: SharedState | None,
         settings: AthomicSettings,
-        group_pauses: GroupPauses,
     ) -> None:
         self._consumers = consumers
-        self._group_pauses = group_pauses
-        self._seeks = Seeks(transport, settings)
+        self._seeks = Seeks(consumers, transport, shared, settings)
+        self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
+
+    async def begin(self) -> None:
+        """Before the consumers start: they are paused if they were. Never raises."""
+        await self._group_pauses.begin()
+
+    async def end(self) -> None:
+        """Steers no more for other members of the group."""
+        await self._group_pauses.end()
+        await self._seeks.handovers.end()
 
     def service(self, handler_id: str) -> ConsumerService:
         """The consumer of a handler.

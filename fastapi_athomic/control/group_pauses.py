@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -33,9 +33,15 @@ class GroupPauses:
     """Keeps the pauses of a run's consumers in step with those in the store. Without one it does nothing."""
 
     def __init__(
-        self, consumers: Mapping[str, ConsumerService], shared: SharedState | None, settings: AthomicSettings
+        self,
+        consumers: Mapping[str, ConsumerService],
+        shared: SharedState | None,
+        settings: AthomicSettings,
+        look_too: Callable[[], Awaitable[None]],
     ) -> None:
+        """`look_too` is called at each look, for what else the store may have; it may raise `StateStoreError`."""
         self._consumers = consumers
+        self._look_too = look_too
         self._shared = shared
         self._timeout = settings.request_timeout
         self._unwritten: dict[str, PauseStatus | None] = {}  # by name of the document; None: to be removed
@@ -90,6 +96,15 @@ class GroupPauses:
             await self._look.wait()
             await asyncio.sleep(LOOK_SECONDS)
             await self._step()
+            if not self._away:
+                await self._look_for_more()
+
+    async def _look_for_more(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._look_too()
+        except (StateStoreError, TimeoutError) as error:
+            logger.debug("what other members ask for could not be read: %s", error)
 
     async def _step(self) -> None:
         """Writes what has to be written, and takes over what others have written."""

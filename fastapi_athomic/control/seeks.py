@@ -16,11 +16,14 @@ from ..exceptions import (
     ControlRefusedError,
     PartitionNotFoundError,
     SourceNotFoundError,
+    StateStoreError,
     TransportError,
 )
 from ..messages import TopicPartition
 from ..settings import AthomicSettings
+from ..stores.shared import SharedState
 from ..transports.base import Transport
+from .handovers import Handovers
 from .seek_plans import PartitionSeek, SeekPlan, Target, plan_of
 
 MOST_COUNTED = 10_000
@@ -30,6 +33,10 @@ COUNT_SECONDS = 2.0
 WORDS = ("beginning", "end")
 
 
+Result = PartitionSeek | BaseException | str
+"""Of one partition: what was done, or why it failed."""
+
+
 class Route(NamedTuple):
     """Where a partition is to go on."""
 
@@ -37,15 +44,23 @@ class Route(NamedTuple):
     to: int
     passage: Passage | None  # how far it is; None: it is not assigned here
     committed: int | None  # of a partition that is not assigned here, by the group
+    there: bool  # the partition has this offset
     problems: list[str]
 
 
 class Seeks:
-    """Plans seeks, and carries them out."""
+    """Plans seeks, and carries them out: here, and through the state store at other members of the group."""
 
-    def __init__(self, transport: Transport, settings: AthomicSettings) -> None:
+    def __init__(
+        self,
+        consumers: Mapping[str, ConsumerService],
+        transport: Transport,
+        shared: SharedState | None,
+        settings: AthomicSettings,
+    ) -> None:
         self._transport = transport
         self._timeout = settings.request_timeout
+        self.handovers = Handovers(consumers, shared, settings, self._go)
 
     async def plan(self, service: ConsumerService, topic: str, partition: int | None, to: Target) -> SeekPlan:
         """See `Steering.plan_seek`."""
@@ -59,17 +74,37 @@ class Seeks:
         routes = await self._routes(service, topic, partition, to)
         problems = [problem for route in routes for problem in route.problems]
         possible = [route for route in routes if not route.problems]
-        if not possible or (problems and not force):
+        away = [route for route in routes if route.passage is None and route.there]
+        if not force or not self.handovers.possible:
+            away = []
+        if not (possible or away) or (problems and not force):
             raise ControlRefusedError("; ".join(problems), problems)
+        handed = asyncio.ensure_future(self._hand_over(service, away))
         went = await asyncio.gather(
-            *(service.seek(route.place, route.to) for route in possible), return_exceptions=True
+            *(self._go(service, route.place, route.to) for route in possible), return_exceptions=True
         )
-        results = dict(zip((route.place for route in possible), went, strict=True))
-        errors = [result for result in went if isinstance(result, BaseException)]
-        for error in errors:
-            if len(errors) == len(went) or not isinstance(error, TransportError):
-                raise error
+        results = await handed | dict(zip((route.place for route in possible), went, strict=True))
+        nothing = not any(isinstance(result, PartitionSeek) for result in results.values())
+        for result in results.values():
+            if isinstance(result, BaseException) and (nothing or not isinstance(result, TransportError)):
+                raise result
+        if nothing:
+            problems = [str(result) for result in results.values()]
+            raise ControlRefusedError("; ".join(problems), problems)
         return self._plan(service, topic, [await self._result(service, route, results) for route in routes])
+
+    async def _go(self, service: ConsumerService, place: TopicPartition, to: int) -> PartitionSeek:
+        passage = await service.seek(place, to)
+        return await self._counted(service, Route(place, to, passage, None, True, []), passage, done=True)
+
+    async def _hand_over(self, service: ConsumerService, away: Sequence[Route]) -> dict[TopicPartition, Result]:
+        if not away:
+            return {}
+        targets = {route.place: route.to for route in away}
+        try:
+            return dict(await self.handovers.hand_over(service, targets))
+        except StateStoreError as error:
+            return dict.fromkeys(targets, f"it could not be handed over to the member that has it: {error}")
 
     # --- where to
 
@@ -90,10 +125,20 @@ class Seeks:
                 targets[number],
                 passages[number],
                 committed.get(place),
-                list(_problems(service, place, targets[number], wanted[number], passages[number])),
+                wanted[number][0] <= targets[number] <= wanted[number][1],
+                self._problems(service, place, targets[number], wanted[number]),
             )
             for number in wanted
         ]
+
+    def _problems(self, service: ConsumerService, place: TopicPartition, to: int, bounds: tuple[int, int]) -> list[str]:
+        problems = []
+        if not bounds[0] <= to <= bounds[1]:
+            problems.append(f"{place} cannot go on at offset {to}: its offsets are from {bounds[0]} to {bounds[1]}")
+        if service.passage(place) is None:
+            handed = ": if it is forced, it is handed over to that one" if self.handovers.possible else ""
+            problems.append(service.why_not_here(place) + handed)
+        return problems
 
     async def _targets(self, topic: str, bounds: Mapping[int, tuple[int, int]], to: Target) -> Mapping[int, int]:
         if isinstance(to, datetime):
@@ -133,14 +178,15 @@ class Seeks:
         return await self._counted(service, route, passage, done=False)
 
     async def _result(
-        self, service: ConsumerService, route: Route, results: Mapping[TopicPartition, Passage | BaseException]
+        self, service: ConsumerService, route: Route, results: Mapping[TopicPartition, Result]
     ) -> PartitionSeek:
         result = results.get(route.place)
-        if isinstance(result, Passage):
-            return await self._counted(service, route, result, done=True)
+        if isinstance(result, PartitionSeek):
+            return result
         seen = await self._seen(service, route)
-        more = [f"{route.place}: {result}"] if result is not None else []
-        return seen.model_copy(update={"problems": [*seen.problems, *more]})
+        if result is None:
+            return seen
+        return seen.model_copy(update={"problems": [f"{route.place}: {result}"]})
 
     async def _counted(
         self, service: ConsumerService, route: Route, passage: Passage | None, *, done: bool
@@ -205,14 +251,3 @@ def _check(partition: int | None, to: Target) -> None:
         raise ConfigurationError(f"a seek goes to an offset, a datetime, 'beginning' or 'end', not {shown(to)}")
     elif partition is None:
         raise ConfigurationError("an offset says nothing about all partitions of a topic: name one of them")
-
-
-def _problems(
-    service: ConsumerService, place: TopicPartition, to: int, bounds: tuple[int, int], passage: Passage | None
-) -> list[str]:
-    problems = []
-    if not bounds[0] <= to <= bounds[1]:
-        problems.append(f"{place} cannot go on at offset {to}: its offsets are from {bounds[0]} to {bounds[1]}")
-    if passage is None:
-        problems.append(service.why_not_here(place))
-    return problems

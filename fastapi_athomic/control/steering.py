@@ -165,9 +165,9 @@ class Steering:
         """Makes a handler go on elsewhere in a partition, or in all partitions of a topic: see `Target`.
 
         Back, to handle messages again, or ahead, to skip some. Running calls have `drain_timeout` seconds to finish.
-        The new position is committed, so it also holds after a restart. The partitions must be assigned to this
-        process; if other members of the group have some of them, nothing is done, unless `force` is set: then it is
-        done for those that are assigned here. Returns what was skipped and repeated.
+        The new position is committed, so it also holds after a restart. If other members of the group have some of the
+        partitions, nothing is done, unless `force` is set: then it is done for those that are assigned here, and
+        handed over for the others, if there is a state store. Returns what was skipped and repeated.
 
         Raises:
             TopicNotFoundError, PartitionNotFoundError: there is none.

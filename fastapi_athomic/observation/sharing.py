@@ -93,13 +93,21 @@ class StatusSharing:
         now = self._clock()
         if self._shared is None or now < self._looks_at or (self._telling is not None and not self._telling.done()):
             return
-        interval = self._settings.sharing.interval
-        self._looks_at = now + interval
-        statuses = [status for status in self._statuses() if status.state != ELSEWHERE]
-        gist = [_gist(status) for status in statuses]
-        if gist != self._told or now - self._told_at >= interval * IDLE:
-            self._told, self._told_at = gist, now
-            self._telling = asyncio.create_task(self._tell(self._shared, statuses), name="athomic-status")
+        self._looks_at = now + self._settings.sharing.interval
+        self._telling = asyncio.create_task(self._look(self._shared, now), name="athomic-status")
+
+    async def _look(self, shared: SharedState, now: float) -> None:
+        """Tells what is new. Never raises: whoever ticks has other things to do, too."""
+        try:
+            statuses = [status for status in self._statuses() if status.state != ELSEWHERE]
+            gist = [_gist(status) for status in statuses]
+            if gist != self._told or now - self._told_at >= self._settings.sharing.interval * IDLE:
+                self._told, self._told_at = gist, now
+                await self._tell(shared, statuses)
+        except Exception as error:  # by a fault of ours
+            self._told = None
+            if self._complaints.due("look") is not None:
+                logger.error("the status of this process cannot be told: %s", type(error).__name__, exc_info=error)
 
     async def _tell(self, shared: SharedState, statuses: Sequence[ConsumerStatus]) -> None:
         by_group: dict[str, list[ConsumerStatus]] = {}

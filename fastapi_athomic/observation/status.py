@@ -203,8 +203,8 @@ class ConsumerStatus(BaseModel):
     batch_size: int | None = Field(description="Most messages of a batch; null: one message at a time")
     settings: EffectiveSettings = Field(description="What holds for it")
     state: str = Field(
-        description="`new`, `starting`, `running`, `backing_off`, `stopping` or `stopped`; of several processes that "
-        "of the one that is furthest from running"
+        description="`new`, `starting`, `running`, `backing_off`, `stopping`, `stopped`, or `elsewhere` (other "
+        "processes consume: the role is web); of several processes that of the one that is furthest from running"
     )
     ready: bool = Field(description="It has joined the group; of several processes: all of them have")
     paused: bool = Field(

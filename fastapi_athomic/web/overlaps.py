@@ -102,7 +102,7 @@ def _sample(path: str) -> str:
 
 def _routes(app: FastAPI, own: Collection[Callable[..., Any]]) -> Iterator[_Route]:
     """The routes and mounts in the order in which requests meet them."""
-    for context in _contexts(app):
+    for context in route_contexts(app):
         path, methods = getattr(context, "path", None), getattr(context, "methods", None)
         original = getattr(context, "original_route", context)
         if path is None or isinstance(original, WebSocketRoute):
@@ -114,8 +114,8 @@ def _routes(app: FastAPI, own: Collection[Callable[..., Any]]) -> Iterator[_Rout
         yield _Route(path, regex, endpoint, mounted, is_own, frozenset(methods or ()))
 
 
-def _contexts(app: FastAPI) -> Iterable[Any]:
-    """FastAPI includes routers lazily, while older versions copy their routes."""
+def route_contexts(app: FastAPI) -> Iterable[Any]:
+    """The routes of an app as requests meet them. FastAPI includes routers lazily; older versions copy their routes."""
     try:
         from fastapi.routing import iter_route_contexts
     except ImportError:

@@ -10,7 +10,9 @@ from time import time
 import pytest
 
 from fastapi_athomic import Actor, RawMessage, subscribe_to
-from tests.support.apps import Record, eventually, new_app, running
+from fastapi_athomic.control import group_pauses
+from fastapi_athomic.operation_settings import ControlSettings
+from tests.support.apps import Record, eventually, new_app, owned, running
 
 from .brokers import Broker
 from .test_delivery import Event, event, eventually_committed, numbers
@@ -94,3 +96,48 @@ async def test_p08_a_paused_partition_waits_and_keeps_its_order_while_others_go_
         assert [each for each in record.seen if each[0] == partition] == [
             each for each in written(300) if each[0] == partition
         ]
+
+
+@pytest.mark.not_on("mock", reason="it lets nobody in before the session of a member that left is over")
+async def test_p08_three_members_are_paused_and_moved_by_one_of_them_under_load(
+    broker: Broker, topic: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the state store: in Redis, or in memory on memory://."""
+    monkeypatch.setattr(group_pauses, "LOOK_SECONDS", 0.2)
+    in_memory = broker.name == "memory" and broker.isolation == "loop"
+    url = None if in_memory else request.getfixturevalue("redis_server").url
+    control = ControlSettings(enabled=True, allow_anonymous=True)
+    await broker.create_topic(topic, 3)
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic, handler_id="h", concurrency=2)
+    async def handle(message: Event, raw: RawMessage) -> None:
+        record.note((raw.partition, message.number))
+        await asyncio.sleep(0)
+
+    first, *others = (new_app(broker.settings(control=control, state_store_url=url), handle) for _ in range(3))
+    async with running(first), running(others[0]), running(others[1]):
+        members = [first, *others]
+        await eventually(lambda: all(len(owned(member, topic)) == 1 for member in members))
+
+        async def write() -> None:
+            for start in range(0, 300, 30):
+                await broker.produce(topic, [event(number, partition=number % 3) for number in numbers(30, start)])
+
+        writing = asyncio.create_task(write())
+        await record.count(60)
+        moved = await first.seek("h", topic, to="beginning", force=True, actor=ANN)
+        assert (moved.done, moved.skipped, moved.exact) == (True, 0, True)
+        await writing
+        await first.pause("h", topic=topic, actor=ANN)
+        await eventually(lambda: all(place.paused for member in members for place in member.consumers()[0].assignment))
+        plan = await first.seek("h", topic, to="end", force=True, actor=ANN)
+        assert (plan.done, plan.repeated, plan.exact) == (True, 0, True)
+        await others[1].resume("h", actor=ANN)
+        await eventually(lambda: not any(member.consumers()[0].pauses for member in members))
+        await broker.produce(topic, [event(number, partition=number % 3) for number in numbers(3, 300)])
+        for member in members:
+            await member.drain()
+    times = Counter(number for _, number in record.seen)
+    assert sum(times.values()) == 303 + (moved.repeated or 0) - (plan.skipped or 0)
+    assert set(numbers(3, 300)) <= set(times)

@@ -227,6 +227,31 @@ async def test_a_page_that_loses_the_app_says_so_and_comes_back(visit: Visit, sh
     await expect(visitor.page.locator("#connection")).to_have_text("Live")
 
 
+async def test_processes_that_share_a_state_store_are_shown_as_one(visit: Visit, shop: Shop) -> None:
+    """As any of them would tell it; here the answer is made up."""
+    (mail,) = [each.model_dump(mode="json") for each in shop.athomic.consumers() if each.id == "mail"]
+    (member,) = mail["members"]
+    others = [member, {**member, "instance_id": "shop-2", "health": "degraded", "state": "starting"}]
+    told = {
+        "time": "2026-11-28T12:00:00Z",
+        "process": mail["process"],
+        "health": shop.athomic.health().model_dump(mode="json"),  # type: ignore[union-attr]
+        "consumers": [{**mail, "scope": "group", "members": others, "health": {"status": "degraded", "reasons": []}}],
+    }
+
+    async def tell(route: Route) -> None:
+        body = f"event: snapshot\ndata: {json.dumps(told)}\n\n"
+        await route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    visitor = await visit("/consumers/dashboard/icon.svg", quiet=False)
+    await visitor.page.route("**/events", tell)
+    await visitor.page.goto(f"{shop.url}/consumers/dashboard#/consumer/mail")
+    await expect(visitor.page.locator("#process")).to_contain_text("2 processes, told by")
+    await expect(visitor.page.locator("#health")).to_have_text("degraded")
+    row = visitor.page.get_by_role("region", name="Processes").get_by_role("row", name="shop-2")
+    await expect(row).to_contain_text("starting")
+
+
 @pytest.mark.parametrize("path", ["/shop/consumers/dashboard", "/shop/consumers/dashboard/"])
 async def test_it_works_behind_a_prefix_that_the_app_does_not_know(visit: Visit, shop: Shop, path: str) -> None:
     visitor = await visit(path)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from fastapi_athomic.observation.sharing import NOBODY
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
@@ -121,3 +122,20 @@ async def test_a_process_that_stops_is_gone_at_once(
             ann.answers(lambda status: members(status) == {"ann", "bob"})
             bob.process.stop()
         assert members(ann.get("/consumers/h")) == {"ann"}
+
+
+async def test_a_process_that_only_answers_http_answers_for_the_workers(
+    apache_kafka: Kafka, environment: dict[str, str], tmp_path: Path
+) -> None:
+    await Foreign(apache_kafka.bootstrap).create_topic(environment["SHARED_TOPIC"], PARTITIONS)
+    web = Service(tmp_path, "web", **environment, ATHOMIC_ROLE="web")
+    with web.running():
+        status = web.get("/consumers/h")
+        assert (status["state"], status["members"]) == ("elsewhere", [])
+        assert status["scope_note"] == NOBODY
+        with Service(tmp_path, "ann", **environment).running():
+            status = web.answers(lambda status: len(owners(status)) == PARTITIONS)
+            assert status["process"]["instance_id"] == "web"
+            assert members(status) == {"ann"}
+            assert set(owners(status).values()) == {"ann"}
+            assert [each["id"] for each in web.get("/consumers?scope=process")] == ["h"]

@@ -161,3 +161,21 @@ def test_a_second_interrupt_ends_at_once(apache_kafka: KafkaBroker | ExternalKaf
         assert f"process {pid} is killed" in supervised.process.output()
     finally:
         supervised.close()
+
+
+def test_a_process_whose_event_loop_stands_still_is_killed_and_replaced(
+    apache_kafka: KafkaBroker | ExternalKafka, tmp_path: Path
+) -> None:
+    supervised = Supervised(
+        apache_kafka.bootstrap, tmp_path, processes=1, CHAOS_HANDLER="blocking", ATHOMIC_WORKER__SILENT_TIMEOUT="3"
+    )
+    try:
+        supervised.start()
+        (pid,) = supervised.pids()
+        supervised.arena.load.write("k0")
+        supervised.arena.load.finish()
+        supervised.arena.wait_for(lambda: not supervised.left(), "it is killed")
+        assert f"process {pid} has not answered for 3 s: it is killed, and replaced" in supervised.process.output()
+        supervised.arena.wait_for(lambda: bool(supervised.pids() - {pid}), "another one is there")
+    finally:
+        supervised.close()

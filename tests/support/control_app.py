@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, include_athomic
-from fastapi_athomic.operation_settings import ControlSettings
+from fastapi_athomic.operation_settings import ControlSettings, DashboardSettings
 
 LETTERS = 300
 bearer = HTTPBearer(auto_error=False)
@@ -37,7 +37,10 @@ def new_app() -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     athomic = include_athomic(
         app,
-        AthomicSettings(control=ControlSettings(enabled=True)),
+        AthomicSettings(
+            control=ControlSettings(enabled=True),
+            dashboard=DashboardSettings(interval=0.01, stream_seconds=0.02),  # a request waits for its end
+        ),
         control_dependencies=[Depends(known)],
         payload_dependencies=[Depends(known)],
     )

@@ -20,6 +20,7 @@ import pytest
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.messages import RawMessage, TopicPartition
+from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.settings import MemorySettings
 from fastapi_athomic.transports.memory.transport import broker_named
 from tests.support.apps import Record, new_app, running
@@ -93,6 +94,7 @@ class Scenario:
             max_buffered_bytes=self.random.choice([20, 16_777_216]),
             stall_timeout=LONG * 10,
             stuck_after=LONG * 10,
+            health=HealthSettings(poll_late=2 * LONG),
             memory=MemorySettings(partitions=self.partitions),
             **options,
         )
@@ -156,7 +158,8 @@ def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: 
     scenario = Scenario(random, options, 150)
     handler = scenario.handler()
     interval, count = random.choice([(0.0, 10), (0.01, 10), (LONG, 1)])
-    settings = scenario.settings(commit_interval=interval, commit_count=count)
+    patient = HealthSettings(poll_late=2 * LONG)
+    settings = scenario.settings(commit_interval=interval, commit_count=count, health=patient)
 
     async def live(patch: pytest.MonkeyPatch) -> None:
         async with running(new_app(settings, handler)) as scenario.athomic:
@@ -164,7 +167,6 @@ def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: 
                 patch.setattr(f"fastapi_athomic.consumption.{looks}", LONG)
             if interval == LONG:  # a busy thread commits by the interval only
                 patch.setattr(ThreadLoad, "share", lambda _: 0.0)
-            patch.setattr("fastapi_athomic.observation.health.STALE_POLL_SECONDS", 2 * LONG)
             loop = asyncio.get_running_loop()
             began = loop.time()
             await scenario.publish()

@@ -28,9 +28,9 @@ REACHED: dict[PartitionStage, Change] = {
 }
 
 
-def partition() -> PartitionState:
+def partition(committed: int | None = None) -> PartitionState:
     parts = PartitionParts(low_mark=0, has_room=lambda: None, work_done=WorkDone())
-    return PartitionState(TopicPartition("t", 0), parts, committed=0)
+    return PartitionState(TopicPartition("t", 0), parts, committed=committed)
 
 
 @pytest.mark.parametrize(("before", "after"), [*product(PartitionStage, (LEAVING, REVOKED))])
@@ -73,22 +73,28 @@ def test_p04_a_partition_that_goes_is_not_opened_by_what_is_lifted(gone: Partiti
     assert (state.stage, state.open) == (gone, False)
 
 
-def message(offset: int) -> RawMessage:
-    return RawMessage(topic="t", partition=0, offset=offset, key=None, value=b"", headers=(), timestamp=0)
+def oldest(state: PartitionState) -> float | None:
+    return state.oldest_arrival
 
 
-def test_how_long_the_oldest_waits_is_known_from_when_it_was_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = partition()
-    arrivals: list[float | None] = [state.oldest_arrival]
-    for offset, now in ((0, 100.0), (2, 200.0)):
-        monkeypatch.setattr("fastapi_athomic.consumption.partitions.monotonic", lambda now=now: now)
-        state.receive([message(offset), message(offset + 1)])
-    for running in (0, 1, 2, 4):
-        state.running = running
-        arrivals.append(state.oldest_arrival)
-    state.running = 0
-    for done in ([0, 1, 2], [3]):
-        state.conclude_all(done)
-        state.settle()
-        arrivals.append(state.oldest_arrival)
-    assert arrivals == [None, 100.0, 100.0, 200.0, None, 200.0, None]
+def test_p13_the_oldest_arrival_is_of_a_message_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("fastapi_athomic.consumption.partitions.monotonic", lambda: now)
+    state = partition(committed=0)
+    assert oldest(state) is None
+    for first, moment in ((0, 10.0), (2, 20.0), (4, 30.0)):  # two messages at a time
+        now = moment
+        state.receive([RawMessage("t", 0, offset, 0, None, b"", ()) for offset in (first, first + 1)])
+    assert oldest(state) == 10
+    state.running = 1
+    assert oldest(state) == 10, "the second one waits"
+    state.running = 2
+    assert oldest(state) == 20
+    state.conclude_all([0, 1, 2])
+    state.settle()
+    assert oldest(state) == 30, "3 and 4 run, 5 waits"
+    state.hold("paused")
+    assert oldest(state) is None, "none may start"
+    state.lift("paused")
+    state.running = 3
+    assert oldest(state) is None, "none waits"

@@ -25,7 +25,7 @@ class Store(MemorySharedState):
     """May be away, or slow to answer."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(has_others=True)
         self.away = self.silent = False
         self.reads = 0
         self.after_read: Callable[[], Awaitable[None]] | None = None
@@ -210,7 +210,7 @@ async def test_an_app_without_pauses_looks_once() -> None:
         await app.publish("a", range(1, 30))
         await athomic.drain()
         assert store.reads == 1
-        looking: Any = athomic._run._pauses._looking  # type: ignore[union-attr]
+        looking: Any = athomic._run.desk._group_pauses._looking  # type: ignore[union-attr]
         assert not looking.done()
         await athomic.pause("h")
         await eventually(lambda: store.reads > 3)

@@ -155,6 +155,7 @@ async def test_a_range_that_is_too_long_to_count_is_estimated(monkeypatch: pytes
 async def test_partitions_of_other_members_are_in_the_way_unless_it_is_forced() -> None:
     app = Steered()
     second = app.again()
+    app.athomic._shared = second._shared = None
     async with running(app.athomic) as athomic, running(second):
         await eventually(lambda: len(owned(second, "t")) == 1 and len(owned(athomic, "t")) == 2)
         (away,) = owned(second, "t")
@@ -250,6 +251,7 @@ async def test_what_a_seek_cannot_mean_is_refused_with_a_sentence() -> None:
 async def test_a_seek_during_a_rebalance_happens_or_is_refused_but_loses_nothing() -> None:
     app = Steered()
     second = app.again()
+    app.athomic._shared = second._shared = None
     async with running(app.athomic) as athomic:
         for number in range(3):
             await app.publish(str(number), range(1, 4), partition=number)

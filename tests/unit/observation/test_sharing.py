@@ -199,6 +199,24 @@ async def test_while_the_store_is_away_each_process_speaks_for_itself(
     assert len((await ann.ask()).members) == 2, "what could not be told is told again, though it is not new"
 
 
+async def test_a_fault_of_ours_is_logged_once_and_the_next_look_is_made(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob, faults = desk.process("ann"), desk.process("bob"), iter([True, True])
+    statuses = bob.statuses
+
+    def broken() -> list[ConsumerStatus]:
+        if next(faults, False):
+            raise ZeroDivisionError
+        return statuses()
+
+    monkeypatch.setattr(bob.sharing, "_statuses", broken)
+    await bob.live(INTERVAL * 3)
+    told = [record.message for record in caplog.records]
+    assert told == ["the status of this process cannot be told: ZeroDivisionError"]
+    assert len((await ann.ask()).members) == 2
+
+
 async def test_a_store_that_does_not_answer_is_not_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastapi_athomic.observation.sharing.READ_SECONDS", 0.01)
     desk.shared.silent = True

@@ -149,15 +149,15 @@ def test_what_cannot_be_decoded_is_shown_as_it_is(value: bytes, not_decoded: str
 def test_letters_are_sent_back_once_it_was_tried_what_that_would_do() -> None:
     with open_shop() as shop:
         shop.fail({"card": 1}, {}, {})
-        body = WHY | {"error_type": "builtins.ValueError", "limit": 1}
+        body = WHY | {"error_type": "builtins.ValueError", "limit": 5}
         tried = shop.post("/dlq/redrive", body | {"dry_run": True}).json()
-        assert (tried["selected"], tried["settled"], tried["dry_run"]) == (1, 1, True)
+        assert (tried["selected"], tried["settled"], tried["dry_run"]) == (2, 2, True)
         assert (len(shop.get("/dlq").json()["letters"]), shop.events) == (3, [])
         done = shop.post("/dlq/redrive", body | {"rate": 1000}).json()
-        assert (done["selected"], done["settled"], done["topics"]) == (1, 1, {"orders.g.dlq": 1})
+        assert (done["selected"], done["settled"], done["topics"]) == (2, 2, {"orders.g.dlq": 2})
         (event,) = shop.events
         assert (event.action, event.actor, event.reason) == (ControlAction.REDRIVE, "operator", REASON)
-        assert event.details == {"error_type": "builtins.ValueError", "limit": 1, "selected": 1, "settled": 1}
+        assert event.details == {"error_type": "builtins.ValueError", "limit": 5, "selected": 2, "settled": 2}
 
 
 def test_a_letter_is_discarded_and_the_reason_is_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -55,6 +56,18 @@ async def test_an_answer_is_over_all_unless_one_process_is_asked_for() -> None:
             (await get(ann, "/consumers/h?scope=process")).json(),
         ):
             assert (status["scope"], status["scope_note"], names(status)) == ("process", None, {"ann"})
+
+
+async def test_the_dashboard_is_fed_with_the_same_answer() -> None:
+    broker, dashboard = uuid4().hex, {"interval": 0.02, "stream_seconds": 0.1}
+    async with running(member(broker, "ann", "h", dashboard=dashboard)) as ann, running(member(broker, "bob", "h")):
+        async with asyncio.timeout(SECONDS):
+            while names((await get(ann, "/consumers/h")).json()) != {"ann", "bob"}:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+        events = (await get(ann, "/consumers/events")).text
+    snapshot = json.loads(events.partition("data: ")[2].partition("\n")[0])
+    assert snapshot["process"]["instance_id"] == "ann"
+    assert [(status["scope"], names(status)) for status in snapshot["consumers"]] == [("group", {"ann", "bob"})]
 
 
 @pytest.mark.parametrize("path", ["/consumers?scope=everybody", "/consumers/h?scope="])

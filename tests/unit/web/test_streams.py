@@ -233,7 +233,7 @@ def test_a_look_that_fails_ends_one_stream_and_no_other() -> None:
         desk.streams = Streams(AthomicSettings(), lambda: None, fail)
         with desk.streams.running():
             viewer = desk.open()
-            with pytest.raises(RuntimeError, match="this once"):
+            with pytest.raises((RuntimeError, ExceptionGroup), match=r"this once|1 sub-exception"):  # the latter: old
                 await viewer.task
             broken.append(False)
             viewer = desk.open()
