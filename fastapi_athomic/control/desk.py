@@ -5,13 +5,16 @@ All coroutines are awaited in the consumers' event loop; `Steering` brings calls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
 from ..consumption.controls import Scope, new_pause, scope_of
 from ..consumption.service import ConsumerService
-from ..exceptions import ConfigurationError, ControlRefusedError, HandlerNotFoundError, SourceNotFoundError
+from ..exceptions import ConfigurationError, HandlerNotFoundError, SourceNotFoundError
+from ..limits import RateLimit
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
 from ..stores.shared import SharedState
@@ -93,10 +96,26 @@ class Desk:
             raise ConfigurationError(f"concurrency must be {COUNT.text}, or None (as declared), not {shown(value)}")
         return service.set_concurrency(value)
 
-    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> None:
+    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> RateLimit | None:
         """See `Steering.set_rate`."""
-        self.service(handler_id)
-        raise ControlRefusedError("there are no rate limits yet")
+        service = self.service(handler_id)
+        if messages_per_second is None:
+            if burst is not None:
+                raise ConfigurationError("burst needs messages_per_second")
+            return service.set_rate(None)
+        return service.set_rate(RateLimit(messages_per_second=messages_per_second, burst=burst))
+
+    async def set_breaker(self, handler_id: str, state: str) -> None:
+        """See `Steering.set_breaker`."""
+        service = self.service(handler_id)
+        if state not in ("open", "closed"):
+            raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
+        service.set_breaker(opened=state == "open")
+
+    def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
+        """Has each change of a circuit breaker told that nobody asked for: the handler id, and what it is now."""
+        for handler_id, service in self._consumers.items():
+            service.controls.limits.breaker.told = partial(told, handler_id)
 
     async def plan_seek(self, handler_id: str, topic: str, partition: int | None, to: Target) -> SeekPlan:
         """See `Steering.plan_seek`."""
