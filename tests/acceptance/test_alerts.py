@@ -18,7 +18,7 @@ import yaml
 from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
-from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
+from fastapi_athomic import Athomic, AthomicSettings, CircuitBreaker, RetryPolicy, ordered_consumer, subscribe_to
 from fastapi_athomic.exceptions import TransportError
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.operation_settings import HealthSettings
@@ -379,6 +379,21 @@ async def test_a_message_that_fails_again_and_again_is_late_but_something_moves(
             await story.scrape(athomic, 5)
     late = {"AthomicConsumerLate"}
     expect(promtool, story, at={20: set(), 35: late, 49: late})
+
+
+async def test_a_circuit_breaker_that_stays_open(promtool: Promtool) -> None:
+    def act(message: str) -> None:
+        if message == "bad":
+            raise ConnectionError
+
+    breaker = CircuitBreaker(exceptions=(OSError,), failures=1)
+    story, athomic = Story(), new_app(settings(), handler(act, breaker=breaker))
+    async with healthy_before(athomic, story):
+        await athomic.publish("t", "bad")
+        await eventually(lambda: "state='open'" in str(athomic.consumers()[0].breaker))
+        await story.scrape(athomic)
+    opened = {"AthomicBreakerOpen"}
+    expect(promtool, story, at={20: set(), 28: set(), 32: opened, 50: opened | {"AthomicConsumerDegraded"}})
 
 
 async def test_a_broker_that_is_away(promtool: Promtool, monkeypatch: pytest.MonkeyPatch) -> None:
