@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
 from fastapi_athomic import Athomic, AthomicSettings, CircuitBreaker, RetryPolicy, ordered_consumer, subscribe_to
@@ -26,59 +25,17 @@ from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.causes import manager_of
 from tests.support.promtool import Promtool, Scrapes, series
+from tests.support.stories import RULES, Story, expect
 from tests.unit.workers.test_port import Answering, client
 from tests.unit.workers.test_supervisor import supervised, up
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-LATENESS = re.compile(r"^(athomic_event_loop_lag_seconds\{.*\}) .*$", re.MULTILINE)
-LONG = 80
-"""Minutes in one state: longer than any rule waits."""
 
 
 class Order(BaseModel):
     shop: str = "a"
     number: int
-
-
-class Story:
-    """What one process answers to scrapes, from state to state."""
-
-    def __init__(self, **labels: str) -> None:
-        self.scrapes: list[Scrapes] = []
-        self.labels = {"job": "shop", "instance": "shop:8000", **labels}
-
-    async def scrape(self, athomic: Athomic, minutes: int = LONG, *, late: bool = False) -> None:
-        """The same answer each minute. Unless `late`, the event loop counts as in time: machines of tests are busy."""
-        async with AsyncClient(transport=ASGITransport(athomic.app), base_url="http://app") as http:
-            answer = await http.get("/consumers/metrics")
-        assert answer.status_code == 200
-        text = answer.text if late else LATENESS.sub(r"\1 0.0", answer.text)
-        self.scrapes.append(Scrapes(text, minutes))
-
-    @property
-    def minutes(self) -> int:
-        return sum(scrape.times for scrape in self.scrapes)
-
-
-def expect(promtool: Promtool, *stories: Story, **fires: dict[int, set[str]]) -> None:
-    """`at`: which alerts fire at these minutes."""
-    promtool.test(
-        [RULES],
-        {
-            "interval": "1m",
-            "input_series": [each for story in stories for each in series(*story.scrapes, **story.labels)],
-            "promql_expr_test": [
-                {
-                    "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
-                    "eval_time": f"{minute}m",
-                    "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(names)],
-                }
-                for minute, names in fires["at"].items()
-            ],
-        },
-    )
 
 
 def settings(**options: Any) -> AthomicSettings:
