@@ -13,9 +13,8 @@ import pytest
 from pydantic import AfterValidator, BaseModel
 
 from fastapi_athomic import PayloadDecodeError, PayloadPipeline
-from fastapi_athomic.payload import slices
+from fastapi_athomic.payload import off_loop, slices
 from fastapi_athomic.payload.cloudevents import CloudEvents
-from fastapi_athomic.payload.off_loop import threads
 from fastapi_athomic.payload.steps import Later, Outgoing, Serializer
 from fastapi_athomic.schemas import avro_wire_schema, json_validation
 from fastapi_athomic.schemas.avro import Avro
@@ -205,7 +204,7 @@ async def test_what_does_not_follow_its_schema_is_refused_in_the_thread() -> Non
 
 
 async def test_the_threads_end_with_the_serializer(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_users", 1)  # the serializer: other tests may have left theirs open
+    monkeypatch.setattr(off_loop.threads, "_users", 1)  # the serializer: other tests may have left theirs open
     await settled(written.serializer.decoder(Order)(message(await written.data(**LARGE))))
     await written.serializer.close()
     workers = [each for each in threading.enumerate() if each.name.startswith("athomic-payload")]
