@@ -34,6 +34,8 @@ class Actor:
     reason: str | None = None
 
 
+BREAKER = Actor(name="breaker")
+"""The circuit breaker of a handler, where it opens and closes by itself."""
 THE_APP = Actor()
 """The app's own code, without a reason."""
 

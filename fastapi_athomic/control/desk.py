@@ -5,8 +5,10 @@ All coroutines are awaited in the consumers' event loop; `Steering` brings calls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
 from ..consumption.controls import Scope, new_pause, scope_of
@@ -19,6 +21,7 @@ from ..exceptions import (
     SourceNotFoundError,
     TransportError,
 )
+from ..limits import RateLimit
 from ..messages import TopicPartition
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
@@ -47,7 +50,6 @@ class Desk:
     ) -> None:
         self._consumers = consumers
         self._transport = transport
-        self._shared = shared
         self._seeks = Seeks(consumers, transport, shared, settings)
         self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
 
@@ -111,10 +113,28 @@ class Desk:
         _check_here(service, "given another concurrency")
         return service.set_concurrency(value)
 
-    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> None:
+    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> RateLimit | None:
         """See `Steering.set_rate`."""
-        self.service(handler_id)
-        raise ControlRefusedError("there are no rate limits yet")
+        service = self.service(handler_id)
+        _check_here(service, "given another rate")
+        if messages_per_second is None:
+            if burst is not None:
+                raise ConfigurationError("burst needs messages_per_second")
+            return service.set_rate(None)
+        return service.set_rate(RateLimit(messages_per_second=messages_per_second, burst=burst))
+
+    async def set_breaker(self, handler_id: str, state: str) -> None:
+        """See `Steering.set_breaker`."""
+        service = self.service(handler_id)
+        if state not in ("open", "closed"):
+            raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
+        _check_here(service, "stopped or started by its breaker")
+        service.set_breaker(opened=state == "open")
+
+    def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
+        """Has each change of a circuit breaker told that nobody asked for: the handler id, and what it is now."""
+        for handler_id, service in self._consumers.items():
+            service.controls.limits.breaker.told = partial(told, handler_id)
 
     async def plan_seek(self, handler_id: str, topic: str, partition: int | None, to: Target) -> SeekPlan:
         """See `Steering.plan_seek`."""
@@ -128,7 +148,7 @@ class Desk:
 
     def _check_heard(self, service: ConsumerService) -> None:
         """Raises `ControlRefusedError` if no process that consumes would hear of a pause, or of its end."""
-        if service.elsewhere and self._shared is None:
+        if service.elsewhere and not self._seeks.handovers.possible:
             raise ControlRefusedError(
                 f"{service.name} cannot be paused or resumed here: this process has the role web and consumes nothing, "
                 "and there is no state store by which processes that consume would hear of it: set state_store_url"
