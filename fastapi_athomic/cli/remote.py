@@ -152,8 +152,8 @@ def _row(consumer: dict[str, Any]) -> list[str]:
         str(consumer.get("id")),
         str(state),
         str(consumer.get("health", {}).get("status")),
-        _number([each.get("lag") for each in partitions], sum),
-        _number([each.get("lag_seconds") for each in partitions], max),
+        _cell(consumer.get("lag")),
+        _cell(consumer.get("lag_seconds")),
         _number([each.get("in_flight") for each in partitions], sum),
         *(str(counters.get(name, "?")) for name in ("processed", "failed", "dead_lettered")),
     ]

@@ -19,6 +19,7 @@ from .boundary import translate, within
 from .client_life import close_client, open_client
 from .group_member import GroupMember, MemberHooks, consumer_options
 from .static_membership import group_instance_id, twin_of
+from .unfetched import UnfetchedEnds
 from .unreadable import UnreadablePartitions
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class KafkaConsumer:
         self._misplaced: set[TopicPartition] = set()
         self._may_fetch = False  # `on_assigned` has returned
         self._served: set[KafkaPartition] = set()  # filled the last `fetch`; the others are next
+        self._unfetched = UnfetchedEnds(self._learn_ends)
         self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
 
     async def start(self) -> None:
@@ -108,6 +110,7 @@ class KafkaConsumer:
             self._let_go()
             self._owned = frozenset()
             self._unreadable.close()
+            self._unfetched.close()
             await close_client(member, timeout)
 
     # --- rebalances
@@ -152,6 +155,7 @@ class KafkaConsumer:
         self._unreadable.look()
         placed = self._placed if self._may_fetch else {}
         wanted = [placed[partition] for partition in partitions if partition in placed]
+        self._unfetched.look(wanted, placed.values())
         patience = timeout if partitions else 0.0
         try:
             async with asyncio.timeout(patience + FETCH_GRACE):
@@ -268,6 +272,10 @@ class KafkaConsumer:
             return None
         end: int | None = state.highwater if state.lso is None or state.lso < 0 else state.lso  # unknown to old brokers
         return end
+
+    async def _learn_ends(self, places: Collection[KafkaPartition]) -> None:
+        asked = self._running().learn_ends(places)
+        await within(asked, self._settings.request_timeout, f"asking for the ends of {self._name}", needs="Describe")
 
     def troubles(self) -> Sequence[str]:
         return [twin_of(self._instance_id)] if self._instance_id in self._twins else []

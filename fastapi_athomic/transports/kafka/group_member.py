@@ -224,6 +224,13 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
         end = await self._fetcher.end_offsets(partitions, None)
         return {partition: (first[partition], end[partition]) for partition in partitions}
 
+    async def learn_ends(self, partitions: Collection[KafkaPartition]) -> None:
+        """Asks for the last stable offsets of partitions that are not fetched, and keeps them as a fetch would."""
+        ends = await self._fetcher.end_offsets(partitions, None)
+        for partition, end in ends.items():
+            if (state := self.state_of(partition)) is not None:
+                state.highwater = state.lso = end
+
     async def topics(self) -> dict[str, TopicInfo | None]:
         """The topics it is subscribed to, as a broker knows them now. If they have changed, updates the metadata."""
         found = await ask_for_topics(self._client, sorted(self._subscription.topics))
