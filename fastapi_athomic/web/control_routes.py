@@ -257,7 +257,9 @@ def _add_seek(router: APIRouter, parts: ControlParts) -> None:
 
         With `dry_run` nothing changes, and the answer says what would be skipped and repeated. That is exact while the
         consumer is paused. Refused while other members of the group have some of the partitions, unless `force` is
-        set; then those of the process that answers are moved."""
+        set: then those of the process that answers are moved, and the others by who has them, if there is a state
+        store.
+        """
         actor = await parts.actor(request, body.reason)
         with as_problems():
             if body.dry_run:
