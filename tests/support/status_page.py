@@ -71,6 +71,7 @@ def shown(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true, false", "datetime": "time"}
+    names["AwareDatetime"] = "time"
     return names.get(annotation.__name__, "text")
 
 
