@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import base64
+import getpass
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from ..control.actions import Actor
 from ..exceptions import AthomicError
 from ..failures.dead_letters import DeadLetters
 from ..failures.letters import DeadLetter
@@ -139,6 +141,7 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
     else:
         selection["reason"] = options.reason
         settle = dead_letters.discard
+    selection["actor"] = Actor(name=_user(), reason=options.reason)
     planned = await settle(**selection, dry_run=True)
     if options.dry_run or not planned.settled:
         print_report(asdict(planned), options)
@@ -149,6 +152,14 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
         done = await settle(**selection, progress=progress)
     print_report(asdict(done), options)
     return OK
+
+
+def _user() -> str:
+    """Who runs the command, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have a user without a name
+        return "command line"
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

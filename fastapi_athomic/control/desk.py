@@ -128,7 +128,7 @@ class Desk:
         service = self.service(handler_id)
         if state not in ("open", "closed"):
             raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
-        _check_here(service, "stopped or started by its breaker")
+        _check_here(service, "given another state of its breaker")
         service.set_breaker(opened=state == "open")
 
     def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from inspect import isawaitable
 from typing import Any, Literal, Protocol, TypeVar
 
-from ..error_text import exc_info, one_line
+from ..error_text import exc_info, one_line, type_name
 from ..exceptions import AthomicError, ConfigurationError, NotFoundError, PublishError
+from ..failures.settling import SettlingReport
 from ..limits import RateLimit
 from ..loop.isolation import Home
 from ..observation.process import this_process
@@ -215,7 +217,7 @@ class Steering:
     # --- who hears of it
 
     def on_control(self, callback: L) -> L:
-        """Calls `callback` with a `ControlEvent` after each action, done or refused, by code or by HTTP.
+        """Calls `callback` with a `ControlEvent` after each action, done or refused, by code, by HTTP or by a command.
 
         It may be a coroutine function; the action returns after it. It is called in the event loop of whoever acted;
         its errors are logged. Returns `callback`, so that this can be a decorator.
@@ -226,7 +228,7 @@ class Steering:
     async def note_action(
         self, action: ControlAction, handler_id: str, actor: Actor, details: dict[str, Any], *, done: bool = True
     ) -> None:
-        """Logs an action and tells those who listen; for actions that are done elsewhere (dead letters)."""
+        """Logs an action, and tells those who listen."""
         event = ControlEvent(
             action=action,
             consumer=handler_id,
@@ -274,15 +276,46 @@ class Steering:
         more: Callable[[T], dict[str, Any]] = lambda _: {},
     ) -> T:
         run = self._running()
+        return await self._noted(action, handler_id, actor, details, lambda: run.home.run(lambda: work(run.desk)), more)
+
+    async def note_settling(
+        self,
+        action: str,
+        handler_id: str,
+        actor: Actor,
+        details: dict[str, Any],
+        work: Callable[[], Awaitable[SettlingReport]],
+    ) -> SettlingReport:
+        """Has dead letters settled by `work`, and tells it: `action` is redrive or discard."""
+        return await self._noted(
+            *(ControlAction(action), handler_id, actor, details, work),
+            lambda report: {"selected": report.selected, "settled": report.settled},
+        )
+
+    async def _noted(
+        self,
+        action: ControlAction,
+        handler_id: str,
+        actor: Actor,
+        details: dict[str, Any],
+        work: Callable[[], Awaitable[T]],
+        more: Callable[[T], dict[str, Any]],
+    ) -> T:
         try:
-            result = await run.home.run(lambda: work(run.desk))
+            result = await work()
         except (ConfigurationError, NotFoundError, PublishError):
             raise  # nobody was asked anything that makes sense
-        except AthomicError as error:
-            await self.note_action(action, handler_id, actor, {**details, "error": str(error)}, done=False)
+        except (Exception, CancelledError) as error:
+            await self.note_action(action, handler_id, actor, {**details, "error": _why(error)}, done=False)
             raise
         await self.note_action(action, handler_id, actor, {**details, **more(result)})
         return result
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, CancelledError):
+        return "cancelled while it was being done: a part of it may be done"
+    return str(error) if isinstance(error, AthomicError) else type_name(error)
 
 
 def _plain(value: Any) -> Any:

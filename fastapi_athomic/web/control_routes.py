@@ -94,6 +94,26 @@ class Resume(Scope):
 class Pauses(BaseModel):
     """What is paused now."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "consumer": "billing",
+                    "pauses": [
+                        {
+                            "topic": None,
+                            "partition": None,
+                            "since": "2026-11-28T12:00:00Z",
+                            "until": "2026-11-28T12:15:00Z",
+                            "actor": "ann",
+                            "reason": "payment provider is down",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     consumer: str = Field(description="The handler id")
     pauses: list[PauseStatus]
 
@@ -117,6 +137,8 @@ class Concurrency(Body):
 
 class ConcurrencyNow(BaseModel):
     """What is in force."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"consumer": "billing", "concurrency": 4}]})
 
     consumer: str = Field(description="The handler id")
     concurrency: int
@@ -149,6 +171,8 @@ class Breaker(Body):
 
 class Done(BaseModel):
     """It is done."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"consumer": "billing", "done": True}]})
 
     consumer: str = Field(description="The handler id")
     done: Literal[True] = True

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -19,9 +20,13 @@ from fastapi_athomic import (
     HandlerNotFoundError,
     PartitionNotFoundError,
     PublishError,
+    RetryPolicy,
     SourceNotFoundError,
+    TransportError,
     subscribe_to,
 )
+from fastapi_athomic.control.seeks import Seeks
+from fastapi_athomic.failures.settling import Settling
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Gate, eventually, new_app, owned, running
@@ -179,7 +184,7 @@ async def test_where_others_consume_nothing_is_done_that_they_would_not_hear_of(
             await athomic.set_concurrency("h", 4)
         with pytest.raises(ControlRefusedError, match=f"h cannot be given another rate here: {ROLE}"):
             await athomic.set_rate("h", 4)
-        with pytest.raises(ControlRefusedError, match=f"h cannot be stopped or started by its breaker here: {ROLE}"):
+        with pytest.raises(ControlRefusedError, match=f"h cannot be given another state of its breaker here: {ROLE}"):
             await athomic.set_breaker("h", "open")
         assert athomic.consumers()[0].concurrency == 3
         assert len(await athomic.pause("h")) == 1, "they share what the broker in memory keeps"
@@ -399,6 +404,69 @@ async def test_each_action_is_an_event_and_a_line_of_the_log(isolation: str, cap
         "h: restart, by app",
     ]
     assert lines.count("a listener of `on_control` failed") == 5
+    assert "secret" not in caplog.text
+
+
+async def test_who_settles_dead_letters_is_told_from_wherever_it_is_done() -> None:
+    @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=1))
+    async def fail(message: str) -> None:
+        raise RuntimeError("no")
+
+    app = new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}", max_redrives=1), fail)
+    events: list[ControlEvent] = []
+    app.on_control(events.append)
+    async with running(app) as athomic:
+        for number in range(3):
+            await athomic.publish("t", f"secret {number}", partition=0)
+        await athomic.drain()
+        letters = athomic.dead_letters("h")
+        await letters.redrive(dry_run=True, actor=ANN)
+        await letters.discard(reason="old", dry_run=True)
+        assert events == []
+        await letters.redrive(limit=1, actor=ANN)
+        await letters.discard(reason="old", partition=0, offset=1)
+        async with athomic.offline() as offline:
+            await offline("h").discard(reason="old", partition=0, offset=2, actor=Actor(name="bob", reason="told so"))
+    done = {"selected": 1, "settled": 1}
+    assert [(event.action, event.actor, event.reason, event.details, event.done) for event in events] == [
+        ("redrive", "ann", ANN.reason, {"limit": 1} | done, True),
+        ("discard", "app", "old", {"partition": 0, "offset": 1} | done, True),
+        ("discard", "bob", "told so", {"partition": 0, "offset": 2} | done, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TransportError("no leader"), "no leader"),
+        (KeyError("secret"), "KeyError"),
+        (asyncio.CancelledError(), "cancelled while it was being done: a part of it may be done"),
+    ],
+)
+async def test_what_broke_off_is_told_too(
+    error: BaseException, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of it may be done, and whoever asked is perhaps gone."""
+    caplog.set_level(logging.INFO, "fastapi_athomic.control")
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    app = Steered()
+    events: list[ControlEvent] = []
+    app.athomic.on_control(events.append)
+    async with running(app.athomic) as athomic:
+        monkeypatch.setattr(Settling, "redrive", fail)
+        monkeypatch.setattr(Seeks, "seek", fail)
+        with pytest.raises(type(error)):
+            await athomic.dead_letters("h").redrive(limit=1, actor=ANN)
+        with pytest.raises(type(error)):
+            await athomic.seek("h", "t", 0, 7, actor=ANN)
+    assert [(event.action, event.actor, event.details, event.done) for event in events] == [
+        ("redrive", "ann", {"limit": 1, "error": why}, False),
+        ("seek", "ann", {"topic": "t", "partition": 0, "to": 7, "error": why}, False),
+    ]
+    assert f"h: redrive (limit 1, error {why}) was refused or failed, by ann" in caplog.text
     assert "secret" not in caplog.text
 
 
