@@ -518,7 +518,7 @@ class Athomic(Steering):
         return BrokerConnection(self._transport, self.settings)
 
     def _new_run(self, home: Home, connection: BrokerConnection) -> Run:
-        return Run(
+        run = Run(
             RunParts(
                 assembly=self._assemble(connection),
                 payloads=self._payloads,
@@ -530,6 +530,8 @@ class Athomic(Steering):
                 loop_lag=self.loop_lag,
             )
         )
+        self._listen_to_breakers(run)
+        return run
 
     def _assemble(self, connection: BrokerConnection | None = None) -> Assembly:
         return assemble(self._parts(), connection or self._new_connection())

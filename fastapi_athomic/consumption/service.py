@@ -17,6 +17,7 @@ from ..error_text import exc_info
 from ..exceptions import AthomicError, ControlRefusedError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
 from ..handling.patience import Patience
+from ..limits import RateLimit
 from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.effective import EffectiveSettings, order_of
@@ -218,6 +219,19 @@ class ConsumerService:
             self._session.apply_concurrency()
         return controls.concurrency
 
+    def set_rate(self, limit: RateLimit | None) -> RateLimit | None:
+        """How many messages begin in a second from now on, in later sessions too; None: as declared.
+
+        Returns the limit that is in force.
+        """
+        limits = self.controls.limits
+        limits.set_rate(limit)
+        return limits.bucket.limit
+
+    def set_breaker(self, *, opened: bool) -> None:
+        """Opens the circuit breaker until it is closed here again, or closes it."""
+        self.controls.limits.breaker.force(opened=opened)
+
     async def restart(self) -> None:
         """Closes the session as a stop does, and begins the next one at once. Returns when that begins.
 
@@ -413,6 +427,7 @@ class ConsumerService:
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
         arrival = session.oldest_arrival()
+        held_back = self.controls.limits.hold_back()  # as was asked for, which is nobody's fault
         broke = [moment for moment in list(self._broke_at) if now - moment < self._settings.health.restarts_within]
         return ConsumerFacts(
             now=datetime.now(UTC),
@@ -421,8 +436,8 @@ class ConsumerService:
             without_partitions=_since(moved_at, now),
             longest_rebalance=longest_rebalance(self._settings),
             in_handler=_since(oldest, now),
-            in_queue=_since(arrival, now),
-            full={place: now - since for place, since in session.full_since.items()},
+            in_queue=0.0 if held_back else _since(arrival, now),
+            full={} if held_back else {place: now - since for place, since in session.full_since.items()},
             in_doubt=_since(session.doubted_at, now),
             evicted=_since(session.evicted_at, now),
             restarts=len(broke),
@@ -431,7 +446,12 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=list(self.dlq_handler.blocked.values()),
-            problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
+            problems=[
+                *self.controls.limits.problems(),
+                *session.problems(),
+                *self.dlq_handler.problems(),
+                *self._patience.problems(),
+            ],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             absent_since=session.absent_since,
             topics=session.topics,
@@ -480,6 +500,8 @@ class ConsumerService:
             ready=self.ready,
             paused=self.paused,
             pauses=self.controls.pauses.all(),
+            rate_limit=self.controls.limits.rate_status(),
+            breaker=self.controls.limits.breaker.status(),
             health=health,
             assignment=partitions,
             lag=lag,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from ..observation.actors import THE_APP, Actor
 from ..observation.status import ProcessInfo
 
-__all__ = ["THE_APP", "Actor", "ControlAction", "ControlEvent"]
+__all__ = ["BREAKER", "THE_APP", "Actor", "ControlAction", "ControlEvent"]
 
 
 class ControlAction(StrEnum):
@@ -26,6 +26,10 @@ class ControlAction(StrEnum):
     SEEK = "seek"
     REDRIVE = "redrive"
     DISCARD = "discard"
+
+
+BREAKER = Actor(name="breaker")
+"""The circuit breaker of a handler, where it opens and closes by itself."""
 
 
 class ControlEvent(BaseModel):

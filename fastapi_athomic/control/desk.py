@@ -5,13 +5,16 @@ All coroutines are awaited in the consumers' event loop; `Steering` brings calls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
 from ..consumption.controls import Scope, new_pause, scope_of
-from ..consumption.service import ConsumerService
+from ..consumption.service import ConsumerService, ServiceState
 from ..exceptions import ConfigurationError, ControlRefusedError, HandlerNotFoundError, SourceNotFoundError
+from ..limits import RateLimit
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
 from ..stores.shared import SharedState
@@ -36,6 +39,7 @@ class Desk:
         settings: AthomicSettings,
     ) -> None:
         self._consumers = consumers
+        self._is_heard = shared is not None  # by other processes
         self._seeks = Seeks(consumers, transport, shared, settings)
         self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
 
@@ -61,13 +65,32 @@ class Desk:
             raise HandlerNotFoundError(f"there is no handler {handler_id}{instead}")
         return service
 
+    def _heard(self, handler_id: str) -> ConsumerService:
+        """The consumer, if what is said of it here reaches the processes where it consumes.
+
+        Raises `ControlRefusedError` else, and `HandlerNotFoundError`.
+        """
+        service = self.service(handler_id)
+        if service.state is ServiceState.ELSEWHERE and not self._is_heard:
+            raise ControlRefusedError(
+                f"{_elsewhere(service)}, and they would not hear of it: set state_store_url here and there"
+            )
+        return service
+
+    def _here(self, handler_id: str) -> ConsumerService:
+        """The consumer, if it consumes here. Raises as `_heard` does."""
+        service = self.service(handler_id)
+        if service.state is ServiceState.ELSEWHERE:
+            raise ControlRefusedError(f"{_elsewhere(service)}: only they can do that, each for itself")
+        return service
+
     # --- what `Steering` says
 
     async def pause(
         self, handler_id: str, topic: str | None, partition: int | None, seconds: float | None, actor: Actor
     ) -> list[PauseStatus]:
         """See `Steering.pause`."""
-        service = self.service(handler_id)
+        service = self._heard(handler_id)
         scope = _scope(service, topic, partition)
         pause = new_pause(scope, actor=actor.name, reason=actor.reason, until=_end(seconds))
         service.pause(pause)
@@ -76,7 +99,7 @@ class Desk:
 
     async def resume(self, handler_id: str, topic: str | None, partition: int | None) -> list[PauseStatus]:
         """See `Steering.resume`."""
-        service = self.service(handler_id)
+        service = self._heard(handler_id)
         scope = _scope(service, topic, partition)
         await self._group_pauses.refresh()
         await self._group_pauses.withdraw(service, map(scope_of, service.resume(scope)))
@@ -84,19 +107,35 @@ class Desk:
 
     async def restart(self, handler_id: str) -> None:
         """See `Steering.restart`."""
-        await self.service(handler_id).restart()
+        await self._here(handler_id).restart()
 
     async def set_concurrency(self, handler_id: str, value: int | None) -> int:
         """See `Steering.set_concurrency`."""
-        service = self.service(handler_id)
+        service = self._here(handler_id)
         if value is not None and not COUNT.holds(value):
             raise ConfigurationError(f"concurrency must be {COUNT.text}, or None (as declared), not {shown(value)}")
         return service.set_concurrency(value)
 
-    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> None:
+    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> RateLimit | None:
         """See `Steering.set_rate`."""
-        self.service(handler_id)
-        raise ControlRefusedError("there are no rate limits yet")
+        service = self._here(handler_id)
+        if messages_per_second is None:
+            if burst is not None:
+                raise ConfigurationError("burst needs messages_per_second")
+            return service.set_rate(None)
+        return service.set_rate(RateLimit(messages_per_second=messages_per_second, burst=burst))
+
+    async def set_breaker(self, handler_id: str, state: str) -> None:
+        """See `Steering.set_breaker`."""
+        service = self._here(handler_id)
+        if state not in ("open", "closed"):
+            raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
+        service.set_breaker(opened=state == "open")
+
+    def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
+        """Has each change of a circuit breaker told that nobody asked for: the handler id, and what it is now."""
+        for handler_id, service in self._consumers.items():
+            service.controls.limits.breaker.told = partial(told, handler_id)
 
     async def plan_seek(self, handler_id: str, topic: str, partition: int | None, to: Target) -> SeekPlan:
         """See `Steering.plan_seek`."""
@@ -105,6 +144,10 @@ class Desk:
     async def seek(self, handler_id: str, topic: str, partition: int | None, to: Target, *, force: bool) -> SeekPlan:
         """See `Steering.seek`."""
         return await self._seeks.seek(self.service(handler_id), topic, partition, to, force=force)
+
+
+def _elsewhere(service: ConsumerService) -> str:
+    return f"{service.name} consumes in other processes, as the role of this one is web"
 
 
 def _scope(service: ConsumerService, topic: str | None, partition: int | None) -> Scope:

@@ -149,6 +149,17 @@ class Rate(Body):
     reason: Reason
 
 
+class Breaker(Body):
+    """Whether the circuit breaker lets anything begin in this process."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"state": "open", "reason": "the provider is down"}]})
+
+    state: Literal["open", "closed"] = Field(
+        description="`open`: nothing begins until it is closed here; `closed`: work goes on, failures are forgotten"
+    )
+    reason: Reason
+
+
 class Done(BaseModel):
     """It is done."""
 
@@ -266,6 +277,19 @@ def _add_tuning(router: APIRouter, parts: ControlParts) -> None:
         actor = await parts.actor(request, body.reason)
         with as_problems():
             await parts.steering.set_rate(consumer_id, body.messages_per_second, burst=body.burst, actor=actor)
+        return Done(consumer=consumer_id)
+
+    @router.post(
+        "/{consumer_id}/breaker",
+        summary="Open or close the circuit breaker",
+        name="consumers_breaker",
+        responses=known,
+    )
+    async def breaker(consumer_id: ConsumerId, body: Breaker, request: Request) -> Done:
+        """In the process that answers, until it ends. The consumer need not have one in code."""
+        actor = await parts.actor(request, body.reason)
+        with as_problems():
+            await parts.steering.set_breaker(consumer_id, body.state, actor=actor)
         return Done(consumer=consumer_id)
 
 
