@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from ..control.actions import Actor
@@ -23,7 +22,7 @@ from . import remote_letters
 from .app import add_app_options, find_athomic, refuse_memory
 from .remote_letters import counted, print_report
 from .service import add_service_options
-from .terminal import OK, REFUSED, agreed, print_json, progress_bar
+from .terminal import OK, REFUSED, agreed, moment, print_json, progress_bar
 
 
 def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,19 +49,27 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "list":
         command.add_argument(
             "--since",
-            type=datetime.fromisoformat,
+            type=moment,
             metavar="TIME",
             help="only those that failed since: ISO 8601, with time zone",
         )
         command.add_argument("--limit", type=int, default=50, help="at most this many (default: 50)")
     if name != "show":
-        command.add_argument("--error-type", metavar="TYPE", help="only those that failed with this type of error")
+        command.add_argument(
+            "--error-type",
+            metavar="TYPE",
+            help="only those that failed so: TimeoutError, or jose.JWTError with its module, as `list` shows it",
+        )
     if name == "show":
         command.add_argument("--payload", action="store_true", help="with --url: key, value and headers, too")
     if name != "list":
         command.add_argument("--offset", type=int, help="offset in the DLQ topic", required=name == "show")
     if name in ("redrive", "discard"):
-        command.add_argument("--all", action="store_true", help="all open dead letters")
+        command.add_argument(
+            "--all",
+            action="store_true",
+            help="all open dead letters, less what --topic, --error-type and --limit leave out",
+        )
         command.add_argument("--limit", type=int, help="at most this many")
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         command.add_argument("--yes", action="store_true", help="do not ask")
@@ -123,7 +130,9 @@ async def _show(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
 
 async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     if not options.all and options.partition is None:
-        raise AthomicError("say which dead letters: --all, or --partition with or without --offset")
+        raise AthomicError(
+            "say which dead letters: --all (of --error-type, if given), or --partition with or without --offset"
+        )
     selection: dict[str, Any] = {"source": options.topic, "partition": options.partition, "offset": options.offset}
     selection |= {"error_type": options.error_type, "limit": options.limit}
     if options.command == "redrive":

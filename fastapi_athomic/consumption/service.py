@@ -84,7 +84,7 @@ TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
     ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
     ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
     ServiceState.STOPPED: frozenset(),
-    ServiceState.ELSEWHERE: frozenset({ServiceState.STOPPED}),
+    ServiceState.ELSEWHERE: frozenset(),
 }
 
 
@@ -166,7 +166,8 @@ class ConsumerService:
         self._stop_timeout = timeout
         self._stop.set()
         if self._supervisor is None:
-            self._become(ServiceState.STOPPED)
+            if not self.elsewhere:  # others consume, still: nothing has stopped
+                self._become(ServiceState.STOPPED)
             return
         _, late = await asyncio.wait([self._supervisor], timeout=timeout + 1)
         if late:
@@ -260,8 +261,12 @@ class ConsumerService:
 
     def why_not_here(self, place: TopicPartition) -> str:
         """A sentence about a partition that is not assigned here, for who wants to seek in it."""
+        if self.elsewhere:
+            return f"{place} is not assigned to this process: its role is web, and it consumes nothing"
         if not self.ready:
-            return f"{self.name} has no partitions at the moment ({self.state})"
+            return (
+                f"{place} is not assigned to this process: {self.name} has no partitions at the moment ({self.state})"
+            )
         ours = ", ".join(map(str, sorted(self._partitions()))) or "none"
         return (
             f"{place} is not assigned to this process (assigned are: {ours}): another member of the group "
@@ -394,6 +399,11 @@ class ConsumerService:
     def paused(self) -> bool:
         """An operator has paused the whole consumer."""
         return self.controls.pauses.whole
+
+    @property
+    def elsewhere(self) -> bool:
+        """Other processes consume: the role of this one is web."""
+        return self.state is ServiceState.ELSEWHERE
 
     @property
     def ready(self) -> bool:

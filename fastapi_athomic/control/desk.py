@@ -12,9 +12,17 @@ from typing import Any
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
 from ..consumption.controls import Scope, new_pause, scope_of
-from ..consumption.service import ConsumerService, ServiceState
-from ..exceptions import ConfigurationError, ControlRefusedError, HandlerNotFoundError, SourceNotFoundError
+from ..consumption.service import ConsumerService
+from ..exceptions import (
+    ConfigurationError,
+    ControlRefusedError,
+    HandlerNotFoundError,
+    PartitionNotFoundError,
+    SourceNotFoundError,
+    TransportError,
+)
 from ..limits import RateLimit
+from ..messages import TopicPartition
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
 from ..stores.shared import SharedState
@@ -24,6 +32,8 @@ from .group_pauses import GroupPauses
 from .seek_plans import SeekPlan, Target
 from .seeks import Seeks
 
+LOOK_SECONDS = 2.0
+"""So long the broker may take to say which partitions a topic has, before a pause. Then it is paused as asked."""
 LONGEST_PAUSE = timedelta(days=3650)
 """A time limit beyond that is taken for a mistake."""
 
@@ -39,7 +49,8 @@ class Desk:
         settings: AthomicSettings,
     ) -> None:
         self._consumers = consumers
-        self._is_heard = shared is not None  # by other processes
+        self._transport = transport
+        self._shared = shared
         self._seeks = Seeks(consumers, transport, shared, settings)
         self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
 
@@ -65,33 +76,16 @@ class Desk:
             raise HandlerNotFoundError(f"there is no handler {handler_id}{instead}")
         return service
 
-    def _heard(self, handler_id: str) -> ConsumerService:
-        """The consumer, if what is said of it here reaches the processes where it consumes.
-
-        Raises `ControlRefusedError` else, and `HandlerNotFoundError`.
-        """
-        service = self.service(handler_id)
-        if service.state is ServiceState.ELSEWHERE and not self._is_heard:
-            raise ControlRefusedError(
-                f"{_elsewhere(service)}, and they would not hear of it: set state_store_url here and there"
-            )
-        return service
-
-    def _here(self, handler_id: str) -> ConsumerService:
-        """The consumer, if it consumes here. Raises as `_heard` does."""
-        service = self.service(handler_id)
-        if service.state is ServiceState.ELSEWHERE:
-            raise ControlRefusedError(f"{_elsewhere(service)}: only they can do that, each for itself")
-        return service
-
     # --- what `Steering` says
 
     async def pause(
         self, handler_id: str, topic: str | None, partition: int | None, seconds: float | None, actor: Actor
     ) -> list[PauseStatus]:
         """See `Steering.pause`."""
-        service = self._heard(handler_id)
+        service = self.service(handler_id)
         scope = _scope(service, topic, partition)
+        self._check_heard(service)
+        await self._check_partition(service, scope)
         pause = new_pause(scope, actor=actor.name, reason=actor.reason, until=_end(seconds))
         service.pause(pause)
         await self._group_pauses.share(service, pause)
@@ -99,26 +93,31 @@ class Desk:
 
     async def resume(self, handler_id: str, topic: str | None, partition: int | None) -> list[PauseStatus]:
         """See `Steering.resume`."""
-        service = self._heard(handler_id)
+        service = self.service(handler_id)
         scope = _scope(service, topic, partition)
+        self._check_heard(service)
         await self._group_pauses.refresh()
         await self._group_pauses.withdraw(service, map(scope_of, service.resume(scope)))
         return service.controls.pauses.all()
 
     async def restart(self, handler_id: str) -> None:
         """See `Steering.restart`."""
-        await self._here(handler_id).restart()
+        service = self.service(handler_id)
+        _check_here(service, "restarted")
+        await service.restart()
 
     async def set_concurrency(self, handler_id: str, value: int | None) -> int:
         """See `Steering.set_concurrency`."""
-        service = self._here(handler_id)
+        service = self.service(handler_id)
         if value is not None and not COUNT.holds(value):
             raise ConfigurationError(f"concurrency must be {COUNT.text}, or None (as declared), not {shown(value)}")
+        _check_here(service, "given another concurrency")
         return service.set_concurrency(value)
 
     async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> RateLimit | None:
         """See `Steering.set_rate`."""
-        service = self._here(handler_id)
+        service = self.service(handler_id)
+        _check_here(service, "given another rate")
         if messages_per_second is None:
             if burst is not None:
                 raise ConfigurationError("burst needs messages_per_second")
@@ -127,9 +126,10 @@ class Desk:
 
     async def set_breaker(self, handler_id: str, state: str) -> None:
         """See `Steering.set_breaker`."""
-        service = self._here(handler_id)
+        service = self.service(handler_id)
         if state not in ("open", "closed"):
             raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
+        _check_here(service, "given another state of its breaker")
         service.set_breaker(opened=state == "open")
 
     def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
@@ -145,9 +145,38 @@ class Desk:
         """See `Steering.seek`."""
         return await self._seeks.seek(self.service(handler_id), topic, partition, to, force=force)
 
+    # --- what is refused
 
-def _elsewhere(service: ConsumerService) -> str:
-    return f"{service.name} consumes in other processes, as the role of this one is web"
+    def _check_heard(self, service: ConsumerService) -> None:
+        """Raises `ControlRefusedError` if no process that consumes would hear of a pause, or of its end."""
+        if service.elsewhere and self._shared is None:
+            raise ControlRefusedError(
+                f"{service.name} cannot be paused or resumed here: this process has the role web and consumes nothing, "
+                "and there is no state store by which processes that consume would hear of it: set state_store_url"
+            )
+
+    async def _check_partition(self, service: ConsumerService, scope: Scope) -> None:
+        """Raises `PartitionNotFoundError` if the topic has no such partition. It is passed while the broker is away."""
+        if scope.topic is None or scope.partition is None:
+            return
+        place = TopicPartition(scope.topic, scope.partition)
+        if service.passage(place) is not None:
+            return
+        try:
+            bounds = await self._transport.bounds(place.topic, LOOK_SECONDS)
+        except TransportError:
+            return
+        if place.partition not in bounds:
+            raise PartitionNotFoundError(f"{place}: there is no such partition, the topic has {len(bounds)}, from 0 on")
+
+
+def _check_here(service: ConsumerService, what: str) -> None:
+    """Raises `ControlRefusedError` if other processes consume: what is done here would change nothing there."""
+    if service.elsewhere:
+        raise ControlRefusedError(
+            f"{service.name} cannot be {what} here: this process has the role web and consumes nothing; "
+            "docs/control.md says what to do where web and workers are apart"
+        )
 
 
 def _scope(service: ConsumerService, topic: str | None, partition: int | None) -> Scope:

@@ -1,7 +1,11 @@
 """Pauses that hold for all members of a group and over restarts, by what all processes see in the state store.
 
-There is one document for each pause, which ends with its time limit. Whoever pauses writes it, whoever resumes removes
+There is one document for each pause, which ends with its time limit. Whoever pauses writes it, whoever resumes empties
 it; all read all of them every few seconds. An app that has nothing to do with pauses reads them once, at its start.
+
+A pause that is gone was ended, or its time is over; unless the store has lost all that it had, as a Redis does that is
+restarted without a disk. One more document, the mark, tells these apart: with another mark or none the store is a new
+one, and gets the pauses that are known.
 """
 
 from __future__ import annotations
@@ -9,13 +13,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from time import monotonic
+from uuid import uuid4
 
 from pydantic import ValidationError
 
 from ..consumption.controls import Scope, scope_of
 from ..consumption.service import ConsumerService
+from ..error_text import exc_info
 from ..exceptions import StateStoreError
 from ..observation.status import PauseStatus
 from ..observation.waiting import said
@@ -25,6 +32,10 @@ from ..stores.shared import SharedState
 logger = logging.getLogger(__name__)
 
 SECTION = "pauses"
+MARK = "mark"
+"""The name of a document with a random value, which is written where there is none."""
+ENDED, ENDED_SECONDS = b"", 60.0
+"""What stands in place of a pause that somebody has ended, and for how long: it is not to be taken for a lost one."""
 LOOK_SECONDS = 3.0
 """Seconds between two looks at the pauses of the group, once there is something to look for."""
 
@@ -44,8 +55,11 @@ class GroupPauses:
         self._look_too = look_too
         self._shared = shared
         self._timeout = settings.request_timeout
+        self._exposed = settings.expose_error_messages
         self._unwritten: dict[str, PauseStatus | None] = {}  # by name of the document; None: to be removed
         self._known: dict[str, Mapping[Scope, PauseStatus]] = {}  # by handler id: what the store has, as far as we know
+        self._mark: bytes | None = None  # of the store that `_known` is of
+        self._lost_at: float | None = None  # when the store was found to be a new one, on the monotonic clock
         self._look = asyncio.Event()  # there is a reason to look regularly
         if settings.control.enabled:
             self._look.set()
@@ -119,6 +133,10 @@ class GroupPauses:
                     error or "the state store does not answer",
                 )
             self._away = True
+        except Exception as error:  # by a fault of ours; consumers start, and others are looked after, nevertheless
+            if not self._away:
+                logger.error("pauses of the group could not be read", exc_info=exc_info(error, exposed=self._exposed))
+            self._away = True
         else:
             if self._away:
                 logger.warning("pauses are shared with the other members of the group again")
@@ -129,15 +147,47 @@ class GroupPauses:
         while self._unwritten:
             name, pause = next(iter(self._unwritten.items()))
             if pause is None:
-                await self._shared.remove(SECTION, name)
+                await self._shared.put(SECTION, name, ENDED, ttl=ENDED_SECONDS)
             elif (ttl := _seconds_left(pause)) is None or ttl > 0:
                 await self._shared.put(SECTION, name, pause.model_dump_json().encode(), ttl=ttl)
             if self._unwritten.get(name) is pause:  # else it has changed meanwhile
                 del self._unwritten[name]
 
-    async def _take_over(self) -> None:
+    async def _survey(self) -> Mapping[str, bytes]:
+        """All documents. A store that has lost everything gets the pauses that hold here, after two looks.
+
+        Until then those count as written, and others have the time to say that one of them was ended meanwhile.
+        """
         assert self._shared is not None
         documents = await self._shared.all(SECTION)
+        mark, before = documents.get(MARK), self._mark
+        if mark is None and (documents or before is not None):
+            mark = uuid4().hex.encode()
+            await self._shared.put(SECTION, MARK, mark)
+        self._mark = mark
+        if before is not None and mark != before:
+            self._lost_at = monotonic()
+        if self._lost_at is None:
+            return documents
+        lost = {name: pause for name, pause in self._holding() if name not in documents}
+        if monotonic() > self._lost_at + 2 * LOOK_SECONDS:
+            self._lost_at = None
+            if lost:
+                logger.warning("the state store has lost pauses of the group: they are written anew")
+                self._unwritten = {**lost, **self._unwritten}
+                await self._write_all()
+        return {**documents, **{name: pause.model_dump_json().encode() for name, pause in lost.items()}}
+
+    def _holding(self) -> Iterator[tuple[str, PauseStatus]]:
+        """The pauses of the group that hold here, by name of the document."""
+        for service in self._consumers.values():
+            for scope, pause in self._known.get(service.name, {}).items():
+                if service.controls.pauses.get(scope) == pause:
+                    yield _name(service, scope), pause
+
+    async def _take_over(self) -> None:
+        assert self._shared is not None
+        documents = await self._survey()
         for service in self._consumers.values():
             found = _of_service(service, documents)
             before, self._known[service.name] = self._known.get(service.name, {}), found
@@ -161,12 +211,12 @@ def _of_service(service: ConsumerService, documents: Mapping[str, bytes]) -> dic
     found: dict[Scope, PauseStatus] = {}
     for name, document in documents.items():
         try:
-            group_id, handler_id, topic, partition = json.loads(name)
+            about = json.loads(name)
             pause = PauseStatus.model_validate_json(document)
-        except (ValueError, ValidationError):  # of a later version of this package
+        except (ValueError, ValidationError, RecursionError):  # the mark; of a later version of this package; anything
             continue
         scope = scope_of(pause)
-        if [group_id, handler_id, topic, partition] == [service.subscription.group_id, service.name, *scope]:
+        if about == [service.subscription.group_id, service.name, *scope]:
             left = _seconds_left(pause)
             if left is None or left > 0:
                 found[scope] = pause

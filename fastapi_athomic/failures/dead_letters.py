@@ -84,7 +84,8 @@ class DeadLetters:
             partition: in this partition of the DLQ topic only.
             offset: from this offset of the DLQ topic on.
             since: only those that failed at this time or later.
-            error_type: only those of this type of error, as `DeadLetter.error_type` has it.
+            error_type: only those of this type of error, as `DeadLetter.error_type` has it; `TimeoutError` is
+                `builtins.TimeoutError`, too.
             limit: at most this many.
         """
         found: list[DeadLetter] = []
@@ -93,7 +94,7 @@ class DeadLetters:
                 break
             if since is not None and (letter.failed_at is None or letter.failed_at < since):
                 continue
-            if error_type in (None, letter.error_type):
+            if letter.is_of_type(error_type):
                 found.append(letter)
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ..operation_settings import Role
 from .effective import EffectiveSettings
@@ -143,7 +143,7 @@ class LastError(BaseModel):
     topic: str = Field(description="The topic it was read from, perhaps a retry or redrive topic")
     partition: int = Field(description="Its place in the topic")
     offset: int = Field(description="Its place in the partition; of a batch that failed, the first message's")
-    at: datetime = Field(description="When it failed, in UTC")
+    at: AwareDatetime = Field(description="When it failed, in UTC")
     count: int = Field(description="How many attempts have failed since the consumer was built, this one included")
 
 
@@ -152,8 +152,8 @@ class PauseStatus(BaseModel):
 
     topic: str | None = Field(default=None, description="The topic that is paused; null: the whole consumer is")
     partition: int | None = Field(default=None, description="The partition that is paused; null: the whole topic is")
-    since: datetime = Field(description="When it was paused, in UTC")
-    until: datetime | None = Field(
+    since: AwareDatetime = Field(description="When it was paused, in UTC")
+    until: AwareDatetime | None = Field(
         default=None, description="When it ends by itself, in UTC; null: when somebody resumes it"
     )
     actor: str = Field(description="Who paused it; `settings`: the handler's tuning did")
@@ -179,7 +179,7 @@ class MemberStatus(BaseModel):
     health: HealthStatus = Field(description="Of the consumer in this process")
     partitions: int = Field(description="How many partitions it has")
     concurrency: int = Field(description="How many messages or batches it handles at once")
-    seen_at: datetime = Field(description="When its part of this answer was true, in UTC by its own clock")
+    seen_at: AwareDatetime = Field(description="When its part of this answer was true, in UTC by its own clock")
     differs: list[str] = Field(
         default=[], description="Names in `settings` with other values there, as during a deploy"
     )

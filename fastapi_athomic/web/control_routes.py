@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Le
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from ..control.seek_plans import SeekPlan, Target
 from ..observation.status import PauseStatus
@@ -200,6 +209,20 @@ class Seek(Body):
     dry_run: Flag = Field(False, description="Only say what would be skipped and repeated")
     force: Flag = Field(False, description="Also if other members of the group have some of the partitions")
     reason: Reason
+
+    @field_validator("to", mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        """Not one sentence for each form that it is not."""
+        try:
+            return check(value)
+        except ValidationError as error:
+            forms = {"offset": "ToOffset", "time": "ToTime"}
+            meant = [form for name, form in forms.items() if isinstance(value, dict) and name in value]
+            faults = [fault for fault in error.errors() if len(meant) == 1 and fault["loc"][0] == meant[0]]
+            told = [f"{fault['loc'][-1]}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults]
+            one_of = 'must be {"offset": 42}, {"time": "2026-11-28T09:00:00Z"}, "beginning" or "end"'
+            raise ValueError("; ".join(told) or one_of) from None
 
     @property
     def target(self) -> Target:

@@ -16,6 +16,8 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from ..error_text import one_line
 from ..exceptions import (
@@ -37,6 +39,7 @@ PREFIX = "/problems/"
 """Begins each `type`. A type is a name, and nothing is found at that path; docs/control.md has a section for each."""
 MOST_BYTES = 65_536
 """No body of a request is longer."""
+_TOO_LONG = f"a body has {MOST_BYTES} bytes at most"
 MOST_ERRORS = 20
 """At most so many faults of one request are listed."""
 
@@ -127,7 +130,7 @@ class ProblemRoute(APIRoute):
         async def handle_with_problems(request: Request) -> Response:
             try:
                 if request.method not in ("GET", "HEAD"):
-                    await _read_body(request)
+                    request = await _with_body(request)
                 return await handle(request)
             except ProblemError as error:
                 return answer(request, error)
@@ -137,20 +140,36 @@ class ProblemRoute(APIRoute):
         return handle_with_problems
 
 
-async def _read_body(request: Request) -> None:
+async def _with_body(request: Request) -> Request:
     """Reads the body before FastAPI does, which would answer some of what is no JSON with 400, and take any length.
+
+    Returns the request with its body. Nothing beyond `MOST_BYTES` is kept, whatever the request says of its length.
 
     Raises:
         ProblemError: it is too long, or no JSON although it says so.
     """
     declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > MOST_BYTES or len(await request.body()) > MOST_BYTES:
-        raise ProblemError(TOO_LARGE, f"a body has {MOST_BYTES} bytes at most")
-    if is_json(request) and await request.body():
+    if not declared.isdecimal() or len(declared) > 18 or int(declared) > MOST_BYTES:
+        raise ProblemError(TOO_LARGE, _TOO_LONG)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BYTES:
+                raise ProblemError(TOO_LARGE, _TOO_LONG)
+    except ClientDisconnect:
+        raise ProblemError(INVALID_REQUEST, "the body has not come completely") from None
+    if is_json(request) and body:
         try:
-            await request.json()
+            json.loads(body)
         except (ValueError, RecursionError):  # numbers of thousands of digits, and brackets in thousands, too
             raise ProblemError(INVALID_REQUEST, "the body is no JSON") from None
+    left: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+    async def receive() -> Message:
+        return left.pop() if left else await request.receive()
+
+    return Request(request.scope, receive)
 
 
 def is_json(request: Request) -> bool:

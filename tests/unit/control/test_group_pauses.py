@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -215,3 +216,78 @@ async def test_an_app_without_pauses_looks_once() -> None:
         await athomic.pause("h")
         await eventually(lambda: store.reads > 3)
     assert looking.done()
+
+
+def document(**changes: Any) -> bytes:
+    pause = {"since": "2026-01-01T00:00:00Z", "actor": "ann"}
+    return json.dumps(pause | changes).encode()
+
+
+WHOLE = json.dumps(["g", "h", None, None])
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("5", document()),
+        ("null", document()),
+        ("[" * 100_000, document()),
+        ("", document()),
+        (WHOLE, b"\xff"),
+        (WHOLE, b"[" * 100_000),
+        (WHOLE, document(since="2026-01-01T00:00:00")),
+        (WHOLE, document(until="2226-01-01T00:00:00")),
+        (WHOLE, document(topic="t")),
+    ],
+)
+async def test_whatever_is_in_the_store_the_app_starts_and_hears_of_pauses(name: str, found: bytes) -> None:
+    app = Steered()
+    store = sharing(app.athomic)
+    await store.put(SECTION, name, found)
+    await store.put(SECTION, json.dumps(["g", "h", "t", None]), document(topic="t", actor="bob"))
+    async with running(app.athomic) as athomic:
+        assert scopes(athomic) == [("t", None, "bob")]
+        await store.put(SECTION, json.dumps(["g", "h", "t", 1]), document(topic="t", partition=1))
+        await eventually(lambda: ("t", 1, "ann") in scopes(athomic))
+
+
+async def test_a_fault_while_pauses_are_read_stops_neither_the_start_nor_the_looking(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Steered()
+    store = sharing(app.athomic)
+
+    async def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    store.after_read = fail
+    await store.put(SECTION, WHOLE, document())
+    async with running(app.athomic) as athomic:
+        await eventually(lambda: scopes(athomic) == [(None, None, "ann")])
+    assert "pauses of the group could not be read" in caplog.text
+
+
+async def test_a_store_that_has_lost_everything_ends_no_pause(caplog: pytest.LogCaptureFixture) -> None:
+    app = Steered()
+    second = app.again()
+    store = sharing(app.athomic, second)
+    async with running(app.athomic) as athomic:
+        await athomic.pause("h", actor=ANN)
+        await athomic.pause("h", topic="t", partition=0)
+        await athomic.resume("h", topic="t", partition=0)
+        async with running(second):
+            assert scopes(second) == [(None, None, "ann")]
+            store._sections.clear()
+            await eventually(lambda: WHOLE in store._sections.get(SECTION, {}))
+            reads = store.reads
+            await eventually(lambda: store.reads > reads + 4)
+            assert scopes(athomic) == scopes(second) == [(None, None, "ann")]
+            store.away = True
+            await athomic.resume("h")
+            store._sections.clear()
+            store.away = False
+            await eventually(lambda: scopes(second) == [])
+            reads = store.reads
+            await eventually(lambda: store.reads > reads + 4)
+            assert scopes(athomic) == scopes(second) == [], "what was ended meanwhile does not come back"
+    assert "the state store has lost pauses of the group: they are written anew" in caplog.text

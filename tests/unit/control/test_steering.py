@@ -18,6 +18,7 @@ from fastapi_athomic import (
     ControlEvent,
     ControlRefusedError,
     HandlerNotFoundError,
+    PartitionNotFoundError,
     PublishError,
     RetryPolicy,
     SourceNotFoundError,
@@ -154,6 +155,43 @@ async def test_drain_names_the_pause_of_a_partition() -> None:
             await athomic.drain(0.3)
         await athomic.resume("h")
         await athomic.drain()
+
+
+async def test_a_partition_that_there_is_not_cannot_be_paused() -> None:
+    app = Steered()
+    async with running(app.athomic) as athomic:
+        with pytest.raises(
+            PartitionNotFoundError, match=r"t\[9\]: there is no such partition, the topic has 3, from 0"
+        ):
+            await athomic.pause("h", topic="t", partition=9)
+        assert athomic.consumers()[0].pauses == []
+        athomic._transport.broker.disconnect()  # type: ignore[attr-defined]
+        assert len(await athomic.pause("h", topic="t", partition=9)) == 1, "nobody can say"
+
+
+# --- the role web
+
+ROLE = "this process has the role web and consumes nothing"
+
+
+async def test_where_others_consume_nothing_is_done_that_they_would_not_hear_of() -> None:
+    app = Steered(role="web")
+    async with app.athomic.app.router.lifespan_context(app.athomic.app):
+        athomic = app.athomic
+        with pytest.raises(ControlRefusedError, match=f"h cannot be restarted here: {ROLE}"):
+            await asyncio.wait_for(athomic.restart("h"), 10)
+        with pytest.raises(ControlRefusedError, match=f"h cannot be given another concurrency here: {ROLE}"):
+            await athomic.set_concurrency("h", 4)
+        assert athomic.consumers()[0].concurrency == 3
+        assert len(await athomic.pause("h")) == 1, "they share what the broker in memory keeps"
+        assert await athomic.resume("h") == []
+        athomic._run.desk._shared = None  # type: ignore[union-attr]
+        for action in (athomic.pause, athomic.resume):
+            with pytest.raises(ControlRefusedError, match=f"h cannot be paused or resumed here: {ROLE}"):
+                await action("h")
+        await athomic._run.drain()  # type: ignore[union-attr]  # as at SIGTERM
+        (status,) = athomic.consumers()
+        assert (status.state, status.health.status) == ("elsewhere", "healthy"), "those who consume have not stopped"
 
 
 # --- restart
