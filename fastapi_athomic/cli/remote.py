@@ -38,9 +38,11 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     rate = _steering(areas, "rate", "change how much is begun each second", _rate)
     rate.add_argument("value", type=_number_or_none(float), metavar="PER_SECOND", help="or `default`: as in code")
     rate.add_argument("--burst", type=int, help="so many may begin at once")
+    breaker = _steering(areas, "breaker", "open or close the circuit breaker of a consumer", _breaker)
+    breaker.add_argument("state", choices=("open", "closed"), help="open: nothing begins; closed: it goes on")
     seek = _steering(areas, "seek", "go on elsewhere in a topic", _seek)
     _add_seek(seek)
-    for command in (health, status, pause, resume, restart, concurrency, rate, seek):
+    for command in (health, status, pause, resume, restart, concurrency, rate, breaker, seek):
         command.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
@@ -177,6 +179,10 @@ def _print_details(consumer: dict[str, Any]) -> None:
     if rates.get("seconds"):
         told = ", ".join(f"{name} {rates[name]:.1f}" for name in ("received", "processed", "failed") if name in rates)
         print(f"messages per second, over {rates['seconds']:.0f} s: {told}")
+    if limit := consumer.get("rate_limit"):
+        print(
+            f"begun per second, at most: {_cell(limit.get('messages_per_second'))}, {limit.get('waiting')} wait for it"
+        )
     if error := consumer.get("last_error"):
         said = f": {error['message']}" if error.get("message") else ""
         place = f"{error.get('topic')}[{error.get('partition')}]@{error.get('offset')}"
@@ -235,8 +241,13 @@ async def _concurrency(options: argparse.Namespace) -> int:
 
 async def _rate(options: argparse.Namespace) -> int:
     answer = await _explicit(options, "rate", messages_per_second=options.value, burst=options.burst)
-    begun = "as much as it can" if options.value is None else f"{options.value:g} messages a second at most"
+    begun = "what code and settings allow" if options.value is None else f"{options.value:g} messages a second at most"
     return _told(answer, options, f"{options.handler} begins {begun}")
+
+
+async def _breaker(options: argparse.Namespace) -> int:
+    begun = "nothing until it is closed" if options.state == "open" else "messages again"
+    return _told(await _post(options, "breaker", state=options.state), options, f"{options.handler} begins {begun}")
 
 
 def _told(answer: Any, options: argparse.Namespace, sentence: str) -> int:

@@ -114,6 +114,13 @@ def test_consumers_are_steered(ask: Command, relay: type[Relay]) -> None:
     assert ask("concurrency", ID, "3", "--reason", "slow").out == f"{ID} handles 3 at once\n"
     assert ask("concurrency", ID, "default", "--reason", "slow").status == 0
     assert relay.seen[-1][3] == {"value": None, "reason": "slow"}
+    assert ask("rate", ID, "5", "--burst", "9", "--reason", "slow").out == f"{ID} begins 5 messages a second at most\n"
+    assert "begun per second, at most: 5.0, 0 wait for it" in ask("status", ID).out
+    assert ask("rate", ID, "default", "--reason", "slow").out == f"{ID} begins what code and settings allow\n"
+    opened = ask("breaker", ID, "open", "--reason", "bank")
+    assert opened.out == f"{ID} begins nothing until it is closed\n"
+    assert "breaker_open" in ask("status", ID).out
+    assert ask("breaker", ID, "closed", "--reason", "bank").out == f"{ID} begins messages again\n"
     assert ask("restart", ID, "--reason", "it hangs").out == f"{ID} was restarted\n"
     assert ask("pause", ID, "--reason", "x", "--json").json["consumer"] == ID
     assert ask("resume", ID, "--json").json["pauses"] == []

@@ -182,10 +182,14 @@ async def test_where_others_consume_nothing_is_done_that_they_would_not_hear_of(
             await asyncio.wait_for(athomic.restart("h"), 10)
         with pytest.raises(ControlRefusedError, match=f"h cannot be given another concurrency here: {ROLE}"):
             await athomic.set_concurrency("h", 4)
+        with pytest.raises(ControlRefusedError, match=f"h cannot be given another rate here: {ROLE}"):
+            await athomic.set_rate("h", 4)
+        with pytest.raises(ControlRefusedError, match=f"h cannot be stopped or started by its breaker here: {ROLE}"):
+            await athomic.set_breaker("h", "open")
         assert athomic.consumers()[0].concurrency == 3
         assert len(await athomic.pause("h")) == 1, "they share what the broker in memory keeps"
         assert await athomic.resume("h") == []
-        athomic._run.desk._shared = None  # type: ignore[union-attr]
+        athomic._run.desk._seeks.handovers._shared = None  # type: ignore[union-attr]
         for action in (athomic.pause, athomic.resume):
             with pytest.raises(ControlRefusedError, match=f"h cannot be paused or resumed here: {ROLE}"):
                 await action("h")
