@@ -50,7 +50,6 @@ class Desk:
     ) -> None:
         self._consumers = consumers
         self._transport = transport
-        self._shared = shared
         self._seeks = Seeks(consumers, transport, shared, settings)
         self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
 
@@ -129,7 +128,7 @@ class Desk:
         service = self.service(handler_id)
         if state not in ("open", "closed"):
             raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
-        _check_here(service, "given another state of its breaker")
+        _check_here(service, "stopped or started by its breaker")
         service.set_breaker(opened=state == "open")
 
     def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
@@ -149,7 +148,7 @@ class Desk:
 
     def _check_heard(self, service: ConsumerService) -> None:
         """Raises `ControlRefusedError` if no process that consumes would hear of a pause, or of its end."""
-        if service.elsewhere and self._shared is None:
+        if service.elsewhere and not self._seeks.handovers.possible:
             raise ControlRefusedError(
                 f"{service.name} cannot be paused or resumed here: this process has the role web and consumes nothing, "
                 "and there is no state store by which processes that consume would hear of it: set state_store_url"

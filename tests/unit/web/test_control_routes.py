@@ -205,7 +205,6 @@ def shop() -> Iterator[Shop]:
         ("/concurrency", WHY | {"value": True}, "body.value", "valid integer"),
         ("/concurrency", WHY | {"value": 0}, "body.value", "greater than or equal to 1"),
         ("/rate", WHY | {"messages_per_second": 0}, "body.messages_per_second", "greater than 0"),
-        ("/breaker", WHY | {"state": "half_open"}, "body.state", "'open' or 'closed'"),
         ("/seek", WHY | {"topic": "orders", "to": "middle"}, "body.to", 'must be {"offset": 42}, {"time": '),
         ("/seek", WHY | {"topic": "orders", "to": {"offset": 1, "time": "x"}}, "body.to", 'must be {"offset": 42}'),
         ("/seek", WHY | {"topic": "orders", "to": {}}, "body.to", 'must be {"offset": 42}'),
@@ -216,6 +215,7 @@ def shop() -> Iterator[Shop]:
             "time: Input should have timezone",
         ),
         ("/seek", WHY | {"topic": "orders", "to": {"time": 17}}, "body.to", "time: must be a time as text"),
+        ("/breaker", WHY | {"state": "half_open"}, "body.state", "'open' or 'closed'"),
         ("/seek", WHY | {"topic": "orders", "to": "end", "force": 1}, "body.force", "valid boolean"),
     ],
 )
