@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from inspect import isawaitable
@@ -305,7 +304,7 @@ class Steering:
             result = await work()
         except (ConfigurationError, NotFoundError, PublishError):
             raise  # nobody was asked anything that makes sense
-        except (Exception, CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             await self.note_action(action, handler_id, actor, {**details, "error": _why(error)}, done=False)
             raise
         await self.note_action(action, handler_id, actor, {**details, **more(result)})
@@ -313,7 +312,7 @@ class Steering:
 
 
 def _why(error: BaseException) -> str:
-    if isinstance(error, CancelledError):
+    if isinstance(error, asyncio.CancelledError):
         return "cancelled while it was being done: a part of it may be done"
     return str(error) if isinstance(error, AthomicError) else type_name(error)
 

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
 
 import httpx
 import psutil
@@ -112,10 +111,8 @@ def test_four_processes_handle_everything_and_a_rolling_restart_under_load_repea
     assert families["athomic_worker_processes_ready"].samples[0].value == PROCESSES
     partitions = [place["partition"] for status in supervised.get("").json() for place in status["assignment"]]
     assert sorted(partitions) == list(range(PARTITIONS)), "each partition is in one process"
-    began = monotonic()
     supervised.process.signal(signal.SIGTERM)
     assert supervised.ends(SHUTDOWN_SECONDS) == 0
-    assert monotonic() - began < SHUTDOWN_SECONDS
     assert supervised.left() == []
     assert not any(each in supervised.process.output() for each in ("Traceback", "ERROR", "unasked"))
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import logging
+from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
-from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, HandlerSignatureError, subscribe_to
-from tests.support.apps import Record, new_app, running
+from fastapi_athomic import (
+    Athomic,
+    AthomicSettings,
+    ConfigurationError,
+    ControlEvent,
+    ControlRefusedError,
+    HandlerSignatureError,
+    RetryPolicy,
+    subscribe_to,
+)
+from fastapi_athomic.control import group_pauses
+from fastapi_athomic.operation_settings import ControlSettings
+from tests.support.apps import Record, eventually, new_app, running
 
 record = Record()
 
@@ -57,6 +69,52 @@ def test_a_web_process_is_healthy_and_says_what_it_is() -> None:
         metrics = client.get("/consumers/metrics").text
     assert "athomic_event_loop_lag_seconds{" in metrics
     assert "athomic_consumer_healthy{" not in metrics, "it says nothing of consumers that others have"
+
+
+async def test_a_web_process_steers_those_where_its_consumers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the state store. What concerns a process alone is refused, as nothing would come of it."""
+    monkeypatch.setattr(group_pauses, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.02)  # there is a redrive topic now
+    url, control = f"memory://{uuid4().hex}", ControlSettings(enabled=True, allow_anonymous=True)
+    events: list[ControlEvent] = []
+
+    @subscribe_to("orders", group_id="billing", handler_id="billing", retry=RetryPolicy(max_attempts=1))
+    async def fail(order: str) -> None:
+        raise RuntimeError("no")
+
+    async with running(new_app(AthomicSettings(broker_url=url, role="worker", control=control), fail)) as worker:
+        web = new_app(AthomicSettings(broker_url=url, role="web", control=control), fail)
+        web.on_control(events.append)
+        async with running(web):
+            await web.publish("orders", "one")
+            await worker.drain()
+            for alone in (
+                web.restart("billing"),
+                web.set_concurrency("billing", 4),
+                web.set_rate("billing", 5),
+                web.set_breaker("billing", "open"),
+            ):
+                with pytest.raises(ControlRefusedError, match="this process has the role web and consumes nothing"):
+                    await alone
+            assert [event.done for event in events] == [False] * 4
+            await web.pause("billing")
+            await eventually(lambda: worker.consumers()[0].paused)
+            moved = await web.seek("billing", "orders", to="beginning", force=True)
+            assert (moved.done, moved.repeated) == (True, 1)
+            await web.resume("billing")
+            await eventually(lambda: not worker.consumers()[0].paused)
+            await worker.drain()
+            assert (await web.dead_letters("billing").redrive()).settled == 2
+            await eventually(lambda: worker.consumers()[0].counters.dead_lettered == 4)
+
+
+async def test_a_web_process_that_nobody_hears_pauses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_athomic.athomic.create_shared_state", lambda settings: None)
+    async with running(web()) as athomic:
+        for done in (athomic.pause("billing"), athomic.resume("billing")):
+            with pytest.raises(ControlRefusedError, match="consume would hear of it: set state_store_url"):
+                await done
+        assert athomic.consumers()[0].pauses == []
 
 
 async def test_a_web_process_checks_its_handlers_all_the_same() -> None:
