@@ -208,8 +208,18 @@ class ConsumerService:
         for pause in self.end_pauses(self.controls.pauses.due(datetime.now(UTC))):
             logger.info("a pause is over, as its time is: %s", said(self.name, pause))
 
+    def _refuse_elsewhere(self) -> None:
+        if self.state is ServiceState.ELSEWHERE:
+            raise ControlRefusedError(
+                f"{self.name} does not run in this process, as its role is web: ask one of those that consume"
+            )
+
     def set_concurrency(self, value: int | None) -> int:
-        """How many calls run at once from now on, in later sessions too; None: as declared. Returns the number."""
+        """How many calls run at once from now on, in later sessions too; None: as declared. Returns the number.
+
+        Raises `ControlRefusedError` if it consumes in other processes only.
+        """
+        self._refuse_elsewhere()
         controls = self.controls
         controls.concurrency = value if value is not None else controls.declared_concurrency
         for listener in controls.listeners:
@@ -221,8 +231,10 @@ class ConsumerService:
     async def restart(self) -> None:
         """Closes the session as a stop does, and begins the next one at once. Returns when that begins.
 
-        Does nothing before the first session: it is about to begin. Raises `ControlRefusedError` if it stops.
+        Does nothing before the first session: it is about to begin. Raises `ControlRefusedError` if it stops, or
+        consumes in other processes only.
         """
+        self._refuse_elsewhere()
         if self._stop.is_set() or self.state in (ServiceState.STOPPING, ServiceState.STOPPED):
             raise ControlRefusedError(f"{self.name} cannot be restarted: it is stopping, or has stopped")
         if self.state is ServiceState.NEW:
@@ -248,6 +260,8 @@ class ConsumerService:
         """A sentence about a partition that is not assigned here, for who wants to seek in it."""
         if not self.ready:
             return f"{self.name} has no partitions at the moment ({self.state})"
+        if place in self._partitions():
+            return f"{place} is being taken over or given up by this process: try again in a moment"
         ours = ", ".join(map(str, sorted(self._partitions()))) or "none"
         return (
             f"{place} is not assigned to this process (assigned are: {ours}): another member of the group "

@@ -43,6 +43,7 @@ BUSY = {
     "fastapi_athomic.broker.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
     "fastapi_athomic.control.handovers.BEGIN_SECONDS": "a seek that another member has to do",
+    "fastapi_athomic.control.group_pauses.ENDED_SECONDS": "a pause that was ended",
     "fastapi_athomic.web.letter_models.LONGEST_REDRIVE": "a redrive over HTTP",
     "fastapi_athomic.cli.service.TIMEOUT": "a command to a running service",
     "fastapi_athomic.workers.supervisor.STEADY_SECONDS": "a process that is supervised, and ends",
