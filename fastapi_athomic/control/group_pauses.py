@@ -85,6 +85,13 @@ class GroupPauses:
             self._looking.cancel()
             await asyncio.wait([self._looking])
 
+    @property
+    def note(self) -> str | None:
+        """Why what was paused or resumed here does not hold for the other members yet; None: they can see it."""
+        if not (self._away and self._unwritten):
+            return None
+        return "the state store is away: other members of the group hear of it when it is back"
+
     async def share(self, service: ConsumerService, pause: PauseStatus) -> None:
         """Makes a pause known to the other members. If the store is away, that is tried again until it works."""
         await self._write(service, {scope_of(pause): pause})

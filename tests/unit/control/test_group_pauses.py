@@ -71,6 +71,10 @@ def scopes(athomic: Athomic) -> list[tuple[str | None, int | None, str]]:
     return [(pause.topic, pause.partition, pause.actor) for pause in athomic.consumers()[0].pauses]
 
 
+def note(athomic: Athomic) -> str | None:
+    return athomic.pauses_note
+
+
 @pytest.mark.parametrize("isolation", ["loop", "thread"])
 async def test_pauses_survive_a_restart_of_the_app(isolation: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fastapi_athomic.control")
@@ -155,8 +159,10 @@ async def test_a_store_that_is_away_holds_up_nobody_and_hears_of_pauses_later(
     await store.put(SECTION, "from a later version", b"{}")
     async with running(app.athomic) as athomic:
         await athomic.pause("h", topic="t", actor=ANN)
+        assert note(athomic) is None
         store.away = True
         await athomic.pause("h")
+        assert note(athomic) == "the state store is away: other members of the group hear of it when it is back"
         await athomic.resume("h", topic="t")
         assert scopes(athomic) == [(None, None, "app")]
         assert (
@@ -168,6 +174,7 @@ async def test_a_store_that_is_away_holds_up_nobody_and_hears_of_pauses_later(
             store.silent = False
             await eventually(lambda: scopes(second) == [(None, None, "app")])
         assert "pauses are shared with the other members of the group again" in caplog.text
+        await eventually(lambda: note(athomic) is None)
         assert scopes(athomic) == [(None, None, "app")], "what was resumed while the store was away does not come back"
 
 
