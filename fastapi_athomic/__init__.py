@@ -44,6 +44,7 @@ from .failures.letters import DeadLetter
 from .failures.settling import SettlingReport
 from .handling.keys import Key
 from .inclusion import include_athomic, install
+from .limits import CircuitBreaker, RateLimit
 from .messages import DeliveryAttempt, MessageHeaders, PublishedMessage, RawMessage
 from .observation.logs import MessageFilter
 from .outcomes import ConsumptionOutcome, FailureContext, Stage
@@ -61,6 +62,7 @@ __all__ = [
     "AthomicError",
     "AthomicSettings",
     "BatchItemError",
+    "CircuitBreaker",
     "CommitFailedError",
     "ConfigurationError",
     "ConsumptionOutcome",
@@ -97,6 +99,7 @@ __all__ = [
     "PayloadUnavailableError",
     "PublishError",
     "PublishedMessage",
+    "RateLimit",
     "RawMessage",
     "RetryPolicy",
     "SeekPlan",

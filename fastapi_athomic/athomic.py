@@ -267,7 +267,7 @@ class Athomic(Steering):
             HandlerNotFoundError: there is no such handler. A route that lets it escape answers 404.
             PublishError: the consumers are not running; see `offline`.
         """
-        return self._running().dead_letters(handler_id)
+        return self._running().dead_letters(handler_id, self.note_settling)
 
     @asynccontextmanager
     async def offline(self) -> AsyncIterator[Callable[[str], DeadLetters]]:
@@ -281,7 +281,7 @@ class Athomic(Steering):
         await self._transport.start(self.settings.request_timeout)
         try:
             await self._open_payloads(run.home)
-            yield run.dead_letters
+            yield lambda handler_id: run.dead_letters(handler_id, self.note_settling)
         finally:
             await self._payloads.close(self.settings.request_timeout)
             await self._transport.stop(self.settings.request_timeout)
@@ -518,7 +518,7 @@ class Athomic(Steering):
         return BrokerConnection(self._transport, self.settings)
 
     def _new_run(self, home: Home, connection: BrokerConnection) -> Run:
-        return Run(
+        run = Run(
             RunParts(
                 assembly=self._assemble(connection),
                 payloads=self._payloads,
@@ -530,6 +530,8 @@ class Athomic(Steering):
                 loop_lag=self.loop_lag,
             )
         )
+        self._listen_to_breakers(run)
+        return run
 
     def _assemble(self, connection: BrokerConnection | None = None) -> Assembly:
         return assemble(self._parts(), connection or self._new_connection())

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from .checks import did_you_mean
 from .exceptions import ConfigurationError
+from .limits import CircuitBreaker, RateLimit
 from .payload.pipeline import PayloadPipeline
 from .retry import RetryPolicy
 from .sightings import place
@@ -75,6 +76,8 @@ def subscribe_to(
     dlq: bool | str = True,
     payload: PayloadPipeline | None = None,
     timeout: float | None = None,
+    rate_limit: RateLimit | None = None,
+    breaker: CircuitBreaker | None = None,
     auto_offset_reset: Literal["earliest", "latest"] = "earliest",
     handler_id: str | None = None,
     enable_lineage: bool = True,
@@ -96,6 +99,8 @@ def subscribe_to(
             failed messages are skipped.
         payload: the steps between bytes and JSON; None: those of the app.
         timeout: seconds that one attempt may take; None: no limit.
+        rate_limit: how many messages a second each process begins at most; None: no limit.
+        breaker: nothing begins while the handler keeps failing with certain exceptions; None: none are watched.
         auto_offset_reset: where a group begins that has no commit on the topic.
         handler_id: its name in status, metrics, tuning and on the command line; None: module and function name.
         enable_lineage: OpenLineage headers are read and run events sent.
@@ -113,6 +118,8 @@ def subscribe_to(
         dlq=dlq,
         payload=payload,
         timeout=timeout,
+        rate_limit=rate_limit,
+        breaker=breaker,
         auto_offset_reset=auto_offset_reset,
         handler_id=handler_id,
         enable_lineage=enable_lineage,
@@ -141,6 +148,8 @@ def ordered_consumer(
     dlq: bool | str = True,
     payload: PayloadPipeline | None = None,
     timeout: float | None = None,
+    rate_limit: RateLimit | None = None,
+    breaker: CircuitBreaker | None = None,
     auto_offset_reset: Literal["earliest", "latest"] = "earliest",
     handler_id: str | None = None,
     enable_lineage: bool = True,
@@ -166,6 +175,8 @@ def ordered_consumer(
             failed messages are skipped.
         payload: the steps between bytes and JSON; None: those of the app.
         timeout: seconds that one attempt may take; None: no limit.
+        rate_limit: how many messages a second each process begins at most; None: no limit.
+        breaker: nothing begins while the handler keeps failing with certain exceptions; None: none are watched.
         auto_offset_reset: where a group begins that has no commit on the topic.
         handler_id: its name in status, metrics, tuning and on the command line; None: module and function name.
         enable_lineage: OpenLineage headers are read and run events sent.
@@ -184,6 +195,8 @@ def ordered_consumer(
         dlq=dlq,
         payload=payload,
         timeout=timeout,
+        rate_limit=rate_limit,
+        breaker=breaker,
         auto_offset_reset=auto_offset_reset,
         handler_id=handler_id,
         enable_lineage=enable_lineage,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .consumption.controls import Controls
+from .consumption.gate import Limits
 from .consumption.lanes import create_strategy
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
@@ -95,13 +96,17 @@ class ConsumerFactory:
         self._rivals.admit(discovered, returns)
         gauge = self._ordered_groups.admit(subscription, plan.target_type)
         counters = Counters()
+        limits = Limits(subscription.handler_id, subscription.rate_limit, subscription.breaker)
         controls = Controls(
             concurrency=subscription.concurrency,
             paused=tuning is not None and tuning.paused,
             max_buffered=lambda concurrency: max_buffered(self._settings, subscription, concurrency),
+            limits=limits,
         )
         controls.listeners.append(threads.resize)
-        dlq_handler = DLQHandler(subscription, self._parts.transport, self._settings, returns, self._watch)
+        dlq_handler = DLQHandler(
+            subscription, self._parts.transport, self._settings, returns, self._watch, limits.breaker.excuses
+        )
         dlq_handler.check_names()
         self._name_clashes.admit(dlq_handler.uses)
         self._left_behind.add(dlq_handler)
@@ -216,6 +221,7 @@ class ConsumerFactory:
             counters=counters,
             share=self._parts.share,
             guard=guard,
+            limits=controls.limits,
             name=worker_name(subscription.handler_id),
         )
         if gauge is not None:

@@ -24,6 +24,7 @@ class RetryDecision:
 
     delay: float | None = None  # seconds until it is tried again in place
     later: float | None = None  # seconds until it comes back from a retry topic
+    free: bool = False  # this attempt does not count: a circuit breaker has opened
     problem: str | None = None  # for a warning: what the user's own functions and types did wrong; without payload
 
     @property
@@ -33,6 +34,7 @@ class RetryDecision:
 
 
 GIVE_UP = RetryDecision()
+EXCUSED = RetryDecision(0.0, free=True)
 
 DEFAULT_DELAY = 0.5
 """Seconds."""

@@ -14,7 +14,7 @@ from .assembly import Assembly
 from .control.desk import Desk
 from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
-from .failures.dead_letters import DeadLetters
+from .failures.dead_letters import DeadLetters, Told
 from .failures.mailbox import DeadLetterParts
 from .loop.blocking import BlockingDetector
 from .loop.garbage import tuned_collector
@@ -169,7 +169,7 @@ class Run:
 
     # --- of one handler
 
-    def dead_letters(self, handler_id: str) -> DeadLetters:
+    def dead_letters(self, handler_id: str, told: Told) -> DeadLetters:
         """See `Athomic.dead_letters`."""
         service = self.desk.service(handler_id)
         subscriptions = [other.subscription for other in self.manager.consumers.values()]
@@ -184,7 +184,7 @@ class Run:
             home=self.home,
             payload_of=partial(self._payloads.of_letter, service.subscription.payload),
         )
-        return DeadLetters(parts)
+        return DeadLetters(parts, told)
 
     # --- of all consumers
 

@@ -155,6 +155,9 @@ class HandlerTuning(Checked):
     batch_size: Count | None = None  # most messages of a batch
     batch_linger_ms: Annotated[int, Field(ge=0)] | None = None  # how long a batch that is not full waits for more
     timeout: PositiveSeconds | None = None  # of one attempt
+    rate_limit: Annotated[float, Field(ge=0)] | None = None  # messages that begin in a second at most; 0: no limit
+    burst: Count | None = None  # messages that may begin at once after a pause, with a rate limit
+    breaker: bool | None = None  # false: the circuit breaker that the handler has in code is switched off
     auto_offset_reset: Literal["earliest", "latest"] | None = None  # where a new group begins
     enable_lineage: bool | None = None  # take part in OpenLineage
     retry: RetryTuning | None = None

@@ -21,6 +21,7 @@ from .checks import (
     shown,
 )
 from .exceptions import ConfigurationError
+from .limits import CircuitBreaker, RateLimit
 from .payload.pipeline import PayloadPipeline
 from .retry import RetryPolicy
 from .settings import HandlerTuning
@@ -46,6 +47,8 @@ class CommonOptions(TypedDict, total=False):
     dlq: bool | str
     payload: PayloadPipeline | None
     timeout: float | None
+    rate_limit: RateLimit | None
+    breaker: CircuitBreaker | None
     auto_offset_reset: Literal["earliest", "latest"]
     handler_id: str | None
     enable_lineage: bool
@@ -100,6 +103,8 @@ class Subscription:
     dlq: bool | str = True  # True: the topic by the settings' template; False: skip failed messages; or a topic name
     payload: PayloadPipeline | None = None  # None: the app's
     timeout: float | None = None  # seconds that one attempt may take
+    rate_limit: RateLimit | None = None  # None: no limit
+    breaker: CircuitBreaker | None = None  # None: nothing is watched
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # for a group without a commit on the topic
     enable_lineage: bool = True
     sequencing: Sequencing | None = None  # set by `ordered_consumer`
@@ -171,7 +176,29 @@ class Subscription:
             retry = self.retry.tuned(tuning.retry)
         except ConfigurationError as error:
             raise ConfigurationError(f"handler {self.handler_id}: with its tuning, {error}") from error
-        return replace(self, retry=retry, **changes)
+        return replace(
+            self, retry=retry, rate_limit=self._tuned_rate(tuning), breaker=self._tuned_breaker(tuning), **changes
+        )
+
+    def _tuned_rate(self, tuning: HandlerTuning) -> RateLimit | None:
+        declared, rate = self.rate_limit, tuning.rate_limit
+        if rate == 0:
+            return None
+        if rate is not None:
+            return RateLimit(messages_per_second=rate, burst=tuning.burst)
+        if tuning.burst is None:
+            return declared
+        if declared is None:
+            raise ConfigurationError(f"handler {self.handler_id}: tuning sets burst, but there is no rate_limit")
+        return replace(declared, burst=tuning.burst)
+
+    def _tuned_breaker(self, tuning: HandlerTuning) -> CircuitBreaker | None:
+        if tuning.breaker and self.breaker is None:
+            raise ConfigurationError(
+                f"handler {self.handler_id}: tuning switches a circuit breaker on, but the handler has none: only code "
+                "can say which exceptions it watches"
+            )
+        return None if tuning.breaker is False else self.breaker
 
 
 def note(function: F, subscription: Subscription) -> F:
@@ -281,6 +308,17 @@ _CHECKS = {
     ),
     "payload": or_none(Check(lambda value: isinstance(value, PayloadPipeline), "a PayloadPipeline"), "the app's"),
     "timeout": or_none(POSITIVE_SECONDS, "no limit"),
+    "rate_limit": or_none(
+        Check(lambda value: isinstance(value, RateLimit), "a RateLimit, such as RateLimit(messages_per_second=50)"),
+        "no limit",
+    ),
+    "breaker": or_none(
+        Check(
+            lambda value: isinstance(value, CircuitBreaker),
+            "a CircuitBreaker, such as CircuitBreaker(exceptions=(ConnectionError,))",
+        ),
+        "nothing is watched",
+    ),
     "auto_offset_reset": one_of("earliest", "latest"),
     "enable_lineage": BOOLEAN,
 }

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import base64
+import getpass
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
+from ..control.actions import Actor
 from ..exceptions import AthomicError
 from ..failures.dead_letters import DeadLetters
 from ..failures.letters import DeadLetter
@@ -21,7 +22,7 @@ from . import remote_letters
 from .app import add_app_options, find_athomic, refuse_memory
 from .remote_letters import counted, print_report
 from .service import add_service_options
-from .terminal import OK, REFUSED, agreed, print_json, progress_bar
+from .terminal import OK, REFUSED, agreed, moment, print_json, progress_bar
 
 
 def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,19 +49,27 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "list":
         command.add_argument(
             "--since",
-            type=datetime.fromisoformat,
+            type=moment,
             metavar="TIME",
             help="only those that failed since: ISO 8601, with time zone",
         )
         command.add_argument("--limit", type=int, default=50, help="at most this many (default: 50)")
     if name != "show":
-        command.add_argument("--error-type", metavar="TYPE", help="only those that failed with this type of error")
+        command.add_argument(
+            "--error-type",
+            metavar="TYPE",
+            help="only those that failed so: TimeoutError, or jose.JWTError with its module, as `list` shows it",
+        )
     if name == "show":
         command.add_argument("--payload", action="store_true", help="with --url: key, value and headers, too")
     if name != "list":
         command.add_argument("--offset", type=int, help="offset in the DLQ topic", required=name == "show")
     if name in ("redrive", "discard"):
-        command.add_argument("--all", action="store_true", help="all open dead letters")
+        command.add_argument(
+            "--all",
+            action="store_true",
+            help="all open dead letters, less what --topic, --error-type and --limit leave out",
+        )
         command.add_argument("--limit", type=int, help="at most this many")
         command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         command.add_argument("--yes", action="store_true", help="do not ask")
@@ -121,7 +130,9 @@ async def _show(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
 
 async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int:
     if not options.all and options.partition is None:
-        raise AthomicError("say which dead letters: --all, or --partition with or without --offset")
+        raise AthomicError(
+            "say which dead letters: --all (of --error-type, if given), or --partition with or without --offset"
+        )
     selection: dict[str, Any] = {"source": options.topic, "partition": options.partition, "offset": options.offset}
     selection |= {"error_type": options.error_type, "limit": options.limit}
     if options.command == "redrive":
@@ -130,6 +141,7 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
     else:
         selection["reason"] = options.reason
         settle = dead_letters.discard
+    selection["actor"] = Actor(name=_user(), reason=options.reason)
     planned = await settle(**selection, dry_run=True)
     if options.dry_run or not planned.settled:
         print_report(asdict(planned), options)
@@ -140,6 +152,14 @@ async def _settle(dead_letters: DeadLetters, options: argparse.Namespace) -> int
         done = await settle(**selection, progress=progress)
     print_report(asdict(done), options)
     return OK
+
+
+def _user() -> str:
+    """Who runs the command, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have a user without a name
+        return "command line"
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

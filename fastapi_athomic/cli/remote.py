@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
-from ..exceptions import AthomicError
 from .service import add_service_options, find_service
-from .terminal import FAILED, OK, REFUSED, agreed, print_json, print_table
+from .terminal import FAILED, OK, REFUSED, agreed, moment, print_json, print_table
 
 UNAVAILABLE = 503
 COLUMNS = ("topic", "partition", "position", "committed", "end_offset", "lag", "lag_seconds", "in_flight", "paused")
 """What is shown of a partition."""
+FIGURES = {
+    "scope_note": "note",
+    "concurrency": "handled at once, at most",
+    "oldest_in_queue_seconds": "the oldest one has waited for the handler, in seconds",
+    "oldest_in_handler_seconds": "the oldest one has been in the handler, in seconds",
+    "last_restart_reason": "it broke last because of",
+}
+"""What is shown of one consumer, where it is known."""
 
 
 def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,7 +79,7 @@ def _add_seek(command: argparse.ArgumentParser) -> None:
     target.add_argument("--offset", type=int, help="the next message is that of this offset")
     target.add_argument(
         "--time",
-        type=datetime.fromisoformat,
+        type=moment,
         metavar="TIME",
         help="the next message is the first of this time or later: ISO 8601, with time zone",
     )
@@ -133,7 +139,7 @@ async def _status(options: argparse.Namespace) -> int:
 
 
 def _print_consumers(consumers: list[dict[str, Any]]) -> None:
-    titles = ("consumer", "state", "health", "lag", "seconds", "in flight", "processed", "failed", "dead letters")
+    titles = ("consumer", "state", "health", "lag", "seconds late", "in flight", "processed", "failed", "dead letters")
     print_table(titles, [_row(consumer) for consumer in consumers])
 
 
@@ -153,19 +159,36 @@ def _row(consumer: dict[str, Any]) -> list[str]:
 
 def _number(values: list[Any], together: Callable[[list[Any]], Any]) -> str:
     known = [value for value in values if value is not None]
-    return f"{together(known):.10g}" if known else "-"
+    return _figure(together(known)) if known else "-"
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
 def _print_details(consumer: dict[str, Any]) -> None:
     for reason in consumer.get("health", {}).get("reasons", ()):
         print(_reason(reason))
     _print_pauses(consumer.get("pauses", []))
+    for name, title in FIGURES.items():
+        if (value := consumer.get(name)) is not None:
+            print(f"{title}: {_cell(value)}")
+    rates = consumer.get("rates", {})
+    if rates.get("seconds"):
+        told = ", ".join(f"{name} {rates[name]:.1f}" for name in ("received", "processed", "failed") if name in rates)
+        print(f"messages per second, over {rates['seconds']:.0f} s: {told}")
+    if error := consumer.get("last_error"):
+        said = f": {error['message']}" if error.get("message") else ""
+        place = f"{error.get('topic')}[{error.get('partition')}]@{error.get('offset')}"
+        print(f"last failure: {place} at {error.get('at')}: {error.get('type')}{said}")
     if partitions := consumer.get("assignment", []):
         print()
         print_table(COLUMNS, [[_cell(each.get(name)) for name in COLUMNS] for each in partitions])
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return _figure(value)
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -251,7 +274,7 @@ async def _seek(options: argparse.Namespace) -> int:
     plan = await service.post(options.handler, "seek", **body, dry_run=True)
     if options.dry_run:
         _print_plan(plan, options)
-        return OK
+        return FAILED if plan.get("problems") and not options.force else OK
     if not options.yes:
         _print_plan(plan, argparse.Namespace(json=False))
         if not agreed(f"move {options.handler}?"):
@@ -264,8 +287,6 @@ def _target(options: argparse.Namespace) -> Any:
     if options.offset is not None:
         return {"offset": options.offset}
     if options.time is not None:
-        if options.time.tzinfo is None:
-            raise AthomicError("--time needs a time zone: 2026-11-28T09:00:00Z")
         return {"time": options.time.isoformat()}
     return "beginning" if options.beginning else "end"
 
@@ -276,7 +297,7 @@ def _print_plan(plan: dict[str, Any], options: argparse.Namespace) -> None:
         return
     names = ("partition", "from_offset", "to_offset", "skipped", "repeated", "exact", "done")
     print_table(names, [[_cell(each.get(name)) for name in names] for each in plan["partitions"]])
-    for problem in plan.get("problems", ()):
+    for problem in dict.fromkeys(plan.get("problems", ())):
         print(f"problem: {problem}")
     for note in plan.get("notes", ()):
         print(f"note: {note}")

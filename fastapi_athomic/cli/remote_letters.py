@@ -71,7 +71,9 @@ async def _show(service: Service, options: argparse.Namespace) -> int:
 
 async def _settle(service: Service, options: argparse.Namespace) -> int:
     if not options.all and options.partition is None:
-        raise AthomicError("say which dead letters: --all, or --partition with or without --offset")
+        raise AthomicError(
+            "say which dead letters: --all (of --error-type, if given), or --partition with or without --offset"
+        )
     if not options.reason:
         raise AthomicError("--reason is missing: the running service logs why")
     given = {

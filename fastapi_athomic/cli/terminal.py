@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
 from ..failures.settling import Progress
 
@@ -15,6 +17,17 @@ INTERRUPTED = 130
 """Exit status after Ctrl+C, as shells have it: 128 and the number of the signal."""
 CUT_OFF = 141
 """Exit status if nobody reads the output to its end (`| head`), as shells have it for SIGPIPE."""
+
+
+def moment(text: str) -> datetime:
+    """The time that an option names, for argparse."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no time: write 2026-11-28T09:00:00Z") from None
+    if found.tzinfo is None:
+        raise ArgumentTypeError(f"{text!r} needs a time zone: {text}Z is UTC")
+    return found
 
 
 def agreed(question: str) -> bool:

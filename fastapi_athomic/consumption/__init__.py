@@ -15,6 +15,9 @@ Words:
     guard       tells a strategy, before new work starts, whether this process is still a member of the group
 
 Modules, from the ground up:
+    bucket      the tokens of a rate limit
+    breaker     a circuit breaker: when it opens, lets one message through, and closes
+    gate        where work waits for a token or a breaker; both limits of one consumer
     controls    what an operator has set: pauses, concurrency
     attempts    counts the attempts at the first message of a lane
     notes       writes and reads the notes in commits

@@ -37,8 +37,9 @@ class AttemptState:
             self.begin_anew()
             return None
         if judgement.verdict is Verdict.RETRY:
-            self.attempt += 1
-            self.first_failed_at = judgement.failure.first_failed_at
+            if not judgement.free:
+                self.attempt += 1
+                self.first_failed_at = judgement.failure.first_failed_at
         else:
             self.letter = judgement.failure
         return judgement.delay

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from time import monotonic
 from typing import Unpack
@@ -19,6 +19,7 @@ from ..handling.processors import BatchMessageProcessor, BatchReport
 from ..messages import RawMessage
 from ..outcomes import FailureContext
 from .attempts import count_judgement
+from .gate import Gate
 from .partitions import PartitionState
 from .strategies import StrategyParts
 from .workers import Worker, WorkerPool
@@ -69,6 +70,7 @@ class BatchStrategy:
         self._guard = parts["guard"]
         self._lanes: dict[PartitionState, BatchLane] = {}
         self.pool: WorkerPool[BatchLane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+        self._gate: Gate[BatchLane] = Gate(parts["limits"], self.pool.put)
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
         lane = self._lanes.get(partition)
@@ -90,6 +92,7 @@ class BatchStrategy:
             lane.work.clear()
             if lane.linger is not None:
                 lane.linger.cancel()
+        self._gate.let_go()
 
     def resize(self, concurrency: int) -> None:
         self.pool.resize(concurrency)
@@ -105,6 +108,7 @@ class BatchStrategy:
         self._processor.closed = True
         for partition in list(self._lanes):
             self.release(partition)
+        self._gate.close()
         await self.pool.close(grace)
 
     def _wake(self, lane: BatchLane) -> None:
@@ -150,6 +154,10 @@ class BatchStrategy:
         partition = lane.partition
         self._guard.suspect(monotonic())
         while partition.open and (unit := self._next(lane)) is not None:
+            if self._gate.active and isinstance(unit, BatchUnit):
+                if not (allowed := self._gate.admits(lane, len(unit.messages))):
+                    return
+                unit = _first(lane, unit, allowed)
             worker.started_at = monotonic()
             partition.running += 1
             try:
@@ -157,6 +165,8 @@ class BatchStrategy:
             finally:
                 worker.started_at = None
                 partition.finished_running()
+                if self._gate.active:
+                    self._gate.left(lane)
             if delay is not None:
                 if monotonic() >= self._share.deadline:
                     await self._share.give_way()
@@ -168,6 +178,8 @@ class BatchStrategy:
                 self.pool.put(lane)
                 return
         lane.busy = False
+        if self._gate.active:
+            self._gate.left(lane)
         if partition.open:
             self._wake(lane)
 
@@ -184,6 +196,8 @@ class BatchStrategy:
             return None
         if report.waits is not None:  # the unit stays where it is
             return report.waits
+        if self._gate.active and report.handled and report.failure is None:
+            self._gate.succeeded(lane)
         self._counters.timings.note(began, monotonic(), unit.messages[0].timestamp)
         self._counters.processed += len(report.handled)
         lane.partition.conclude_all(map(_offset, report.handled))
@@ -203,17 +217,18 @@ class BatchStrategy:
         failure, left = report.failure, report.left
         if failure is None:
             return [], None
-        if not unit.halved:
-            decision = self._processor.decide(failure)
-            if decision.delay is not None:
-                self._counters.retried += 1
-                if not lane.partition.revoked:
-                    self._processor.log.again(failure, decision.delay, len(left))
-                return [BatchUnit(left, unit.attempt + 1, failure.first_failed_at)], decision.delay
+        decision = self._processor.decide(failure)
+        if decision.free:
+            self._counters.retried += 1
+            self._processor.log.excused(failure, len(left))
+            return [BatchUnit(left, unit.attempt, unit.first_failed_at, unit.halved)], 0.0
+        if not unit.halved and decision.delay is not None:
+            self._counters.retried += 1
+            if not lane.partition.revoked:
+                self._processor.log.again(failure, decision.delay, len(left))
+            return [BatchUnit(left, unit.attempt + 1, failure.first_failed_at)], decision.delay
         if report.blamed or len(left) == 1:
             return [failure, *([BatchUnit(left[1:])] if left[1:] else [])], None
-        if unit.halved:
-            self._processor.log.note(failure)  # elsewhere `decide` does
         self._processor.log.halved(failure, len(left), again=unit.halved)
         middle = len(left) // 2
         return [
@@ -234,3 +249,15 @@ class BatchStrategy:
         lane.partition.conclude(failure.message.offset)
         lane.partition.settle()
         return None
+
+
+def _first(lane: BatchLane, unit: BatchUnit, count: int) -> BatchUnit:
+    """The first so many messages of the unit at the head of the lane, which become a unit of their own."""
+    if count >= len(unit.messages):
+        return unit
+    parts = unit.messages[:count], unit.messages[count:]
+    lane.work.popleft()
+    lane.work.extendleft(replace(unit, messages=part) for part in reversed(parts))
+    first = lane.work[0]
+    assert isinstance(first, BatchUnit)
+    return first

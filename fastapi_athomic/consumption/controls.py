@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..messages import TopicPartition
 from ..observation.status import PauseStatus
+from .gate import Limits
 
 
 class Scope(NamedTuple):
@@ -87,9 +88,12 @@ class Pauses:
 
 
 class Controls:
-    """What an operator has set for one consumer: what is paused, and how many calls run at once."""
+    """What an operator has set for one consumer: what is paused, and how much may begin."""
 
-    def __init__(self, *, concurrency: int, paused: bool, max_buffered: Callable[[int], int]) -> None:
+    def __init__(
+        self, *, concurrency: int, paused: bool, max_buffered: Callable[[int], int], limits: Limits | None = None
+    ) -> None:
+        self.limits = limits if limits is not None else Limits("")
         self.pauses = Pauses([new_pause(EVERYTHING, actor="settings")] if paused else [])
         self.declared_concurrency = concurrency  # in code and settings
         self.concurrency = concurrency  # in force

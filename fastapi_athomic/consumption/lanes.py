@@ -20,6 +20,7 @@ from ..messages import RawMessage
 from ..subscriptions import Subscription
 from .attempts import AttemptState
 from .batches import BatchStrategy
+from .gate import Gate
 from .partitions import PartitionState
 from .strategies import ConsumptionStrategy, StrategyParts
 from .workers import Worker, WorkerPool
@@ -58,6 +59,7 @@ class LaneStrategy:
         self._share = parts["share"]
         self._guard = parts["guard"]
         self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+        self._gate: Gate[Lane] = Gate(parts["limits"], self.pool.put)
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
         """Puts messages of one partition into their lanes, in the order of their offsets."""
@@ -74,6 +76,7 @@ class LaneStrategy:
         self._processor.patience.let_go(partition.topic_partition)
         for lane in self.lanes(partition):
             lane.queue.clear()
+        self._gate.let_go()
 
     def reopen(self, partition: PartitionState) -> None:
         for lane in list(self.lanes(partition)):
@@ -91,6 +94,7 @@ class LaneStrategy:
 
     async def close(self, grace: float) -> None:
         self._processor.closed = True
+        self._gate.close()
         await self.pool.close(grace)
 
     def _wake(self, lane: Lane) -> None:
@@ -108,7 +112,7 @@ class LaneStrategy:
         """
         partition, queue, share, timings = lane.partition, lane.queue, self._share, self._timings
         process, guard, work_done = self._process, self._guard, partition.work_done
-        processor = self._processor
+        processor, gate = self._processor, self._gate
         timestamps: list[int] = []  # of the messages concluded since `since`
         since = now = look_up_at = monotonic()
         turn_ends = now + LANE_TURN
@@ -121,6 +125,8 @@ class LaneStrategy:
                 if partition.delay is not None and (wait := partition.delay(message)) > 0:
                     self.pool.put_later(lane, wait)
                     return
+                if gate.active and lane.letter is None and not gate.admits(lane):
+                    return
                 worker.started_at = now
                 if lane.letter is None:
                     outcome = await process(message, lane.attempt, lane.first_failed_at, partition)
@@ -130,6 +136,8 @@ class LaneStrategy:
                     return  # cut off by `close`, or revoked: not ours to conclude
                 if not isinstance(outcome, Judgement):
                     self._counters.processed += 1
+                    if gate.active:
+                        gate.succeeded(lane)
                     if lane.attempt > 1:
                         lane.begin_anew()
                 elif (delay := lane.note_failure(outcome, self._counters)) is not None:
@@ -168,6 +176,8 @@ class LaneStrategy:
                 timings.note_all(since, now, timestamps)
             worker.started_at = None
             partition.finished_running()
+            if gate.active:
+                gate.left(lane)
 
     def _leave(self, lane: Lane) -> None:
         """No worker serves the lane any more."""

@@ -17,6 +17,7 @@ from ..error_text import exc_info
 from ..exceptions import AthomicError, ControlRefusedError, StateStoreError, TransportError
 from ..failures.dlq import DLQHandler
 from ..handling.patience import Patience
+from ..limits import RateLimit
 from ..messages import TopicPartition
 from ..observation.counters import Counters
 from ..observation.effective import EffectiveSettings, order_of
@@ -83,7 +84,7 @@ TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
     ServiceState.BACKING_OFF: frozenset({ServiceState.STARTING, ServiceState.STOPPING}),
     ServiceState.STOPPING: frozenset({ServiceState.STOPPED}),
     ServiceState.STOPPED: frozenset(),
-    ServiceState.ELSEWHERE: frozenset({ServiceState.STOPPED}),
+    ServiceState.ELSEWHERE: frozenset(),
 }
 
 
@@ -165,7 +166,8 @@ class ConsumerService:
         self._stop_timeout = timeout
         self._stop.set()
         if self._supervisor is None:
-            self._become(ServiceState.STOPPED)
+            if not self.elsewhere:  # others consume, still: nothing has stopped
+                self._become(ServiceState.STOPPED)
             return
         _, late = await asyncio.wait([self._supervisor], timeout=timeout + 1)
         if late:
@@ -208,18 +210,8 @@ class ConsumerService:
         for pause in self.end_pauses(self.controls.pauses.due(datetime.now(UTC))):
             logger.info("a pause is over, as its time is: %s", said(self.name, pause))
 
-    def _refuse_elsewhere(self) -> None:
-        if self.state is ServiceState.ELSEWHERE:
-            raise ControlRefusedError(
-                f"{self.name} does not run in this process, as its role is web: ask one of those that consume"
-            )
-
     def set_concurrency(self, value: int | None) -> int:
-        """How many calls run at once from now on, in later sessions too; None: as declared. Returns the number.
-
-        Raises `ControlRefusedError` if it consumes in other processes only.
-        """
-        self._refuse_elsewhere()
+        """How many calls run at once from now on, in later sessions too; None: as declared. Returns the number."""
         controls = self.controls
         controls.concurrency = value if value is not None else controls.declared_concurrency
         for listener in controls.listeners:
@@ -228,13 +220,24 @@ class ConsumerService:
             self._session.apply_concurrency()
         return controls.concurrency
 
+    def set_rate(self, limit: RateLimit | None) -> RateLimit | None:
+        """How many messages begin in a second from now on, in later sessions too; None: as declared.
+
+        Returns the limit that is in force.
+        """
+        limits = self.controls.limits
+        limits.set_rate(limit)
+        return limits.bucket.limit
+
+    def set_breaker(self, *, opened: bool) -> None:
+        """Opens the circuit breaker until it is closed here again, or closes it."""
+        self.controls.limits.breaker.force(opened=opened)
+
     async def restart(self) -> None:
         """Closes the session as a stop does, and begins the next one at once. Returns when that begins.
 
-        Does nothing before the first session: it is about to begin. Raises `ControlRefusedError` if it stops, or
-        consumes in other processes only.
+        Does nothing before the first session: it is about to begin. Raises `ControlRefusedError` if it stops.
         """
-        self._refuse_elsewhere()
         if self._stop.is_set() or self.state in (ServiceState.STOPPING, ServiceState.STOPPED):
             raise ControlRefusedError(f"{self.name} cannot be restarted: it is stopping, or has stopped")
         if self.state is ServiceState.NEW:
@@ -258,8 +261,12 @@ class ConsumerService:
 
     def why_not_here(self, place: TopicPartition) -> str:
         """A sentence about a partition that is not assigned here, for who wants to seek in it."""
+        if self.elsewhere:
+            return f"{place} is not assigned to this process: its role is web, and it consumes nothing"
         if not self.ready:
-            return f"{self.name} has no partitions at the moment ({self.state})"
+            return (
+                f"{place} is not assigned to this process: {self.name} has no partitions at the moment ({self.state})"
+            )
         if place in self._partitions():
             return f"{place} is being taken over or given up by this process: try again in a moment"
         ours = ", ".join(map(str, sorted(self._partitions()))) or "none"
@@ -396,6 +403,11 @@ class ConsumerService:
         return self.controls.pauses.whole
 
     @property
+    def elsewhere(self) -> bool:
+        """Other processes consume: the role of this one is web."""
+        return self.state is ServiceState.ELSEWHERE
+
+    @property
     def ready(self) -> bool:
         """The session that runs has joined the group."""
         return self.state is ServiceState.RUNNING
@@ -427,6 +439,7 @@ class ConsumerService:
         oldest, moved_at = session.oldest_start(), session.without_partitions_since
         blocked_at, blocked_for = self._blocked
         arrival = session.oldest_arrival()
+        held_back = self.controls.limits.hold_back()  # as was asked for, which is nobody's fault
         broke = [moment for moment in list(self._broke_at) if now - moment < self._settings.health.restarts_within]
         return ConsumerFacts(
             now=datetime.now(UTC),
@@ -435,8 +448,8 @@ class ConsumerService:
             without_partitions=_since(moved_at, now),
             longest_rebalance=longest_rebalance(self._settings),
             in_handler=_since(oldest, now),
-            in_queue=_since(arrival, now),
-            full={place: now - since for place, since in session.full_since.items()},
+            in_queue=0.0 if held_back else _since(arrival, now),
+            full={} if held_back else {place: now - since for place, since in session.full_since.items()},
             in_doubt=_since(session.doubted_at, now),
             evicted=_since(session.evicted_at, now),
             restarts=len(broke),
@@ -445,7 +458,12 @@ class ConsumerService:
             since_blocking=now - blocked_at,
             blocked_for=blocked_for,
             unwritable=list(self.dlq_handler.blocked.values()),
-            problems=[*session.problems(), *self.dlq_handler.problems(), *self._patience.problems()],
+            problems=[
+                *self.controls.limits.problems(),
+                *session.problems(),
+                *self.dlq_handler.problems(),
+                *self._patience.problems(),
+            ],
             sequence_problems=self._gauge.reasons() if self._gauge is not None else [],
             absent_since=session.absent_since,
             topics=session.topics,
@@ -494,6 +512,8 @@ class ConsumerService:
             ready=self.ready,
             paused=self.paused,
             pauses=self.controls.pauses.all(),
+            rate_limit=self.controls.limits.rate_status(),
+            breaker=self.controls.limits.breaker.status(),
             health=health,
             assignment=partitions,
             lag=lag,

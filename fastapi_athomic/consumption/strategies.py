@@ -12,6 +12,7 @@ from typing import Protocol, TypedDict
 from ..loop.fairness import LoopShare
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
+from .gate import Limits
 from .partitions import PartitionState
 
 
@@ -73,4 +74,5 @@ class StrategyParts(TypedDict):
     counters: Counters
     share: LoopShare
     guard: Guard
+    limits: Limits
     name: str  # prefix of the worker tasks' names

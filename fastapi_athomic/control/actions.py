@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ..observation.actors import THE_APP, Actor
 from ..observation.status import ProcessInfo
+
+__all__ = ["BREAKER", "THE_APP", "Actor", "ControlAction", "ControlEvent"]
 
 
 class ControlAction(StrEnum):
@@ -26,16 +28,8 @@ class ControlAction(StrEnum):
     DISCARD = "discard"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Actor:
-    """Who does something, and why: it is logged, and told to `on_control`."""
-
-    name: str = "app"  # of a person or a program; "app": the app's own code
-    reason: str | None = None
-
-
-THE_APP = Actor()
-"""The app's own code, without a reason."""
+BREAKER = Actor(name="breaker")
+"""The circuit breaker of a handler, where it opens and closes by itself."""
 
 
 class ControlEvent(BaseModel):

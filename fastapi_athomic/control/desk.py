@@ -5,13 +5,24 @@ All coroutines are awaited in the consumers' event loop; `Steering` brings calls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
 from ..consumption.controls import Scope, new_pause, scope_of
 from ..consumption.service import ConsumerService
-from ..exceptions import ConfigurationError, ControlRefusedError, HandlerNotFoundError, SourceNotFoundError
+from ..exceptions import (
+    ConfigurationError,
+    ControlRefusedError,
+    HandlerNotFoundError,
+    PartitionNotFoundError,
+    SourceNotFoundError,
+    TransportError,
+)
+from ..limits import RateLimit
+from ..messages import TopicPartition
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
 from ..stores.shared import SharedState
@@ -21,6 +32,8 @@ from .group_pauses import GroupPauses
 from .seek_plans import SeekPlan, Target
 from .seeks import Seeks
 
+LOOK_SECONDS = 2.0
+"""So long the broker may take to say which partitions a topic has, before a pause. Then it is paused as asked."""
 LONGEST_PAUSE = timedelta(days=3650)
 """A time limit beyond that is taken for a mistake."""
 
@@ -36,6 +49,8 @@ class Desk:
         settings: AthomicSettings,
     ) -> None:
         self._consumers = consumers
+        self._transport = transport
+        self._shared = shared
         self._seeks = Seeks(consumers, transport, shared, settings)
         self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
 
@@ -69,6 +84,8 @@ class Desk:
         """See `Steering.pause`."""
         service = self.service(handler_id)
         scope = _scope(service, topic, partition)
+        self._check_heard(service)
+        await self._check_partition(service, scope)
         pause = new_pause(scope, actor=actor.name, reason=actor.reason, until=_end(seconds))
         service.pause(pause)
         await self._group_pauses.share(service, pause)
@@ -78,6 +95,7 @@ class Desk:
         """See `Steering.resume`."""
         service = self.service(handler_id)
         scope = _scope(service, topic, partition)
+        self._check_heard(service)
         await self._group_pauses.refresh()
         await self._group_pauses.withdraw(service, map(scope_of, service.resume(scope)))
         return service.controls.pauses.all()
@@ -89,19 +107,40 @@ class Desk:
 
     async def restart(self, handler_id: str) -> None:
         """See `Steering.restart`."""
-        await self.service(handler_id).restart()
+        service = self.service(handler_id)
+        _check_here(service, "restarted")
+        await service.restart()
 
     async def set_concurrency(self, handler_id: str, value: int | None) -> int:
         """See `Steering.set_concurrency`."""
         service = self.service(handler_id)
         if value is not None and not COUNT.holds(value):
             raise ConfigurationError(f"concurrency must be {COUNT.text}, or None (as declared), not {shown(value)}")
+        _check_here(service, "given another concurrency")
         return service.set_concurrency(value)
 
-    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> None:
+    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> RateLimit | None:
         """See `Steering.set_rate`."""
-        self.service(handler_id)
-        raise ControlRefusedError("there are no rate limits yet")
+        service = self.service(handler_id)
+        _check_here(service, "given another rate")
+        if messages_per_second is None:
+            if burst is not None:
+                raise ConfigurationError("burst needs messages_per_second")
+            return service.set_rate(None)
+        return service.set_rate(RateLimit(messages_per_second=messages_per_second, burst=burst))
+
+    async def set_breaker(self, handler_id: str, state: str) -> None:
+        """See `Steering.set_breaker`."""
+        service = self.service(handler_id)
+        if state not in ("open", "closed"):
+            raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
+        _check_here(service, "given another state of its breaker")
+        service.set_breaker(opened=state == "open")
+
+    def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
+        """Has each change of a circuit breaker told that nobody asked for: the handler id, and what it is now."""
+        for handler_id, service in self._consumers.items():
+            service.controls.limits.breaker.told = partial(told, handler_id)
 
     async def plan_seek(self, handler_id: str, topic: str, partition: int | None, to: Target) -> SeekPlan:
         """See `Steering.plan_seek`."""
@@ -110,6 +149,39 @@ class Desk:
     async def seek(self, handler_id: str, topic: str, partition: int | None, to: Target, *, force: bool) -> SeekPlan:
         """See `Steering.seek`."""
         return await self._seeks.seek(self.service(handler_id), topic, partition, to, force=force)
+
+    # --- what is refused
+
+    def _check_heard(self, service: ConsumerService) -> None:
+        """Raises `ControlRefusedError` if no process that consumes would hear of a pause, or of its end."""
+        if service.elsewhere and self._shared is None:
+            raise ControlRefusedError(
+                f"{service.name} cannot be paused or resumed here: this process has the role web and consumes nothing, "
+                "and there is no state store by which processes that consume would hear of it: set state_store_url"
+            )
+
+    async def _check_partition(self, service: ConsumerService, scope: Scope) -> None:
+        """Raises `PartitionNotFoundError` if the topic has no such partition. It is passed while the broker is away."""
+        if scope.topic is None or scope.partition is None:
+            return
+        place = TopicPartition(scope.topic, scope.partition)
+        if service.passage(place) is not None:
+            return
+        try:
+            bounds = await self._transport.bounds(place.topic, LOOK_SECONDS)
+        except TransportError:
+            return
+        if place.partition not in bounds:
+            raise PartitionNotFoundError(f"{place}: there is no such partition, the topic has {len(bounds)}, from 0 on")
+
+
+def _check_here(service: ConsumerService, what: str) -> None:
+    """Raises `ControlRefusedError` if other processes consume: what is done here would change nothing there."""
+    if service.elsewhere:
+        raise ControlRefusedError(
+            f"{service.name} cannot be {what} here: this process has the role web and consumes nothing; "
+            "docs/control.md says what to do where web and workers are apart"
+        )
 
 
 def _scope(service: ConsumerService, topic: str | None, partition: int | None) -> Scope:

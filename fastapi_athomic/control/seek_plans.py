@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Target = int | datetime | Literal["beginning", "end"]
 """Where to: an offset; the first message of that time or later (with a time zone); the oldest message that is kept;
@@ -31,6 +31,36 @@ class PartitionSeek(BaseModel):
 
 class SeekPlan(BaseModel):
     """What a seek would do, or has done."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "consumer": "billing",
+                    "topic": "orders.placed",
+                    "partitions": [
+                        {
+                            "topic": "orders.placed",
+                            "partition": 0,
+                            "from_offset": 1204,
+                            "to_offset": 1100,
+                            "skipped": 0,
+                            "repeated": 104,
+                            "exact": True,
+                            "done": False,
+                            "problems": [],
+                        }
+                    ],
+                    "skipped": 0,
+                    "repeated": 104,
+                    "exact": True,
+                    "problems": [],
+                    "notes": ["billing is paused: it goes on there when it is resumed"],
+                    "done": False,
+                }
+            ]
+        }
+    )
 
     consumer: str = Field(description="The handler id")
     topic: str

@@ -136,7 +136,7 @@ class Seeks:
         if not bounds[0] <= to <= bounds[1]:
             problems.append(f"{place} cannot go on at offset {to}: its offsets are from {bounds[0]} to {bounds[1]}")
         if service.passage(place) is None:
-            handed = ": if it is forced, it is handed over to that one" if self.handovers.possible else ""
+            handed = "; with force the member that has it is asked to" if self.handovers.possible else ""
             problems.append(service.why_not_here(place) + handed)
         return problems
 

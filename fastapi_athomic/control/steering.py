@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from inspect import isawaitable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from ..error_text import exc_info, one_line
+from ..error_text import exc_info, one_line, type_name
 from ..exceptions import AthomicError, ConfigurationError, NotFoundError, PublishError
+from ..failures.settling import SettlingReport
+from ..limits import RateLimit
 from ..loop.isolation import Home
 from ..observation.process import this_process
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
-from .actions import THE_APP, Actor, ControlAction, ControlEvent
+from .actions import BREAKER, THE_APP, Actor, ControlAction, ControlEvent
 from .desk import Desk
 from .seek_plans import PartitionSeek, SeekPlan, Target
 
@@ -57,6 +61,7 @@ class Steering:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._telling = set[asyncio.Task[None]]()  # of what circuit breakers did
 
     def _running(self) -> Running:
         raise NotImplementedError
@@ -138,15 +143,33 @@ class Steering:
         *,
         burst: int | None = None,
         actor: Actor = THE_APP,
-    ) -> None:
-        """How many messages a second this process begins at most for the handler, from now on. None: as in code."""
+    ) -> RateLimit | None:
+        """How many messages a second this process begins at most for the handler, from now on.
+
+        None: as in code or settings. `burst`: how many may begin at once after a pause; None: what comes in a second.
+        It holds until this process ends. Returns the limit that is in force, None: there is none. See `RateLimit`.
+        """
         details = {"messages_per_second": messages_per_second, "burst": burst}
-        await self._act(
+        return await self._act(
             ControlAction.RATE,
             handler_id,
             actor,
             details,
             lambda desk: desk.set_rate(handler_id, messages_per_second, burst),
+        )
+
+    async def set_breaker(self, handler_id: str, state: Literal["open", "closed"], *, actor: Actor = THE_APP) -> None:
+        """Opens the circuit breaker of a handler in this process, or closes it. It need not have one in code.
+
+        Opened here it stays open, and no message is tried, until it is closed here. Closing one that opened by itself
+        ends its pause at once, and forgets the failures.
+        """
+        await self._act(
+            ControlAction.BREAKER,
+            handler_id,
+            actor,
+            {"state": state},
+            lambda desk: desk.set_breaker(handler_id, state),
         )
 
     # --- positions
@@ -202,7 +225,7 @@ class Steering:
     # --- who hears of it
 
     def on_control(self, callback: L) -> L:
-        """Calls `callback` with a `ControlEvent` after each action, done or refused, by code or by HTTP.
+        """Calls `callback` with a `ControlEvent` after each action, done or refused, by code, by HTTP or by a command.
 
         It may be a coroutine function; the action returns after it. It is called in the event loop of whoever acted;
         its errors are logged. Returns `callback`, so that this can be a decorator.
@@ -213,7 +236,7 @@ class Steering:
     async def note_action(
         self, action: ControlAction, handler_id: str, actor: Actor, details: dict[str, Any], *, done: bool = True
     ) -> None:
-        """Logs an action and tells those who listen; for actions that are done elsewhere (dead letters)."""
+        """Logs an action, and tells those who listen."""
         event = ControlEvent(
             action=action,
             consumer=handler_id,
@@ -240,6 +263,17 @@ class Steering:
                 shown = exc_info(error, exposed=self.settings.expose_error_messages)
                 logger.error("a listener of `on_control` failed", exc_info=shown)
 
+    def _listen_to_breakers(self, run: Running) -> None:
+        """Changes of circuit breakers are told like actions. Call it before the run begins."""
+
+        def told(handler_id: str, details: dict[str, Any]) -> None:
+            note = self.note_action(ControlAction.BREAKER, handler_id, BREAKER, details)
+            task = asyncio.get_running_loop().create_task(note, name="athomic-breaker")
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+        run.desk.listen_to_breakers(told)
+
     async def _act(
         self,
         action: ControlAction,
@@ -250,15 +284,46 @@ class Steering:
         more: Callable[[T], dict[str, Any]] = lambda _: {},
     ) -> T:
         run = self._running()
+        return await self._noted(action, handler_id, actor, details, lambda: run.home.run(lambda: work(run.desk)), more)
+
+    async def note_settling(
+        self,
+        action: str,
+        handler_id: str,
+        actor: Actor,
+        details: dict[str, Any],
+        work: Callable[[], Awaitable[SettlingReport]],
+    ) -> SettlingReport:
+        """Has dead letters settled by `work`, and tells it: `action` is redrive or discard."""
+        return await self._noted(
+            *(ControlAction(action), handler_id, actor, details, work),
+            lambda report: {"selected": report.selected, "settled": report.settled},
+        )
+
+    async def _noted(
+        self,
+        action: ControlAction,
+        handler_id: str,
+        actor: Actor,
+        details: dict[str, Any],
+        work: Callable[[], Awaitable[T]],
+        more: Callable[[T], dict[str, Any]],
+    ) -> T:
         try:
-            result = await run.home.run(lambda: work(run.desk))
+            result = await work()
         except (ConfigurationError, NotFoundError, PublishError):
             raise  # nobody was asked anything that makes sense
-        except AthomicError as error:
-            await self.note_action(action, handler_id, actor, {**details, "error": str(error)}, done=False)
+        except (Exception, CancelledError) as error:
+            await self.note_action(action, handler_id, actor, {**details, "error": _why(error)}, done=False)
             raise
         await self.note_action(action, handler_id, actor, {**details, **more(result)})
         return result
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, CancelledError):
+        return "cancelled while it was being done: a part of it may be done"
+    return str(error) if isinstance(error, AthomicError) else type_name(error)
 
 
 def _plain(value: Any) -> Any:

@@ -63,6 +63,22 @@ OF_ORDERED: Mapping[str, tuple[str, Callable[[OrderedStatus], float]]] = {
 }
 """The same of an ordered consumer."""
 
+OF_LIMITED: Mapping[str, tuple[str, Callable[[ConsumerStatus], float | None]]] = {
+    "breaker_open": (
+        "1 while a circuit breaker is open or half open",
+        lambda status: float(status.breaker.state != "closed") if status.breaker is not None else None,
+    ),
+    "rate_limit": (
+        "Messages per second that the process begins at most",
+        lambda status: status.rate_limit.messages_per_second if status.rate_limit is not None else None,
+    ),
+    "rate_limited": (
+        "Partitions, keys or aggregates whose next message waits for the rate limit",
+        lambda status: status.rate_limit.waiting if status.rate_limit is not None else None,
+    ),
+}
+"""The same of a consumer with a circuit breaker, or a rate limit; None: it has none."""
+
 OF_PARTITION: Mapping[str, tuple[str, Callable[[PartitionStatus], float | None]]] = {
     "lag": ("Messages from the first unfinished to the end", lambda place: place.lag),
     "lag_seconds": ("Age of the first unfinished message", lambda place: place.lag_seconds),
@@ -141,6 +157,12 @@ class PrometheusCollector(Collector):
             for status in statuses:
                 if status.ordered is not None:
                     family.add_metric(_labels(status), float(read_ordered(status.ordered)))
+            yield family
+        for name, (summary, read_limited) in OF_LIMITED.items():
+            family = GaugeMetricFamily(f"athomic_consumer_{name}", summary, labels=LABELS)
+            for status in statuses:
+                if (value := read_limited(status)) is not None:
+                    family.add_metric(_labels(status), float(value))
             yield family
         for name, (summary, read_place) in OF_PARTITION.items():
             family = GaugeMetricFamily(f"athomic_consumer_{name}", summary, labels=PLACE)

@@ -12,18 +12,24 @@ in the same group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..exceptions import PayloadDecodeError
+from ..observation.actors import THE_APP, Actor
 from .letters import DeadLetter
 from .mailbox import DeadLetterParts, Mailbox
 from .settling import Predicate, Progress, Selection, Settling, SettlingReport
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Settle = Callable[[], Awaitable[SettlingReport]]
+Told = Callable[[str, str, Actor, dict[str, Any], Settle], Awaitable[SettlingReport]]
+"""Has letters settled, and tells who did it: gets redrive or discard, the handler id, the actor, which letters, and
+what does it."""
 
 
 def _at_home(
@@ -41,8 +47,11 @@ def _at_home(
 class DeadLetters:
     """The dead letters of one handler, from `Athomic.dead_letters`. A letter is open until somebody settles it."""
 
-    def __init__(self, parts: DeadLetterParts) -> None:
+    def __init__(self, parts: DeadLetterParts, told: Told) -> None:
+        """`told` is called in the event loop of whoever settles letters."""
         self._home = parts.home
+        self._handler_id = parts.subscription.handler_id
+        self._told = told
         self._mailbox = Mailbox(parts)
         self._payload_of = parts.payload_of
         self._settling = Settling(parts, self._mailbox)
@@ -75,7 +84,8 @@ class DeadLetters:
             partition: in this partition of the DLQ topic only.
             offset: from this offset of the DLQ topic on.
             since: only those that failed at this time or later.
-            error_type: only those of this type of error, as `DeadLetter.error_type` has it.
+            error_type: only those of this type of error, as `DeadLetter.error_type` has it; `TimeoutError` is
+                `builtins.TimeoutError`, too.
             limit: at most this many.
         """
         found: list[DeadLetter] = []
@@ -84,7 +94,7 @@ class DeadLetters:
                 break
             if since is not None and (letter.failed_at is None or letter.failed_at < since):
                 continue
-            if error_type in (None, letter.error_type):
+            if letter.is_of_type(error_type):
                 found.append(letter)
         return found
 
@@ -115,7 +125,6 @@ class DeadLetters:
 
     # --- settling
 
-    @_at_home
     async def redrive(
         self,
         *,
@@ -128,13 +137,14 @@ class DeadLetters:
         rate: float | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
+        actor: Actor = THE_APP,
     ) -> SettlingReport:
         """Sends open letters back to the group that failed, and to nobody else.
 
         Without `partition` and `offset` all of them. `error_type` selects those of one type of error, `where` others;
         `limit` caps their number, `rate` is messages per second. Letters that were sent back `max_redrives` times
         already are left alone, and so are those that can never be sent: the report says how many, and why. Run one
-        redrive of a handler at a time: two would send them twice.
+        redrive of a handler at a time: two would send them twice. `actor` is logged, and told to `Athomic.on_control`.
 
         Raises:
             TransportError: the broker did not take a message in time. What was sent before is settled; another call
@@ -143,9 +153,9 @@ class DeadLetters:
         selection = Selection(
             source=source, partition=partition, offset=offset, error_type=error_type, where=where, limit=limit
         )
-        return await self._settling.redrive(selection, rate=rate, dry_run=dry_run, progress=progress)
+        settle = partial(self._settling.redrive, selection, rate=rate, dry_run=dry_run, progress=progress)
+        return await self._settle("redrive", selection, settle, actor, dry_run=dry_run)
 
-    @_at_home
     async def discard(
         self,
         *,
@@ -158,12 +168,29 @@ class DeadLetters:
         limit: int | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
+        actor: Actor = THE_APP,
     ) -> SettlingReport:
         """Settles open letters without sending them back. They stay in the topic, and the marker has the reason.
 
-        The other arguments select as those of `redrive` do.
+        The other arguments are those of `redrive`. An `actor` without a reason has this one.
         """
         selection = Selection(
             source=source, partition=partition, offset=offset, error_type=error_type, where=where, limit=limit
         )
-        return await self._settling.discard(selection, reason=reason, dry_run=dry_run, progress=progress)
+        settle = partial(self._settling.discard, selection, reason=reason, dry_run=dry_run, progress=progress)
+        who = actor if actor.reason is not None else replace(actor, reason=reason)
+        return await self._settle("discard", selection, settle, who, dry_run=dry_run)
+
+    async def _settle(
+        self,
+        action: str,
+        selection: Selection,
+        settle: Callable[[], Coroutine[Any, Any, SettlingReport]],
+        actor: Actor,
+        *,
+        dry_run: bool,
+    ) -> SettlingReport:
+        if dry_run:
+            return await self._home.run(settle)
+        which = {name: getattr(selection, name) for name in ("source", "partition", "offset", "error_type", "limit")}
+        return await self._told(action, self._handler_id, actor, which, lambda: self._home.run(settle))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -17,7 +17,7 @@ from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode
 from ..outcomes import FailureContext, Stage
-from ..retry import RetryDecision, RetryPolicy
+from ..retry import EXCUSED, RetryDecision, RetryPolicy
 from ..rights import missing_right
 from ..settings import AthomicSettings
 from ..subscriptions import Subscription, is_topic_name
@@ -37,6 +37,11 @@ MAX_WRITE_DELAY = 15.0
 
 DEFAULT_POLICY = RetryPolicy()
 """Decides instead of a user's own policy that raises, or that returns no decision."""
+
+
+def _none(failure: FailureContext) -> bool:
+    """No failure is excused."""
+    return False
 
 
 class _Circumstances(TypedDict):
@@ -66,6 +71,7 @@ class Judgement:
     verdict: Verdict
     failure: FailureContext
     delay: float = 0.0
+    free: bool = False  # of a RETRY: the attempt that failed does not count
 
     @property
     def settled(self) -> bool:
@@ -97,12 +103,15 @@ class DLQHandler:
         settings: AthomicSettings,
         returns: ReturnTopics,
         topics: TopicWatch,
+        excuses: Callable[[FailureContext], bool] = _none,
     ) -> None:
+        """`excuses` is told of each failure once; true: the attempt does not count, as a circuit breaker has opened."""
         self._subscription = subscription
         self._transport = transport
         self._settings = settings
         self.returns = returns
         self._topics = topics
+        self._excuses = excuses
         self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
         self._complaints = Complaints()
         self.log = FailureLog(subscription.retry, settings)
@@ -153,6 +162,9 @@ class DLQHandler:
     async def handle(self, failure: FailureContext) -> Judgement:
         """RETRY if the policy wants another attempt in place, else as `move`. Does not raise if the broker is down."""
         decision = self.decide(failure)
+        if decision.free:
+            self.log.excused(failure)
+            return Judgement(Verdict.RETRY, failure, free=True)
         if decision.delay is not None:
             self.log.again(failure, decision.delay)
             return Judgement(Verdict.RETRY, failure, decision.delay)
@@ -164,6 +176,9 @@ class DLQHandler:
         if decision is not None:
             return decision
         self.log.note(failure)
+        if self._excuses(failure):
+            self._decisions[failure] = EXCUSED
+            return EXCUSED
         decision = self._decisions[failure] = self._decided(self._subscription.retry, failure)
         if decision.problem is not None and self._complaints.due(decision.problem) is not None:
             logger.warning("%s: RetryPolicy: %s; the default is used", failure.handler_id, decision.problem)

@@ -74,6 +74,12 @@ class FailureLog:
         level = logging.WARNING if traceback else logging.INFO
         self.tell(failure, level, f"it is tried again in {delay:.2f} s", traceback=traceback, messages=messages)
 
+    def excused(self, failure: FailureContext, messages: int = 1) -> None:
+        """The circuit breaker of the handler is open: it is tried again when that lets it pass."""
+        traceback = self._tracebacks.due(_kind(failure)) is not None
+        what = "this attempt does not count, and it is tried again when the circuit breaker lets it"
+        self.tell(failure, logging.WARNING if traceback else logging.INFO, what, traceback=traceback, messages=messages)
+
     def halved(self, failure: FailureContext, messages: int, *, again: bool) -> None:
         """The attempts of a batch are used up, and it is halved; `again`: it is a part of one already.
 

@@ -61,6 +61,10 @@ class DeadLetter:
         earlier = read_earlier(self.headers)
         return earlier[0][0] if earlier else self.original_topic
 
+    def is_of_type(self, error_type: str | None) -> bool:
+        """It failed with this type of error; None: with any. `TimeoutError`, as logs and status say, is the builtin."""
+        return error_type in (None, self.error_type) or self.error_type == f"builtins.{error_type}"
+
     def __repr__(self) -> str:  # neither payload nor key
         return f"<DeadLetter {self.topic}[{self.partition}]@{self.offset} {self.error_type}>"
 

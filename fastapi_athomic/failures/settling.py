@@ -65,7 +65,7 @@ class Selection:
     source: str | None = None  # of this topic only
     partition: int | None = None  # of the DLQ topic
     offset: int | None = None  # in the DLQ topic: this letter only
-    error_type: str | None = None  # as `DeadLetter.error_type` has it
+    error_type: str | None = None  # see `DeadLetter.is_of_type`
     where: Predicate | None = None
     limit: int | None = None  # at most this many
 
@@ -123,7 +123,7 @@ class Settling:
                 break
             if (offset is not None and letter.offset != offset) or (where is not None and not where(letter)):
                 continue
-            if selection.error_type not in (None, letter.error_type):
+            if not letter.is_of_type(selection.error_type):
                 continue
             if chunk and (chunk[0].partition != letter.partition or len(chunk) >= CHUNK):
                 yield chunk

@@ -11,6 +11,7 @@ from itertools import chain
 
 from .reasons import Reason
 from .status import (
+    BreakerStatus,
     ConsumerHealth,
     ConsumerStatus,
     CounterValues,
@@ -19,6 +20,7 @@ from .status import (
     PartitionStatus,
     PauseStatus,
     ProcessInfo,
+    RateLimitStatus,
     Rates,
     StatusScope,
     worst,
@@ -26,6 +28,8 @@ from .status import (
 
 SHOWN_ERRORS = 5
 """Most of `last_errors` in one answer."""
+BREAKER_STATES = ("closed", "half_open", "open")
+"""Of a circuit breaker: a later one stands for all processes."""
 FURTHEST_FROM_RUNNING = ("backing_off", "new", "starting", "stopped", "stopping", "running")
 """States of a consumer, in the order in which one of them stands for all processes."""
 
@@ -49,6 +53,8 @@ def together(parts: Sequence[ConsumerStatus], process: ProcessInfo, note: str | 
             "ready": all(part.ready for part in parts),
             "paused": all(part.paused for part in parts),
             "pauses": _pauses(parts),
+            "rate_limit": _rate_limit(parts),
+            "breaker": _breaker(parts),
             "health": _health(parts),
             "assignment": assignment,
             "lag": lag,
@@ -119,6 +125,24 @@ def _health(parts: Sequence[ConsumerStatus]) -> ConsumerHealth:
             for reason, names in found.values()
         ],
     )
+
+
+def _rate_limit(parts: Sequence[ConsumerStatus]) -> RateLimitStatus | None:
+    """The limits of all processes together; None: one of them has none."""
+    limits = [part.rate_limit for part in parts if part.rate_limit is not None]
+    if len(limits) < len(parts):
+        return None
+    return RateLimitStatus(
+        messages_per_second=sum(limit.messages_per_second for limit in limits),
+        burst=sum(limit.burst for limit in limits),
+        waiting=sum(limit.waiting for limit in limits),
+    )
+
+
+def _breaker(parts: Sequence[ConsumerStatus]) -> BreakerStatus | None:
+    """That of the process that is furthest from letting everything begin; the first one of these."""
+    breakers = [part.breaker for part in parts if part.breaker is not None]
+    return max(breakers, key=lambda breaker: BREAKER_STATES.index(breaker.state), default=None)
 
 
 def _pauses(parts: Sequence[ConsumerStatus]) -> list[PauseStatus]:

@@ -50,6 +50,7 @@ class ReasonCode(StrEnum):
     RETURN_TOPIC_UNREADABLE = "return_topic_unreadable"  # a retry or redrive topic may not be read
     TOPIC_MISSING = "topic_missing"
     NO_TOPIC_MATCHES = "no_topic_matches"  # of a pattern
+    BREAKER_OPEN = "breaker_open"  # its circuit breaker is open or half open: nothing begins
     PAYLOAD_UNAVAILABLE = "payload_unavailable"  # messages wait for a schema registry or an object store
     # of an ordered consumer
     STORE_UNREACHABLE = "store_unreachable"

@@ -185,6 +185,25 @@ class MemberStatus(BaseModel):
     )
 
 
+class RateLimitStatus(BaseModel):
+    """How many messages each process begins for a consumer."""
+
+    messages_per_second: float = Field(description="So many at most, on average")
+    burst: int = Field(description="So many at most at once, after a pause")
+    waiting: int = Field(description="Partitions, keys or aggregates whose next message waits for its turn")
+
+
+class BreakerStatus(BaseModel):
+    """The circuit breaker of a consumer, which each process has for itself."""
+
+    state: str = Field(description="`closed`; `open`: nothing begins; `half_open`: one message is tried")
+    since: datetime = Field(description="Since when, in UTC")
+    until: datetime | None = Field(description="When one message is tried, in UTC; null: not open, or until closed")
+    forced: bool = Field(description="An operator opened it: it stays open until one closes it")
+    failures: int = Field(description="Calls that failed in a row, up to the number that opens it")
+    error: str | None = Field(description="The type of the last error that counted")
+
+
 class ConsumerStatus(BaseModel):
     """One consumer. How the parts of several processes become one answer: docs/status.md."""
 
@@ -212,6 +231,12 @@ class ConsumerStatus(BaseModel):
         "partitions"
     )
     pauses: list[PauseStatus] = Field(default=[], description="What an operator has paused, and until when")
+    rate_limit: RateLimitStatus | None = Field(
+        default=None, description="How much is begun, as in force; the sum of several processes; null: no limit"
+    )
+    breaker: BreakerStatus | None = Field(
+        default=None, description="Null: none; of several processes the one that is open"
+    )
     health: ConsumerHealth = Field(description="Whether it consumes, and what somebody should look at")
     assignment: list[PartitionStatus] = Field(description="The partitions that the processes of this answer have")
     lag: int | None = Field(description="The sum over `assignment`; null: that of a partition is not known yet")

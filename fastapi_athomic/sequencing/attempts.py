@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from ..consumption.gate import Gate
 from ..consumption.partitions import PartitionState
 from ..failures.dlq import Judgement
 from ..handling.processors import OrderedMessageProcessor
@@ -35,6 +36,7 @@ class AttemptsParts:
     holdings: Holdings
     duplicates: Duplicates
     counters: Counters
+    gate: Gate[Any]
 
 
 class Attempts:
@@ -50,6 +52,7 @@ class Attempts:
         self._holdings = parts.holdings
         self._duplicates = parts.duplicates
         self._counters = parts.counters
+        self._gate = parts.gate
 
     async def make(self, aggregate: Aggregate, item: Item) -> float | None:
         """Makes one attempt. Returns the seconds until the next attempt at this message; None if none is due."""
@@ -81,6 +84,8 @@ class Attempts:
             return None
         if not isinstance(outcome, Judgement):
             self._counters.processed += 1
+            if self._gate.active:
+                self._gate.succeeded(aggregate)
         elif (delay := aggregate.note_failure(outcome, self._counters)) is not None:
             self._stopped_running(host)
             return delay

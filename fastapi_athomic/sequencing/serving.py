@@ -6,6 +6,7 @@ import asyncio
 from time import monotonic
 from typing import Unpack
 
+from ..consumption.gate import Gate
 from ..consumption.lanes import LANE_TURN
 from ..consumption.strategies import StrategyParts
 from ..consumption.workers import Worker, WorkerPool
@@ -31,6 +32,7 @@ class Serving:
         assignment: Assignment,
         agenda: Agenda,
         holdings: Holdings,
+        gate: Gate[Lane],
         **parts: Unpack[StrategyParts],
     ) -> None:
         self._attempts = attempts
@@ -38,6 +40,7 @@ class Serving:
         self._assignment = assignment
         self._agenda = agenda
         self._holdings = holdings
+        self._gate = gate
         self._counters = parts["counters"]
         self._timings = self._counters.timings
         self._share = parts["share"]
@@ -67,7 +70,7 @@ class Serving:
             startable = item is not None and self._may_start(aggregate, item, now)
         if startable:
             aggregate.busy = True
-            self._enqueue(aggregate)
+            self.enqueue(aggregate)
         return startable
 
     def _may_start(self, aggregate: Aggregate, item: Item, now: float) -> bool:
@@ -97,14 +100,15 @@ class Serving:
         """Passes them to a worker, if there are any and their partition is open."""
         if refusals.letters and not refusals.busy and refusals.partition.open:
             refusals.busy = True
-            self._enqueue(refusals)
+            self.enqueue(refusals)
 
-    def _enqueue(self, lane: Lane) -> None:
+    def enqueue(self, lane: Lane) -> None:
+        """Has a lane served that is `busy`."""
         self._agenda.lanes += 1
         self.pool.put(lane)
 
     def _enqueue_later(self, lane: Lane, delay: float) -> None:
-        asyncio.get_running_loop().call_later(delay, self._enqueue, lane)
+        asyncio.get_running_loop().call_later(delay, self.enqueue, lane)
 
     # --- what workers do
 
@@ -129,14 +133,18 @@ class Serving:
         finally:
             worker.started_at = None
             self._agenda.lanes -= 1
+            if self._gate.active:
+                self._gate.left(lane)
             self._agenda.hurry()
 
     async def _serve_aggregate(self, worker: Worker, aggregate: Aggregate) -> None:
         """Handles the next message, and the next, until one is missing or has to wait, or others want the worker."""
-        share, pool = self._share, self.pool
+        share, pool, gate = self._share, self.pool, self._gate
         now = monotonic()
         turn_ends = now + LANE_TURN
         while (item := aggregate.next_item()) is not None and self._may_start(aggregate, item, now):
+            if gate.active and aggregate.letter is None and not gate.admits(aggregate):
+                return
             worker.started_at = now
             if (delay := await self._attempts.make(aggregate, item)) is not None:
                 if monotonic() >= share.deadline:
@@ -151,7 +159,7 @@ class Serving:
             if now > self._guard.trusted_until:
                 self._guard.suspect(now)
             if pool.excess or (now >= turn_ends and pool.waiting):
-                self._enqueue(aggregate)
+                self.enqueue(aggregate)
                 return
         self._leave(aggregate)
 

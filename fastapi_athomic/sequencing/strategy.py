@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
+from ..consumption.gate import Gate
 from ..consumption.partitions import PartitionState
 from ..consumption.strategies import StrategyParts
 from ..handling.processors import OrderedMessageProcessor
@@ -30,7 +31,7 @@ from .duplicates import Duplicates
 from .holdings import Holdings
 from .intake import Intake, IntakeParts
 from .ledger import Ledger, LedgerParts
-from .serving import Serving
+from .serving import Lane, Serving
 from .waiting_room import WaitingRoomReader
 
 
@@ -60,6 +61,7 @@ class OrderedStrategy:
         self._agenda = agenda = Agenda(ordered.linger)
         self._holdings = holdings = Holdings(ordered.member, agenda, assignment, ordered.gauge)
         duplicates = Duplicates(processor, counters)
+        self._gate = gate = Gate[Lane](parts["limits"], lambda lane: self._serving.enqueue(lane))
         attempts = Attempts(
             AttemptsParts(
                 processor=processor,
@@ -70,10 +72,11 @@ class OrderedStrategy:
                 holdings=holdings,
                 duplicates=duplicates,
                 counters=counters,
+                gate=gate,
             )
         )
         burials = Burials(processor, assignment, agenda, counters)
-        self._serving = serving = Serving(attempts, burials, assignment, agenda, holdings, **parts)
+        self._serving = serving = Serving(attempts, burials, assignment, agenda, holdings, gate, **parts)
         self.pool = serving.pool
         self._intake = Intake(
             IntakeParts(
@@ -122,6 +125,7 @@ class OrderedStrategy:
         for aggregate in list(self._holdings.aggregates.values()):
             if aggregate.drop(partition):
                 self._serving.dispatch(aggregate)
+        self._gate.let_go()
         if not self._assignment.active():
             self._processor.patience.let_go(None)  # what was taken from the waiting room, too
             self._holdings.release_idle()
@@ -138,6 +142,7 @@ class OrderedStrategy:
 
     async def close(self, grace: float) -> None:
         self._assignment.closed = self._processor.closed = True
+        self._gate.close()
         await self.pool.close(grace / 2)
         for task in self._tasks:
             task.cancel()

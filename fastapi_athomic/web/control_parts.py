@@ -52,7 +52,10 @@ READING = (CONSUMER_NOT_FOUND, INVALID_REQUEST, NOT_RUNNING, BROKER_UNAVAILABLE)
 
 def with_access(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that not everybody may use: the app's own authentication may answer, too."""
-    return {401: {"description": "As the app's own authentication answers"}, **responses(*kinds)}
+    theirs: dict[int | str, dict[str, Any]] = {
+        status: {"description": "As the app's own authentication answers"} for status in (401, 403)
+    }
+    return {**theirs, **responses(*kinds)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Le
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from ..control.seek_plans import SeekPlan, Target
 from ..observation.status import PauseStatus
@@ -85,6 +94,26 @@ class Resume(Scope):
 class Pauses(BaseModel):
     """What is paused now."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "consumer": "billing",
+                    "pauses": [
+                        {
+                            "topic": None,
+                            "partition": None,
+                            "since": "2026-11-28T12:00:00Z",
+                            "until": "2026-11-28T12:15:00Z",
+                            "actor": "ann",
+                            "reason": "payment provider is down",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     consumer: str = Field(description="The handler id")
     pauses: list[PauseStatus]
     note: str | None = Field(
@@ -112,6 +141,8 @@ class Concurrency(Body):
 class ConcurrencyNow(BaseModel):
     """What is in force."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"consumer": "billing", "concurrency": 4}]})
+
     consumer: str = Field(description="The handler id")
     concurrency: int
 
@@ -130,8 +161,21 @@ class Rate(Body):
     reason: Reason
 
 
+class Breaker(Body):
+    """Whether the circuit breaker lets anything begin in this process."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"state": "open", "reason": "the provider is down"}]})
+
+    state: Literal["open", "closed"] = Field(
+        description="`open`: nothing begins until it is closed here; `closed`: work goes on, failures are forgotten"
+    )
+    reason: Reason
+
+
 class Done(BaseModel):
     """It is done."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"consumer": "billing", "done": True}]})
 
     consumer: str = Field(description="The handler id")
     done: Literal[True] = True
@@ -168,6 +212,20 @@ class Seek(Body):
     dry_run: Flag = Field(False, description="Only say what would be skipped and repeated")
     force: Flag = Field(False, description="Also if other members of the group have some of the partitions")
     reason: Reason
+
+    @field_validator("to", mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        """Not one sentence for each form that it is not."""
+        try:
+            return check(value)
+        except ValidationError as error:
+            forms = {"offset": "ToOffset", "time": "ToTime"}
+            meant = [form for name, form in forms.items() if isinstance(value, dict) and name in value]
+            faults = [fault for fault in error.errors() if len(meant) == 1 and fault["loc"][0] == meant[0]]
+            told = [f"{fault['loc'][-1]}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults]
+            one_of = 'must be {"offset": 42}, {"time": "2026-11-28T09:00:00Z"}, "beginning" or "end"'
+            raise ValueError("; ".join(told) or one_of) from None
 
     @property
     def target(self) -> Target:
@@ -247,6 +305,19 @@ def _add_tuning(router: APIRouter, parts: ControlParts) -> None:
             await parts.steering.set_rate(consumer_id, body.messages_per_second, burst=body.burst, actor=actor)
         return Done(consumer=consumer_id)
 
+    @router.post(
+        "/{consumer_id}/breaker",
+        summary="Open or close the circuit breaker",
+        name="consumers_breaker",
+        responses=known,
+    )
+    async def breaker(consumer_id: ConsumerId, body: Breaker, request: Request) -> Done:
+        """In the process that answers, until it ends. The consumer need not have one in code."""
+        actor = await parts.actor(request, body.reason)
+        with as_problems():
+            await parts.steering.set_breaker(consumer_id, body.state, actor=actor)
+        return Done(consumer=consumer_id)
+
 
 def _add_seek(router: APIRouter, parts: ControlParts) -> None:
     @router.post(
@@ -260,7 +331,9 @@ def _add_seek(router: APIRouter, parts: ControlParts) -> None:
 
         With `dry_run` nothing changes, and the answer says what would be skipped and repeated. That is exact while the
         consumer is paused. Refused while other members of the group have some of the partitions, unless `force` is
-        set; then those of the process that answers are moved."""
+        set: then those of the process that answers are moved, and the others by who has them, if there is a state
+        store.
+        """
         actor = await parts.actor(request, body.reason)
         with as_problems():
             if body.dry_run:

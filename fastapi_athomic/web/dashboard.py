@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from ..loop.load import RequestGauge
 from ..operation_settings import DashboardSettings
+from .examples import EVENTS
 from .problems import NOT_RUNNING, TOO_MANY_STREAMS, responses
 from .streams import EventStream, Streams
 
@@ -111,7 +112,7 @@ def _add_events(router: APIRouter, streams: Streams, requests: RequestGauge) -> 
         summary="Status of all consumers, again and again, as server-sent events",
         response_class=_Events,
         response_description="Events `snapshot`, and a last one: `end`",
-        responses=responses(NOT_RUNNING, TOO_MANY_STREAMS),
+        responses={200: EVENTS, **responses(NOT_RUNNING, TOO_MANY_STREAMS)},
     )
     async def events() -> Response:
         """Each event `snapshot` holds JSON: `time`, `process`, `health` (as in `/health`) and `consumers` (as in the

@@ -16,33 +16,32 @@ LONGEST_REDRIVE = 60.0
 """Seconds that one request may be made to last by its `rate`."""
 
 
+_LETTER: dict[str, Any] = {
+    "id": "orders.placed-0-17-1795870000000",
+    "topic": "orders.placed.billing.dlq",
+    "partition": 0,
+    "offset": 4,
+    "group_id": "billing",
+    "handler_id": "billing",
+    "original_topic": "orders.placed",
+    "original_partition": 0,
+    "original_offset": 17,
+    "error_type": "builtins.ValueError",
+    "error_message": "the card was declined",
+    "error_stage": "handler",
+    "attempts": 3,
+    "redrives": 0,
+    "failed_at": "2026-11-28T12:00:00Z",
+    "has_key": True,
+    "value_bytes": 73,
+    "omitted": [],
+}
+
+
 class Letter(BaseModel):
     """One dead letter without what may be personal data: key, value and headers."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": "orders.placed-0-17-1795870000000",
-                "topic": "orders.placed.billing.dlq",
-                "partition": 0,
-                "offset": 4,
-                "group_id": "billing",
-                "handler_id": "billing",
-                "original_topic": "orders.placed",
-                "original_partition": 0,
-                "original_offset": 17,
-                "error_type": "builtins.ValueError",
-                "error_message": "the card was declined",
-                "error_stage": "handler",
-                "attempts": 3,
-                "redrives": 0,
-                "failed_at": "2026-11-28T12:00:00Z",
-                "has_key": True,
-                "value_bytes": 73,
-                "omitted": [],
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_LETTER]})
 
     id: str = Field(description="The same however often the letter was written")
     topic: str = Field(description="The DLQ topic")
@@ -95,6 +94,10 @@ def _line(text: str | None, limit: int = 500) -> str | None:
 class LetterPage(BaseModel):
     """Open dead letters; those of one partition in the order in which they were written."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"letters": [_LETTER], "more": False, "next_offset": None}]}
+    )
+
     letters: list[Letter]
     more: bool = Field(description="There are others that fit")
     next_offset: int | None = Field(description="With `partition`: the `offset` to go on with; null if that is all")
@@ -126,6 +129,22 @@ class HeaderValue(BaseModel):
 
 class LetterPayload(BaseModel):
     """A dead letter with what is in it: after `mask`, if the app has one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "letter": _LETTER,
+                    "key": {"encoding": "utf-8", "data": "order-17"},
+                    "value": {"encoding": "utf-8", "data": '{"total": 12}'},
+                    "headers": [{"name": "traceparent", "value": {"encoding": "utf-8", "data": "00-4bf9-00f0-01"}}],
+                    "decoded": {"total": 12},
+                    "not_decoded": None,
+                    "masked": False,
+                }
+            ]
+        }
+    )
 
     letter: Letter
     key: Data | None
@@ -204,7 +223,22 @@ class Discard(Settle):
 class Settled(BaseModel):
     """What was done, or would be."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "selected": 5,
+                    "settled": 4,
+                    "exhausted": 1,
+                    "resumed": 0,
+                    "refused": {},
+                    "dry_run": False,
+                    "topics": {"orders.placed.billing.dlq": 4},
+                }
+            ]
+        },
+    )
 
     selected: int = Field(description="How many letters fit")
     settled: int = Field(description="How many of them were sent back or discarded")

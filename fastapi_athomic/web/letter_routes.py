@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from ..control.actions import Actor, ControlAction
 from ..error_text import type_name
-from ..exceptions import PayloadDecodeError, PayloadUnavailableError, TransportError
+from ..exceptions import PayloadDecodeError
 from ..failures.letters import DeadLetter
 from ..messages import RawMessage
 from .control_parts import (
@@ -201,7 +201,7 @@ def _add_settling(router: APIRouter, parts: ControlParts) -> None:
 async def _settle(
     parts: ControlParts, consumer_id: str, action: ControlAction, body: Settle, more: dict[str, Any], actor: Actor
 ) -> Settled:
-    """Redrives or discards. What is done, or was tried, is logged and told; a dry run is not."""
+    """Redrives or discards. What is done, or was tried, `DeadLetters` tells."""
     most = parts.settings.most_letters
     if (body.limit or 0) > most:
         raise ProblemError(INVALID_REQUEST, f"limit must be {most} at most, as control.most_letters says")
@@ -209,15 +209,4 @@ async def _settle(
     with as_problems(), parts.alone(consumer_id, dry_run=body.dry_run):
         letters = parts.letters(consumer_id)
         settle = letters.redrive if action is ControlAction.REDRIVE else letters.discard
-        try:
-            report = await settle(**chosen, **more, dry_run=body.dry_run)
-        except (TransportError, PayloadUnavailableError) as error:
-            if not body.dry_run:
-                await parts.steering.note_action(
-                    action, consumer_id, actor, {**chosen, "error": str(error)}, done=False
-                )
-            raise
-    if not body.dry_run:
-        told = {"selected": report.selected, "settled": report.settled}
-        await parts.steering.note_action(action, consumer_id, actor, {**chosen, **told})
-    return Settled.model_validate(report)
+        return Settled.model_validate(await settle(**chosen, **more, dry_run=body.dry_run, actor=actor))

@@ -22,6 +22,7 @@ from ..settings import AthomicSettings
 from .control_parts import ControlOptions, ControlParts
 from .control_routes import control_routers
 from .dashboard import add_dashboard
+from .examples import HEALTH, ILL, METRICS, NO_PROBE, PROBE
 from .letter_routes import letter_routers
 from .problems import ProblemRoute
 from .status_routes import INSTANCE_HEADER, StatusParts, add_statuses
@@ -148,7 +149,7 @@ def _add_probes(router: APIRouter, parts: RouteParts, *, shows_codes: bool) -> N
             summary=summary,
             name=f"consumers_{path}",
             response_model_exclude_none=True,
-            responses={UNAVAILABLE: {"model": ProbeResult, "description": "No"}},
+            responses={200: PROBE, UNAVAILABLE: {"model": ProbeResult, "description": "No", **NO_PROBE}},
         )
 
     probe("live", "Liveness: a restart would not help", _why_not_live)
@@ -174,7 +175,7 @@ def _add_health(router: APIRouter, parts: RouteParts) -> None:
     @router.get(
         "/health",
         summary="Health of all consumers",
-        responses={UNAVAILABLE: {"model": HealthReport, "description": "Unhealthy or starting"}},
+        responses={200: HEALTH, UNAVAILABLE: {"model": HealthReport, "description": "Unhealthy or starting", **ILL}},
     )
     async def health(response: Response) -> HealthReport:
         """The worst status of all consumers, with reasons; 503 when unhealthy or starting."""
@@ -190,7 +191,7 @@ def _add_metrics(router: APIRouter, parts: RouteParts) -> None:
         "/metrics",
         summary="Metrics for Prometheus",
         response_class=PlainTextResponse,
-        responses={NOT_IMPLEMENTED: {"description": "The extra `prometheus` is not installed"}},
+        responses={200: METRICS, NOT_IMPLEMENTED: {"description": "The extra `prometheus` is not installed"}},
     )
     async def metrics() -> Response:
         headers = {INSTANCE_HEADER: instance_id(parts.settings.instance_id)}

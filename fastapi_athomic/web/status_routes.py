@@ -12,6 +12,7 @@ from ..manager import ConsumerManager
 from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, StatusScope
 from ..settings import AthomicSettings
+from .examples import ALL, ONE
 from .problems import CONSUMER_NOT_FOUND, INVALID_REQUEST, ProblemError, responses
 
 INSTANCE_HEADER = "x-athomic-instance"
@@ -42,7 +43,7 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
         current = parts.manager()
         return current.statuses() if current else []
 
-    @router.get("", summary="Status of all consumers", responses=responses(INVALID_REQUEST))
+    @router.get("", summary="Status of all consumers", responses={200: ALL, **responses(INVALID_REQUEST)})
     async def consumers(scope: WantedScope = StatusScope.GROUP) -> list[ConsumerStatus]:
         """Over all processes where they share a state store in Redis; else each process speaks for itself."""
         return await statuses(scope)
@@ -50,7 +51,7 @@ def add_statuses(router: APIRouter, parts: StatusParts) -> None:
     @router.get(
         "/{consumer_id}",
         summary="Status of one consumer",
-        responses=responses(CONSUMER_NOT_FOUND, INVALID_REQUEST),
+        responses={200: ONE, **responses(CONSUMER_NOT_FOUND, INVALID_REQUEST)},
     )
     async def consumer(consumer_id: str, scope: WantedScope = StatusScope.GROUP) -> ConsumerStatus:
         """Over all processes where they share a state store in Redis; else of the process that answers."""

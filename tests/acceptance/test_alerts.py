@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
-from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
+from fastapi_athomic import Athomic, AthomicSettings, CircuitBreaker, RetryPolicy, ordered_consumer, subscribe_to
 from fastapi_athomic.exceptions import TransportError
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.operation_settings import HealthSettings
@@ -26,59 +25,17 @@ from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.causes import manager_of
 from tests.support.promtool import Promtool, Scrapes, series
+from tests.support.stories import RULES, Story, expect
 from tests.unit.workers.test_port import Answering, client
 from tests.unit.workers.test_supervisor import supervised, up
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-LATENESS = re.compile(r"^(athomic_event_loop_lag_seconds\{.*\}) .*$", re.MULTILINE)
-LONG = 80
-"""Minutes in one state: longer than any rule waits."""
 
 
 class Order(BaseModel):
     shop: str = "a"
     number: int
-
-
-class Story:
-    """What one process answers to scrapes, from state to state."""
-
-    def __init__(self, **labels: str) -> None:
-        self.scrapes: list[Scrapes] = []
-        self.labels = {"job": "shop", "instance": "shop:8000", **labels}
-
-    async def scrape(self, athomic: Athomic, minutes: int = LONG, *, late: bool = False) -> None:
-        """The same answer each minute. Unless `late`, the event loop counts as in time: machines of tests are busy."""
-        async with AsyncClient(transport=ASGITransport(athomic.app), base_url="http://app") as http:
-            answer = await http.get("/consumers/metrics")
-        assert answer.status_code == 200
-        text = answer.text if late else LATENESS.sub(r"\1 0.0", answer.text)
-        self.scrapes.append(Scrapes(text, minutes))
-
-    @property
-    def minutes(self) -> int:
-        return sum(scrape.times for scrape in self.scrapes)
-
-
-def expect(promtool: Promtool, *stories: Story, **fires: dict[int, set[str]]) -> None:
-    """`at`: which alerts fire at these minutes."""
-    promtool.test(
-        [RULES],
-        {
-            "interval": "1m",
-            "input_series": [each for story in stories for each in series(*story.scrapes, **story.labels)],
-            "promql_expr_test": [
-                {
-                    "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
-                    "eval_time": f"{minute}m",
-                    "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(names)],
-                }
-                for minute, names in fires["at"].items()
-            ],
-        },
-    )
 
 
 def settings(**options: Any) -> AthomicSettings:
@@ -348,18 +305,52 @@ async def test_a_consumer_that_breaks_again_and_again(promtool: Promtool, monkey
 async def test_a_partition_that_is_paused_is_told_after_an_hour_and_not_as_late(
     promtool: Promtool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    story, athomic = Story(), new_app(settings(), handler())
+    story, act = Story(), Hanging()
+    athomic = new_app(settings(), handler(act))
     async with healthy_before(athomic, story):
+        await athomic.publish("t", "hang", partition=0)
+        await act.begun.count(2)
         consumer = manager_of(athomic).consumers["h"]
         consumer.pause()
-        await athomic.publish("t", "waits", partition=0)
-        await eventually(lambda: athomic.consumers()[0].lag == 1)
         later(monkeypatch, 1000)
         await story.scrape(athomic)
         consumer.resume()
+        act.gate.set()
         await athomic.drain()
         await story.scrape(athomic)
+    assert re.search(r"^athomic_consumer_late_seconds.* 1\d{3}\.", story.scrapes[1].exposition or "", re.MULTILINE)
     expect(promtool, story, at={40: set(), 79: set(), 90: {"AthomicConsumerPaused"}, 101: set()})
+
+
+async def test_a_message_that_fails_again_and_again_is_late_but_something_moves(
+    promtool: Promtool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story, retry = Story(), RetryPolicy(max_attempts=1_000_000, delay=0.01, backoff=1.0)
+    athomic = new_app(settings(), handler(fails, retry=retry))
+    async with healthy_before(athomic, story):
+        await athomic.publish("t", "bad", partition=1)
+        later(monkeypatch, 1000)
+        for _ in range(6):
+            failed = athomic.consumers()[0].counters.failed
+            await eventually(lambda failed=failed: athomic.consumers()[0].counters.failed > failed)  # type: ignore[misc]
+            await story.scrape(athomic, 5)
+    late = {"AthomicConsumerLate"}
+    expect(promtool, story, at={20: set(), 35: late, 49: late})
+
+
+async def test_a_circuit_breaker_that_stays_open(promtool: Promtool) -> None:
+    def act(message: str) -> None:
+        if message == "bad":
+            raise ConnectionError
+
+    breaker = CircuitBreaker(exceptions=(OSError,), failures=1)
+    story, athomic = Story(), new_app(settings(), handler(act, breaker=breaker))
+    async with healthy_before(athomic, story):
+        await athomic.publish("t", "bad")
+        await eventually(lambda: "state='open'" in str(athomic.consumers()[0].breaker))
+        await story.scrape(athomic)
+    opened = {"AthomicBreakerOpen"}
+    expect(promtool, story, at={20: set(), 28: set(), 32: opened, 50: opened | {"AthomicConsumerDegraded"}})
 
 
 async def test_a_broker_that_is_away(promtool: Promtool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, subscribe_to
-from tests.acceptance.test_alerts import RULES, Story, expect
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.promtool import Promtool, Scrapes, series
+from tests.support.stories import RULES, Story, expect
 from tests.unit.exporters.test_metric_names import scraped
 from tests.unit.workers.test_port import Answering, client
 from tests.unit.workers.test_supervisor import supervised, up

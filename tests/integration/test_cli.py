@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -29,7 +30,12 @@ from fastapi import FastAPI
 from fastapi_athomic import RetryPolicy, include_athomic, subscribe_to
 
 app = FastAPI()
-include_athomic(app)
+athomic = include_athomic(app)
+
+@athomic.on_control
+def audit(event):
+    with open("audit", "a") as file:
+        print(event.action, event.consumer, event.actor, event.reason, event.details["settled"], file=file)
 
 @subscribe_to("{name}", group_id="{name}", handler_id="{HANDLER}", retry=RetryPolicy(max_attempts=1))
 async def handle(message: str) -> None:
@@ -91,6 +97,12 @@ async def test_list_show_redrive_and_discard(
     assert shell.json("discard", HANDLER, "--all", "--limit", "1", "--reason", "test", "--yes")["settled"] == 1
     assert "2 of 2 dead letters sent back" in shell("redrive", HANDLER, "--all", "--yes")
     assert shell.json("list", HANDLER) == []
+    ann = getpass.getuser()
+    assert (tmp_path / "audit").read_text().splitlines() == [
+        f"redrive {HANDLER} {ann} None 1",
+        f"discard {HANDLER} {ann} test 1",
+        f"redrive {HANDLER} {ann} None 2",
+    ]
 
     topics = {topic["name"]: topic["partitions"] for topic in shell.json("--ask-broker", area="topics")["topics"]}
     assert topics[module] == topics[f"{module}.{module}.dlq"] == topics[f"{module}.{module}.redrive"] > 0

@@ -40,6 +40,7 @@ CONSTANTS = {
 """By module and name; seconds."""
 BUSY = {
     "fastapi_athomic.consumption.session.REBALANCE_MARGIN_SECONDS": "a rebalance",
+    "fastapi_athomic.limits.DEFAULT_MAX_PAUSE": "an outage of what a handler depends on",
     "fastapi_athomic.broker.CONNECT_SECONDS": "a start",
     "fastapi_athomic.transports.kafka.client.ANSWER_SECONDS": "a request",
     "fastapi_athomic.control.handovers.BEGIN_SECONDS": "a seek that another member has to do",

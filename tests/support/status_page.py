@@ -70,7 +70,8 @@ def shown(annotation: Any) -> str:
         return f"{shown(kinds[1])} by name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    names = {"str": "text", "int": "integer", "float": "number", "bool": "true, false", "datetime": "time"}
+    names = {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}
+    names |= {"datetime": "time", "AwareDatetime": "time"}
     return names.get(annotation.__name__, "text")
 
 

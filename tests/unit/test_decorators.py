@@ -10,6 +10,7 @@ import pytest
 from fastapi_athomic import Athomic
 from fastapi_athomic.decorators import ordered_consumer, subscribe_to
 from fastapi_athomic.exceptions import ConfigurationError
+from fastapi_athomic.limits import CircuitBreaker, RateLimit
 from fastapi_athomic.payload.pipeline import PayloadPipeline
 from fastapi_athomic.retry import RetryPolicy
 from fastapi_athomic.settings import HandlerTuning, RetryTuning
@@ -297,6 +298,8 @@ def test_what_is_given_reaches_the_subscription() -> None:
         "dlq": "errors",
         "payload": pipeline,
         "timeout": 5,
+        "rate_limit": RateLimit(messages_per_second=5),
+        "breaker": CircuitBreaker(exceptions=(OSError,)),
         "auto_offset_reset": "latest",
         "handler_id": "h",
         "enable_lineage": False,

@@ -158,7 +158,8 @@ def test_p01_p02_every_order_of_what_is_ready_loses_and_delays_nothing(options: 
     scenario = Scenario(random, options, 150)
     handler = scenario.handler()
     interval, count = random.choice([(0.0, 10), (0.01, 10), (LONG, 1)])
-    settings = scenario.settings(commit_interval=interval, commit_count=count)
+    patient = HealthSettings(poll_late=2 * LONG)
+    settings = scenario.settings(commit_interval=interval, commit_count=count, health=patient)
 
     async def live(patch: pytest.MonkeyPatch) -> None:
         async with running(new_app(settings, handler)) as scenario.athomic:

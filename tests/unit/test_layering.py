@@ -31,7 +31,7 @@ FLOORS = [
     ["failures", "unclaimed", "uplink"],
     ["publisher", "decorators", "discovery", "observation", "pipelines"],
     ["broker", "subscriptions", "propagation", "schemas"],
-    ["retry", "payload", "stores", "transports", "loop", "lifecycle"],
+    ["retry", "limits", "payload", "stores", "transports", "loop", "lifecycle"],
     ["settings", "outcomes", "complaints", "extras", "tls"],
     ["payload_settings", "operation_settings"],
     [

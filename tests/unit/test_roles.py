@@ -11,7 +11,6 @@ from fastapi_athomic import (
     Athomic,
     AthomicSettings,
     ConfigurationError,
-    ControlRefusedError,
     HandlerSignatureError,
     subscribe_to,
 )
@@ -48,15 +47,6 @@ async def test_a_web_process_publishes_and_consumes_nothing() -> None:
         assert [(each.state, each.ready) for each in athomic.consumers()] == [("elsewhere", False)] * 2
         assert all(not each.assignment for each in athomic.consumers())
     assert athomic.consumers() == []
-
-
-async def test_a_web_process_refuses_what_only_a_process_that_consumes_can_do() -> None:
-    async with running(web()) as athomic:
-        with pytest.raises(ControlRefusedError, match="its role is web: ask one of those that consume"):
-            await athomic.restart("billing")
-        with pytest.raises(ControlRefusedError, match="its role is web"):
-            await athomic.set_concurrency("billing", 5)
-        assert [pause.actor for pause in await athomic.pause("billing")] == ["app"], "it is for the whole group"
 
 
 def test_a_web_process_is_healthy_and_says_what_it_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -89,6 +90,8 @@ def test_status_is_a_table(ask: Command) -> None:
 def test_status_of_one_shows_its_partitions(ask: Command) -> None:
     answer = ask("status", ID)
     assert [line.split()[:2] for line in answer.out.splitlines()[-4:]] == [["orders", str(n)] for n in range(4)]
+    assert "handled at once, at most: 1\n" in answer.out
+    assert re.search(r"last failure: orders\[\d\]@\d at 20.*: (Key|Value)Error: ", answer.out)
     assert ask("status", ID, "--json").json["id"] == ID
 
 
@@ -141,7 +144,29 @@ def test_a_seek_is_tried_first(ask: Command, relay: type[Relay], target: list[st
 def test_a_seek_that_is_agreed_to_is_done(ask: Command) -> None:
     answer = ask("seek", ID, "orders", "--partition", "1", "--end", "--reason", "x", "--yes", "--json").json
     assert answer["done"]
-    assert "needs a time zone" in ask("seek", ID, "orders", "--time", "2020-01-01T00:00:00", "--reason", "x").err
+
+
+@pytest.mark.parametrize("asked", [("seek", ID, "orders", "--reason", "x", "--time"), ("dlq", "list", ID, "--since")])
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        ("2020-01-01T00:00:00", "'2020-01-01T00:00:00' needs a time zone: 2020-01-01T00:00:00Z is UTC"),
+        ("an hour ago", "'an hour ago' is no time: write 2026-11-28T09:00:00Z"),
+    ],
+)
+def test_a_time_that_is_none_gets_a_sentence(
+    ask: Command, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], time: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        ask(*asked, time)
+    assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_that_finds_something_in_the_way_fails(ask: Command) -> None:
+    seek = ("seek", ID, "orders", "--partition", "0", "--offset", "4711", "--reason", "x", "--dry-run")
+    answer = ask(*seek)
+    assert answer.status == 1
+    assert "problem: orders[0] cannot go on at offset 4711" in answer.out
 
 
 # --- dead letters
@@ -151,12 +176,14 @@ def test_dead_letters_are_looked_after(ask: Command, relay: type[Relay]) -> None
     listed = ask("dlq", "list", ID, "--error-type", "builtins.KeyError")
     assert "orders.g.dlq  0/0" in listed.out
     assert "KeyError" in listed.out
+    assert ask("dlq", "list", ID, "--error-type", "KeyError").out == listed.out, "as logs and status name it"
+    assert ask("dlq", "list", ID, "--error-type", "Key").out == ""
     assert "1 dead letter" in listed.err
     assert ask("dlq", "list", ID, "--limit", "1", "--since", "2020-01-01T00:00:00Z").err == "1 dead letter and more\n"
     assert ask("dlq", "list", ID, "--json").json["more"] is False
     assert "4929" not in ask("dlq", "show", ID, "--partition", "0", "--offset", "0").out
     assert "4929" in ask("dlq", "show", ID, "--partition", "0", "--offset", "0", "--payload", "--json").out
-    tried = ask("dlq", "redrive", ID, "--all", "--reason", "x", "--dry-run", "--error-type", "builtins.ValueError")
+    tried = ask("dlq", "redrive", ID, "--all", "--reason", "x", "--dry-run", "--error-type", "ValueError")
     assert tried.out == "2 of 2 dead letters would be sent back\n"
     assert relay.seen[-1][3]["limit"] == 1000
     assert ask("dlq", "discard", ID, "--all", "--reason", "x").status == 2, "nobody agreed"

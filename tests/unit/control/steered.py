@@ -26,7 +26,12 @@ class Steered:
         self.record, self.gate = Record(), Gate()
         self.gate.set()
         self.active = self.most = 0  # calls at once
-        concurrency = settings.pop("concurrency", 3)
+        self.calls = 0  # in all
+        self.error: BaseException | None = None  # what calls raise
+        self.errors: list[BaseException] = []  # what the next calls raise, one each
+        own = ("rate_limit", "breaker", "retry", "batch_size")
+        options = {"concurrency": settings.pop("concurrency", 3)}
+        options |= {name: settings.pop(name) for name in own if name in settings}
         self.settings = AthomicSettings(
             **{
                 "broker_url": f"memory://{uuid4().hex}",
@@ -36,17 +41,17 @@ class Steered:
                 **settings,
             }
         )
-        self.athomic = new_app(self.settings, self._handler(kind, concurrency))
+        self.athomic = new_app(self.settings, self._handler(kind, options))
 
     def again(self) -> Athomic:
         """The same service in another process: an app with the same handler on the same broker."""
         return new_app(self.settings, *self.athomic._search.handlers)
 
-    def _handler(self, kind: str, concurrency: int) -> Any:
-        options: dict[str, Any] = {"group_id": "g", "handler_id": "h", "concurrency": concurrency}
+    def _handler(self, kind: str, more: dict[str, Any]) -> Any:
+        options: dict[str, Any] = {"group_id": "g", "handler_id": "h", **more}
         if kind == "batch":
 
-            @subscribe_to("t", batch_size=4, batch_linger_ms=1, **options)
+            @subscribe_to("t", batch_linger_ms=1, **{"batch_size": 4, **options})
             async def handle_batch(steps: list[Step]) -> None:
                 for step in steps:
                     self.record.note((step.order, step.number))
@@ -71,9 +76,14 @@ class Steered:
 
     async def _stay(self) -> None:
         self.active += 1
+        self.calls += 1
         self.most = max(self.most, self.active)
         try:
             await self.gate.wait()
+            if self.errors:
+                raise self.errors.pop(0)
+            if self.error is not None:
+                raise self.error
         finally:
             self.active -= 1
 

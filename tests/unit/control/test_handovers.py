@@ -57,10 +57,10 @@ async def test_a_forced_seek_goes_to_the_members_that_have_the_partitions(isolat
     app = Steered(control=ENABLED, isolation=isolation)
     async with two(app) as group:
         plan = await group.first.plan_seek("h", "t", to="beginning")
-        assert [problem.endswith("if it is forced, it is handed over to that one") for problem in plan.problems] == [
+        assert [problem.endswith("with force the member that has it is asked to") for problem in plan.problems] == [
             True
         ]
-        with pytest.raises(ControlRefusedError, match="if it is forced"):
+        with pytest.raises(ControlRefusedError, match="with force the member"):
             await group.first.seek("h", "t", to="beginning")
         plan = await group.first.seek("h", "t", to="beginning", force=True)
         assert (plan.done, plan.problems, plan.repeated, plan.skipped, plan.exact) == (True, [], 9, 0, True)

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -17,10 +18,15 @@ from fastapi_athomic import (
     ControlEvent,
     ControlRefusedError,
     HandlerNotFoundError,
+    PartitionNotFoundError,
     PublishError,
+    RetryPolicy,
     SourceNotFoundError,
+    TransportError,
     subscribe_to,
 )
+from fastapi_athomic.control.seeks import Seeks
+from fastapi_athomic.failures.settling import Settling
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Gate, eventually, new_app, owned, running
@@ -149,6 +155,43 @@ async def test_drain_names_the_pause_of_a_partition() -> None:
             await athomic.drain(0.3)
         await athomic.resume("h")
         await athomic.drain()
+
+
+async def test_a_partition_that_there_is_not_cannot_be_paused() -> None:
+    app = Steered()
+    async with running(app.athomic) as athomic:
+        with pytest.raises(
+            PartitionNotFoundError, match=r"t\[9\]: there is no such partition, the topic has 3, from 0"
+        ):
+            await athomic.pause("h", topic="t", partition=9)
+        assert athomic.consumers()[0].pauses == []
+        athomic._transport.broker.disconnect()  # type: ignore[attr-defined]
+        assert len(await athomic.pause("h", topic="t", partition=9)) == 1, "nobody can say"
+
+
+# --- the role web
+
+ROLE = "this process has the role web and consumes nothing"
+
+
+async def test_where_others_consume_nothing_is_done_that_they_would_not_hear_of() -> None:
+    app = Steered(role="web")
+    async with app.athomic.app.router.lifespan_context(app.athomic.app):
+        athomic = app.athomic
+        with pytest.raises(ControlRefusedError, match=f"h cannot be restarted here: {ROLE}"):
+            await asyncio.wait_for(athomic.restart("h"), 10)
+        with pytest.raises(ControlRefusedError, match=f"h cannot be given another concurrency here: {ROLE}"):
+            await athomic.set_concurrency("h", 4)
+        assert athomic.consumers()[0].concurrency == 3
+        assert len(await athomic.pause("h")) == 1, "they share what the broker in memory keeps"
+        assert await athomic.resume("h") == []
+        athomic._run.desk._shared = None  # type: ignore[union-attr]
+        for action in (athomic.pause, athomic.resume):
+            with pytest.raises(ControlRefusedError, match=f"h cannot be paused or resumed here: {ROLE}"):
+                await action("h")
+        await athomic._run.drain()  # type: ignore[union-attr]  # as at SIGTERM
+        (status,) = athomic.consumers()
+        assert (status.state, status.health.status) == ("elsewhere", "healthy"), "those who consume have not stopped"
 
 
 # --- restart
@@ -357,6 +400,69 @@ async def test_each_action_is_an_event_and_a_line_of_the_log(isolation: str, cap
         "h: restart, by app",
     ]
     assert lines.count("a listener of `on_control` failed") == 5
+    assert "secret" not in caplog.text
+
+
+async def test_who_settles_dead_letters_is_told_from_wherever_it_is_done() -> None:
+    @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=1))
+    async def fail(message: str) -> None:
+        raise RuntimeError("no")
+
+    app = new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}", max_redrives=1), fail)
+    events: list[ControlEvent] = []
+    app.on_control(events.append)
+    async with running(app) as athomic:
+        for number in range(3):
+            await athomic.publish("t", f"secret {number}", partition=0)
+        await athomic.drain()
+        letters = athomic.dead_letters("h")
+        await letters.redrive(dry_run=True, actor=ANN)
+        await letters.discard(reason="old", dry_run=True)
+        assert events == []
+        await letters.redrive(limit=1, actor=ANN)
+        await letters.discard(reason="old", partition=0, offset=1)
+        async with athomic.offline() as offline:
+            await offline("h").discard(reason="old", partition=0, offset=2, actor=Actor(name="bob", reason="told so"))
+    done = {"selected": 1, "settled": 1}
+    assert [(event.action, event.actor, event.reason, event.details, event.done) for event in events] == [
+        ("redrive", "ann", ANN.reason, {"limit": 1} | done, True),
+        ("discard", "app", "old", {"partition": 0, "offset": 1} | done, True),
+        ("discard", "bob", "told so", {"partition": 0, "offset": 2} | done, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TransportError("no leader"), "no leader"),
+        (KeyError("secret"), "KeyError"),
+        (asyncio.CancelledError(), "cancelled while it was being done: a part of it may be done"),
+    ],
+)
+async def test_what_broke_off_is_told_too(
+    error: BaseException, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part of it may be done, and whoever asked is perhaps gone."""
+    caplog.set_level(logging.INFO, "fastapi_athomic.control")
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    app = Steered()
+    events: list[ControlEvent] = []
+    app.athomic.on_control(events.append)
+    async with running(app.athomic) as athomic:
+        monkeypatch.setattr(Settling, "redrive", fail)
+        monkeypatch.setattr(Seeks, "seek", fail)
+        with pytest.raises(type(error)):
+            await athomic.dead_letters("h").redrive(limit=1, actor=ANN)
+        with pytest.raises(type(error)):
+            await athomic.seek("h", "t", 0, 7, actor=ANN)
+    assert [(event.action, event.actor, event.details, event.done) for event in events] == [
+        ("redrive", "ann", {"limit": 1, "error": why}, False),
+        ("seek", "ann", {"topic": "t", "partition": 0, "to": 7, "error": why}, False),
+    ]
+    assert f"h: redrive (limit 1, error {why}) was refused or failed, by ann" in caplog.text
     assert "secret" not in caplog.text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from httpx import ASGITransport, AsyncClient
@@ -13,7 +13,15 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
-from fastapi_athomic import Athomic, AthomicSettings, RetryPolicy, ordered_consumer, subscribe_to
+from fastapi_athomic import (
+    Athomic,
+    AthomicSettings,
+    CircuitBreaker,
+    RateLimit,
+    RetryPolicy,
+    ordered_consumer,
+    subscribe_to,
+)
 from tests.support.apps import eventually, new_app, running
 from tests.unit.workers.test_port import Answering, client
 from tests.unit.workers.test_supervisor import supervised, up
@@ -26,7 +34,7 @@ COUNTED = (
 OF_CONSUMER = (
     *("healthy", "health_status", "health_reason", "paused", "concurrency", "oldest_in_handler_seconds"),
     *("oldest_in_queue_seconds", "process_seconds", "queue_seconds", "aggregates_waiting", "aggregates_blocked"),
-    *("aggregates_full", "parked_messages", "oldest_gap_seconds"),
+    *("aggregates_full", "parked_messages", "oldest_gap_seconds", "breaker_open", "rate_limit", "rate_limited"),
 )
 OF_PARTITION = ("lag", "lag_seconds", "late_seconds", "in_flight", "partition_blocked", "partition_paused")
 OF_PROCESS = ("process_info", "health_status", "health_reason", "broker_reachable", "event_loop_lag_seconds")
@@ -58,7 +66,9 @@ class Order(BaseModel):
 def new_example() -> Athomic:
     """An app that has a sample of each metric."""
 
-    @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=1))
+    limits: Any = {"rate_limit": RateLimit(messages_per_second=1000), "breaker": CircuitBreaker(exceptions=(OSError,))}
+
+    @subscribe_to("t", group_id="g", handler_id="h", retry=RetryPolicy(max_attempts=1), **limits)
     async def handle(message: str) -> None:
         if message == "bad":
             raise RuntimeError("no")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from fastapi_athomic import (
     Athomic,
     AthomicSettings,
+    CircuitBreaker,
     PayloadPipeline,
     RetryPolicy,
     StateStoreError,
@@ -141,6 +142,29 @@ async def test_p13_messages_that_wait_for_what_their_payload_needs() -> None:
         depot.away = False
         await record.count(1)
         await goes(athomic, C.PAYLOAD_UNAVAILABLE)
+
+
+@provokes(C.BREAKER_OPEN)
+async def test_p13_a_circuit_breaker_that_lets_nothing_begin() -> None:
+    record = Record()
+    errors: list[Exception] = [ConnectionError()]
+
+    @subscribe_to("t", group_id="g", handler_id="h", breaker=CircuitBreaker(exceptions=(OSError,), failures=1))
+    async def handle(message: str) -> None:
+        if errors:
+            raise errors.pop()
+        record.note(message)
+
+    athomic = include_athomic(FastAPI(), AthomicSettings(), handlers=[handle])
+    async with running(athomic):
+        await athomic.publish("t", "m")
+        reason = await comes(athomic, C.BREAKER_OPEN)
+        assert reason.message.startswith("its circuit breaker is open since ")
+        assert "(ConnectionError): nothing begins until" in reason.message
+        assert manager_of(athomic).why_not_ready() == []
+        await athomic.set_breaker("h", "closed")
+        await record.count(1)
+        await goes(athomic, C.BREAKER_OPEN)
 
 
 class Order(BaseModel):

@@ -11,6 +11,7 @@ from fastapi_athomic.observation.effective import effective_settings
 from fastapi_athomic.observation.group_status import together, total_lag
 from fastapi_athomic.observation.reasons import Reason, ReasonCode
 from fastapi_athomic.observation.status import (
+    BreakerStatus,
     ConsumerHealth,
     ConsumerStatus,
     CounterValues,
@@ -21,6 +22,7 @@ from fastapi_athomic.observation.status import (
     PartitionStatus,
     PauseStatus,
     ProcessInfo,
+    RateLimitStatus,
     Rates,
     StatusScope,
 )
@@ -259,3 +261,19 @@ def test_of_an_ordered_group_what_the_store_said_is_not_summed() -> None:
     )
     assert found.ordered == waiting(aggregates_waiting=5, parked=9, blocked=3, full=1, oldest_gap_seconds=3.0)
     assert of(part("a")).ordered is None
+
+
+def breaker(state: str) -> BreakerStatus:
+    return BreakerStatus(state=state, since=NOW, until=None, forced=False, failures=0, error=None)
+
+
+def test_rate_limits_are_summed_and_an_open_breaker_stands_for_all() -> None:
+    limited = part(
+        "a", rate_limit=RateLimitStatus(messages_per_second=2.5, burst=3, waiting=1), breaker=breaker("closed")
+    )
+    other = part("b", rate_limit=RateLimitStatus(messages_per_second=5, burst=5, waiting=2), breaker=breaker("open"))
+    found = of(limited, other, part("c", rate_limit=other.rate_limit, breaker=breaker("half_open")))
+    assert found.rate_limit == RateLimitStatus(messages_per_second=12.5, burst=13, waiting=5)
+    assert found.breaker == breaker("open")
+    found = of(limited, part("b"))
+    assert (found.rate_limit, found.breaker) == (None, breaker("closed"))

@@ -53,6 +53,22 @@ def test_concurrency_changes_and_goes_back() -> None:
         assert shop.post("/concurrency", WHY | {"value": None}).json() == {"consumer": ID, "concurrency": before}
 
 
+def test_the_rate_changes_and_the_breaker_opens_and_closes() -> None:
+    with open_shop() as shop:
+        assert (shop.get("").json()["rate_limit"], shop.get("").json()["breaker"]) == (None, None)
+        body = WHY | {"messages_per_second": 50, "burst": 10}
+        assert shop.post("/rate", body).json() == {"consumer": ID, "done": True}
+        assert shop.get("").json()["rate_limit"] == {"messages_per_second": 50, "burst": 10, "waiting": 0}
+        shop.post("/rate", WHY | {"messages_per_second": None})
+        assert shop.get("").json()["rate_limit"] is None
+        assert shop.post("/breaker", WHY | {"state": "open"}).json() == {"consumer": ID, "done": True}
+        found = shop.get("").json()
+        assert (found["breaker"]["state"], found["breaker"]["forced"]) == ("open", True)
+        assert [reason["code"] for reason in found["health"]["reasons"]] == ["breaker_open"]
+        shop.post("/breaker", WHY | {"state": "closed"})
+        assert shop.get("").json()["breaker"] is None
+
+
 def test_a_consumer_is_restarted() -> None:
     with open_shop() as shop:
         assert shop.post("/restart", WHY).json() == {"consumer": ID, "done": True}
@@ -202,9 +218,17 @@ def shop() -> Iterator[Shop]:
         ("/concurrency", WHY | {"value": True}, "body.value", "valid integer"),
         ("/concurrency", WHY | {"value": 0}, "body.value", "greater than or equal to 1"),
         ("/rate", WHY | {"messages_per_second": 0}, "body.messages_per_second", "greater than 0"),
-        ("/seek", WHY | {"topic": "orders", "to": "middle"}, "body.to", ""),
-        ("/seek", WHY | {"topic": "orders", "to": {"time": "2026-01-01T00:00:00"}}, "body.to.ToTime.time", "timezone"),
-        ("/seek", WHY | {"topic": "orders", "to": {"time": 17}}, "body.to.ToTime.time", "must be a time as text"),
+        ("/breaker", WHY | {"state": "half_open"}, "body.state", "'open' or 'closed'"),
+        ("/seek", WHY | {"topic": "orders", "to": "middle"}, "body.to", 'must be {"offset": 42}, {"time": '),
+        ("/seek", WHY | {"topic": "orders", "to": {"offset": 1, "time": "x"}}, "body.to", 'must be {"offset": 42}'),
+        ("/seek", WHY | {"topic": "orders", "to": {}}, "body.to", 'must be {"offset": 42}'),
+        (
+            "/seek",
+            WHY | {"topic": "orders", "to": {"time": "2026-01-01T00:00:00"}},
+            "body.to",
+            "time: Input should have timezone",
+        ),
+        ("/seek", WHY | {"topic": "orders", "to": {"time": 17}}, "body.to", "time: must be a time as text"),
         ("/seek", WHY | {"topic": "orders", "to": "end", "force": 1}, "body.force", "valid boolean"),
     ],
 )

@@ -13,6 +13,7 @@ from fastapi import Depends
 from fastapi_athomic import ControlAction, DeadLetter, MessageHeaders, TransportError
 from fastapi_athomic.control.steering import Steering
 from fastapi_athomic.failures.dead_letters import DeadLetters
+from fastapi_athomic.failures.settling import Settling
 from fastapi_athomic.web.control_parts import ControlOptions, ControlParts
 from fastapi_athomic.web.problems import ProblemError
 from tests.unit.web.control_shop import AT, AUDITOR, OPERATOR, REASON, Shop, open_shop, operator, settings
@@ -175,7 +176,7 @@ def test_what_fails_half_way_is_told_too(monkeypatch: pytest.MonkeyPatch) -> Non
         raise TransportError("no leader")
 
     with open_shop() as shop:
-        monkeypatch.setattr(DeadLetters, "redrive", fail)
+        monkeypatch.setattr(Settling, "redrive", fail)
         answer = shop.post("/dlq/redrive", WHY | {"limit": 1})
         assert (answer.status_code, answer.json()["detail"]) == (503, "no leader")
         (event,) = shop.events
