@@ -217,6 +217,8 @@ def _pauses(answer: Any, options: argparse.Namespace) -> int:
         print(f"{options.handler} is not paused")
     else:
         _print_pauses(answer["pauses"])
+    if not options.json and answer.get("note"):
+        print(answer["note"])
     return OK
 
 

@@ -66,6 +66,7 @@ class Placement:
         self.attempt: asyncio.Task[None] | None = None  # at placing what is unplaced: under way, or the last one
         self._attempted_at = 0.0  # on the monotonic clock
         self.generation = 0  # counts assignments and revocations: what began before the last one has no effect
+        self._sought: set[TopicPartition] = set()  # by an operator, now
         self._look_at_topics = asyncio.Event()
         self.topics: Mapping[str, TopicInfo | None] | None = None  # those followed, as the broker knows them
         self.absent_since: Mapping[str, datetime] = {}  # topics that do not exist; "": there is none at all
@@ -124,7 +125,8 @@ class Placement:
             logger.info("%s: the first commit was refused, a rebalance is on its way: %s", self._name, error)
             return
         except TransportError as error:
-            self._tell(f"cannot begin to read {_listed(unplaced)}: {error}")
+            if not self._assignment.closing:  # else its client has been closed
+                self._tell(f"cannot begin to read {_listed(unplaced)}: {error}")
             return
         self._tell(self._denial(unplaced))
         placed: dict[TopicPartition, Start] = {}
@@ -230,7 +232,7 @@ class Placement:
         Returns how far the partition was when it was left.
 
         Raises `TransportError` if the partition is not assigned here, is taken from here meanwhile, or the commit
-        failed. Unless it is taken, nothing has changed then.
+        failed; `ControlRefusedError` if another seek is under way in it. Unless it is taken, nothing has changed then.
         """
         assignment = self._assignment
         state = assignment.states.get(place)
@@ -239,13 +241,17 @@ class Placement:
             raise ControlRefusedError(
                 f"{place} is not assigned to this process (assigned are: {ours}): seek where it is"
             )
+        if place in self._sought:
+            raise ControlRefusedError(f"another seek is under way in {place}: look where it goes first")
         generation = self.generation
         state.hold("seek")
+        self._sought.add(place)
         try:
             await assignment.drain([state], self._settings.drain_timeout)
             async with self._committer.lock:
                 passage = await self._go_to(state, offset, generation)
         finally:
+            self._sought.discard(place)
             state.lift("seek")
             assignment.reopen_if_open(state)
         self._wake()

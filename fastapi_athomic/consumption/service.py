@@ -267,6 +267,8 @@ class ConsumerService:
             return (
                 f"{place} is not assigned to this process: {self.name} has no partitions at the moment ({self.state})"
             )
+        if place in self._partitions():
+            return f"{place} is being taken over or given up by this process: try again in a moment"
         ours = ", ".join(map(str, sorted(self._partitions()))) or "none"
         return (
             f"{place} is not assigned to this process (assigned are: {ours}): another member of the group "

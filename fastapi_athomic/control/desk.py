@@ -99,6 +99,11 @@ class Desk:
         await self._group_pauses.withdraw(service, map(scope_of, service.resume(scope)))
         return service.controls.pauses.all()
 
+    @property
+    def pauses_note(self) -> str | None:
+        """See `Steering.pauses_note`."""
+        return self._group_pauses.note
+
     async def restart(self, handler_id: str) -> None:
         """See `Steering.restart`."""
         service = self.service(handler_id)

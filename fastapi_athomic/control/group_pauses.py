@@ -36,6 +36,8 @@ MARK = "mark"
 """The name of a document with a random value, which is written where there is none."""
 ENDED, ENDED_SECONDS = b"", 60.0
 """What stands in place of a pause that somebody has ended, and for how long: it is not to be taken for a lost one."""
+ACTION_SECONDS = 2.0
+"""Whoever pauses or resumes waits so long for the store; then it is written later."""
 LOOK_SECONDS = 3.0
 """Seconds between two looks at the pauses of the group, once there is something to look for."""
 
@@ -55,6 +57,7 @@ class GroupPauses:
         self._look_too = look_too
         self._shared = shared
         self._timeout = settings.request_timeout
+        self._patience = min(ACTION_SECONDS, settings.request_timeout)
         self._exposed = settings.expose_error_messages
         self._unwritten: dict[str, PauseStatus | None] = {}  # by name of the document; None: to be removed
         self._known: dict[str, Mapping[Scope, PauseStatus]] = {}  # by handler id: what the store has, as far as we know
@@ -74,7 +77,7 @@ class GroupPauses:
         """
         if self._shared is None:
             return
-        await self._step()
+        await self._step(self._timeout)
         if self._away:
             self._look.set()
         self._looking = asyncio.create_task(self._keep_looking(), name="athomic-pauses")
@@ -85,6 +88,13 @@ class GroupPauses:
             self._looking.cancel()
             await asyncio.wait([self._looking])
 
+    @property
+    def note(self) -> str | None:
+        """Why what was paused or resumed here does not hold for the other members yet; None: they can see it."""
+        if not (self._away and self._unwritten):
+            return None
+        return "the state store is away: other members of the group hear of it when it is back"
+
     async def share(self, service: ConsumerService, pause: PauseStatus) -> None:
         """Makes a pause known to the other members. If the store is away, that is tried again until it works."""
         await self._write(service, {scope_of(pause): pause})
@@ -92,7 +102,7 @@ class GroupPauses:
     async def refresh(self) -> None:
         """Hears of what others have paused in the last seconds, unless the store is known to be away."""
         if self._shared is not None and not self._away:
-            await self._step()
+            await self._step(self._patience)
 
     async def withdraw(self, service: ConsumerService, ended: Iterable[Scope]) -> None:
         """Ends pauses for the other members, too."""
@@ -103,13 +113,13 @@ class GroupPauses:
             return
         self._unwritten |= {_name(service, scope): pause for scope, pause in changes.items()}
         self._look.set()
-        await self._step()
+        await self._step(self._patience)
 
     async def _keep_looking(self) -> None:
         while True:
             await self._look.wait()
             await asyncio.sleep(LOOK_SECONDS)
-            await self._step()
+            await self._step(self._timeout)
             if not self._away:
                 await self._look_for_more()
 
@@ -120,17 +130,17 @@ class GroupPauses:
         except (StateStoreError, TimeoutError) as error:
             logger.debug("what other members ask for could not be read: %s", error)
 
-    async def _step(self) -> None:
+    async def _step(self, timeout: float) -> None:
         """Writes what has to be written, and takes over what others have written."""
         try:
-            async with asyncio.timeout(self._timeout), self._lock:
+            async with asyncio.timeout(timeout), self._lock:
                 await self._write_all()
                 await self._take_over()
         except (StateStoreError, TimeoutError) as error:
             if not self._away:
                 logger.warning(
                     "pauses are not shared with the other members of the group at the moment: %s",
-                    error or "the state store does not answer",
+                    str(error) or "the state store does not answer",
                 )
             self._away = True
         except Exception as error:  # by a fault of ours; consumers start, and others are looked after, nevertheless

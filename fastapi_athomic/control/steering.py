@@ -79,8 +79,8 @@ class Steering:
         """Stops a handler from getting messages: all of them, or those of one topic or partition.
 
         Running calls finish. What was fetched stays in order. It lasts until `resume`, or `seconds`; over rebalances;
-        with a state store also over restarts, and for all members of the group. The same scope again replaces the
-        pause. A handler's retry topics are topics of their own. Returns the pauses that are in force.
+        with a state store also over restarts, and for all members of the group (see `pauses_note`). The same scope
+        again replaces the pause. A handler's retry topics are topics of their own. Returns the pauses in force.
         """
         details = {"topic": topic, "partition": partition, "seconds": seconds}
         return await self._act(
@@ -103,6 +103,14 @@ class Steering:
         return await self._act(
             ControlAction.RESUME, handler_id, actor, details, lambda desk: desk.resume(handler_id, topic, partition)
         )
+
+    @property
+    def pauses_note(self) -> str | None:
+        """Why what was paused or resumed does not hold for all members of the group yet: the state store is away.
+
+        None: it holds, or there is no store. Raises `PublishError` if the app does not run its consumers.
+        """
+        return self._running().desk.pauses_note
 
     # --- the consumer
 

@@ -253,7 +253,7 @@ class ConsumerStatus(BaseModel):
         description="How long the longest running call of the handler has taken; null: none runs"
     )
     oldest_in_flight_seconds: float | None = Field(description="The same as `oldest_in_handler_seconds`")
-    last_message_at: datetime | None = Field(description="When messages were last taken in, in UTC")
+    last_message_at: AwareDatetime | None = Field(description="When messages were last taken in, in UTC")
     last_error: LastError | None = Field(description="The last failure of a message; null if there was none")
     last_errors: list[LastError] = Field(description="Up to 5 of the last failures, the newest first")
     restarts: int = Field(description="How often the consumer was rebuilt because consumption broke off")

@@ -93,7 +93,8 @@ class RedisSharedState:
 
     async def all(self, section: str) -> Mapping[str, bytes]:
         found: Sequence[bytes] = await self._run(_ALL, section)
-        return {name.decode(): document for name, document in zip(found[::2], found[1::2], strict=True)}
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {name.decode(errors="replace"): document for name, document in pairs}  # others may write there, too
 
     async def close(self) -> None:
         client, self._client = self._client, None

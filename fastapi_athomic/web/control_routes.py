@@ -116,6 +116,9 @@ class Pauses(BaseModel):
 
     consumer: str = Field(description="The handler id")
     pauses: list[PauseStatus]
+    note: str | None = Field(
+        None, description="Why it does not hold for the other members of the group yet: the state store is away"
+    )
 
 
 class Restart(Body):
@@ -255,7 +258,7 @@ def _add_pauses(router: APIRouter, parts: ControlParts) -> None:
             pauses = await parts.steering.pause(
                 consumer_id, topic=body.topic, partition=body.partition, seconds=body.seconds, actor=actor
             )
-        return Pauses(consumer=consumer_id, pauses=pauses)
+            return Pauses(consumer=consumer_id, pauses=pauses, note=parts.steering.pauses_note)
 
     @router.post("/{consumer_id}/resume", summary="End pauses", name="consumers_resume", responses=known)
     async def resume(consumer_id: ConsumerId, body: Resume, request: Request) -> Pauses:
@@ -263,7 +266,7 @@ def _add_pauses(router: APIRouter, parts: ControlParts) -> None:
         actor = await parts.actor(request, body.reason)
         with as_problems():
             pauses = await parts.steering.resume(consumer_id, topic=body.topic, partition=body.partition, actor=actor)
-        return Pauses(consumer=consumer_id, pauses=pauses)
+            return Pauses(consumer=consumer_id, pauses=pauses, note=parts.steering.pauses_note)
 
 
 def _add_tuning(router: APIRouter, parts: ControlParts) -> None:

@@ -7,14 +7,16 @@ wait for open responses before they end an app's lifespan, so a stream without e
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..compatibility import EventSourceResponse
 from ..loop.load import RequestGauge
@@ -23,6 +25,8 @@ from ..manager import ConsumerManager, unstarted
 from ..observation.status import ConsumerStatus, HealthReport, ProcessInfo
 from ..settings import AthomicSettings
 from .problems import NOT_RUNNING, TOO_MANY_STREAMS, ProblemError, answer
+
+logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 5
 """Seconds after which somebody for whom there was no room may ask again."""
@@ -73,6 +77,11 @@ class Streams:
             self._ended = None
 
     @property
+    def seconds(self) -> float:
+        """How long a stream lasts."""
+        return self._settings.dashboard.stream_seconds
+
+    @property
     def refusal(self) -> ProblemError | None:
         """Why nobody may open a stream now; None: there is room."""
         headers = {"retry-after": str(RETRY_AFTER)}
@@ -89,7 +98,7 @@ class Streams:
         ended, loop = self._ended, asyncio.get_running_loop()
         if ended is None:
             return
-        end = loop.time() + self._settings.dashboard.stream_seconds
+        end = loop.time() + self.seconds
         while not ended.is_set():
             yield await self._snapshot()
             now = loop.time()
@@ -128,6 +137,7 @@ class EventStream(EventSourceResponse):
         super().__init__(streams.events(), headers=_UNBUFFERED)
         self._streams = streams
         self._requests = requests
+        self._stuck = False  # whoever opened it does not read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refusal := self._streams.refusal) is not None:
@@ -136,9 +146,22 @@ class EventStream(EventSourceResponse):
         self._streams.open += 1
         try:
             with self._requests.waiting():
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, partial(self._send, send))
+        except Exception:
+            if not self._stuck:
+                raise
+            logger.debug("a stream of events was given up: nobody reads it")
         finally:
             self._streams.open -= 1
+
+    async def _send(self, send: Send, message: Message) -> None:
+        """Gives up a client that takes nothing for as long as a stream lasts: it would keep others out."""
+        try:
+            async with asyncio.timeout(self._streams.seconds):
+                await send(message)
+        except TimeoutError:
+            self._stuck = True
+            raise
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

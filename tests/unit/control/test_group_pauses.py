@@ -15,7 +15,7 @@ from fastapi_athomic.control import group_pauses
 from fastapi_athomic.control.group_pauses import SECTION
 from fastapi_athomic.operation_settings import ControlSettings
 from fastapi_athomic.stores.shared_memory import MemorySharedState
-from tests.support.apps import eventually, owned, running
+from tests.support.apps import SECONDS, eventually, owned, running
 
 from .steered import Steered
 
@@ -69,6 +69,10 @@ def sharing(*apps: Athomic) -> Store:
 
 def scopes(athomic: Athomic) -> list[tuple[str | None, int | None, str]]:
     return [(pause.topic, pause.partition, pause.actor) for pause in athomic.consumers()[0].pauses]
+
+
+def note(athomic: Athomic) -> str | None:
+    return athomic.pauses_note
 
 
 @pytest.mark.parametrize("isolation", ["loop", "thread"])
@@ -155,8 +159,10 @@ async def test_a_store_that_is_away_holds_up_nobody_and_hears_of_pauses_later(
     await store.put(SECTION, "from a later version", b"{}")
     async with running(app.athomic) as athomic:
         await athomic.pause("h", topic="t", actor=ANN)
+        assert note(athomic) is None
         store.away = True
         await athomic.pause("h")
+        assert note(athomic) == "the state store is away: other members of the group hear of it when it is back"
         await athomic.resume("h", topic="t")
         assert scopes(athomic) == [(None, None, "app")]
         assert (
@@ -168,6 +174,7 @@ async def test_a_store_that_is_away_holds_up_nobody_and_hears_of_pauses_later(
             store.silent = False
             await eventually(lambda: scopes(second) == [(None, None, "app")])
         assert "pauses are shared with the other members of the group again" in caplog.text
+        await eventually(lambda: note(athomic) is None)
         assert scopes(athomic) == [(None, None, "app")], "what was resumed while the store was away does not come back"
 
 
@@ -291,3 +298,18 @@ async def test_a_store_that_has_lost_everything_ends_no_pause(caplog: pytest.Log
             await eventually(lambda: store.reads > reads + 4)
             assert scopes(athomic) == scopes(second) == [], "what was ended meanwhile does not come back"
     assert "the state store has lost pauses of the group: they are written anew" in caplog.text
+
+
+async def test_who_steers_waits_for_a_silent_store_less_long_than_who_looks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(group_pauses, "ACTION_SECONDS", 0.01)
+    app = Steered(request_timeout=600.0)
+    store = sharing(app.athomic)
+    async with running(app.athomic) as athomic:
+        store.silent = True
+        async with asyncio.timeout(SECONDS):
+            await athomic.pause("h", actor=ANN)
+            assert await athomic.resume("h") == []
+        assert note(athomic)
+    assert "at the moment: the state store does not answer" in caplog.text

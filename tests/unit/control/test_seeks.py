@@ -279,3 +279,33 @@ async def test_a_seek_during_a_rebalance_happens_or_is_refused_but_loses_nothing
         await athomic.drain()
         assert (await athomic.plan_seek("h", "t", to="end")).skipped == 0
     assert {order: max(seen) for order, seen in app.by_order().items()} == {"0": 3, "1": 3, "2": 3}
+
+
+async def test_of_two_seeks_at_once_in_a_partition_the_second_is_refused() -> None:
+    app = Steered(concurrency=1)
+    async with running(app.athomic) as athomic:
+        app.gate.clear()
+        await app.publish("a", range(1, 11), partition=0)
+        await app.record.until(lambda seen: ("a", 1) in seen)
+        first = asyncio.create_task(athomic.seek("h", "t", 0, 8))
+        await eventually(lambda: athomic._running().manager.consumers["h"]._session._placement._sought)  # type: ignore[union-attr]
+        with pytest.raises(ControlRefusedError, match=r"another seek is under way in t\[0\]"):
+            await athomic.seek("h", "t", 0, 3)
+        app.gate.set()
+        assert (await first).done
+        await athomic.drain()
+        assert (await athomic.seek("h", "t", 0, 9)).repeated == 1
+        await athomic.drain()
+    assert numbers(app) == [1, 9, 10, 10]
+
+
+async def test_a_partition_that_comes_or_goes_is_not_said_to_be_of_another_member() -> None:
+    app = Steered()
+    async with running(app.athomic) as athomic:
+        await app.publish("a", range(1, 3), partition=0)
+        await athomic.drain()
+        session = athomic._running().manager.consumers["h"]._session
+        assert session is not None
+        session._assignment.leave(session.states.values())
+        with pytest.raises(ControlRefusedError, match=r"t\[0\] is being taken over or given up by this process"):
+            await athomic.seek("h", "t", 0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
@@ -20,12 +21,12 @@ from fastapi_athomic.observation.sharing import (
     StatusSharing,
     section_of,
 )
-from fastapi_athomic.observation.status import ConsumerStatus, StatusScope
+from fastapi_athomic.observation.status import ConsumerStatus, LastError, PauseStatus, StatusScope
 from fastapi_athomic.operation_settings import SharingSettings
 from fastapi_athomic.stores.shared_memory import MemorySharedState
 from tests.support.apps import SECONDS, Gate, Record, new_app, running
 
-from .test_group_status import part, partition
+from .test_group_status import NOW, part, partition
 
 INTERVAL = 5.0
 GROUPS = {"h": "g"}
@@ -234,6 +235,21 @@ async def test_who_cannot_be_understood_is_named(desk: Desk, document: bytes, ca
     assert [member.instance_id for member in status.members] == ["ann"]
     assert status.scope_note == "left out, as they are of another version: host:1"
     assert len([record for record in caplog.records if "host:1/abc is left out" in record.message]) == 1
+
+
+@pytest.mark.parametrize("name", ["seen_at", "last_message_at", "since", "at"])
+async def test_times_without_a_zone_are_not_understood(desk: Desk, name: str) -> None:
+    """They cannot be compared with others."""
+    pause = PauseStatus(since=NOW, actor="ann")
+    error = LastError(type="E", message=None, stage="handler", topic="t", partition=0, offset=1, at=NOW, count=1)
+    fields = {"pauses": [pause], "last_errors": [error], "last_message_at": NOW}
+    ann, bob = desk.process("ann", **fields), desk.process("bob", **fields)
+    await bob.tick()
+    ((told, document),) = (await desk.shared.all(section_of("g"))).items()
+    wrong, changed = re.subn(rf'("{name}":"[^"]*)Z"', r'\1"', document.decode())
+    assert changed
+    await desk.shared.put(section_of("g"), told, wrong.encode())
+    assert (await ann.ask()).scope_note == "left out, as they are of another version: bob"
 
 
 async def test_without_a_store_each_process_says_that_it_speaks_for_itself() -> None:

@@ -222,3 +222,12 @@ def test_a_store_in_redis_is_shared_by_processes() -> None:
     shared = create_shared_state(AthomicSettings(broker_url="kafka://127.0.0.1:9092", state_store_url=url))
     assert isinstance(shared, RedisSharedState)
     assert shared.has_others
+
+
+async def test_names_that_are_no_text_do_no_harm(redis_server: RedisServer) -> None:
+    state = RedisSharedState(redis_server.url, prefix=(prefix := uuid4().hex))
+    await state.put("pauses", "billing", b"ours")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.hset(f"{prefix}:shared:{{pauses}}:documents", b"\xff", b"theirs")
+    assert await state.all("pauses") == {"billing": b"ours", "\ufffd": b"theirs"}
+    await state.close()

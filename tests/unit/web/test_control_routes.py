@@ -10,7 +10,7 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 
-from fastapi_athomic import AthomicSettings, ConfigurationError, ControlAction, include_athomic
+from fastapi_athomic import AthomicSettings, ConfigurationError, ControlAction, StateStoreError, include_athomic
 from fastapi_athomic.operation_settings import ControlSettings
 from tests.unit.web.control_shop import AT, GUARDED, ID, OPERATOR, REASON, Shop, open_shop, operator, settings
 
@@ -29,7 +29,20 @@ def test_pauses_begin_and_end() -> None:
         assert [each["partition"] for each in shop.get("").json()["pauses"]] == [None, 2]
         (left,) = shop.post("/resume", {"topic": "orders", "partition": 2}).json()["pauses"]
         assert left["topic"] is None
-        assert shop.post("/resume", {}).json() == {"consumer": ID, "pauses": []}
+        assert shop.post("/resume", {}).json() == {"consumer": ID, "pauses": [], "note": None}
+
+
+def test_who_pauses_is_told_that_the_other_members_do_not_know_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_shop() as shop:
+        assert shop.athomic._shared is not None
+
+        async def refuse(*_: Any, **__: Any) -> None:
+            raise StateStoreError("it is away")
+
+        monkeypatch.setattr(shop.athomic._shared, "put", refuse)
+        told = "the state store is away: other members of the group hear of it when it is back"
+        for path in ("/pause", "/resume"):
+            assert shop.post(path, WHY).json()["note"] == told
 
 
 def test_concurrency_changes_and_goes_back() -> None:

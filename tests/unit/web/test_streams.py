@@ -43,6 +43,8 @@ class Viewer:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.events: asyncio.Queue[str] = asyncio.Queue()
+        self.reads = asyncio.Event()
+        self.reads.set()
         self._gone = asyncio.Event()
         self.task = asyncio.create_task(self._read(response, requests))
 
@@ -56,6 +58,7 @@ class Viewer:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:
+        await self.reads.wait()
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], dict(message["headers"])
         elif body := message.get("body"):
@@ -240,5 +243,22 @@ def test_a_look_that_fails_ends_one_stream_and_no_other() -> None:
             await viewer.event()
             await viewer.leave()
         assert desk.streams.open == 0
+
+    run(look())
+
+
+def test_who_does_not_read_keeps_nobody_out_for_ever() -> None:
+    async def look() -> None:
+        desk = Desk(most_streams=1, stream_seconds=30)
+        with desk.streams.running():
+            viewer = desk.open()
+            await viewer.event()
+            viewer.reads.clear()
+            await asyncio.sleep(20)
+            assert desk.streams.open == 1
+            await asyncio.sleep(20)
+            assert viewer.task.done()
+            assert desk.streams.refusal is None
+            await viewer.task
 
     run(look())
