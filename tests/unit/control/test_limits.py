@@ -424,7 +424,7 @@ async def test_a_probe_that_waits_for_another_attempt_makes_way_for_the_next(kin
     app.errors = [ConnectionError(), ValueError()]
     async with running(app.athomic) as athomic:
         await app.publish("a", range(1, 2), partition=0)
-        await eventually(lambda: state(app) == "open")
+        await eventually(lambda: state(app) == "open" and waiting(athomic) == 1)
         await app.publish("b", range(1, 2), partition=1)
         await eventually(lambda: athomic.consumers()[0].counters.received == 2)
         clock.forward(PAUSE)
