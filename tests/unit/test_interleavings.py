@@ -94,7 +94,6 @@ class Scenario:
             max_buffered_bytes=self.random.choice([20, 16_777_216]),
             stall_timeout=LONG * 10,
             stuck_after=LONG * 10,
-            health=HealthSettings(poll_late=2 * LONG),
             memory=MemorySettings(partitions=self.partitions),
             **options,
         )
