@@ -236,7 +236,7 @@ async def test_a_seek_that_a_rebalance_overtakes_commits_nothing(monkeypatch: py
         await eventually(lambda: not service._session.states[PLACE].open)  # type: ignore[union-attr]
         revoking = asyncio.create_task(membership.on_revoked(frozenset({PLACE})))
         await eventually(lambda: membership.draining)
-        with pytest.raises(TransportError, match=r"t\[0\] is not assigned to this process"):
+        with pytest.raises(TransportError, match=r"t\[0\] is being taken over or given up"):
             await app.seek(1)
         app.gate.set()
         with pytest.raises(TransportError, match=r"t\[0\] was taken from this process meanwhile"):
