@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastapi_athomic
+from tests.support.sources import parsed
 from tests.unit.test_layering import FLOORS, imports_of
 
 PACKAGE = Path(fastapi_athomic.__file__).parent
@@ -51,7 +52,7 @@ def located(path: str) -> Path | None:
 
 @cache
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+    return parsed(path.read_text())
 
 
 def members(node: ast.AST) -> dict[str, ast.AST]:

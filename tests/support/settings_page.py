@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from fastapi_athomic import operation_settings, payload_settings, settings
 from fastapi_athomic.settings import AthomicSettings
 from fastapi_athomic.variables import PREFIX, variable
+from tests.support.sources import parsed
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SOURCES = [Path(str(module.__file__)).read_text() for module in (settings, payload_settings, operation_settings)]
@@ -111,7 +112,7 @@ def unit(model: type[BaseModel], field: str, default: Any) -> str:
 
 
 def class_of(name: str) -> ast.ClassDef:
-    found = (node for node in ast.parse(source_of(name)).body if isinstance(node, ast.ClassDef) and node.name == name)
+    found = (node for node in parsed(source_of(name)).body if isinstance(node, ast.ClassDef) and node.name == name)
     return next(found)
 
 

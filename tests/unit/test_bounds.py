@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 import fastapi_athomic.transports.kafka as kafka
 from tests.support.bounds import FOR_USERS, ROOT, lower_bounds, name_of, tools, upper_bounds
+from tests.support.sources import parsed
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TABLE = (ROOT / "CONTRIBUTING.md").read_text().partition("## The oldest versions")[2].partition("\n## ")[0]
@@ -72,7 +73,7 @@ def test_what_tests_import_is_asked_for() -> None:
 
 def _imports(path: Path) -> set[str]:
     """The top-level packages that a module imports."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(parsed(path.read_text())))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
     return {name.partition(".")[0] for name in names}

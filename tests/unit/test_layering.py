@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastapi_athomic
+from tests.support.sources import parsed
 
 PACKAGE = Path(fastapi_athomic.__file__).parent
 NAME = PACKAGE.name
@@ -69,7 +70,7 @@ def room(module: str) -> str:
 
 def imports_of(name: str, path: Path) -> Iterator[str]:
     """The package's own modules that a module imports, wherever in it, `TYPE_CHECKING` blocks included."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.removeprefix(f"{NAME}.") for alias in node.names if alias.name.startswith(NAME))
         elif isinstance(node, ast.ImportFrom):
@@ -117,7 +118,7 @@ def test_every_folder_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("__init__.py")
-        if not ast.get_docstring(ast.parse(path.read_text()))
+        if not ast.get_docstring(parsed(path.read_text()))
     ]
     assert silent == []
 

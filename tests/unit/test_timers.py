@@ -13,6 +13,7 @@ import pytest
 
 import fastapi_athomic
 from tests.life.timers import BUSY, CONSTANTS
+from tests.support.sources import parsed
 
 PACKAGE = Path(fastapi_athomic.__file__).parent
 ROOT = PACKAGE.parent
@@ -54,7 +55,7 @@ def timers() -> dict[str, float]:
 
 def _timers_of(module: str, path: Path) -> Iterator[tuple[str, float]]:
     """Constants, defaults of fields and parameters, and what is written in the arguments of a call."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path.read_text())
     for owner, node, comment in _scopes(tree, module):
         if isinstance(node, ast.Assign):
             pairs = [pair for target in node.targets for pair in _unpacked(target, node.value)]

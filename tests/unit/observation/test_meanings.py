@@ -25,6 +25,7 @@ from fastapi_athomic.web.routes import RouteOptions, RouteParts, new_routers
 from fastapi_athomic.web.streams import Streams
 from tests.support.apps import eventually, new_app, running
 from tests.support.causes import manager_of
+from tests.support.sources import parsed
 
 ROOT = Path(__file__).parents[3]
 
@@ -83,7 +84,7 @@ def provoked(path: Path) -> Iterator[ReasonCode]:
     """What `@provokes(C.STARTING, ...)` names above the tests of a file."""
     if "@provokes(" not in (text := path.read_text()):
         return
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         for mark in getattr(node, "decorator_list", ()):
             if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "provokes":
                 assert re.match("test_p13_", node.name), f"{path.name}: {node.name} proves P13"  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from aiokafka.errors import NotEnoughReplicasError, NotLeaderForPartitionError
 from fastapi_athomic.transports.kafka import client_log as module
 from fastapi_athomic.transports.kafka.client_log import MOST_KINDS, SILENT_SECONDS, ClientLog, client_context
 from tests.support.clock import set_clock
+from tests.support.sources import parsed
 
 NAME = "aiokafka.consumer.group_coordinator"
 RETRIED = "Got error produce response on topic-partition %s, retrying. Error: %s"
@@ -132,7 +133,7 @@ def test_aiokafka_has_the_lines_that_are_normal() -> None:
     texts = {
         node.value
         for each in modules
-        for node in ast.walk(ast.parse(inspect.getsource(each)))
+        for node in ast.walk(parsed(inspect.getsource(each)))
         if isinstance(node, ast.Constant)
     }
     assert module.NORMAL.keys() <= texts
