@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from fastapi_athomic import Athomic
+import pytest
+
+from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
 from fastapi_athomic.manager import ConsumerManager
 from fastapi_athomic.observation.meanings import MEANINGS, Part, keeps_from_being_ready, keeps_from_living
 from fastapi_athomic.observation.reasons import Reason, ReasonCode
 from fastapi_athomic.observation.status import SEVERITY, HealthReport, HealthStatus
+from fastapi_athomic.operation_settings import HealthSettings
 from tests.support.apps import SECONDS, eventually
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -20,6 +24,37 @@ def provokes(*codes: ReasonCode) -> Callable[[F], F]:
     """Marks a test that provokes these causes, and sees them go. test_meanings.py looks for it."""
     assert codes
     return lambda test: test
+
+
+def shorten_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumers and the broker's connection look around often."""
+    monkeypatch.setattr("fastapi_athomic.broker.PING_INTERVAL", 0.02)
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.02)
+    monkeypatch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", 0.01)
+
+
+def settings(health: dict[str, Any] | None = None, **options: Any) -> AthomicSettings:
+    usual: dict[str, Any] = {"restart_backoff": 0.01, "restart_backoff_max": 0.01, "memory": {"partitions": 1}}
+    return AthomicSettings(**(usual | options), health=HealthSettings(**(health or {})))
+
+
+def session_of(athomic: Athomic) -> Any:
+    return manager_of(athomic).consumers["h"]._session
+
+
+def broker_of(athomic: Athomic) -> Any:
+    return athomic._transport.broker  # type: ignore[attr-defined]
+
+
+def handler(act: Callable[[str], Any] | None = None, **options: Any) -> Callable[..., Any]:
+    """Of topic t; `act` gets each message first, and may be async."""
+
+    @subscribe_to("t", group_id="g", handler_id="h", **options)
+    async def handle(message: str) -> None:
+        if act is not None and asyncio.iscoroutine(done := act(message)):
+            await done
+
+    return handle
 
 
 def manager_of(athomic: Athomic) -> ConsumerManager:

@@ -13,6 +13,15 @@ SESSION = tuple(f"consumption.{module}" for module in ("session", "assignment", 
 """The rooms of a session that look at the clock."""
 
 
+class Clock:
+    """Stands still until a test sets `now`, in seconds."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic: Callable[[], float], *rooms: str) -> None:
     """Replaces `time.monotonic` in all modules of these rooms. A room is a folder of the package, or a module."""
     for room in rooms:

@@ -8,15 +8,8 @@ import pytest
 
 from fastapi_athomic import CircuitBreaker
 from fastapi_athomic.consumption.breaker import Breaker
-from tests.support.clock import set_clock
+from tests.support.clock import Clock, set_clock
 from tests.unit.test_limits import failure
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -6,14 +6,7 @@ import pytest
 
 from fastapi_athomic import RateLimit
 from fastapi_athomic.consumption.bucket import TokenBucket
-from tests.support.clock import set_clock
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock, set_clock
 
 
 @pytest.fixture

@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from fastapi_athomic import Athomic, AthomicSettings, include_athomic, subscribe_to
+from fastapi_athomic import include_athomic
 from fastapi_athomic.exceptions import CommitFailedError, TransportError
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.observation.reasons import ReasonCode
-from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from fastapi_athomic.transports.memory.transport import MemoryTransport
 from tests.support.apps import Gate, Record, eventually, new_app, running
-from tests.support.causes import comes, goes, manager_of, provokes, told
+from tests.support.causes import (
+    broker_of,
+    comes,
+    goes,
+    handler,
+    manager_of,
+    provokes,
+    session_of,
+    settings,
+    shorten_intervals,
+    told,
+)
 from tests.support.clock import set_clock
 
 C = ReasonCode
 
 
-def settings(health: dict[str, Any] | None = None, **options: Any) -> AthomicSettings:
-    usual: dict[str, Any] = {"restart_backoff": 0.01, "restart_backoff_max": 0.01, "memory": {"partitions": 1}}
-    return AthomicSettings(**(usual | options), health=HealthSettings(**(health or {})))
-
-
-def session_of(athomic: Athomic) -> Any:
-    return manager_of(athomic).consumers["h"]._session
-
-
-def broker_of(athomic: Athomic) -> Any:
-    return athomic._transport.broker  # type: ignore[attr-defined]
-
-
-def handler(act: Callable[[str], Any] | None = None, **options: Any) -> Callable[..., Any]:
-    """Of topic t; `act` gets each message first, and may be async."""
-
-    @subscribe_to("t", group_id="g", handler_id="h", **options)
-    async def handle(message: str) -> None:
-        if act is not None and asyncio.iscoroutine(done := act(message)):
-            await done
-
-    return handle
-
-
 @pytest.fixture(autouse=True)
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastapi_athomic.broker.PING_INTERVAL", 0.02)
-    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.02)
-    monkeypatch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", 0.01)
+    shorten_intervals(monkeypatch)
 
 
 # --- the app
