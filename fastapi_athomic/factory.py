@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .consumption.account import ServiceParts
 from .consumption.controls import Controls
 from .consumption.gate import Limits
 from .consumption.lanes import create_strategy
@@ -16,7 +17,7 @@ from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
 from .consumption.read_ahead import max_buffered
 from .consumption.rivals import Rivals
-from .consumption.service import ConsumerService, ServiceParts
+from .consumption.service import ConsumerService
 from .consumption.session import ConsumerSession
 from .consumption.sources import ensure_sources
 from .consumption.strategies import ConsumptionStrategy, Guard, StrategyParts

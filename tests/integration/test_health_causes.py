@@ -104,7 +104,7 @@ async def test_p13_a_member_that_the_group_put_out_says_so_until_it_is_in_again(
         for number in range(3):
             await athomic.publish(topic, "before", partition=number)
         await begun.count(1)
-        session: Any = manager_of(athomic).consumers["h"]._session
+        session: Any = manager_of(athomic).consumers["h"].life.session
         coordinator = session.client()._member._coordinator
         await coordinator._send_req(LeaveGroupRequest(topic, coordinator.member_id))  # as if its session had timed out
         session._assignment.trusted_until = 0.0  # as if it had stood still for as long

@@ -38,7 +38,7 @@ class Shop:
         """aiokafka's: of producer, consumer and admin."""
         transport: Any = self.athomic._transport
         service = self.athomic.manager().consumers["h"]  # type: ignore[union-attr]
-        consumer: Any = service._session.client()  # type: ignore[union-attr]
+        consumer: Any = service.life.session.client()  # type: ignore[union-attr]
         (producer,) = transport._producer._clients._open.values()
         return {"producer": producer.client, "consumer": consumer._member._client, "admin": transport._admin}
 

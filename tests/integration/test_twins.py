@@ -86,7 +86,7 @@ async def test_p21_fault_09_who_was_only_thrown_out_is_no_twin(apache_kafka: Kaf
 
     athomic = new_app(settings(apache_kafka), handle)
     async with running(athomic):
-        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         coordinator = session.client()._member._coordinator
         assert isinstance(coordinator, StaticMembership)
         before = coordinator.member_id

@@ -14,8 +14,8 @@ SESSION_SECONDS = 4.0
 
 CONSTANTS = {
     "fastapi_athomic.handling.threads.IDLE_SECONDS": 1.0,
-    "fastapi_athomic.consumption.service.STEADY_SECONDS": 3.0,
-    "fastapi_athomic.consumption.service.BREAK_SECONDS": 4.0,
+    "fastapi_athomic.consumption.supervision.STEADY_SECONDS": 3.0,
+    "fastapi_athomic.consumption.supervision.BREAK_SECONDS": 4.0,
     "fastapi_athomic.transports.kafka.options.IDLE_SECONDS": 3.0,
     "fastapi_athomic.transports.kafka.options.METADATA_SECONDS": 4.0,
     "fastapi_athomic.transports.kafka.group_member.METADATA_MAX_AGE": 3.0,

@@ -39,7 +39,7 @@ def settings(health: dict[str, Any] | None = None, **options: Any) -> AthomicSet
 
 
 def session_of(athomic: Athomic) -> Any:
-    return manager_of(athomic).consumers["h"]._session
+    return manager_of(athomic).consumers["h"].life.session
 
 
 def broker_of(athomic: Athomic) -> Any:

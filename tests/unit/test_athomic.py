@@ -28,7 +28,7 @@ from fastapi_athomic import (
     ordered_consumer,
     subscribe_to,
 )
-from fastapi_athomic.consumption.service import BREAK_SECONDS, ConsumerService
+from fastapi_athomic.consumption.supervision import BREAK_SECONDS, Supervision
 from fastapi_athomic.inclusion import install
 from fastapi_athomic.settings import HandlerTuning
 from tests.support.apps import Record, eventually, new_app, running
@@ -439,7 +439,7 @@ def refuse(*_: Any) -> Any:
 async def test_a_consumer_that_cannot_even_close_its_session_is_not_healthy_and_tries_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    close = ConsumerService._close
+    close = Supervision._close
 
     async def close_and_break(*arguments: Any) -> None:
         await close(*arguments)
@@ -450,7 +450,7 @@ async def test_a_consumer_that_cannot_even_close_its_session_is_not_healthy_and_
 
     async with running(new_app(AthomicSettings(restart_backoff=0.01), handle)) as athomic:
         with monkeypatch.context() as broken:
-            broken.setattr(ConsumerService, "_close", close_and_break)
+            broken.setattr(Supervision, "_close", close_and_break)
             broken.setattr("fastapi_athomic.consumption.lanes.LaneStrategy._leave", refuse)
             await athomic.publish("t", "first")
             await eventually(lambda: athomic.consumers()[0].restarts)

@@ -118,7 +118,7 @@ def messages(start: int) -> Iterable[RawMessage]:
 def strategy_of(athomic: Athomic) -> ConsumptionStrategy:
     """As the factory wires it, without a session around it."""
     manager, _, _ = athomic._assemble()
-    session: Any = manager.consumers["h"]._new_session()
+    session: Any = manager.consumers["h"].life._new_session()
     return session._strategy  # type: ignore[no-any-return]
 
 

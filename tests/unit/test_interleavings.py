@@ -100,7 +100,7 @@ class Scenario:
 
     @property
     def session(self) -> Any:
-        return self.athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        return self.athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
 
     def look(self) -> None:
         """What holds at any time."""

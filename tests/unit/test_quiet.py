@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, PublishError, RetryPolicy, subscribe_to
-from fastapi_athomic.consumption.service import ConsumerService
+from fastapi_athomic.consumption.supervision import Supervision
 from fastapi_athomic.messages import TopicPartition
 from tests.support.apps import Gate, Record, eventually, new_app, running
 
@@ -28,11 +28,11 @@ def service_of(athomic: Athomic) -> Any:
 async def test_p18_the_back_off_grows_to_its_limit_and_begins_anew_after_a_steady_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record, delays, pause = Record(), list[float](), ConsumerService._pause_before_restart
+    record, delays, pause = Record(), list[float](), Supervision._pause_before_restart
 
-    async def noted(service: ConsumerService, delay: float) -> None:
+    async def noted(life: Supervision, delay: float) -> None:
         delays.append(delay)
-        await pause(service, delay)
+        await pause(life, delay)
 
     @subscribe_to("t", group_id="g", handler_id="h")
     async def handle(number: int) -> None:
@@ -42,15 +42,15 @@ async def test_p18_the_back_off_grows_to_its_limit_and_begins_anew_after_a_stead
         service = service_of(athomic)
         await eventually(lambda: service.ready)
         restarts = service.restarts
-        service._session._strategy.pool.failure = RuntimeError("injected")
+        service.life.session._strategy.pool.failure = RuntimeError("injected")
         await athomic.publish("t", restarts)  # ends the poll
         await eventually(lambda: service.restarts > restarts)
 
-    monkeypatch.setattr(ConsumerService, "_pause_before_restart", noted)
+    monkeypatch.setattr(Supervision, "_pause_before_restart", noted)
     async with running(new_app(settings(restart_backoff=0.01, restart_backoff_max=0.03), handle)) as athomic:
         for _ in range(4):
             await break_off()
-        monkeypatch.setattr("fastapi_athomic.consumption.service.STEADY_SECONDS", 0.0)
+        monkeypatch.setattr("fastapi_athomic.consumption.supervision.STEADY_SECONDS", 0.0)
         await break_off()
         await record.until(lambda seen: set(seen) == set(range(5)))
         await athomic.drain()

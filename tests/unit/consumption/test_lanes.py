@@ -27,7 +27,7 @@ async def test_p16_lanes_of_keys_that_are_done_are_used_again_and_bounded() -> N
     )
     athomic = new_app(settings, handle)
     async with running(athomic):
-        strategy: Any = athomic.manager().consumers["h"]._session._strategy  # type: ignore[union-attr]
+        strategy: Any = athomic.manager().consumers["h"].life.session._strategy  # type: ignore[union-attr]
         await athomic.publish_many("t", list(range(keys)), key=str)
         await begun.count(keys)
         gate.set()

@@ -41,7 +41,7 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
     )
     athomic = new_app(settings, handle)
     async with running(athomic):
-        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         confirm = session._membership.confirm
 
         async def confirm_membership() -> None:
@@ -103,7 +103,7 @@ async def test_p05_a_worker_that_goes_on_before_the_poll_loop_asks_too(
         record.note(number)
 
     def session() -> Any:
-        return athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        return athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
 
     def share() -> Any:
         return session()._parts.share
@@ -153,7 +153,7 @@ async def test_a_rebalance_while_the_membership_is_in_doubt_decides(monkeypatch:
     async with running(athomic):
         await athomic.publish("t", 0)
         await athomic.drain()
-        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         partitions = frozenset(session.states)
 
         async def refuse_after_a_rebalance(*_: object) -> None:

@@ -60,7 +60,7 @@ async def test_p21_fault_06_seek_goes_back_and_ahead(isolation: Any) -> None:
         app.gate.clear()
         await app.athomic.publish_many("t", range(5, 10))
         await app.record.count(8)
-        session: Any = app.athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = app.athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         seeking = asyncio.create_task(app.seek(8))
         await eventually(lambda: not session.states[PLACE].open)
         assert not seeking.done(), "it waits for what runs"
@@ -119,7 +119,7 @@ async def test_p21_fault_06_who_resumes_while_a_seek_waits_starts_nothing_before
         await app.record.count(1)
         service = app.athomic.manager().consumers["h"]  # type: ignore[union-attr]
         seeking = asyncio.create_task(app.seek(2))
-        state = service._session.states[PLACE]  # type: ignore[union-attr]
+        state = service.life.session.states[PLACE]  # type: ignore[union-attr]
         await eventually(lambda: not state.open)
         service.pause()
         service.resume()
@@ -146,7 +146,7 @@ async def test_p04_who_resumes_while_partitions_are_given_up_starts_nothing_on_t
         await athomic.publish("t", 7)
         await record.count(1)
         service = athomic.manager().consumers["h"]  # type: ignore[union-attr]
-        state = service._session.states[PLACE]  # type: ignore[union-attr]
+        state = service.life.session.states[PLACE]  # type: ignore[union-attr]
         broker_named(settings.broker_address).rebalance("g")
         await eventually(lambda: not state.open)
         service.pause()
@@ -194,7 +194,7 @@ async def test_a_seek_during_which_the_group_takes_the_partition_is_refused(monk
         await app.athomic.publish_many("t", range(3))
         await app.athomic.drain()
         service = app.athomic.manager().consumers["h"]  # type: ignore[union-attr]
-        membership: Any = service._session._membership  # type: ignore[union-attr]
+        membership: Any = service.life.session._membership  # type: ignore[union-attr]
         revoking: list[asyncio.Task[None]] = []
 
         async def commit_as_it_is_taken(consumer: MemoryConsumer, *arguments: Any) -> None:
@@ -207,7 +207,7 @@ async def test_a_seek_during_which_the_group_takes_the_partition_is_refused(monk
         with pytest.raises(TransportError, match=r"t\[0\] was taken from this process meanwhile"):
             await app.seek(0)
         await revoking[0]
-        assert PLACE not in service._session.states  # type: ignore[union-attr]
+        assert PLACE not in service.life.session.states  # type: ignore[union-attr]
         await membership.on_assigned(frozenset({PLACE}))
         await app.athomic.publish("t", 3)
         await app.record.until(lambda seen: 3 in seen)
@@ -231,9 +231,9 @@ async def test_a_seek_that_a_rebalance_overtakes_commits_nothing(monkeypatch: py
         await app.athomic.publish("t", 3)
         await app.record.count(4)
         service = app.athomic.manager().consumers["h"]  # type: ignore[union-attr]
-        membership: Any = service._session._membership  # type: ignore[union-attr]
+        membership: Any = service.life.session._membership  # type: ignore[union-attr]
         seeking = asyncio.create_task(app.seek(0))
-        await eventually(lambda: not service._session.states[PLACE].open)  # type: ignore[union-attr]
+        await eventually(lambda: not service.life.session.states[PLACE].open)  # type: ignore[union-attr]
         revoking = asyncio.create_task(membership.on_revoked(frozenset({PLACE})))
         await eventually(lambda: membership.draining)
         with pytest.raises(TransportError, match=r"t\[0\] is being taken over or given up"):
@@ -260,7 +260,7 @@ async def test_p20_a_seek_leaves_what_is_known_of_other_topics_alone(monkeypatch
     async with running(app.athomic):
         await app.athomic.publish_many("t", range(3))
         await app.athomic.drain()
-        starting_points: Any = app.athomic.manager().consumers["h"]._session._parts.starting_points  # type: ignore[union-attr]
+        starting_points: Any = app.athomic.manager().consumers["h"].life.session._parts.starting_points  # type: ignore[union-attr]
         known = dict(starting_points._seen)
         starting_points._seen.clear()
         monkeypatch.setattr(MemoryConsumer, "committed", committed)

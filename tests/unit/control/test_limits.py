@@ -182,14 +182,14 @@ async def test_nobody_is_blamed_for_messages_that_wait(
         later = Clock()
         later.now = monotonic()
         service: Any = athomic.manager().consumers["h"]  # type: ignore[union-attr]
-        session = service._session
-        set_clock(monkeypatch, later, "consumption.session", "consumption.service")
+        session = service.life.session
+        set_clock(monkeypatch, later, "consumption.session", "consumption.account")
         for _ in range(5):  # as if the limit had held messages back for longer than `stall_timeout`
             later.forward(40)
             await later.looked()
         (status,) = athomic.consumers()
         assert (status.oldest_in_flight_seconds, status.restarts, status.state) == (None, 0, "running")
-        assert service._session is session
+        assert service.life.session is session
         assert status.health.reasons == [], "it was asked for"
         assert status.rate_limit is not None
         assert (status.rate_limit.messages_per_second, status.rate_limit.burst) == (1 / MILLISECOND, 4)

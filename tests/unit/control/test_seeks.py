@@ -288,7 +288,7 @@ async def test_of_two_seeks_at_once_in_a_partition_the_second_is_refused() -> No
         await app.publish("a", range(1, 11), partition=0)
         await app.record.until(lambda seen: ("a", 1) in seen)
         first = asyncio.create_task(athomic.seek("h", "t", 0, 8))
-        await eventually(lambda: athomic._running().manager.consumers["h"]._session._placement._sought)  # type: ignore[union-attr]
+        await eventually(lambda: athomic._running().manager.consumers["h"].life.session._placement._sought)  # type: ignore[union-attr]
         with pytest.raises(ControlRefusedError, match=r"another seek is under way in t\[0\]"):
             await athomic.seek("h", "t", 0, 3)
         app.gate.set()
@@ -304,7 +304,7 @@ async def test_a_partition_that_comes_or_goes_is_not_said_to_be_of_another_membe
     async with running(app.athomic) as athomic:
         await app.publish("a", range(1, 3), partition=0)
         await athomic.drain()
-        session = athomic._running().manager.consumers["h"]._session
+        session = athomic._running().manager.consumers["h"].life.session
         assert session is not None
         session._assignment.leave(session.states.values())
         with pytest.raises(ControlRefusedError, match=r"t\[0\] is being taken over or given up by this process"):

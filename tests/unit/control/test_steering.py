@@ -208,13 +208,13 @@ async def test_a_restart_lets_what_runs_finish_and_repeats_nothing(isolation: st
         app.gate.clear()
         await app.publish("a", range(1, 6), partition=0)
         await app.record.count(1)
-        before: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        before: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         both = [asyncio.create_task(athomic.restart("h", actor=ANN)) for _ in range(2)]
         await eventually(lambda: not before.states[TopicPartition("t", 0)].open)
         assert not any(each.done() for each in both), "it waits for what runs"
         app.gate.set()
         await asyncio.gather(*both)
-        assert athomic.manager().consumers["h"]._session is not before  # type: ignore[union-attr]
+        assert athomic.manager().consumers["h"].life.session is not before  # type: ignore[union-attr]
         await athomic.wait_until_ready()
         await athomic.drain()
         (status,) = athomic.consumers()
@@ -226,7 +226,7 @@ async def test_a_restart_ends_a_back_off_and_is_refused_once_it_stops() -> None:
     app = Steered(restart_backoff=600.0, restart_backoff_max=600.0)
     async with running(app.athomic) as athomic:
         service: Any = athomic.manager().consumers["h"]  # type: ignore[union-attr]
-        service._session._strategy.pool.failure = RuntimeError("broken")
+        service.life.session._strategy.pool.failure = RuntimeError("broken")
         await app.publish("a", range(1, 2))
         await eventually(lambda: service.state == "backing_off")
         await athomic.restart("h")
@@ -251,9 +251,9 @@ async def test_who_is_stopped_while_it_is_restarted_hears_of_it() -> None:
         await app.record.count(1)
         service: Any = athomic.manager().consumers["h"]  # type: ignore[union-attr]
         restarting = asyncio.create_task(athomic.restart("h"))
-        await eventually(lambda: service._restart.is_set())
+        await eventually(lambda: service.life._restart.is_set())
         stopping = asyncio.create_task(service.stop(20))
-        await eventually(lambda: service._stop.is_set())
+        await eventually(lambda: service.life._stop.is_set())
         app.gate.set()
         with pytest.raises(ControlRefusedError, match="h was stopped before it began anew"):
             await restarting
@@ -326,7 +326,7 @@ async def test_more_is_read_ahead_for_more_concurrency() -> None:
             "t", [Step(order="a", number=n) for n in range(1, 3001)], key=lambda step: str(step.number)
         )
         await eventually(lambda: in_hand() > 1000)
-        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         polled = session.polled_at
         await eventually(lambda: session.polled_at > polled)
         assert all(place.in_flight <= 500 for place in athomic.consumers()[0].assignment)

@@ -101,7 +101,7 @@ async def test_paused_partitions_are_not_fetched() -> None:
     app = Steered()
     async with running(app.athomic) as athomic:
         await athomic.pause("h", topic="t", partition=0)
-        session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         polled = session.polled_at  # the fetch that waits now may still bring messages; the next leaves it out
         await eventually(lambda: session.polled_at > polled)
         await app.publish("a", range(1, 9), partition=0)

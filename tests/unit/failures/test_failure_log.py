@@ -315,7 +315,7 @@ async def test_what_fails_after_its_partition_was_revoked_is_told_too(desk: Desk
         revoked = True
 
     manager, _, _ = new_app(AthomicSettings(), desk.handler())._assemble()
-    session: Any = manager.consumers["h"]._new_session()
+    session: Any = manager.consumers["h"].life._new_session()
     message = RawMessage("t", 0, 7, 0, None, b"x", ())
     assert await session._strategy._processor.process(message, 1, 0.0, Revoked()) is None
     assert desk.line(logging.INFO).endswith("; its partition was revoked meanwhile, and the new owner handles it")

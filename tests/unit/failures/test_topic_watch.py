@@ -91,7 +91,7 @@ async def test_p20_fault_11_what_is_gone_is_followed_no_more_and_disturbs_nothin
     async with running(shop.app("t")) as athomic:
         assert followed(athomic) == {"t", "t.g.redrive"}
         manager: Any = athomic.manager()
-        member = manager.consumers["g"]._session.client()._member
+        member = manager.consumers["g"].life.session.client()._member
         assert member.followed == {"t.g.redrive"}
         shop.broker.delete_topics(["t.g.redrive"])
         await eventually(lambda: not member.followed and followed(athomic) == {"t"})

@@ -453,7 +453,7 @@ async def test_p21_fault_04_a_handler_that_cancels_itself_and_returns_is_done_wi
 def strategy_of(athomic: Athomic) -> Any:
     """As the factory wires it, without a session around it."""
     manager, _, _ = athomic._assemble()
-    session: Any = manager.consumers["h"]._new_session()
+    session: Any = manager.consumers["h"].life._new_session()
     return session._strategy
 
 

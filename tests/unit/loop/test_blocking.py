@@ -62,7 +62,7 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
         await comes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
-        set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.service", *SESSION)
+        set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.account", *SESSION)
         await eventually(lambda: athomic.health().status == "healthy")
         await goes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
 

@@ -172,7 +172,7 @@ async def test_p13_an_event_loop_that_turned_late_is_told_for_a_while(monkeypatc
 async def test_p13_a_consumer_that_nobody_would_rebuild_is_not_live() -> None:
     athomic = new_app(settings(), handler())
     async with running(athomic):
-        supervisor = manager_of(athomic).consumers["h"]._supervisor
+        supervisor = manager_of(athomic).consumers["h"].life._supervisor
         assert supervisor is not None
         supervisor.cancel()
         await comes(athomic, C.SUPERVISOR_ENDED)
@@ -200,7 +200,7 @@ async def test_p13_a_consumer_that_breaks_is_told_and_one_that_breaks_often_is_t
         assert (reason.message[:13], reason.limit_seconds) == ("broke 2 times", 300.0)
         await goes(athomic, C.RESTARTING)
         await athomic.drain()
-        clock = ("consumption.service", "consumption.session", "consumption.assignment", "consumption.membership")
+        clock = ("consumption.account", "consumption.session", "consumption.assignment", "consumption.membership")
         set_clock(monkeypatch, lambda: time.monotonic() + 301, *clock)
         await goes(athomic, C.RESTARTS_OFTEN)
 
@@ -256,7 +256,7 @@ async def test_p13_a_rebalance_that_lasts(monkeypatch: pytest.MonkeyPatch) -> No
         membership = session_of(athomic)._membership
         membership.without_partitions_since = time.monotonic()
         await comes(athomic, C.REBALANCE_LONG)
-        monkeypatch.setattr("fastapi_athomic.consumption.service.longest_rebalance", lambda _: 0.2)
+        monkeypatch.setattr("fastapi_athomic.consumption.account.longest_rebalance", lambda _: 0.2)
         await comes(athomic, C.WITHOUT_PARTITIONS)
         assert C.REBALANCE_LONG not in told(athomic)
         broker_of(athomic).create_partitions("t", 2)  # rebalances the group

@@ -27,7 +27,7 @@ def shift(monkeypatch: pytest.MonkeyPatch) -> Shift:
     """Moves the clock of consumers and their sessions by so many seconds."""
 
     def move(seconds: float) -> None:
-        set_clock(monkeypatch, lambda: time.monotonic() + seconds, "consumption.service", *SESSION)
+        set_clock(monkeypatch, lambda: time.monotonic() + seconds, "consumption.account", *SESSION)
 
     return move
 
@@ -41,7 +41,7 @@ def health_of(athomic: Athomic) -> ConsumerHealth:
 async def seen_by(athomic: Athomic, shift: Shift, seconds: float) -> ConsumerHealth:
     """Its health when the clock has moved on, and it has polled since."""
     shift(seconds)
-    session: Any = athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+    session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
     await eventually(lambda: session.polled_at > time.monotonic() + seconds - 1)
     return health_of(athomic)
 
@@ -101,7 +101,7 @@ async def test_p13_fault_16_a_drain_longer_than_the_stall_timeout_is_progress(sh
     async with running(busy):
         await busy.publish("t", "slow", partition=0)
         await begun.count(1)
-        session: Any = busy.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = busy.manager().consumers["h"].life.session  # type: ignore[union-attr]
         async with newcomer.app.router.lifespan_context(newcomer.app):
             await eventually(lambda: not any(state.open for state in session.states.values()))
             await busy.publish_many("t", ["more"] * 10)  # which it may not fetch
@@ -122,7 +122,7 @@ async def test_p13_fault_16_who_joins_waits_as_long_as_the_others_drain(shift: S
         await busy.publish("t", "slow", partition=0)
         await begun.count(1)
         async with newcomer.app.router.lifespan_context(newcomer.app):
-            session: Any = busy.manager().consumers["h"]._session  # type: ignore[union-attr]
+            session: Any = busy.manager().consumers["h"].life.session  # type: ignore[union-attr]
             await eventually(lambda: not any(state.open for state in session.states.values()))
             assert (await seen_by(newcomer, shift, 110)).status == "starting"
             gate.set()

@@ -80,7 +80,7 @@ class Shop:
 
     @property
     def strategy(self) -> Any:
-        session: Any = self.athomic.manager().consumers["h"]._session  # type: ignore[union-attr]
+        session: Any = self.athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         return session._strategy
 
     @property
