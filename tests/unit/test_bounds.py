@@ -47,7 +47,7 @@ def test_one_extra_brings_everything_that_users_may_want() -> None:
     (everything,) = PROJECT["optional-dependencies"]["all"]
     brought = everything.removeprefix("fastapi-athomic[").removesuffix("]").split(",")
     assert set(brought) == set(FOR_USERS) - {"example"}
-    assert set(PROJECT["optional-dependencies"]) == {*FOR_USERS, "all", "test", "bench", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {*FOR_USERS, "all", "test", "docs", "bench", "dev"}
 
 
 def test_only_what_tests_need_is_new() -> None:

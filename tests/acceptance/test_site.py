@@ -1,0 +1,87 @@
+"""The site that `scripts/docs` makes: no warning, no dead link, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page has: anchors, and the addresses that it leads to or loads."""
+
+    path: Path
+    anchors: set[str] = field(default_factory=lambda: {""})
+    links: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.path.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name == "id" and value:
+                self.anchors.add(value)
+            elif name in ("href", "src", "srcset", "data", "poster") and value is not None:
+                (self.links if tag == "a" else self.loads).append(value)
+
+    def targets(self) -> Iterator[tuple[str, Path, str]]:
+        """What it names of this site: as it is written, the file and the anchor."""
+        for address in (*self.links, *self.loads):
+            parts = urlsplit(address)
+            if not parts.scheme and not parts.netloc:
+                path = (self.path.parent / unquote(parts.path)).resolve() if parts.path else self.path
+                yield address, path, unquote(parts.fragment)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `scripts/docs` does."""
+    place = tmp_path_factory.mktemp("site").resolve()
+    lines = (ROOT / "scripts" / "docs").read_text().splitlines()
+    (command,) = [line for line in lines if "--fail-on-warning" in line]
+    arguments = command.replace("build/site", str(place)).split()[1:]
+    built = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (built.returncode, built.stdout, built.stderr) == (0, "", ""), "a warning is an error"
+    return place
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in site.rglob("*.html")}
+
+
+def test_every_page_is_there_and_the_first_one_leads_to_it(site: Path, pages: dict[Path, Page]) -> None:
+    written = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    expected = {site / page.relative_to(ROOT).with_suffix(".html") for page in written}
+    contents = site / "docs" / "index.html"
+    assert {path for _, path, _ in pages[contents].targets()} >= expected - {contents}
+    assert contents in {path for _, path, _ in pages[site / "index.html"].targets()}
+
+
+def test_every_link_leads_to_a_file_and_an_anchor_of_the_site(pages: dict[Path, Page]) -> None:
+    broken = [
+        f"{page.path.name}: {address}"
+        for page in pages.values()
+        for address, path, anchor in page.targets()
+        if not path.is_file() or (path in pages and anchor not in pages[path].anchors)
+    ]
+    assert not broken
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -> None:
+    loaded = {address for page in pages.values() for address in page.loads}
+    assert not [address for address in loaded if urlsplit(address).scheme not in ("", "data") or address[:2] == "//"]
+    styles = "".join(path.read_text() for path in site.rglob("*.css"))
+    assert "@import" not in styles
+    assert "url(http" not in styles.replace('"', "").replace("'", "")
