@@ -31,7 +31,7 @@ Modules, from the ground up:
     strategies   the protocol of strategies
     workers      the tasks that serve lanes
     batches      the strategy for batches
-    lanes        the strategies for single messages: the order of a partition, of a key, or none; chooses among all these
+    lanes        the strategies for single messages: the order of a partition, of a key, or none; chooses among these
     parts        what the factory gives to each session
     assignment   all partitions of a session: holds them, drains them, lets go of them
     commits      decides when to commit, and commits

@@ -28,7 +28,7 @@ FLOORS = [
     ["factory"],
     ["sequencing"],
     ["consumption"],
-    ["handling"],
+    ["handling", "publishing"],
     ["failures", "unclaimed", "uplink"],
     ["publisher", "decorators", "discovery", "observation", "pipelines"],
     ["broker", "subscriptions", "propagation", "schemas"],
