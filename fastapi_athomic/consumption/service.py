@@ -12,6 +12,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any
 
+from ..clock import utc_now
 from ..complaints import Complaints
 from ..error_text import exc_info
 from ..exceptions import AthomicError, ControlRefusedError, StateStoreError, TransportError
@@ -126,7 +127,7 @@ class ConsumerService:
         self.dlq_handler = parts.dlq_handler
         self.state = ServiceState.NEW
         self.restarts = 0
-        self._changed_at = datetime.now(UTC)  # when `state` changed
+        self._changed_at = utc_now()  # when `state` changed
         self.controls = parts.controls
         self.restart_error: BaseException | None = None  # why its session broke for the last time
         self._new_session = parts.new_session
@@ -203,11 +204,11 @@ class ConsumerService:
             self._next_end = None
         end = self.controls.pauses.next_end()
         if end is not None and not self._stop.is_set():
-            seconds = max(0.0, (end - datetime.now(UTC)).total_seconds())
+            seconds = max(0.0, (end - utc_now()).total_seconds())
             self._next_end = asyncio.get_running_loop().call_later(seconds, self._end_due_pauses)
 
     def _end_due_pauses(self) -> None:
-        for pause in self.end_pauses(self.controls.pauses.due(datetime.now(UTC))):
+        for pause in self.end_pauses(self.controls.pauses.due(utc_now())):
             logger.info("a pause is over, as its time is: %s", said(self.name, pause))
 
     def set_concurrency(self, value: int | None) -> int:
@@ -299,7 +300,7 @@ class ConsumerService:
             raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
         again = self._repeats and state in (ServiceState.STARTING, ServiceState.BACKING_OFF)
         logger.log(logging.DEBUG if again else logging.INFO, "%s: %s", self.name, state)
-        self.state, self._changed_at = state, datetime.now(UTC)
+        self.state, self._changed_at = state, utc_now()
 
     async def _supervise(self) -> None:
         delay = self._settings.restart_backoff
@@ -442,7 +443,7 @@ class ConsumerService:
         held_back = self.controls.limits.hold_back()  # as was asked for, which is nobody's fault
         broke = [moment for moment in list(self._broke_at) if now - moment < self._settings.health.restarts_within]
         return ConsumerFacts(
-            now=datetime.now(UTC),
+            now=utc_now(),
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
             without_partitions=_since(moved_at, now),
@@ -498,7 +499,7 @@ class ConsumerService:
                     health=health.status,
                     partitions=len(partitions),
                     concurrency=self.controls.concurrency,
-                    seen_at=datetime.now(UTC),
+                    seen_at=utc_now(),
                 )
             ],
             topics=list(subscription.topics),
