@@ -18,6 +18,7 @@ from .loop.fairness import LoopShare
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .observation.process_health import ProcessHealth
+from .observers import Observer
 from .payload.routing import Payloads
 from .propagation.app_tracing import instrument_app, resolve_tracer_provider
 from .propagation.orchestrators import Orchestrators
@@ -45,6 +46,7 @@ class AppParts:
     only: Collection[str]  # ids of the handlers that this process takes part in; empty: all
     providers: Mapping[type, Provider]  # what handlers get for a parameter of this type
     known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
+    observer: Observer | None = None  # of tests
 
 
 class Assembly(NamedTuple):
@@ -57,7 +59,8 @@ class Assembly(NamedTuple):
 
 def new_publisher(parts: AppParts, connection: BrokerConnection) -> Publisher:
     """What the app publishes with. Its spans go to the tracer provider that the app has now."""
-    return Publisher(parts.transport, connection, parts.payloads, _orchestrators(parts).of_publisher(), parts.settings)
+    transport = parts.transport if parts.observer is None else parts.observer.publishing(parts.transport)
+    return Publisher(transport, connection, parts.payloads, _orchestrators(parts).of_publisher(), parts.settings)
 
 
 def note_payloads(payloads: Payloads, handlers: Iterable[Discovered]) -> None:
@@ -103,6 +106,7 @@ def assemble(parts: AppParts, connection: BrokerConnection) -> Assembly:
         known=parts.known,
         overrides=lambda: parts.app.dependency_overrides,
         store=parts.store,
+        observer=parts.observer,
     )
     manager = ConsumerManager(
         handlers=handlers,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import ModuleType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -23,7 +23,7 @@ from .exceptions import ConfigurationError, NotIncludedError, PublishError, Tran
 from .exporters.metrics import Collector, Metering
 from .exporters.reporters import lineage_reporter
 from .failures.dead_letters import DeadLetters
-from .loop.isolation import Home, LoopThread, SameLoop
+from .loop.isolation import Home, LoopThread, SameLoop, Work
 from .loop.load import LoopLag, RequestGauge
 from .manager import ConsumerManager
 from .messages import RawMessage
@@ -31,6 +31,7 @@ from .observation.app_checks import AppChecks, Check
 from .observation.process_health import ProcessHealth
 from .observation.startup import doubts
 from .observation.status import ConsumerStatus, HealthReport
+from .observers import Observer, StandIns
 from .operation_settings import Role
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, Reader, TopicPayloads
@@ -49,6 +50,7 @@ from .web.streams import Streams
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 NOT_CONSUMING = (
     "the app is not running its consumers: they start when the app's own lifespan has come to its `yield`, and stop "
@@ -84,12 +86,14 @@ class Athomic(Publishing, Steering):
         self.name = name
         self.prefix = prefix  # of the package's own routes
         self.guarded = False  # these routes have dependencies: not everybody may see the status
+        self._observer: Observer | None = None  # of tests
         self._only: frozenset[str] = frozenset()  # ids of the handlers that run here; empty: all
         self._endpoints: list[Callable[..., Any]] = []  # of the routes that were added to the app
         self.requests = RequestGauge()
         self.loop_lag = LoopLag(settings.health.loop_late)
         self._streams = Streams(settings, self.manager, self.group_status)
         self._search = Search(app=app, calling_module=calling_module, packages=packages, handlers=handlers)
+        self.given_payloads = (payload, topic_payloads)
         self._payloads = new_payloads(settings.payload, payload, topic_payloads)
         for topic in topic_payloads or ():
             if isinstance(topic, str):
@@ -188,6 +192,36 @@ class Athomic(Publishing, Steering):
         self.settings = of_place(self.settings.model_copy(update={"role": role}), place)
         self._transport = create_transport(self.settings)  # it has the group_instance_id
         self._only = frozenset(only)
+
+    async def at_home(self, work: Work[T]) -> T:
+        """Does work in the event loop of the consumers. For `fastapi_athomic.testing`.
+
+        Raises:
+            PublishError: the consumers are not running.
+        """
+        return await self._running().home.run(work)
+
+    @contextmanager
+    def standing_in(self, parts: StandIns) -> Iterator[None]:
+        """Inside the `with` block the app runs with these parts in place of its own. For `fastapi_athomic.testing`.
+
+        What has been built of the settings already stays as it is: the routes, the middleware, the payload pipelines.
+
+        Raises:
+            ConfigurationError: the app is running.
+        """
+        if self._uplink is not None:
+            raise ConfigurationError("the app is running already")
+        own = self.settings, self._transport, self._store, self._shared, self._payloads, self._observer
+        self.settings, self._transport, self._observer = parts.settings, parts.transport, parts.observer
+        self._store, self._shared = parts.store, parts.shared
+        if parts.payloads is not None:
+            self._payloads = parts.payloads
+            self._payloads.find_handlers = self._note_payloads
+        try:
+            yield
+        finally:
+            self.settings, self._transport, self._store, self._shared, self._payloads, self._observer = own
 
     async def partition_counts(self) -> dict[str, int]:
         """How many partitions the topics of each handler have, by its id; without those that follow a pattern.
@@ -426,6 +460,7 @@ class Athomic(Publishing, Steering):
             only=self._only,
             providers={Athomic: lambda _: self},
             known={get_athomic: lambda _: self},
+            observer=self._observer,
         )
 
 

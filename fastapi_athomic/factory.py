@@ -41,6 +41,7 @@ from .messages import RawMessage
 from .observation.counters import Counters
 from .observation.effective import ANY_TOPIC, EffectiveSettings, effective_settings, steps_of
 from .observation.gauges import SequenceGauge
+from .observers import Observer
 from .payload.routing import Decoding, Payloads, Wanted
 from .propagation.orchestrators import Orchestrators
 from .sequencing.groups import OrderedGroups
@@ -63,6 +64,7 @@ class FactoryParts:
     known: Mapping[Callable[..., Any], Provider]  # dependencies that handlers get without a request
     overrides: Callable[[], Mapping[Callable[..., Any], Callable[..., Any]]]  # the app's `dependency_overrides`
     store: StateStore | None  # of ordered consumers
+    observer: Observer | None = None  # of tests
 
 
 class ConsumerFactory:
@@ -105,14 +107,23 @@ class ConsumerFactory:
             limits=limits,
         )
         controls.listeners.append(threads.resize)
+        observer = self._parts.observer
         dlq_handler = DLQHandler(
-            subscription, self._parts.transport, self._settings, returns, self._watch, limits.breaker.excuses
+            subscription,
+            self._parts.transport,
+            self._settings,
+            returns,
+            self._watch,
+            limits.breaker.excuses,
+            observer.witness(subscription) if observer is not None else None,
         )
         dlq_handler.check_names()
         self._name_clashes.admit(dlq_handler.uses)
         self._left_behind.add(dlq_handler)
         self._watch.expect(returns.expected())
         processor_parts = self._processor_parts(subscription, plan, dlq_handler, returns)
+        if observer is not None:
+            processor_parts = observer.processing(Discovered(discovered.function, subscription), processor_parts)
         session_parts = SessionParts(
             name=subscription.handler_id,
             connect=lambda listener, topics: self._connect(subscription, returns, listener, topics),

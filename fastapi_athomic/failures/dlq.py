@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypedDict
+from typing import Protocol, TypedDict
 from weakref import WeakKeyDictionary
 
 from ..clock import utc_now
@@ -79,6 +79,26 @@ class Judgement:
         return self.verdict in (Verdict.DEFERRED, Verdict.DEAD_LETTERED, Verdict.SKIPPED)
 
 
+class Witness(Protocol):
+    """Is told of the failures of one handler: for tests. It is called in the scope of the message."""
+
+    def failed(self, failure: FailureContext) -> None:
+        """An attempt has failed. Told once for each, before it is decided what happens to the message."""
+
+    def settled(self, judgement: Judgement) -> None:
+        """The message is in its retry topic or its DLQ, or is skipped: the handler is done with it."""
+
+
+class _Nobody:
+    """See `Witness`."""
+
+    def failed(self, failure: FailureContext) -> None:
+        """Does nothing."""
+
+    def settled(self, judgement: Judgement) -> None:
+        """Does nothing."""
+
+
 class DLQHandler:
     """Decides what happens to the failures of one subscription, and has them written to its DLQ and retry topics.
 
@@ -104,6 +124,7 @@ class DLQHandler:
         returns: ReturnTopics,
         topics: TopicWatch,
         excuses: Callable[[FailureContext], bool] = _none,
+        witness: Witness | None = None,
     ) -> None:
         """`excuses` is told of each failure once; true: the attempt does not count, as a circuit breaker has opened."""
         self._subscription = subscription
@@ -112,6 +133,7 @@ class DLQHandler:
         self.returns = returns
         self._topics = topics
         self._excuses = excuses
+        self._witness = witness or _Nobody()
         self.handler_id, self.group_id = subscription.handler_id, subscription.group_id
         self._complaints = Complaints()
         self.log = FailureLog(subscription.retry, settings)
@@ -176,6 +198,7 @@ class DLQHandler:
         if decision is not None:
             return decision
         self.log.note(failure)
+        self._witness.failed(failure)
         if self._excuses(failure):
             self._decisions[failure] = EXCUSED
             return EXCUSED
@@ -208,6 +231,12 @@ class DLQHandler:
 
         BLOCKED with a growing delay if the write fails. What a retry topic will never take goes to the DLQ.
         """
+        judgement = await self._move(failure)
+        if judgement.settled:
+            self._witness.settled(judgement)
+        return judgement
+
+    async def _move(self, failure: FailureContext) -> Judgement:
         later = self.decide(failure).later
         if self.returns.is_dead_letter(failure.message):
             what = "it is left alone, as it is already a dead letter of another handler"

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOR_USERS = (
     *("cli", "otel", "prometheus", "lineage", "redis", "example"),
-    *("avro", "compression", "encryption", "json-schema", "msgpack", "protobuf", "registry", "s3"),
+    *("avro", "compression", "encryption", "json-schema", "msgpack", "protobuf", "registry", "s3", "testing"),
 )
 """The extras whose lower bounds are proven. Those of test, bench and dev are tools of this project, and may be new."""
 _REQUIREMENT = re.compile(r"([\w-]+)(?:\[[\w,-]+\])?(?:>=([\w.]+))?(?:,<([\w.]+))?")

@@ -18,7 +18,7 @@ NAME = PACKAGE.name
 
 FLOORS = [
     ["__main__"],
-    ["cli"],
+    ["cli", "testing"],
     ["inclusion", "workers"],
     ["athomic"],
     ["web"],
@@ -27,7 +27,7 @@ FLOORS = [
     ["manager"],
     ["factory"],
     ["sequencing"],
-    ["consumption"],
+    ["consumption", "observers"],
     ["handling", "publishing"],
     ["failures", "unclaimed", "uplink"],
     ["publisher", "decorators", "discovery", "observation", "pipelines"],

@@ -1,0 +1,81 @@
+"""What both kits do in the event loop of the app's routes."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from ..failures.letters import DeadLetter
+from ..messages import PublishedMessage
+from ..payload.pipeline import PayloadPipeline
+from ..publisher import GivenHeaders
+from .bench import Bench
+from .clock import AsyncClock
+from .deliveries import Deliveries
+from .faults import AsyncBrokerFaults
+from .observer import Handler
+from .records import Handled
+
+READY_SECONDS = 30.0
+"""How long the consumers may take to get their partitions."""
+END_SECONDS = 10.0
+"""How long the end of a test waits for what is not handled."""
+MOST_LETTERS = 10_000
+
+
+class KitCore:
+    """The verbs of a kit. Used in the event loop of the routes, while the app runs."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.clock = AsyncClock(bench)
+        self.faults = AsyncBrokerFaults(bench)
+        self._deliveries = Deliveries(bench.athomic, bench.transport)
+
+    async def wait_until_ready(self) -> None:
+        await self.bench.athomic.wait_until_ready(READY_SECONDS)
+
+    async def publish(
+        self,
+        topic: str,
+        message: object,
+        *,
+        key: Any,
+        headers: GivenHeaders,
+        partition: int | None,
+        payload: PayloadPipeline | None,
+    ) -> PublishedMessage:
+        return await self.bench.athomic.publish(
+            topic, message, key=key, headers=headers, partition=partition, payload=payload
+        )
+
+    async def deliver(
+        self, handler: Handler, message: object, *, key: Any, headers: GivenHeaders, topic: str | None
+    ) -> Handled:
+        watch = self.bench.observer.one(handler)
+        return await self._deliveries.deliver(watch, message, key=key, headers=headers, topic=topic)
+
+    async def drain(self, timeout: float, *, skip_delays: bool) -> None:
+        async with AsyncExitStack() as stack:
+            if skip_delays:
+                await stack.enter_async_context(self.clock.skipping())
+            await self.bench.athomic.drain(timeout)
+
+    async def dead_letters(self, handler: Handler | None) -> list[DeadLetter]:
+        observer = self.bench.observer
+        ids = observer.watches if handler is None else observer.ids(handler)
+        found = [await self.bench.athomic.dead_letters(each).browse(limit=MOST_LETTERS) for each in sorted(ids)]
+        return [letter for letters in found for letter in letters]
+
+    async def leave(self) -> str | None:
+        """Has what was published handled before the test ends. Returns what was not, as `drain` says it.
+
+        Not if a message waits in a retry topic: the test looks at a moment in between, and leaves it at that.
+        """
+        if self.bench.records.deferred():
+            return None
+        try:
+            await self.drain(END_SECONDS, skip_delays=True)
+        except TimeoutError as error:
+            return str(error)
+        return None
