@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 from time import monotonic
 
+from .clock import utc_now
 from .exceptions import PublishError, TransportError
 from .settings import AthomicSettings
 from .transports.base import Transport
@@ -49,7 +50,7 @@ class BrokerConnection:
         self._connecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self.last_error: TransportError | None = None  # None while the broker can be reached
-        self.changed_at = datetime.now(UTC)  # when it was reached, or could no longer be
+        self.changed_at = utc_now()  # when it was reached, or could no longer be
 
     async def begin(self) -> None:
         """Connects in the background."""
@@ -76,7 +77,7 @@ class BrokerConnection:
                 self.last_error = error
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._settings.restart_backoff_max)
-        self.last_error, self.changed_at = None, datetime.now(UTC)
+        self.last_error, self.changed_at = None, utc_now()
         self._connected.set()
         self._watching = asyncio.create_task(self._watch(), name="athomic-broker-watch")
 
@@ -94,7 +95,7 @@ class BrokerConnection:
             elif error is not None and str(error) != str(self.last_error):
                 logger.warning("the broker still cannot be reached, for another reason: %s", error)
             if (error is None) is not (self.last_error is None):
-                self.changed_at = datetime.now(UTC)
+                self.changed_at = utc_now()
             self.last_error = error
 
     @property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from .broker import NOTICED_SECONDS, BrokerConnection
 from .checks import did_you_mean
+from .clock import utc_now
 from .consumption.service import ConsumerService
 from .discovery import Discovered
 from .exceptions import ConfigurationError, TransportError, raise_all
@@ -101,7 +102,7 @@ class ConsumerManager:
 
     def note_failure(self, error: BaseException) -> None:
         """Call it when the services could not be started. The app is unhealthy from then on, until it is restarted."""
-        self._failure = error, datetime.now(UTC)
+        self._failure = error, utc_now()
 
     @property
     def broker_error(self) -> TransportError | None:
@@ -171,7 +172,7 @@ class ConsumerManager:
     def why_not_ready(self) -> list[ReasonCode]:
         """The readiness probe: why this instance should get no requests, as far as `health.ready_includes` says."""
         includes, reached = self._settings.ready_includes, self._broker.reached_since
-        return keeps_from_being_ready(self.health(), includes, now=datetime.now(UTC), broker_reached=reached)
+        return keeps_from_being_ready(self.health(), includes, now=utc_now(), broker_reached=reached)
 
     @property
     def consumes(self) -> bool:

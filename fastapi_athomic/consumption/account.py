@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
+from ..clock import utc_now
 from ..failures.dlq import DLQHandler
 from ..handling.patience import Patience
 from ..messages import TopicPartition
@@ -103,7 +104,7 @@ class Account:
             moment for moment in list(self._life.broke_at) if now - moment < self._parts.settings.health.restarts_within
         ]
         return ConsumerFacts(
-            now=datetime.now(UTC),
+            now=utc_now(),
             since_poll=now - session.polled_at,
             since_progress=now - session.progress_at,
             without_partitions=_since(moved_at, now),
@@ -159,7 +160,7 @@ class Account:
                     health=health.status,
                     partitions=len(partitions),
                     concurrency=self._parts.controls.concurrency,
-                    seen_at=datetime.now(UTC),
+                    seen_at=utc_now(),
                 )
             ],
             topics=list(subscription.topics),

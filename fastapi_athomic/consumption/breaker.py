@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from time import monotonic
 from typing import Any
 
+from ..clock import utc_now
 from ..error_text import type_name
 from ..limits import CircuitBreaker
 from ..observation.reasons import Reason, ReasonCode
@@ -44,7 +45,7 @@ class Breaker:
         self._openings = 0  # in a row, without a success in between
         self._until = 0.0  # on the monotonic clock: when it is half open
         self._probing = False  # the one message of a half open breaker is under way
-        self._since = datetime.now(UTC)
+        self._since = utc_now()
         self._next: datetime | None = None  # `_until`, for people
         self._error: str | None = None  # the type of the last error that counted
 
@@ -151,7 +152,7 @@ class Breaker:
     def _open(self, policy: CircuitBreaker, now: float) -> None:
         pause = min(policy.pause * 2.0 ** min(self._openings, 64), policy.longest_pause)
         self._openings += 1
-        self._until, self._next = now + pause, datetime.now(UTC) + timedelta(seconds=pause)
+        self._until, self._next = now + pause, utc_now() + timedelta(seconds=pause)
         logger.warning(
             "%s: its circuit breaker opens: nothing begins for %g s, as the handler keeps failing with %s",
             *(self._name, pause, self._error),
@@ -166,7 +167,7 @@ class Breaker:
     def _become(self, state: BreakerState, *, quietly: bool = False) -> None:
         if state is self.state and not quietly:
             return
-        self.state, self._since, self._probing = state, datetime.now(UTC), False
+        self.state, self._since, self._probing = state, utc_now(), False
         if not quietly:
             error = self._error if state is BreakerState.OPEN else None
             until = self._next if state is BreakerState.OPEN else None

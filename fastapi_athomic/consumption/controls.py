@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
+from ..clock import utc_now
 from ..messages import TopicPartition
 from ..observation.status import PauseStatus
 from .gate import Limits
@@ -32,7 +33,7 @@ def scope_of(pause: PauseStatus) -> Scope:
 
 def new_pause(scope: Scope, *, actor: str, reason: str | None = None, until: datetime | None = None) -> PauseStatus:
     """A pause that begins now."""
-    since = datetime.now(UTC)
+    since = utc_now()
     return PauseStatus(
         topic=scope.topic, partition=scope.partition, since=since, until=until, actor=actor, reason=reason
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
+from ..clock import utc_now
 from ..exceptions import CommitFailedError, ControlRefusedError, TransportError
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode, lasting
@@ -197,7 +198,7 @@ class Placement:
 
     def _note_topics(self, topics: Mapping[str, TopicInfo | None]) -> None:
         absent = [topic for topic, info in topics.items() if info is None] if topics else [""]
-        now = datetime.now(UTC)
+        now = utc_now()
         self.absent_since = {topic: self.absent_since.get(topic, now) for topic in absent}
         self.topics = topics
 

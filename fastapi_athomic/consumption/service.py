@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 
+from ..clock import utc_now
 from ..exceptions import ControlRefusedError
 from ..limits import RateLimit
 from ..messages import TopicPartition
@@ -99,7 +99,7 @@ class ConsumerService:
         self._forget_next_end()
         end = self.controls.pauses.next_end()
         if end is not None and not self.life.stopping:
-            seconds = max(0.0, (end - datetime.now(UTC)).total_seconds())
+            seconds = max(0.0, (end - utc_now()).total_seconds())
             self._next_end = asyncio.get_running_loop().call_later(seconds, self._end_due_pauses)
 
     def _forget_next_end(self) -> None:
@@ -108,7 +108,7 @@ class ConsumerService:
             self._next_end = None
 
     def _end_due_pauses(self) -> None:
-        for pause in self.end_pauses(self.controls.pauses.due(datetime.now(UTC))):
+        for pause in self.end_pauses(self.controls.pauses.due(utc_now())):
             logger.info("a pause is over, as its time is: %s", said(self.name, pause))
 
     def set_concurrency(self, value: int | None) -> int:

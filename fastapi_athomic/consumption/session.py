@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from time import monotonic, time
 
+from ..clock import utc_now
 from ..exceptions import TransportError, WorkerDiedError
 from ..messages import RawMessage, TopicPartition
 from ..observation.reasons import Reason, ReasonCode
@@ -190,7 +191,7 @@ class ConsumerSession:
         complete = placed and (self._assignment.states or not client.assignment())
         held = client.held()  # by the transport, because it cannot read the next message; not a `Hold`
         if held or self._held_since:
-            moment = datetime.now(UTC)
+            moment = utc_now()
             self._held_since = {place: self._held_since.get(place, moment) for place in held}
         lagging = any(self._lags(place) for place in wanted if place not in held)
         if fetched or membership.draining or (complete and not lagging):

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from time import monotonic
 
+from ..clock import utc_now
 from ..complaints import Complaints
 from ..error_text import exc_info
 from ..exceptions import AthomicError, ControlRefusedError, StateStoreError, TransportError
@@ -41,7 +41,7 @@ class Supervision:
     ) -> None:
         self.name = name
         self.state = ServiceState.NEW
-        self.changed_at = datetime.now(UTC)  # when `state` changed
+        self.changed_at = utc_now()  # when `state` changed
         self.session: ConsumerSession | None = None
         self.restarts = 0
         self.restart_error: BaseException | None = None  # why a session broke for the last time
@@ -126,7 +126,7 @@ class Supervision:
             raise AthomicError(f"{self.name} cannot go from {self.state} to {state}")
         again = self._repeats and state in (ServiceState.STARTING, ServiceState.BACKING_OFF)
         logger.log(logging.DEBUG if again else logging.INFO, "%s: %s", self.name, state)
-        self.state, self.changed_at = state, datetime.now(UTC)
+        self.state, self.changed_at = state, utc_now()
 
     async def _supervise(self) -> None:
         delay = self._settings.restart_backoff

@@ -6,11 +6,12 @@ All coroutines are awaited in the consumers' event loop; `Steering` brings calls
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
+from ..clock import utc_now
 from ..consumption.controls import Scope, new_pause, scope_of
 from ..consumption.service import ConsumerService
 from ..exceptions import (
@@ -205,4 +206,4 @@ def _end(seconds: float | None) -> datetime | None:
     if not POSITIVE_SECONDS.holds(seconds) or seconds > LONGEST_PAUSE.total_seconds():
         most = f"at most {LONGEST_PAUSE.total_seconds():.0f} (ten years)"
         raise ConfigurationError(f"seconds must be {POSITIVE_SECONDS.text}, {most}, or None, not {shown(seconds)}")
-    return datetime.now(UTC) + timedelta(seconds=seconds)
+    return utc_now() + timedelta(seconds=seconds)

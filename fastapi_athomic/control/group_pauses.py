@@ -14,12 +14,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from time import monotonic
 from uuid import uuid4
 
 from pydantic import ValidationError
 
+from ..clock import utc_now
 from ..consumption.controls import Scope, scope_of
 from ..consumption.service import ConsumerService
 from ..error_text import exc_info
@@ -234,4 +234,4 @@ def _of_service(service: ConsumerService, documents: Mapping[str, bytes]) -> dic
 
 
 def _seconds_left(pause: PauseStatus) -> float | None:
-    return (pause.until - datetime.now(UTC)).total_seconds() if pause.until is not None else None
+    return (pause.until - utc_now()).total_seconds() if pause.until is not None else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from inspect import isawaitable
 from typing import Any, Literal, Protocol, TypeVar
 
+from ..clock import utc_now
 from ..error_text import exc_info, one_line, type_name
 from ..exceptions import AthomicError, ConfigurationError, NotFoundError, PublishError
 from ..failures.settling import SettlingReport
@@ -241,7 +242,7 @@ class Steering:
             consumer=handler_id,
             actor=actor.name,
             reason=actor.reason,
-            at=datetime.now(UTC),
+            at=utc_now(),
             process=this_process(self.settings.instance_id),
             details={name: _plain(value) for name, value in details.items() if value is not None},
             done=done,

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +21,7 @@ from openlineage.client import OpenLineageClient
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import RunFacet, error_message_run
 
+from ..clock import utc_now
 from ..complaints import Complaints
 from ..consumption.service import ConsumerService
 from ..propagation.lineage import JobRun
@@ -172,7 +172,7 @@ class LineageEvents:
                 message=type(consumer.restart_error).__name__, programmingLanguage="PYTHON"
             )
         return RunEvent(
-            eventTime=datetime.now(UTC).isoformat(),
+            eventTime=utc_now().isoformat(),
             producer=PRODUCER,
             run=Run(runId=str(run.run_id), facets=facets),
             job=Job(namespace=run.job_namespace, name=run.job_name),

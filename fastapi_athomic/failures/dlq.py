@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Protocol, TypedDict
 from weakref import WeakKeyDictionary
 
+from ..clock import utc_now
 from ..complaints import Complaints
 from ..error_text import exc_info, type_name
 from ..exceptions import ConfigurationError, NotAuthorizedError, TopicNotFoundError
@@ -329,7 +329,7 @@ class DLQHandler:
         if partition not in self.blocked:
             self.log.tell(failure, logging.ERROR, f"{partition} waits: {reason}", traceback=True)
         before, code = self.blocked.get(partition), ReasonCode.DEAD_LETTER_UNWRITABLE
-        since = before.since if before is not None else datetime.now(UTC)
+        since = before.since if before is not None else utc_now()
         self.blocked[partition] = Reason(code=code, message=f"{partition} waits: {reason}", since=since)
         return Judgement(Verdict.BLOCKED, failure, delay)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from datetime import datetime
 from time import monotonic
 
+from ..clock import utc_now
 from ..exceptions import NotAuthorizedError, TopicNotFoundError, TransportError
 from ..observation.reasons import Reason, ReasonCode
 from ..rights import missing_right
@@ -142,7 +143,7 @@ class TopicWatch:
         if not counts.denies("Read", topic):
             self._unreadable.pop(topic, None)
         else:
-            self._unreadable.setdefault(topic, datetime.now(UTC))
+            self._unreadable.setdefault(topic, utc_now())
 
     def note_move(self) -> None:
         """Called after a rebalance: a process of another deploy may have left retry topics."""

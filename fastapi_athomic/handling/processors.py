@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import time
 from typing import Any, Protocol, cast
 
 from ..exceptions import BatchItemError, HandlerTimeoutError, PayloadDecodeError, PayloadUnavailableError
@@ -131,7 +131,7 @@ class _Processor:
     def _failure(
         self, message: RawMessage, error: BaseException, stage: Stage, attempt: int, first_failed_at: float
     ) -> FailureContext:
-        now = time.time()
+        now = time()
         origin = self._dlq_handler.returns.origin(message)
         return FailureContext(
             message=message,

@@ -7,10 +7,11 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from time import monotonic
 from typing import Any
 
+from ..clock import utc_now
 from ..error_text import text_of, type_name
 from ..exceptions import ConfigurationError
 from ..operation_settings import HealthSettings
@@ -33,7 +34,7 @@ class _Watched:
 
     def note(self, problem: str | None, took: float) -> None:
         """The check has ended just now."""
-        self.failing_since = None if problem is None else self.failing_since or datetime.now(UTC)
+        self.failing_since = None if problem is None else self.failing_since or utc_now()
         self.answer = problem, monotonic(), took
 
 

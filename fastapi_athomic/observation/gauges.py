@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
+from ..clock import utc_now
 from .reasons import Reason, ReasonCode, ago
 from .status import OrderedStatus
 
@@ -29,12 +30,12 @@ class SequenceGauge:
 
     def note_blocked(self, count: int) -> None:
         """So many aggregates are blocked now."""
-        self.blocked_since = (self.blocked_since or datetime.now(UTC)) if count else None
+        self.blocked_since = (self.blocked_since or utc_now()) if count else None
         self.blocked = count
 
     def note_full(self, count: int) -> None:
         """The waiting rooms of so many aggregates are full now."""
-        self.full_since = (self.full_since or datetime.now(UTC)) if count else None
+        self.full_since = (self.full_since or utc_now()) if count else None
         self.full = count
 
     def reasons(self) -> list[Reason]:

@@ -28,9 +28,9 @@ class RateMeter:
     `rates` may be asked from another thread than `sample` is called in.
     """
 
-    def __init__(self, counters: Counters, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, counters: Counters, clock: Callable[[], float] | None = None) -> None:
         self._counters = counters
-        self._clock = clock
+        self._clock = clock or monotonic
         self._samples: tuple[_Sample, ...] = ()  # the oldest first; replaced as a whole, for readers in other threads
 
     def begin(self) -> None:

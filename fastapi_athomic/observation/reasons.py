@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pydantic import BaseModel, Field
+
+from ..clock import utc_now
 
 
 class ReasonCode(StrEnum):
@@ -80,10 +82,10 @@ def lasting(before: Reason | None, code: ReasonCode, message: str | None) -> Rea
     """
     if message is None:
         return None
-    since = before.since if before is not None else datetime.now(UTC)
+    since = before.since if before is not None else utc_now()
     return Reason(code=code, message=message, since=since)
 
 
 def ago(seconds: float, now: datetime | None = None) -> datetime:
     """So many seconds before `now`; None: the present."""
-    return (now or datetime.now(UTC)) - timedelta(seconds=seconds)
+    return (now or utc_now()) - timedelta(seconds=seconds)

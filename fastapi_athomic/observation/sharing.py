@@ -66,13 +66,13 @@ class StatusSharing:
         shared: SharedState | None,
         settings: AthomicSettings,
         statuses: Callable[[], list[ConsumerStatus]],
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._shared = shared if shared is not None and shared.has_others and settings.sharing.enabled else None
         self._alone = self._why_alone(settings)
         self._settings = settings
         self._statuses = statuses
-        self._clock = clock
+        self._clock = clock or monotonic
         self._name = f"{this_process(settings.instance_id).instance_id}/{uuid4().hex[:8]}"
         self._looks_at = self._told_at = float("-inf")  # on the clock: the next look, and when it was last told
         self._told: object = None  # what is known to the others

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from secrets import token_hex
 from typing import NamedTuple
 
+from ..clock import utc_now
 from ..exceptions import (
     ConfigurationError,
     PayloadDecodeError,
@@ -148,7 +148,7 @@ class ClaimCheck(BytesStep):
 
 def new_name(topic: str) -> str:
     """The name of a new object, which nobody can guess."""
-    return f"{_NOT_SAFE.sub('_', topic)[:249] or '_'}/{datetime.now(UTC):%Y-%m-%d}/{token_hex(24)}"
+    return f"{_NOT_SAFE.sub('_', topic)[:249] or '_'}/{utc_now():%Y-%m-%d}/{token_hex(24)}"
 
 
 def _digest(data: bytes) -> bytes:

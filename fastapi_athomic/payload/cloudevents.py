@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
@@ -17,6 +16,7 @@ from uuid import uuid4
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from ..clock import utc_now
 from ..exceptions import ConfigurationError, PayloadEncodeError
 from ..messages import Headers
 from .annotations import type_name
@@ -143,11 +143,11 @@ class CloudEvents(Serializer):
                 "id": str(uuid4()),
                 "source": self._source,
                 "type": self._type_of.get(type(data)) or self._type_for(data),
-                "time": f"{datetime.now(UTC).isoformat()[:-6]}Z",
+                "time": f"{utc_now().isoformat()[:-6]}Z",
             }
         moment = event.time
         if moment is None and "time" not in event.model_fields_set:
-            moment = datetime.now(UTC)
+            moment = utc_now()
         texts = {
             "specversion": SPECVERSION,
             "id": event.id,

@@ -22,7 +22,7 @@ import json
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -31,6 +31,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from ..clock import utc_now
 from ..error_text import one_line
 from ..exceptions import PayloadUnavailableError
 from ..extras import needed
@@ -240,7 +241,7 @@ class RestRegistry:
                     return answer
                 pause = max(pause, seconds(answer.retry_after))
             self._away = monotonic() + pause, problem
-            self.trouble = problem, self.trouble[1] if self.trouble is not None else datetime.now(UTC)
+            self.trouble = problem, self.trouble[1] if self.trouble is not None else utc_now()
             raise PayloadUnavailableError(problem, step=STEP)
 
     def _slot(self) -> asyncio.Semaphore:

@@ -49,8 +49,8 @@ class _Group:
 class MemoryStateStore:
     """A `StateStore`. `clock` gives seconds, for leases and for the age of gaps."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or monotonic
         self._groups: dict[str, _Group] = {}
         self._lock = threading.Lock()  # apps that share a store may run in different threads
 

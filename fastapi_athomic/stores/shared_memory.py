@@ -26,8 +26,8 @@ def shared_named(name: str) -> MemorySharedState:
 class MemorySharedState:
     """A `SharedState`. `clock` gives seconds, for what expires."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic, *, has_others: bool = False) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None, *, has_others: bool = False) -> None:
+        self._clock = clock or monotonic
         self.has_others = has_others
         self._sections: dict[str, dict[str, tuple[bytes, float]]] = {}  # documents, each with the time of its end
         self._lock = threading.Lock()  # apps that share them may run in different threads

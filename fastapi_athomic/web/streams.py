@@ -11,13 +11,14 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from ..clock import utc_now
 from ..compatibility import EventSourceResponse
 from ..loop.load import RequestGauge
 from ..loop.termination import told_of_termination
@@ -121,7 +122,7 @@ class Streams:
         statuses = await self._statuses()
         current = self._manager()
         health = current.health() if current else unstarted(self._settings)
-        return Snapshot(time=datetime.now(UTC), process=health.process, health=health, consumers=statuses)
+        return Snapshot(time=utc_now(), process=health.process, health=health, consumers=statuses)
 
     def _number(self, now: float) -> int:
         return int(now / self._settings.dashboard.interval)

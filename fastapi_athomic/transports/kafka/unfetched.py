@@ -26,11 +26,11 @@ class UnfetchedEnds:
     def __init__(
         self,
         ask: Callable[[Collection[KafkaPartition]], Coroutine[Any, Any, None]],
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._ask = ask
-        self._clock = clock
-        self._next_look = clock() + LOOK_SECONDS
+        self._clock = clock or monotonic
+        self._next_look = self._clock() + LOOK_SECONDS
         self._fetched: set[KafkaPartition] = set()
         self._asking: asyncio.Task[None] | None = None
 
