@@ -6,6 +6,7 @@ Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 from .athomic import Athomic, get_athomic
 from .control.actions import Actor, ControlAction, ControlEvent
 from .control.steering import SeekPlan
+from .declared_publishers import Publisher
 from .decorators import ordered_consumer, subscribe_to
 from .exceptions import (
     AthomicError,
@@ -99,6 +100,7 @@ __all__ = [
     "PayloadUnavailableError",
     "PublishError",
     "PublishedMessage",
+    "Publisher",
     "RateLimit",
     "RawMessage",
     "RetryPolicy",

@@ -17,6 +17,7 @@ from starlette.types import Lifespan
 from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
 from .broker import NOT_RUNNING, BrokerConnection
 from .control.steering import Steering
+from .declared_publishers import Declaring
 from .decorators import build_ordered_subscription, build_subscription, with_brackets
 from .discovery import Discovered, Search
 from .exceptions import ConfigurationError, NotIncludedError, PublishError, TransportError
@@ -36,7 +37,6 @@ from .operation_settings import Role
 from .payload.pipeline import PayloadPipeline
 from .payload.routing import Payloads, Reader, TopicPayloads
 from .pipelines import new_payloads
-from .publishing import Publishing
 from .run import LOOK_SECONDS, Run, RunParts
 from .settings import AthomicSettings, of_place
 from .stores.schemes import create_shared_state, create_store
@@ -59,7 +59,7 @@ NOT_CONSUMING = (
 """The text of a `PublishError`."""
 
 
-class Athomic(Publishing, Steering):
+class Athomic(Declaring, Steering):
     """The consumers of one app, and its way to publish. `include_athomic` creates it.
 
     Several in one process are independent: each has connections, settings and consumers of its own. `requests` counts

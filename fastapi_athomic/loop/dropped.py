@@ -18,18 +18,19 @@ T = TypeVar("T")
 
 
 def told_if_dropped(
-    loss: Callable[[Mapping[str, Any]], str],
+    loss: Callable[[Mapping[str, Any]], str], of: str = "athomic"
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
     """Decorates an async function: a call of it that is never awaited is logged as an error, with its place.
 
-    `loss` says what did not happen because of that, and what to do, from the arguments by name. Python's own
-    `RuntimeWarning` is shown beside it, so that tests with warnings as errors fail.
+    `loss` says what did not happen because of that, and what to do, from the arguments by name; `of`: how the object is
+    called whose method it is. Python's own `RuntimeWarning` is shown beside it, so that tests with warnings as errors
+    fail.
     """
 
     def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-            return _Promise(function(*args, **kwargs), sys._getframe(1), loss)
+            return _Promise(function(*args, **kwargs), sys._getframe(1), of, loss)
 
         _mark(call)
         return call
@@ -48,10 +49,10 @@ def _mark(function: Callable[..., Any]) -> None:
 class _Promise(Coroutine[Any, Any, T]):
     """A coroutine like any other, for `await`, tasks, `gather` and `run_coroutine_threadsafe`."""
 
-    __slots__ = ("__weakref__", "_begun", "_code", "_coroutine", "_globals", "_instruction", "_loss")
+    __slots__ = ("__weakref__", "_begun", "_code", "_coroutine", "_globals", "_instruction", "_loss", "_of")
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, T], caller: FrameType, loss: Callable[[Mapping[str, Any]], str]
+        self, coroutine: Coroutine[Any, Any, T], caller: FrameType, of: str, loss: Callable[[Mapping[str, Any]], str]
     ) -> None:
         self._begun = False  # `await` drops this object before the coroutine itself begins
         self._coroutine = coroutine
@@ -59,6 +60,7 @@ class _Promise(Coroutine[Any, Any, T]):
         self._instruction = caller.f_lasti
         self._globals = caller.f_globals
         self._loss = loss
+        self._of = of
 
     def __await__(self) -> Generator[Any, Any, T]:
         self._begun = True
@@ -87,8 +89,8 @@ class _Promise(Coroutine[Any, Any, T]):
             return
         module, code = self._globals.get("__name__"), self._code
         logger.error(
-            "athomic.%s(...) at %s.%s, line %s, was never awaited: %s",
-            *(self.__name__, module, code.co_qualname, _line(code, self._instruction)),
+            "%s.%s(...) at %s.%s, line %s, was never awaited: %s",
+            *(self._of, self.__name__, module, code.co_qualname, _line(code, self._instruction)),
             self._loss(self.cr_frame.f_locals),
         )
 

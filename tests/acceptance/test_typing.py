@@ -92,7 +92,7 @@ def test_a_type_checker_finds_each_wrong_usage_and_nothing_in_a_users_app(
     wrong = {number: line.partition("# wrong: ")[2] for number, line in enumerate(lines, 1) if "# wrong: " in line}
     findings = checker(project)
     assert findings.keys() == wrong.keys()
-    assert [wrong[number] for number, message in findings.items() if unawaited in message] == ["not awaited"] * 2
+    assert [wrong[number] for number, message in findings.items() if unawaited in message] == ["not awaited"] * 3
     assert [wrong[number] for number, message in findings.items() if misspelt in message] == ["misspelt"] * 2
 
 

@@ -27,6 +27,17 @@ async def published(athomic: Athomic) -> None:
     await athomic.publish_many("t", [1], payload=Json())  # wrong: a serializer alone
 
 
+athomic.publisher("t", int, key=lambda number: number.nothing)  # wrong: no such attribute
+numbers = athomic.publisher("t", int, key=lambda number: number.bit_length())
+
+
+async def declared() -> None:
+    await numbers.publish("1")  # wrong: text
+    await numbers.publish_many([1, "2"])  # wrong: text
+    numbers.publish_sync(1, topic="t")  # wrong: the topic is declared
+    numbers.publish(1)  # wrong: not awaited
+
+
 def handle(order: dict[str, int], key: Key[int]) -> str:
     return key  # wrong: it is an int
 

@@ -27,7 +27,7 @@ FLOORS = [
     ["manager"],
     ["factory"],
     ["sequencing"],
-    ["consumption", "observers"],
+    ["consumption", "observers", "declared_publishers"],
     ["handling", "publishing"],
     ["failures", "unclaimed", "uplink"],
     ["publisher", "decorators", "discovery", "observation", "pipelines"],
