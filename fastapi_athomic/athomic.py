@@ -280,6 +280,16 @@ class Athomic(Declaring, Steering):
             while not await run.home.run(run.is_drained):  # noqa: ASYNC110 - there is no event for the last commit
                 await asyncio.sleep(0.005)
 
+    async def is_drained(self) -> bool:
+        """Whether `drain` would return at once. For `fastapi_athomic.testing`. Raises as that does."""
+        run = self._running()
+        return await run.home.run(run.is_drained)
+
+    async def still_waiting(self) -> str:
+        """What `drain` would wait for, as the end of a sentence. For `fastapi_athomic.testing`."""
+        run = self._running()
+        return await run.home.run(run.still_waiting)
+
     def manager(self) -> ConsumerManager | None:
         """The consumers themselves, for routes and exporters; None while the app does not run."""
         return self._run.manager if self._run else None

@@ -225,6 +225,11 @@ class ConsumerService:
         """Speaks for this process. May be asked from another thread."""
         return self.account.status()
 
+    def oldest_start(self) -> float | None:
+        """When the longest of the running calls of the handler began, on the monotonic clock; None: none runs."""
+        session = self.life.session
+        return session.oldest_start() if session is not None else None
+
     def settled(self) -> bool:
         """All known messages of the assigned partitions are concluded and committed. For the consumers' event loop."""
         return self.account.settled()

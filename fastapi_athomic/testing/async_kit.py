@@ -20,6 +20,7 @@ from .core import KitCore
 from .observer import Handler
 from .records import Handled
 from .views import KitView
+from .virtual_time import in_app
 
 try:
     import httpx2 as httpx
@@ -128,11 +129,13 @@ class _Lifespan:
         await self._task
 
     async def _live(self, started: asyncio.Future[None]) -> None:
-        async with self._app.router.lifespan_context(self._app) as state:
-            self._state = state or {}
-            started.set_result(None)
-            await self._leave.wait()
+        with in_app():
+            async with self._app.router.lifespan_context(self._app) as state:
+                self._state = state or {}
+                started.set_result(None)
+                await self._leave.wait()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app, with the state that its lifespan yields: `ASGITransport` knows nothing of it."""
-        await self._app({**scope, "state": dict(self._state)}, receive, send)
+        with in_app():
+            await self._app({**scope, "state": dict(self._state)}, receive, send)

@@ -1,31 +1,100 @@
-"""The clock of a test kit."""
+"""The clock of a test kit: skips what an app waits for."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from time import time
+from datetime import UTC, datetime
+from time import monotonic as real_monotonic
 from typing import Any
 
+from ..checks import shown
+from ..exceptions import ConfigurationError
+from ..loop.blocking import worker_name
+from . import virtual_time
 from .bench import Bench
+from .loop_time import LoopTime
 from .portal import Call
+
+FIRST_STEP, LONGEST_STEP = 0.05, 1.0
+"""Seconds that are skipped at once where nothing but routine is due. What polls, renews and measures goes on so."""
+LEAST_STEP = 0.001
+PAUSE = 0.001
+"""Real seconds between two looks at what really runs."""
+GRACE = 0.25
+"""Real seconds that `advance` waits for a call of a handler that runs: threads and sockets need them."""
 
 
 class AsyncClock:
-    """The clock that an app in an `AsyncTestKit` goes by."""
+    """The clock that an app in an `AsyncTestKit` goes by: the real one, ahead of it by what was skipped.
+
+    Timestamps of messages, retry topics, lingers, leases, rate limits, pauses and the event loop of the app go by it.
+    `time.time()` and `datetime.now()` in the app's own code do not. Only with a broker and a store on `memory://`.
+    """
 
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self.auto = True
+        self._athomic = bench.athomic
+        self._refusal = _refusal(bench)
+        self._loops: dict[asyncio.AbstractEventLoop, LoopTime] = {}
+        self._lock = asyncio.Lock()
+        self._waited_for: set[tuple[str, float]] = set()  # calls of handlers that `advance` waits for no longer
 
     @property
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time()
+    def now(self) -> datetime:
+        """The moment it is, in UTC."""
+        return datetime.fromtimestamp(virtual_time.time(), UTC)
+
+    @property
+    def skips(self) -> bool:
+        """Whether it can be put forward: only where broker and store are in memory, in an event loop of asyncio's."""
+        return self._refusal is None
 
     async def advance(self, seconds: float) -> None:
-        """Puts the clock forward: what was due in between happens, in order."""
-        raise NotImplementedError
+        """Puts the clock forward. What is due in between happens, in order, before this returns.
+
+        A handler that sleeps (`asyncio.sleep`) goes on in its time, and one with a `timeout` runs out of it. One that
+        really works, in a thread or with a socket, is given a quarter of a second.
+
+        Raises:
+            ConfigurationError: the clock cannot be put forward, or `seconds` is negative or no number.
+        """
+        _check(seconds)
+        if self._refusal is not None:
+            raise ConfigurationError(self._refusal)
+        async with self._skipping():
+            left, step = float(seconds), FIRST_STEP
+            await self._settle()
+            await self._let_work()
+            while left > 0:
+                skipped = min(left, self._step(step))
+                self._skip(skipped)
+                left, step = left - skipped, min(step * 2, LONGEST_STEP)
+                await self._settle()
+                await self._let_work()
+
+    async def skip_until(self, done: Callable[[], Awaitable[bool]], timeout: float) -> bool:
+        """Skips whatever is waited for until this is done. While a handler runs, or a request, time is real.
+
+        `timeout`: real seconds; False: it is not done by then.
+        """
+        end = real_monotonic() + timeout
+        async with self._skipping():
+            step = FIRST_STEP
+            while True:
+                await self._settle()
+                if await done():
+                    return True
+                if real_monotonic() > end:
+                    return False
+                if self._is_busy():
+                    await asyncio.sleep(PAUSE)
+                else:
+                    self._skip(self._step(step))
+                    step = min(step * 2, LONGEST_STEP)
+
+    # --- for the kit
 
     def backend_options(self) -> dict[str, Any]:
         """Of the event loop that the app runs in, for anyio."""
@@ -33,26 +102,131 @@ class AsyncClock:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The app goes by this clock inside the `with` block. It runs inside that."""
-        yield
+        """The app goes by this clock inside the `with` block. It runs inside that.
+
+        Raises:
+            ConfigurationError: another kit is open.
+        """
+        with virtual_time.replaced():
+            try:
+                self._adopt(_running_loop(), shared=True)
+                yield
+            finally:
+                loops, self._loops = self._loops, {}
+                for loop in loops.values():
+                    loop.restore()
+
+    def _adopt(self, loop: asyncio.AbstractEventLoop | None, *, shared: bool) -> None:
+        if self._refusal is not None or loop is None or loop in self._loops:
+            return
+        if isinstance(loop, asyncio.BaseEventLoop):
+            self._loops[loop] = LoopTime(loop, shared=shared)
+        else:
+            kind = f"{type(loop).__module__}.{type(loop).__qualname__}"
+            self._refusal = f"kit.clock cannot be put forward in an event loop of {kind}: it needs asyncio's own"
 
     @asynccontextmanager
-    async def skipping(self) -> AsyncIterator[None]:
-        """Whatever waits for a time has it come at once, inside the `async with` block."""
-        yield
+    async def _skipping(self) -> AsyncIterator[None]:
+        """In the `async with` block the current task may skip. Its own timers are real."""
+        self._adopt(asyncio.get_running_loop(), shared=False)
+        await self._athomic.at_home(self._adopt_home)
+        task = asyncio.current_task()
+        async with self._lock:
+            real = self._loops[asyncio.get_running_loop()].real_tasks
+            known = task in real
+            if task is not None:
+                real.add(task)
+            try:
+                yield
+            finally:
+                if task is not None and not known:
+                    real.discard(task)
+
+    async def _adopt_home(self) -> None:
+        self._adopt(asyncio.get_running_loop(), shared=False)
+
+    # --- a skip
+
+    def _step(self, longest: float) -> float:
+        due = min((loop.due_in() for loop in self._loops.values()), default=math.inf)
+        return max(LEAST_STEP, min(longest, due))
+
+    def _skip(self, seconds: float) -> None:
+        for loop in self._loops.values():
+            loop.skip(seconds)
+        virtual_time.skip(seconds)
+
+    async def _settle(self) -> None:
+        """Returns when nothing is ready in any loop."""
+        own = self._loops[asyncio.get_running_loop()]
+        others = [loop for loop in self._loops.values() if loop is not own and not loop.loop.is_closed()]
+        moved = True
+        while moved:
+            await own.settle()
+            moved = False
+            for other in others:
+                moved |= await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(other.settle(), other.loop))
+
+    # --- what really works
+
+    def _running(self) -> dict[str, float]:
+        """The handlers that run, with the start of the oldest call of each."""
+        manager = self._athomic.manager()
+        consumers = manager.consumers if manager is not None else {}
+        starts = {name: consumer.oldest_start() for name, consumer in consumers.items()}
+        return {name: start for name, start in starts.items() if start is not None}
+
+    def _is_busy(self) -> bool:
+        return bool(self._running()) or self._athomic.requests.in_flight > 0
+
+    def _working(self) -> set[tuple[str, float]]:
+        """The calls of handlers that need real time: they are in no `asyncio.sleep`."""
+        return {(name, start) for name, start in self._running().items() if not self._sleeps(name)} - self._waited_for
+
+    def _sleeps(self, handler_id: str) -> bool:
+        return any(loop.sleeps(worker_name(handler_id)) for loop in self._loops.values())
+
+    async def _let_work(self) -> None:
+        end = real_monotonic() + GRACE
+        while working := self._working():
+            if real_monotonic() > end:
+                self._waited_for |= working
+            await asyncio.sleep(PAUSE)
+            await self._settle()
 
 
 class Clock:
-    """The clock that an app in a `TestKit` goes by."""
+    """The clock that an app in a `TestKit` goes by: see `AsyncClock`."""
 
     def __init__(self, clock: AsyncClock, call: Call) -> None:
         self._clock, self._call = clock, call
 
     @property
-    def now(self) -> float:
-        """Seconds since the epoch."""
+    def now(self) -> datetime:
+        """The moment it is, in UTC."""
         return self._clock.now
 
     def advance(self, seconds: float) -> None:
-        """Puts the clock forward: what was due in between happens, in order."""
+        """Puts the clock forward: see `AsyncClock.advance`."""
         self._call(self._clock.advance, seconds)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _refusal(bench: Bench) -> str | None:
+    settings = bench.settings
+    store = settings.state_store_url.get_secret_value() if settings.state_store_url is not None else "memory://"
+    for what, url in (("broker", settings.broker_url), ("store", store)):
+        if not url.startswith("memory:"):
+            return f"kit.clock can be put forward only where nothing real is waited for: the {what} is not memory://"
+    return None
+
+
+def _check(seconds: float) -> None:
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ConfigurationError(f"seconds must be a number of 0 or more, not {shown(seconds)}")

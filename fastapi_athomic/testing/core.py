@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from typing import Any
 
 from ..failures.letters import DeadLetter
@@ -56,10 +55,23 @@ class KitCore:
         return await self._deliveries.deliver(watch, message, key=key, headers=headers, topic=topic)
 
     async def drain(self, timeout: float, *, skip_delays: bool) -> None:
-        async with AsyncExitStack() as stack:
-            if skip_delays:
-                await stack.enter_async_context(self.clock.skipping())
-            await self.bench.athomic.drain(timeout)
+        athomic = self.bench.athomic
+        if not (skip_delays and self.clock.skips):
+            await athomic.drain(timeout)
+        elif not await self.clock.skip_until(self._is_drained, timeout):
+            waiting = await athomic.still_waiting()
+            raise TimeoutError(f"not all messages are handled and committed after {timeout:g} s: {waiting}")
+
+    async def _is_drained(self) -> bool:
+        athomic = self.bench.athomic
+        return await athomic.is_drained() and not await athomic.at_home(self._waits_for_gaps)
+
+    async def _waits_for_gaps(self) -> bool:
+        """Whether a message waits for one before it that is given up in the end."""
+        manager = self.bench.athomic.manager()
+        consumers = manager.consumers.values() if manager is not None else ()
+        ordered = [each for each in consumers if (rules := each.subscription.sequencing) and rules.on_gap != "wait"]
+        return any(consumer.work({}).parked for consumer in ordered)
 
     async def dead_letters(self, handler: Handler | None) -> list[DeadLetter]:
         observer = self.bench.observer
