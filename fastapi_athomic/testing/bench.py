@@ -49,8 +49,7 @@ class Bench:
         self.prefix = "" if broker.startswith("memory:") else f"test-{uuid4().hex[:12]}."
         self.settings = _settings(self.athomic.settings, broker, store, self.prefix, settings or {})
         self.on_memory = self.settings.scheme == "memory"
-        self.broker: Transport = create_transport(self.settings)
-        self.transport = self.broker if self.on_memory else NamespacedTransport(self.broker, self.prefix)
+        self.transport = _transport(self.settings, self.prefix)
         self.observer = KitObserver(self._decode, self.now)
         self.records = self.observer.records
 
@@ -130,6 +129,14 @@ def _athomic_of(app: object, name: str) -> Athomic:
     if others:
         raise NotIncludedError(f"app.state.{name} is no Athomic; say which one is meant: name={others[0]!r}")
     raise NotIncludedError("this app has no athomic: call include_athomic(app) where the app is made")
+
+
+def _transport(settings: AthomicSettings, prefix: str) -> Transport:
+    if settings.scheme == "memory":
+        return create_transport(settings)
+    from ..transports.kafka.transport import KafkaTransport
+
+    return NamespacedTransport(KafkaTransport(settings), prefix)
 
 
 def _settings(

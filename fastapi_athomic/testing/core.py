@@ -76,8 +76,23 @@ class KitCore:
     async def dead_letters(self, handler: Handler | None) -> list[DeadLetter]:
         observer = self.bench.observer
         ids = observer.watches if handler is None else observer.ids(handler)
-        found = [await self.bench.athomic.dead_letters(each).browse(limit=MOST_LETTERS) for each in sorted(ids)]
-        return [letter for letters in found for letter in letters]
+        found = dict[tuple[str, int, int], DeadLetter]()  # several sources may have one DLQ
+        for handler_id in sorted(ids):
+            letters = self.bench.athomic.dead_letters(handler_id)
+            for source in self._sources(handler_id):
+                for letter in await letters.browse(source=source, limit=MOST_LETTERS):
+                    found[letter.topic, letter.partition, letter.offset] = letter
+        return list(found.values())
+
+    def _sources(self, handler_id: str) -> list[str | None]:
+        """The topics whose dead letters are asked for; None: all that the handler names."""
+        subscription = self.bench.observer.watches[handler_id].handler.subscription
+        if subscription.dlq is False:
+            return []
+        if subscription.pattern is None or isinstance(subscription.dlq, str):
+            return [None]
+        own = (each for each in self.bench.records.handled if each.handler_id == handler_id)
+        return sorted({each.topic for each in own if each.outcome == "dead_lettered"})
 
     async def leave(self) -> str | None:
         """Has what was published handled before the test ends. Returns what was not, as `drain` says it.
