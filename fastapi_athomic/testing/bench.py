@@ -22,6 +22,7 @@ from ..settings import AthomicSettings
 from ..stores.schemes import create_shared_state, create_store
 from ..transports.base import Transport
 from ..transports.schemes import create_transport
+from .choice import chosen_broker, chosen_store
 from .namespace import NamespacedTransport
 from .observer import KitObserver
 from .records import Published
@@ -40,12 +41,13 @@ class Bench:
         app: FastAPI,
         *,
         name: str = "athomic",
-        broker: str = "memory://",
+        broker: str | None = None,
         settings: Mapping[str, Any] | None = None,
-        store: str = "memory://",
+        store: str | None = None,
     ) -> None:
         self.app = app
         self.athomic = _athomic_of(app, name)
+        broker, store = broker or chosen_broker(), store or chosen_store()
         self.prefix = "" if broker.startswith("memory:") else f"test-{uuid4().hex[:12]}."
         self.settings = _settings(self.athomic.settings, broker, store, self.prefix, settings or {})
         self.on_memory = self.settings.scheme == "memory"
