@@ -23,9 +23,9 @@ from tests.support.apps import new_app
 from tests.support.kit_shop import Invoice, Order, Shop
 
 
-@pytest.fixture(scope="module", params=["loop", "thread"])
-def shop(request: pytest.FixtureRequest) -> Shop:
-    return Shop(AthomicSettings(isolation=request.param))
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop(AthomicSettings(isolation="thread"))
 
 
 @pytest.fixture
