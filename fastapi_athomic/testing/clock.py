@@ -60,7 +60,7 @@ class AsyncClock:
         Raises:
             ConfigurationError: the clock cannot be put forward, or `seconds` is negative or no number.
         """
-        _check(seconds)
+        check_seconds(seconds)
         if self._refusal is not None:
             raise ConfigurationError(self._refusal)
         async with self._skipping():
@@ -228,6 +228,7 @@ def _refusal(bench: Bench) -> str | None:
     return None
 
 
-def _check(seconds: float) -> None:
+def check_seconds(seconds: float) -> None:
+    """Raises `ConfigurationError` unless it is a number of 0 or more."""
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ConfigurationError(f"seconds must be a number of 0 or more, not {shown(seconds)}")
