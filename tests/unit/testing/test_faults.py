@@ -130,7 +130,8 @@ def test_a_topic_that_takes_nothing_holds_up_dead_letters_until_it_does(settings
 
 
 def test_the_end_of_a_kit_mends_the_broker(settings: AthomicSettings) -> None:
-    with TestKit(new_app(settings, simple())) as kit, kit.expect_failures():
+    with TestKit(new_app(settings, simple())) as kit:
+        kit.expect_failures()
         kit.publish("t", "bad")
         kit.broker.refuse("t.g.dlq")
         kit.broker.slow(3600)
