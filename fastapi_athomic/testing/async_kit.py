@@ -40,9 +40,9 @@ class AsyncTestKit(KitView):
         app: FastAPI,
         *,
         name: str = "athomic",
-        broker: str = "memory://",
+        broker: str | None = None,
         settings: Mapping[str, Any] | None = None,
-        store: str = "memory://",
+        store: str | None = None,
         strict: bool = True,
     ) -> None:
         """Starts nothing yet. Arguments and errors are those of `TestKit`."""

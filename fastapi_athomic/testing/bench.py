@@ -22,6 +22,7 @@ from ..settings import AthomicSettings
 from ..stores.schemes import create_shared_state, create_store
 from ..transports.base import Transport
 from ..transports.schemes import create_transport
+from .choice import chosen_broker, chosen_store
 from .namespace import NamespacedTransport
 from .observer import KitObserver
 from .records import Published
@@ -40,17 +41,17 @@ class Bench:
         app: FastAPI,
         *,
         name: str = "athomic",
-        broker: str = "memory://",
+        broker: str | None = None,
         settings: Mapping[str, Any] | None = None,
-        store: str = "memory://",
+        store: str | None = None,
     ) -> None:
         self.app = app
         self.athomic = _athomic_of(app, name)
+        broker, store = broker or chosen_broker(), store or chosen_store()
         self.prefix = "" if broker.startswith("memory:") else f"test-{uuid4().hex[:12]}."
         self.settings = _settings(self.athomic.settings, broker, store, self.prefix, settings or {})
         self.on_memory = self.settings.scheme == "memory"
-        self.broker: Transport = create_transport(self.settings)
-        self.transport = self.broker if self.on_memory else NamespacedTransport(self.broker, self.prefix)
+        self.transport = _transport(self.settings, self.prefix)
         self.observer = KitObserver(self._decode, self.now)
         self.records = self.observer.records
 
@@ -130,6 +131,14 @@ def _athomic_of(app: object, name: str) -> Athomic:
     if others:
         raise NotIncludedError(f"app.state.{name} is no Athomic; say which one is meant: name={others[0]!r}")
     raise NotIncludedError("this app has no athomic: call include_athomic(app) where the app is made")
+
+
+def _transport(settings: AthomicSettings, prefix: str) -> Transport:
+    if settings.scheme == "memory":
+        return create_transport(settings)
+    from ..transports.kafka.transport import KafkaTransport
+
+    return NamespacedTransport(KafkaTransport(settings), prefix)
 
 
 def _settings(

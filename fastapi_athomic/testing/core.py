@@ -12,6 +12,7 @@ from .bench import Bench
 from .clock import AsyncClock
 from .deliveries import Deliveries
 from .faults import AsyncBrokerFaults
+from .gaps import Gaps
 from .observer import Handler
 from .records import Handled
 
@@ -29,6 +30,7 @@ class KitCore:
         self.bench = bench
         self.clock = AsyncClock(bench)
         self.faults = AsyncBrokerFaults(bench)
+        self._gaps = Gaps()
         self._deliveries = Deliveries(bench.athomic, bench.transport)
 
     async def wait_until_ready(self) -> None:
@@ -67,23 +69,36 @@ class KitCore:
         return await athomic.is_drained() and not await athomic.at_home(self._waits_for_gaps)
 
     async def _waits_for_gaps(self) -> bool:
-        """Whether a message waits for one before it that is given up in the end."""
         manager = self.bench.athomic.manager()
-        consumers = manager.consumers.values() if manager is not None else ()
-        ordered = [each for each in consumers if (rules := each.subscription.sequencing) and rules.on_gap != "wait"]
-        return any(consumer.work({}).parked for consumer in ordered)
+        return manager is not None and self._gaps.open(manager.consumers.values())
 
     async def dead_letters(self, handler: Handler | None) -> list[DeadLetter]:
         observer = self.bench.observer
         ids = observer.watches if handler is None else observer.ids(handler)
-        found = [await self.bench.athomic.dead_letters(each).browse(limit=MOST_LETTERS) for each in sorted(ids)]
-        return [letter for letters in found for letter in letters]
+        found = dict[tuple[str, int, int], DeadLetter]()  # several sources may have one DLQ
+        for handler_id in sorted(ids):
+            letters = self.bench.athomic.dead_letters(handler_id)
+            for source in self._sources(handler_id):
+                for letter in await letters.browse(source=source, limit=MOST_LETTERS):
+                    found[letter.topic, letter.partition, letter.offset] = letter
+        return list(found.values())
+
+    def _sources(self, handler_id: str) -> list[str | None]:
+        """The topics whose dead letters are asked for; None: all that the handler names."""
+        subscription = self.bench.observer.watches[handler_id].handler.subscription
+        if subscription.dlq is False:
+            return []
+        if subscription.pattern is None or isinstance(subscription.dlq, str):
+            return [None]
+        own = (each for each in self.bench.records.handled if each.handler_id == handler_id)
+        return sorted({each.topic for each in own if each.outcome == "dead_lettered"})
 
     async def leave(self) -> str | None:
         """Has what was published handled before the test ends. Returns what was not, as `drain` says it.
 
         Not if a message waits in a retry topic: the test looks at a moment in between, and leaves it at that.
         """
+        await self.faults.mend()
         if self.bench.records.deferred():
             return None
         try:

@@ -41,17 +41,20 @@ class TestKit(KitView):
         app: FastAPI,
         *,
         name: str = "athomic",
-        broker: str = "memory://",
+        broker: str | None = None,
         settings: Mapping[str, Any] | None = None,
-        store: str = "memory://",
+        store: str | None = None,
         strict: bool = True,
     ) -> None:
         """Starts nothing yet.
 
-        `name`: the attribute of `app.state`, as for `include_athomic`. `broker` and `store`: URLs; a broker that is not
-        in memory gets topics and groups with names of their own, which are removed at the end. `settings` override
-        single ones of the app's: `{"publish_timeout": 1, "kafka": {"linger": 0.1}}`. `strict=False`: failures of
-        handlers do not fail the test.
+        Args:
+            name: the attribute of `app.state`, as for `include_athomic`.
+            broker: a URL, whatever the app's own settings say; None: what `pytest --athomic-broker` says, else
+                `memory://`. On `kafka://` topics and groups have names of their own, and are removed at the end.
+            settings: override single ones of the app's: `{"publish_timeout": 1, "kafka": {"linger": 0.1}}`.
+            store: the URL of the state store of ordered consumers; None: as with `broker`.
+            strict: failures of handlers that nobody expected fail the test.
 
         Raises:
             NotIncludedError: `include_athomic` has not been called for this app.

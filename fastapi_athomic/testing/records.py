@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import time
 from typing import Any, Literal, NamedTuple
 
-from ..messages import MessageHeaders, Origin, RawMessage, TopicPartition
+from ..messages import MessageHeaders, Origin, RawMessage
 from ..outcomes import FailureContext
 from ..propagation.context import ExecutionContext
 
@@ -171,8 +171,3 @@ class Records:
 def place_of(handled: Handled) -> Identity:
     """The message of a record."""
     return Identity(handled.handler_id, handled.topic, handled.partition, handled.offset)
-
-
-def partition_of(which: Identity) -> TopicPartition:
-    """Where it was first published."""
-    return TopicPartition(which.topic, which.partition)

@@ -30,6 +30,7 @@ from .consumer import KafkaConsumer
 from .options import connection_options, milliseconds
 from .producer import KafkaProducer
 from .reader import KafkaReader
+from .removal import delete_groups, delete_topics
 from .topics import CreateTopics, count_partitions
 
 KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
@@ -140,6 +141,13 @@ class KafkaTransport:
                 raise TransportError(f"creating topic {topic}: {kind.__name__} {(detail or [''])[0] or ''}".rstrip())
         self._producer.note_created(topics)
         await self._wait_for(topics, timeout)
+
+    async def remove(self, topics: Collection[str], groups: Collection[str], timeout: float) -> None:
+        """Deletes topics, and groups without members. For `fastapi_athomic.testing`. Raises `TransportError`."""
+        client, end = self._running(), monotonic() + timeout
+        deleting = client.find_and(lambda: delete_topics(client, _controller(client), topics, milliseconds(timeout)))
+        await within(deleting, timeout, "deleting topics")
+        await within(client.find_and(lambda: delete_groups(client, groups)), end - monotonic(), "deleting groups")
 
     async def _wait_for(self, topics: Collection[str], timeout: float) -> None:
         """Waits until a broker knows the new topics: a consumer that starts earlier would see them only much later."""

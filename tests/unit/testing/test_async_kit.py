@@ -1,0 +1,60 @@
+"""The async kit: the same in the event loop of the test."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fastapi_athomic import AthomicSettings
+from fastapi_athomic.testing import AsyncTestKit, UnexpectedFailuresError
+from tests.support.kit_shop import Invoice, Order, Shop
+
+
+@pytest.fixture(scope="module", params=["loop", "thread"])
+def shop(request: pytest.FixtureRequest) -> Shop:
+    return Shop(AthomicSettings(isolation=request.param))
+
+
+async def test_from_a_route_to_what_a_handler_returned_and_published(shop: Shop) -> None:
+    async with AsyncTestKit(shop.app) as kit:
+        response = await kit.client.post("/orders", json={"number": 7})
+        assert response.status_code == 200
+        assert (await kit.client.get("/opened")).json() is True, "the state of the lifespan"
+        await kit.publish("orders", Order(number=8), key="8")
+        await kit.drain()
+        assert sorted(each.result.order for each in kit.handled(shop.bill)) == [7, 8]
+        assert kit.published("invoices")[0].decode(Invoice).order in (7, 8)
+
+
+async def test_failures_retries_and_letters(shop: Shop) -> None:
+    async with AsyncTestKit(shop.app) as kit:
+        kit.fail(shop.bill, times=3)
+        handled = await kit.deliver(shop.bill, Order(number=1))
+        assert (handled.outcome, handled.attempts) == ("dead_lettered", 3)
+        assert len(await kit.dead_letters(shop.bill)) == 1
+        kit.fail(shop.ship)
+        await kit.publish("parcels", Order(number=1))
+        await kit.clock.advance(1)
+        assert len(kit.deferred(shop.ship)) == 1
+        await kit.drain()
+        assert kit.handled(shop.ship)[0].attempts == 2
+
+
+async def test_a_failure_that_nobody_expected_fails_the_test(shop: Shop) -> None:
+    with pytest.raises(UnexpectedFailuresError, match="no money"):
+        async with AsyncTestKit(shop.app) as kit:
+            await kit.publish("orders", Order(number=1, customer="broke"))
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with AsyncTestKit(shop.app) as kit:
+            await kit.deliver(shop.bill, b"{")
+            raise ZeroDivisionError
+    assert "PayloadDecodeError" in caught.value.__notes__[0]
+
+
+async def test_it_may_be_left_in_another_task_than_it_was_entered_in(shop: Shop) -> None:
+    kit = AsyncTestKit(shop.app)
+    await asyncio.create_task(kit.__aenter__())
+    await kit.publish("orders", Order(number=1))
+    await asyncio.create_task(kit.__aexit__(None, None, None))
+    assert len(kit.handled(shop.bill)) == 1
