@@ -18,7 +18,7 @@ from .bench import Bench
 from .loop_time import LoopTime
 from .portal import Call
 
-FIRST_STEP, LONGEST_STEP = 0.05, 1.0
+FIRST_STEP, LONGEST_STEP = 0.05, 2.0
 """Seconds that are skipped at once where nothing but routine is due. What polls, renews and measures goes on so."""
 LEAST_STEP = 0.001
 PAUSE = 0.001
@@ -60,7 +60,7 @@ class AsyncClock:
         Raises:
             ConfigurationError: the clock cannot be put forward, or `seconds` is negative or no number.
         """
-        _check(seconds)
+        check_seconds(seconds)
         if self._refusal is not None:
             raise ConfigurationError(self._refusal)
         async with self._skipping():
@@ -109,14 +109,15 @@ class AsyncClock:
         """
         with virtual_time.replaced():
             try:
-                self._adopt(_running_loop(), shared=True)
+                self.adopt(_running_loop(), shared=True)
                 yield
             finally:
                 loops, self._loops = self._loops, {}
                 for loop in loops.values():
                     loop.restore()
 
-    def _adopt(self, loop: asyncio.AbstractEventLoop | None, *, shared: bool) -> None:
+    def adopt(self, loop: asyncio.AbstractEventLoop | None, *, shared: bool) -> None:
+        """Timers of this event loop are put forward, too. `shared`: with the test."""
         if self._refusal is not None or loop is None or loop in self._loops:
             return
         if isinstance(loop, asyncio.BaseEventLoop):
@@ -128,7 +129,7 @@ class AsyncClock:
     @asynccontextmanager
     async def _skipping(self) -> AsyncIterator[None]:
         """In the `async with` block the current task may skip. Its own timers are real."""
-        self._adopt(asyncio.get_running_loop(), shared=False)
+        self.adopt(asyncio.get_running_loop(), shared=False)
         await self._athomic.at_home(self._adopt_home)
         task = asyncio.current_task()
         async with self._lock:
@@ -143,7 +144,7 @@ class AsyncClock:
                     real.discard(task)
 
     async def _adopt_home(self) -> None:
-        self._adopt(asyncio.get_running_loop(), shared=False)
+        self.adopt(asyncio.get_running_loop(), shared=False)
 
     # --- a skip
 
@@ -227,6 +228,7 @@ def _refusal(bench: Bench) -> str | None:
     return None
 
 
-def _check(seconds: float) -> None:
+def check_seconds(seconds: float) -> None:
+    """Raises `ConfigurationError` unless it is a number of 0 or more."""
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ConfigurationError(f"seconds must be a number of 0 or more, not {shown(seconds)}")

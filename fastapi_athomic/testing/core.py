@@ -12,6 +12,7 @@ from .bench import Bench
 from .clock import AsyncClock
 from .deliveries import Deliveries
 from .faults import AsyncBrokerFaults
+from .gaps import Gaps
 from .observer import Handler
 from .records import Handled
 
@@ -29,6 +30,7 @@ class KitCore:
         self.bench = bench
         self.clock = AsyncClock(bench)
         self.faults = AsyncBrokerFaults(bench)
+        self._gaps = Gaps()
         self._deliveries = Deliveries(bench.athomic, bench.transport)
 
     async def wait_until_ready(self) -> None:
@@ -67,11 +69,8 @@ class KitCore:
         return await athomic.is_drained() and not await athomic.at_home(self._waits_for_gaps)
 
     async def _waits_for_gaps(self) -> bool:
-        """Whether a message waits for one before it that is given up in the end."""
         manager = self.bench.athomic.manager()
-        consumers = manager.consumers.values() if manager is not None else ()
-        ordered = [each for each in consumers if (rules := each.subscription.sequencing) and rules.on_gap != "wait"]
-        return any(consumer.work({}).parked for consumer in ordered)
+        return manager is not None and self._gaps.open(manager.consumers.values())
 
     async def dead_letters(self, handler: Handler | None) -> list[DeadLetter]:
         observer = self.bench.observer
@@ -99,6 +98,7 @@ class KitCore:
 
         Not if a message waits in a retry topic: the test looks at a moment in between, and leaves it at that.
         """
+        await self.faults.mend()
         if self.bench.records.deferred():
             return None
         try:

@@ -7,7 +7,7 @@ import heapq
 import re
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from . import virtual_time
@@ -34,7 +34,7 @@ class LoopTime:
         self.loop = loop
         self.real_tasks: WeakSet[asyncio.Task[Any]] = WeakSet()  # timers of these stay as they are
         self._shared = shared
-        self._inner: Any = loop  # asyncio has no public way to see or to move a loop's timers
+        self._inner = cast(Any, loop)  # asyncio has no public way to see or to move a loop's timers
         self._time, self._call_at = loop.time, loop.call_at
         self._fixed: list[Any] = list(self._inner._scheduled) if shared else []  # timers that are not put forward
         self._routine: WeakSet[asyncio.TimerHandle] = WeakSet()

@@ -35,6 +35,7 @@ class MemoryBroker:
         self._turns: dict[str, int] = {}
         self._refused: set[str] = set()
         self.connected = True
+        self.delay = 0.0  # seconds until an answer, see `answers`
 
     # --- topics
 
@@ -230,6 +231,10 @@ class MemoryBroker:
             for logs in self._topics.values():
                 for member in {member for log in logs for member in log.watchers}:
                     member.arrived()
+
+    def slow(self, seconds: float) -> None:
+        """Each answer takes so long from now on. What was found for a fetch comes at once, all the same."""
+        self.delay = seconds
 
     def refuse(self, topic: str) -> None:
         """Refuses messages to the topic until `allow`."""

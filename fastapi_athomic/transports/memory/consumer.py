@@ -10,6 +10,7 @@ from time import monotonic
 from ...exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
 from ..base import BEGINNING, END, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
+from .answers import answer
 from .broker import MemoryBroker
 from .groups import Member
 
@@ -159,6 +160,8 @@ class MemoryConsumer:
     # --- offsets
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
+        if self._broker.delay:
+            await answer(self._broker, timeout)
         if self._member is None:
             raise TransportClosedError("the consumer is closed")
         self._broker.commit(self._member, offsets)
@@ -166,6 +169,8 @@ class MemoryConsumer:
     async def committed(
         self, partitions: Collection[TopicPartition], timeout: float
     ) -> Mapping[TopicPartition, CommittedOffset]:
+        if self._broker.delay:
+            await answer(self._broker, timeout)
         self._broker.check_connected()
         found = self._broker.committed(self._config.group_id)
         return {partition: found[partition] for partition in partitions if partition in found}

@@ -16,6 +16,7 @@ from ...exceptions import TopicNotFoundError, TransportClosedError, TransportErr
 from ...messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ...settings import AthomicSettings
 from ..base import ConsumerConfig, RebalanceListener, TopicCounts
+from .answers import answer
 from .broker import MemoryBroker
 from .consumer import MemoryConsumer
 from .topics import compressed_size_of, size_of
@@ -68,6 +69,7 @@ class MemoryTransport:
         self._consumers.clear()
 
     async def ping(self, timeout: float) -> None:
+        await answer(self.broker, timeout)
         self.broker.check_connected()
 
     async def bounds(self, topic: str, timeout: float) -> dict[int, tuple[int, int]]:
@@ -89,7 +91,7 @@ class MemoryTransport:
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         self.broker.check_connected()
-        await asyncio.sleep(0)  # give other tasks a turn, as a network would
+        await answer(self.broker, timeout)
         log = self.broker.log(partition)
         return self.broker.read(partition, max(offset, log.first) if log is not None else offset, READ_LIMIT)
 
@@ -126,7 +128,10 @@ class MemoryProducer:
         self, messages: Sequence[OutgoingMessage], timeout: float, size: Callable[[OutgoingMessage], int]
     ) -> list[PublishedMessage | Exception]:
         end = monotonic() + timeout
-        await asyncio.sleep(0)  # give other tasks a turn, as a network would
+        try:
+            await answer(self._broker, timeout)
+        except TransportError as error:
+            return [error] * len(messages)
         while not self.closed:
             try:
                 return self._broker.append(messages, self._settings, size)
