@@ -186,7 +186,7 @@ def test_a_message_that_is_compressed_and_encrypted() -> None:
             found = [read(message) for message in arrived]
         assert found == [order] * COUNT
     check(writing.number / COUNT, with_library("cryptography", "44", 31, before=92))
-    check(reading.number / COUNT, with_library("cryptography", "44", 24, before=90))
+    check(reading.number / COUNT, with_library("cryptography", "44", 24, before=85))
 
 
 def with_library(package: str, since: str, bound: float, before: float) -> float:
