@@ -272,7 +272,7 @@ class Athomic(Declaring, Steering):
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds. It says what is left, and what it waits for: a
-            handler, a retry topic, an operator who paused the consumer.
+                handler, a retry topic, an operator who paused the consumer.
             PublishError: the consumers are not running.
         """
         run = self._running()

@@ -39,7 +39,10 @@ from typing import Any
 
 
 class AthomicError(Exception):
-    """Something went wrong in fastapi_athomic."""
+    """Something went wrong in fastapi_athomic.
+
+    docs/errors.md says of each error that is derived from this one why it happens and what to do.
+    """
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
@@ -54,6 +57,7 @@ class ConfigurationError(AthomicError):
     def __init__(self, message: str | None = None, problems: Sequence[ConfigurationError] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+        self.add_note("docs/errors.md says why this is refused, and what to do")  # tracebacks end with it
 
 
 class DiscoveryError(ConfigurationError):

@@ -48,31 +48,32 @@ def include_athomic(
     Args:
         settings: None reads the environment (prefix `ATHOMIC_`, nested by `__`).
         packages: dotted names or modules to search for handlers, with their sub-packages. The calling module and the
-        modules of the app's routes are always searched.
+            modules of the app's routes are always searched.
         handlers: handlers that no search would find (closures, tests).
         prefix: the path under which the routes are added.
         dependencies: FastAPI dependencies of every one of these routes. Those of `FastAPI(dependencies=...)` hold for
-        them, too, and for the probes in any case.
+            them, too, and for the probes in any case.
         probe_dependencies: those of the probes (`/health/live`, `/health/ready`, `/health/startup`) in place of
-        `dependencies`; `()` opens them, and their answers say no more than yes or no. None: `dependencies`.
+            `dependencies`; `()` opens them, and their answers say no more than yes or no. None: `dependencies`.
         include_in_schema: whether the OpenAPI document shows these routes.
         name: the attribute of `app.state` that holds the `Athomic`. A second one on the same app needs another name
-        and another prefix.
+            and another prefix.
         identify: sets the identity of a request: it gets the ASGI scope and the `ExecutionContext` so far, and returns
-        the one to use.
+            the one to use.
         payload: how messages are written and read where nothing else is said; None: as the settings say, which is JSON.
         topic_payloads: the same for single topics, by name or compiled pattern; the first that fits counts. What is
-        published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes before.
+            published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes
+            before.
         control_dependencies: those of the routes that steer consumers and of dead letters, besides `dependencies`.
-        There are such routes with the setting `control.enabled` only.
+            There are such routes with the setting `control.enabled` only.
         payload_dependencies: those of the route that shows the payload of a dead letter, besides both. Without any
-        there is no such route.
+            there is no such route.
         mask: gets a `DeadLetter` whose payload is asked for, and returns what may be shown of it; may be async.
         actor: gets a request that changes something, and returns the name of who sends it, for logs and events; may be
-        async. None: `user_id` of the `ExecutionContext`.
+            async. None: `user_id` of the `ExecutionContext`.
         health_checks: checks of the app's own, by name: sync or async functions without arguments, which fail if they
-        raise, return False, or take longer than `health.check_timeout`. They run in the background while the app runs,
-        never in a request; a sync one in a thread of its own.
+            raise, return False, or take longer than `health.check_timeout`. They run in the background while the app
+            runs, never in a request; a sync one in a thread of its own.
 
     Raises:
         ConfigurationError: the settings or another option are wrong, or `app` is no FastAPI app, has started, or has

@@ -72,7 +72,7 @@ class Publishing:
 
         Raises:
             PublishError: the broker did not acknowledge some of them (it says how many; the others are published), or
-            the app is not running.
+                the app is not running.
             PayloadEncodeError: one of them cannot be encoded; none is published.
             PayloadUnavailableError: as for `publish`; none is published.
             ConfigurationError: the topic name is invalid, or `payload` is no pipeline.
@@ -100,7 +100,7 @@ class Publishing:
 
         Raises:
             PublishError: the broker did not acknowledge it in time, the app is not running or stops meanwhile, or the
-            calling thread runs an event loop, which this would block: await `publish` there.
+                calling thread runs an event loop, which this would block: await `publish` there.
             PayloadEncodeError, PayloadUnavailableError, ConfigurationError: as `publish` says.
         """
         link = self._link()
@@ -128,7 +128,7 @@ class Publishing:
 
         Raises:
             PublishError, PayloadEncodeError, PayloadUnavailableError, ConfigurationError: as `publish_many` and
-            `publish_sync` say.
+                `publish_sync` say.
         """
         link = self._link()
         given = [*messages]

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 from fastapi_athomic import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+from routes import routes
 
 project = "fastapi-athomic"
 copyright = "fastapi-athomic's authors, Apache-2.0"  # noqa: A001 : Sphinx's name
@@ -20,7 +24,10 @@ release = version = __version__
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "benchmarks/results/*.md"]
 exclude_patterns = [".*", "build", "dist", "fastapi_athomic", "tests"]  # not walked through
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+default_role = "code"  # a backtick in a docstring is Markdown's
 
 myst_heading_anchors = 6  # those that GitHub makes; the parser warns of links to others
 suppress_warnings = ["misc.highlighting_failure"]  # Pygments knows no functions of Terraform
@@ -29,6 +36,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_additional_pages = {"index": "home.html"}
 templates_path = ["templates"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 
 CONTENTS = re.compile(r"^## (.+)$|^- \[(.+?)\]\((\S+?)\.md\)", re.MULTILINE)
@@ -42,6 +51,8 @@ def add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
     """The table of contents is Sphinx's, too. Measurements are found from docs/performance.md only."""
     if page == root_doc:
         source[0] += "".join(trees(source[0]))
+    elif page == "docs/routes":
+        source[0] += "\n".join(routes())
     elif page.startswith("benchmarks/"):
         title = "" if source[0].startswith("# ") else f"# {Path(page).name}\n\n"
         source[0] = f"---\norphan: true\n---\n{title}{source[0]}"

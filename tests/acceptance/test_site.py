@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+import fastapi_athomic
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +89,27 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[Path, Page]) -
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
     assert "@import" not in styles
     assert "url(http" not in styles.replace('"', "").replace("'", "")
+
+
+def test_the_reference_has_every_public_name(site: Path, pages: dict[Path, Page]) -> None:
+    documented = {anchor for path, page in pages.items() if "reference" in path.name for anchor in page.anchors}
+    assert not {f"fastapi_athomic.{name}" for name in fastapi_athomic.__all__} - documented
+    written = "".join(page.read_text() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+    shown = re.findall(
+        r"^from (fastapi_athomic\.(?:payload|schemas|testing)[\w.]*) import (.+)$", written, re.MULTILINE
+    )
+    assert not {f"{module}.{name}" for module, names in shown for name in names.split(", ")} - documented
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    silent = []
+    for name in set(fastapi_athomic.__all__) - {"__version__", "Key"}:
+        public = getattr(fastapi_athomic, name)
+        own = vars(public).get("__doc__") if inspect.isclass(public) else public.__doc__
+        silent += [name] if not own or own.startswith(f"{name}(") else []  # which dataclasses are given
+        silent += [
+            f"{name}.{member}"
+            for member, what in (vars(public).items() if inspect.isclass(public) else ())
+            if member[0] != "_" and (inspect.isroutine(what) or isinstance(what, property)) and not inspect.getdoc(what)
+        ]
+    assert not silent
