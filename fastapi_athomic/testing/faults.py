@@ -76,7 +76,8 @@ class AsyncBrokerFaults:
         if partitions is not None and not (is_whole(partitions) and partitions > 0):
             raise ConfigurationError(f"partitions must be a whole number above 0, or None, not {shown(partitions)}")
         bench = self._bench
-        await bench.transport.create_topics({name: partitions or -1}, bench.settings.request_timeout)
+        topics, seconds = {name: partitions or -1}, bench.settings.request_timeout
+        await bench.athomic.at_home(lambda: bench.transport.create_topics(topics, seconds))
 
     async def rebalance(self, handler: Handler) -> None:
         """Another member joins the handler's group, takes its share of the partitions, and leaves.

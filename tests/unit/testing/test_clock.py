@@ -391,7 +391,7 @@ def clocks() -> list[Any]:
 def test_everything_is_as_it_was_afterwards() -> None:
     before = clocks()
     for _ in range(2):
-        with pytest.raises(KeyError), TestKit(new_app(SETTINGS)) as kit:  # noqa: PT012
+        with pytest.raises(KeyError), TestKit(new_app(SETTINGS)) as kit:
             assert not set(clocks()) & set(before)
             kit.clock.advance(HOUR)
             raise KeyError("of the test")
