@@ -156,3 +156,12 @@ def test_a_timeout_says_what_is_waited_for(shop: Shop) -> None:
         with pytest.raises(TimeoutError, match="bill is paused"):
             kit.drain(0.05)
         assert kit.handled() == []
+
+
+def test_a_broker_that_is_not_there_is_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_athomic.testing.core.READY_SECONDS", 0.05)
+    before = dict(vars(shop.athomic))
+    nowhere = TestKit(shop.app, broker="kafka://127.0.0.1:1", settings={"request_timeout": 0.2})
+    with pytest.raises(TimeoutError, match=r"not ready after 0\.05 s.*127\.0\.0\.1:1"), nowhere:
+        pass
+    assert dict(vars(shop.athomic)) == before
