@@ -99,6 +99,7 @@ def test_single_settings_can_be_changed(shop: Shop) -> None:
     with TestKit(shop.app, settings=changes) as kit:
         assert kit.athomic.settings.publish_timeout == 1
         assert {kit.publish("orders", Order(number=number)).partition for number in range(9)} == {0}
+        kit.drain()
         kit.fail(shop.bill)
         assert kit.deliver(shop.bill, Order(number=9)).attempts == 1
         assert len(kit.dead_letters(shop.bill)) == 1
