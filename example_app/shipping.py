@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from fastapi import APIRouter, HTTPException
-from sqlalchemy import select
+from sqlalchemy import DateTime, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from fastapi_athomic import Athomic, ordered_consumer
@@ -23,6 +24,7 @@ class EventRow(Base):
     sequence: Mapped[int] = mapped_column(primary_key=True)
     status: Mapped[str]
     customer: Mapped[str | None]
+    handled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=lambda: datetime.now(UTC))
 
 
 @ordered_consumer(
@@ -58,8 +60,8 @@ async def ship(event: OrderEvent, session: Session, athomic: Athomic) -> None:
 
 @router.get("/orders/{order_id}", response_model=list[OrderEvent], response_model_exclude_none=True)
 async def events(order_id: str, session: Session) -> Sequence[EventRow]:
-    """What happened to the order so far, in its order."""
-    steps = select(EventRow).where(EventRow.order_id == order_id).order_by(EventRow.sequence)
+    """What happened to the order so far, as shipping has heard of it: always in the order of the numbers."""
+    steps = select(EventRow).where(EventRow.order_id == order_id).order_by(EventRow.handled_at)
     found = (await session.scalars(steps)).all()
     if not found:
         raise HTTPException(404, "nothing is known of this order yet")
