@@ -29,7 +29,7 @@ class CardRow(Base):
     good: Mapped[bool]
 
 
-@router.put("/customers/{customer}/card", status_code=204)
+@router.put("/customers/{customer}/card")
 async def set_card(customer: str, good: Annotated[bool, Body(embed=True)], session: Session) -> None:
     """Gives a customer a card that the bank takes, or refuses. It holds for what is charged from then on."""
     await session.merge(CardRow(customer=customer, good=good))
