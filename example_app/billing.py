@@ -8,11 +8,12 @@ from fastapi import APIRouter, HTTPException
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fastapi_athomic import Athomic, DeliveryAttempt, RetryPolicy, subscribe_to
+from fastapi_athomic import DeliveryAttempt, RetryPolicy, subscribe_to
 
 from .bank import CardRefusedError, charge
 from .database import DATABASE_BREAKER, Base, Cents, Session
-from .messages import EVENTS, ORDERS, Invoice, Money, Order, OrderEvent
+from .messages import ORDERS, Invoice, Money, Order, OrderEvent
+from .publishers import Publishing
 
 router = APIRouter(tags=["billing"])
 
@@ -34,7 +35,7 @@ class InvoiceRow(Base):
     retry=RetryPolicy(max_attempts=3, delay=0.2, fatal=(CardRefusedError,)),
     breaker=DATABASE_BREAKER,
 )
-async def bill(order: Order, attempt: DeliveryAttempt, session: Session, athomic: Athomic) -> Invoice:
+async def bill(order: Order, attempt: DeliveryAttempt, session: Session, publishers: Publishing) -> Invoice:
     """One message at a time of each partition, in its order.
 
     Shows: retries in place (`unlucky`), an error that goes to the DLQ at once (`broke`), the number of the attempt. A
@@ -47,7 +48,7 @@ async def bill(order: Order, attempt: DeliveryAttempt, session: Session, athomic
     invoice = Invoice(order_id=order.order_id, customer=order.customer, total=order.total, attempts=attempt.number)
     session.add(InvoiceRow(**invoice.model_dump()))
     await session.flush()
-    await athomic.publish(EVENTS, OrderEvent.of("billed", order.order_id), key=order.order_id)
+    await publishers.events.publish(OrderEvent.of("billed", order.order_id))
     return invoice
 
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 
-from fastapi_athomic import AthomicSettings, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, include_athomic
 from fastapi_athomic.operation_settings import ControlSettings
 
 from . import analytics, bank, billing, notifications, orders, shipping, stock, totals
@@ -18,6 +18,7 @@ from .database import open_database
 from .mail_server import MailServer
 from .operators import operator_with
 from .payloads import topic_payloads
+from .publishers import declare_publishers
 from .settings import ShopSettings
 from .tracing import set_up_tracing
 
@@ -36,18 +37,18 @@ def create_app(settings: ShopSettings | None = None) -> FastAPI:
     app.state.mail_server = MailServer(settings.mail_outage_every)
     for subject in (orders, billing, bank, stock, analytics, shipping, notifications, totals):
         app.include_router(subject.router)
-    _include_consumers(app, settings)
+    app.state.publishers = declare_publishers(_include_consumers(app, settings))
     return app
 
 
-def _include_consumers(app: FastAPI, settings: ShopSettings) -> None:
+def _include_consumers(app: FastAPI, settings: ShopSettings) -> Athomic:
     token = settings.control_token
     athomic_settings = AthomicSettings(control=ControlSettings(enabled=True)) if token else AthomicSettings()
 
     async def database() -> None:
         await app.state.database.answers()
 
-    include_athomic(
+    return include_athomic(
         app,
         athomic_settings,
         topic_payloads=topic_payloads(settings, athomic_settings),

@@ -64,6 +64,10 @@ class StockMovement(BaseModel):
     quantity: int  # below 0: they go
     order_id: str | None = None
 
+    @classmethod
+    def of(cls, order: Order) -> StockMovement:
+        return cls(movement_id=order.order_id, item=order.item, quantity=-order.quantity, order_id=order.order_id)
+
 
 class Mail(BaseModel):
     """What the customer is told. Topic `mails`, by order; nobody but the shop can read it there."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Header
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fastapi_athomic import Athomic, get_athomic, subscribe_to
+from fastapi_athomic import subscribe_to
 
 from .database import DATABASE_BREAKER, Base, Cents, Session
-from .messages import EVENTS, ORDERS, STOCK, Money, NewOrder, Order, OrderEvent, StockMovement
+from .messages import ORDERS, Money, NewOrder, Order, OrderEvent, StockMovement
+from .publishers import Publishing
 
 router = APIRouter(tags=["orders"])
 
@@ -29,7 +30,7 @@ class OrderRow(Base):
 @router.post("/orders", status_code=202)
 async def place_order(
     new: NewOrder,
-    athomic: Annotated[Athomic, Depends(get_athomic)],
+    publishers: Publishing,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=64)] = None,
 ) -> Order:
     """Accepts an order. Send the header `idempotency-key` to be able to send it again: it becomes the order's id.
@@ -38,23 +39,19 @@ async def place_order(
     the broker has acknowledged it.
     """
     order = Order(order_id=idempotency_key or uuid4().hex, **new.model_dump())
-    await athomic.publish(ORDERS, order, key=order.order_id)
+    await publishers.orders.publish(order)
     return order
 
 
 @subscribe_to(ORDERS, group_id="orders", handler_id="orders", concurrency=4, breaker=DATABASE_BREAKER)
-async def accept(order: Order, session: Session, athomic: Athomic) -> None:
+async def accept(order: Order, session: Session, publishers: Publishing) -> None:
     """Notes the order, and says so to shipping and stock. `database` says why in this order.
 
-    Shows: a session by `Depends`, the app's `Athomic` by its type, a message that comes twice.
+    Shows: a session and publishers by `Depends`, as in routes; a message that comes twice.
     """
     if await session.get(OrderRow, order.order_id) is not None:
         return
     session.add(OrderRow(**order.model_dump(exclude={"unit_price"}), total=order.total))
     await session.flush()
-    placed = OrderEvent.of("placed", order.order_id, order.customer)
-    await athomic.publish(EVENTS, placed, key=order.order_id)
-    goods = StockMovement(
-        movement_id=order.order_id, item=order.item, quantity=-order.quantity, order_id=order.order_id
-    )
-    await athomic.publish(STOCK, goods, key=order.item)
+    await publishers.events.publish(OrderEvent.of("placed", order.order_id, order.customer))
+    await publishers.stock.publish(StockMovement.of(order))

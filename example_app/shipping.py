@@ -9,10 +9,11 @@ from fastapi import APIRouter, HTTPException
 from sqlalchemy import DateTime, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fastapi_athomic import Athomic, ordered_consumer
+from fastapi_athomic import ordered_consumer
 
 from .database import DATABASE_BREAKER, Base, Session
-from .messages import EVENTS, MAILS, STEPS, Mail, OrderEvent
+from .messages import EVENTS, STEPS, Mail, OrderEvent
+from .publishers import Publishing
 
 router = APIRouter(tags=["shipping"])
 
@@ -39,7 +40,7 @@ class EventRow(Base):
     on_gap="dead_letter",
     breaker=DATABASE_BREAKER,
 )
-async def ship(event: OrderEvent, session: Session, athomic: Athomic) -> None:
+async def ship(event: OrderEvent, session: Session, publishers: Publishing) -> None:
     """Each order's steps in the order of their numbers: placed, billed, reserved. The last one ships it.
 
     Shows: an ordered consumer. Goods are often reserved before the bank has answered; then step 3 waits for step 2. If
@@ -55,7 +56,7 @@ async def ship(event: OrderEvent, session: Session, athomic: Athomic) -> None:
     if event.sequence == len(STEPS):
         first = await session.get_one(EventRow, (event.order_id, 1))
         mail = Mail(order_id=event.order_id, address=f"{first.customer}@example.com", text="Your order is on its way.")
-        await athomic.publish(MAILS, mail, key=event.order_id)
+        await publishers.mails.publish(mail)
 
 
 @router.get("/orders/{order_id}", response_model=list[OrderEvent], response_model_exclude_none=True)

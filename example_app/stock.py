@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fastapi_athomic import Athomic, get_athomic, subscribe_to
+from fastapi_athomic import subscribe_to
 
 from .database import DATABASE_BREAKER, Base, Session
-from .messages import EVENTS, STOCK, OrderEvent, StockMovement
+from .messages import STOCK, OrderEvent, StockMovement
+from .publishers import Publishing
 
 router = APIRouter(tags=["stock"])
 
@@ -38,16 +39,16 @@ class StockRow(Base):
 async def deliver(
     item: str,
     quantity: Annotated[int, Body(embed=True, ge=1, le=1_000_000)],
-    athomic: Annotated[Athomic, Depends(get_athomic)],
+    publishers: Publishing,
 ) -> StockMovement:
     """Goods have come. They take their turn among the orders for the same item."""
     movement = StockMovement(movement_id=uuid4().hex, item=item, quantity=quantity)
-    await athomic.publish(STOCK, movement, key=item)
+    await publishers.stock.publish(movement)
     return movement
 
 
 @subscribe_to(STOCK, group_id="stock", handler_id="stock", ordering="key", concurrency=20, breaker=DATABASE_BREAKER)
-async def move(movement: StockMovement, session: Session, athomic: Athomic) -> None:
+async def move(movement: StockMovement, session: Session, publishers: Publishing) -> None:
     """Adds a movement to the balance of its item.
 
     Shows: `ordering="key"`: many items at once, the movements of one item one after the other, so that none reads a
@@ -63,7 +64,7 @@ async def move(movement: StockMovement, session: Session, athomic: Athomic) -> N
         balance.balance += movement.quantity
     await session.flush()
     if movement.order_id is not None:
-        await athomic.publish(EVENTS, OrderEvent.of("reserved", movement.order_id), key=movement.order_id)
+        await publishers.events.publish(OrderEvent.of("reserved", movement.order_id))
 
 
 @router.get("/stock")
