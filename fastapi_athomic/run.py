@@ -195,15 +195,18 @@ class Run:
             return False
         try:
             ends = await self._ends(self._settings.request_timeout)
+            reached = all(
+                position is not None and position >= ends[place]
+                for consumer in consumers
+                for place, position in consumer.positions().items()
+                if place in ends
+            )
+            if not (reached and all(consumer.settled() for consumer in consumers)):  # messages may have come meanwhile
+                return False
+            # A handler may have published to a topic after its end was read, and before the others' were
+            return ends == await self._ends(self._settings.request_timeout)
         except TransportError:  # the broker is away, or a topic was deleted: who waits is told so in the end
             return False
-        reached = all(
-            position is not None and position >= ends[place]
-            for consumer in consumers
-            for place, position in consumer.positions().items()
-            if place in ends
-        )
-        return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
 
     async def partition_counts(self) -> dict[str, int]:
         """See `Athomic.partition_counts`."""
