@@ -159,6 +159,28 @@ def test_nothing_can_be_changed_unless_it_is_enabled() -> None:
     assert methods == {"get"}
 
 
+@pytest.mark.parametrize(
+    ("given", "enabled", "warned"),
+    [
+        ([Depends(operator)], None, True),
+        ([Depends(operator)], "false", False),  # said, so meant
+        ([Depends(operator)], "true", False),
+        ([], None, False),
+    ],
+)
+def test_who_may_steer_what_cannot_be_steered_is_warned_of(
+    given: list[Any],
+    enabled: str | None,
+    warned: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if enabled is not None:
+        monkeypatch.setenv("ATHOMIC_CONTROL__ENABLED", enabled)
+    include_athomic(FastAPI(), control_dependencies=given)
+    assert ("set ATHOMIC_CONTROL__ENABLED=true to have them" in caplog.text) is warned
+
+
 @pytest.mark.parametrize("options", [{}, {"payload_dependencies": [Depends(operator)]}, {"control_dependencies": []}])
 def test_control_that_anybody_could_use_is_refused(options: dict[str, Any]) -> None:
     app = FastAPI()
