@@ -426,10 +426,16 @@ async def test_what_single_processes_say_is_shown_as_it_changes(visit: Visit, sh
     (mail,) = [each.model_dump(mode="json") for each in shop.athomic.consumers() if each.id == "mail"]
     until = "2026-11-28T12:00:10Z"
     breaker = {"state": "open", "since": "2026-11-28T12:00:00Z", "until": until, "forced": False, "failures": 3}
-    away = {"pauses_note": "the state store is away", "breaker": {**breaker, "error": "ConnectionError"}}
-    half_open = {"pauses_note": None, "breaker": {**breaker, "state": "half_open", "until": None, "error": None}}
+    away: dict[str, Any] = {
+        "pauses_note": "the state store is away",
+        "breaker": {**breaker, "error": "ConnectionError"},
+    }
+    half_open: dict[str, Any] = {
+        "pauses_note": None,
+        "breaker": {**breaker, "state": "half_open", "until": None, "error": None},
+    }
     told = iter([away, half_open])
-    now = away
+    now: dict[str, Any] = away
 
     async def tell(route: Route) -> None:
         nonlocal now

@@ -49,18 +49,22 @@ def shop(root_path: str = "") -> FastAPI:
 
 def mounted() -> FastAPI:
     """In an app whose lifespan runs that of the inner one: Starlette does not."""
-    inner = shop()
-    outer = FastAPI(lifespan=lambda app: inner.router.lifespan_context(inner))
-    outer.mount("/shop", inner)
+    return around(shop(), "/shop")
+
+
+def around(inner: FastAPI, path: str) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with inner.router.lifespan_context(inner):
+            yield
+
+    outer = FastAPI(lifespan=lifespan)
+    outer.mount(path, inner)
     return outer
 
 
 def mounted_twice() -> FastAPI:
-    outer = FastAPI()
-    middle = mounted()
-    outer.router.lifespan_context = lambda app: middle.router.lifespan_context(middle)
-    outer.mount("/all", middle)
-    return outer
+    return around(mounted(), "/all")
 
 
 PLACES: dict[str, Callable[[], Place]] = {
@@ -111,7 +115,7 @@ async def test_all_of_it_works_below_a_prefix(name: str, ask: Ask) -> None:
         for _ in range(2):  # a path that was found once is found again
             answer = await client.post(f"{url}/billing/pause", json=WHY)
             assert (answer.status_code, len(answer.json()["pauses"])) == (200, 1)
-        for action, body in {
+        actions: dict[str, dict[str, Any]] = {
             "resume": {},
             "concurrency": {"value": 2},
             "rate": {"messages_per_second": 5},
@@ -119,7 +123,8 @@ async def test_all_of_it_works_below_a_prefix(name: str, ask: Ask) -> None:
             "restart": {},
             "seek": {"topic": "orders", "to": "end", "dry_run": True},
             "dlq/discard": {"limit": 1, "dry_run": True},
-        }.items():
+        }
+        for action, body in actions.items():
             answer = await client.post(f"{url}/billing/{action}", json=WHY | body)
             assert answer.status_code == 200, f"{action}: {answer.text}"
         assert (await client.get(f"{url}/billing/dlq")).json()["letters"] == []

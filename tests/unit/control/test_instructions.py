@@ -254,6 +254,54 @@ async def test_what_a_process_refuses_is_told_with_its_reason(monkeypatch: pytes
         assert result.processes[0].detail == "h cannot be restarted: it stops"
 
 
+async def test_whoever_asked_for_a_restart_is_answered_before_it_is_done_where_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(instructions, "MOST_SECONDS", 0.3)
+    async with group("a", "b") as all_of:
+        hold = asyncio.Event()
+        hang(monkeypatch, all_of.service("a"), hold)
+        session = all_of.service("b")._session
+        result = await all_of.web.restart("h")
+        assert (result.done, outcomes(result)) == (False, {"a": "unfinished", "b": "unfinished"})
+        assert result.processes[1].detail == "it has begun, or waits for its turn: look at its status"
+        assert all_of.service("b")._session is session
+        hold.set()
+        await eventually(lambda: all_of.service("b")._session is not session)
+
+
+def hang(monkeypatch: pytest.MonkeyPatch, service: ConsumerService, until: asyncio.Event) -> None:
+    restart = service.restart
+
+    async def later() -> None:
+        await until.wait()
+        await restart()
+
+    monkeypatch.setattr(service, "restart", later)
+
+
+async def test_one_that_gets_no_partitions_again_does_not_keep_the_next_one_from_its_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(instructions, "REJOIN_SECONDS", 0.1)
+    async with group("a", "b") as all_of:
+        monkeypatch.setattr(ConsumerService, "ready", property(lambda service: service is not all_of.service("a")))
+        result = await all_of.web.restart("h")
+        assert (result.done, outcomes(result)) == (True, {"a": "applied", "b": "applied"})
+
+
+async def test_the_store_forgets_restarts_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions, "KEPT_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(instructions, "SILENT_SECONDS", 1.0)
+    async with group("a") as all_of:
+        assert (await all_of.web.restart("h")).done
+        assert len(await all_of.store.all(ANSWERS)) == 1
+        for section in (ANSWERS, INSTRUCTIONS):
+            async with asyncio.timeout(SECONDS):
+                while await all_of.store.all(section):  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(0.02)
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch, service: ConsumerService) -> None:
     async def restart() -> None:
         raise ControlRefusedError("h cannot be restarted: it stops")

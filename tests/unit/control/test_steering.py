@@ -180,7 +180,8 @@ async def test_where_others_consume_nothing_is_done_that_they_would_not_hear_of(
         athomic = app.athomic
         assert len(await athomic.pause("h")) == 1, "they share what the broker in memory keeps"
         assert await athomic.resume("h") == []
-        athomic._run.desk._instructions._parts.shared.has_others = False  # type: ignore[union-attr]
+        shared: Any = athomic._shared
+        shared.has_others = False
         for action in (
             athomic.pause("h"),
             athomic.resume("h"),
