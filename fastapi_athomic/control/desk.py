@@ -52,7 +52,8 @@ class Desk:
     async def begin(self) -> None:
         """Before the consumers start: they are paused if they were, and what was set for them holds. Never raises."""
         await self._group_pauses.begin()
-        await self._instructions.begin()
+        if self._group_pauses.reached:  # else a start would wait for it twice
+            await self._instructions.begin()
 
     async def _look(self) -> None:
         """Does what other processes ask for. Raises `StateStoreError`."""

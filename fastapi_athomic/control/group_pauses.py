@@ -83,6 +83,11 @@ class GroupPauses:
             await asyncio.wait([self._looking])
 
     @property
+    def reached(self) -> bool:
+        """The store has answered last time."""
+        return not self._away
+
+    @property
     def note(self) -> str | None:
         """Why what was paused or resumed here does not hold for the other members yet; None: they can see it."""
         if not (self._away and self._unwritten):

@@ -111,6 +111,18 @@ async def test_a_web_process_steers_those_where_its_consumers_run(monkeypatch: p
             await eventually(lambda: worker.consumers()[0].counters.dead_lettered == 4)
 
 
+def test_a_worker_under_a_server_is_steered_by_its_own_routes() -> None:
+    """Behind the authentication of the app. The port of `fastapi-athomic run` has no such routes."""
+    control = ControlSettings(enabled=True, allow_anonymous=True)
+    athomic = new_app(AthomicSettings(role="worker", control=control), bill, ship)
+    with TestClient(athomic.app) as client:
+        for action, body in {"pause": {}, "restart": {}, "rate": {"messages_per_second": 5}}.items():
+            answer = client.post(f"/consumers/billing/{action}", json={"reason": "x", **body})
+            assert answer.status_code == 200
+        limit = client.get("/consumers/billing").json()["rate_limit"]
+        assert limit["messages_per_second"] == 5
+
+
 async def test_a_web_process_that_nobody_hears_pauses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastapi_athomic.athomic.create_shared_state", lambda settings: None)
     async with running(web()) as athomic:

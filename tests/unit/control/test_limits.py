@@ -483,6 +483,28 @@ async def test_an_operator_opens_and_closes_a_breaker_that_code_does_not_know(
     assert in_order(app, kind) == {order: list(range(1, 9)) for order in ORDERS}
 
 
+@SINGLE
+async def test_an_operator_has_one_message_decide(kind: str, isolation: str, clock: Clock) -> None:
+    app = Steered(kind, isolation=isolation, breaker=breaker(failures=1, pause=1e6, max_pause=1e6))
+    app.error = ConnectionError()
+    async with running(app.athomic) as athomic:
+        await athomic.set_breaker("h", "open")
+        for n, order in enumerate(ORDERS):
+            await app.publish(order, range(1, 5), partition=n)
+        await eventually(lambda: athomic.consumers()[0].counters.received == 12)
+        assert app.record.seen == []
+        for tried in (1, 2):
+            await athomic.set_breaker("h", "auto")
+            await app.record.count(tried)
+            await eventually(lambda: state(app) == "open" and app.active == 0)
+            assert len(app.record.seen) == tried
+        app.error = None
+        await athomic.set_breaker("h", "auto")
+        await athomic.drain()
+        assert state(app) == "closed"
+        assert athomic.consumers()[0].counters.dead_lettered == 0
+
+
 @ALL
 async def test_partitions_move_while_the_breaker_is_open(kind: str, isolation: str, clock: Clock) -> None:
     shop: dict[str, Any] = {"state_store_url": "memory://"} if kind == "ordered" else {}
