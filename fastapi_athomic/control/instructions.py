@@ -130,7 +130,7 @@ class Instructions:
             values=dict(values),
             actor=actor.name,
             reason=actor.reason,
-            turns=list(known.processes) if action is ControlAction.RESTART else [],
+            turns=sorted(known.processes) if action is ControlAction.RESTART else [],
         )
         try:
             await self._put(instruction)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -126,6 +127,7 @@ async def test_what_was_set_holds_for_a_process_that_starts_later_until_it_is_se
         await all_of.web.set_concurrency("h", 7, actor=ANN)
         await all_of.web.set_rate("h", 5)
         await all_of.web.set_breaker("h", "open")
+        all_of.store._clock = lambda: monotonic() + 86_400  # a day later
         later = all_of.app.again(role="worker", instance_id="later")
         later._shared = all_of.store
         async with running(later) as athomic:
@@ -165,6 +167,7 @@ async def test_all_workers_restart_one_after_the_other(monkeypatch: pytest.Monke
             session, reads = service._session, all_of.store.reads
             await eventually(lambda: all_of.store.reads > reads + 12)
             assert service._session is session, "what was restarted before it came is no matter of it"
+            assert not [each for each in await all_of.store.all(ANSWERS) if "later" in each]
 
 
 def note_restarts(
