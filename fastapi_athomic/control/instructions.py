@@ -12,13 +12,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
+from ..clock import utc_now
 from ..consumption.service import ConsumerService
 from ..error_text import exc_info, one_line
 from ..exceptions import AthomicError, ControlRefusedError, StateStoreError
@@ -59,7 +59,7 @@ class Instruction(BaseModel):
     values: dict[str, Any]
     actor: str
     reason: str | None
-    at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    at: AwareDatetime = Field(default_factory=utc_now)
     turns: list[str] = []  # names of the processes that restart, in this order; others come last
 
     @property

@@ -92,6 +92,7 @@ class MemoryTransport:
     async def committed(
         self, group_id: str, partitions: Collection[TopicPartition], timeout: float
     ) -> dict[TopicPartition, CommittedOffset]:
+        await answer(self.broker, timeout)
         self.broker.check_connected()
         found = self.broker.committed(group_id)
         return {place: found[place] for place in partitions if place in found}

@@ -154,26 +154,26 @@ async def test_all_workers_restart_one_after_the_other(monkeypatch: pytest.Monke
         restarting = set[str]()
         for name in all_of.workers:
             note_restarts(monkeypatch, all_of.service(name), name, restarting, at_once)
-        sessions = [all_of.service(name)._session for name in all_of.workers]
+        sessions = [all_of.service(name).life.session for name in all_of.workers]
         result = await all_of.web.restart("h", actor=ANN)
         assert (result.done, outcomes(result)) == (True, dict.fromkeys("abc", "applied"))
         assert at_once == [1, 1, 1]
         assert all(all_of.service(name).ready for name in all_of.workers)
-        assert not {*sessions} & {all_of.service(name)._session for name in all_of.workers}
+        assert not {*sessions} & {all_of.service(name).life.session for name in all_of.workers}
         later = all_of.app.again(role="worker", instance_id="later")
         later._shared = all_of.store
         async with running(later) as athomic:
             service = athomic.manager().consumers["h"]  # type: ignore[union-attr]
-            session, reads = service._session, all_of.store.reads
+            session, reads = service.life.session, all_of.store.reads
             await eventually(lambda: all_of.store.reads > reads + 12)
-            assert service._session is session, "what was restarted before it came is no matter of it"
+            assert service.life.session is session, "what was restarted before it came is no matter of it"
             assert not [each for each in await all_of.store.all(ANSWERS) if "later" in each]
 
 
 def note_restarts(
     monkeypatch: pytest.MonkeyPatch, service: ConsumerService, name: str, restarting: set[str], at_once: list[int]
 ) -> None:
-    restart, ready = service.restart, service._note_ready
+    restart, ready = service.restart, service.life._note_ready
 
     async def noted() -> None:
         restarting.add(name)
@@ -185,7 +185,7 @@ def note_restarts(
         restarting.discard(name)
 
     monkeypatch.setattr(service, "restart", noted)
-    monkeypatch.setattr(service, "_note_ready", note_ready)
+    monkeypatch.setattr(service.life, "_note_ready", note_ready)
 
 
 async def test_one_that_does_not_answer_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,13 +264,13 @@ async def test_whoever_asked_for_a_restart_is_answered_before_it_is_done_where_i
     async with group("a", "b") as all_of:
         hold = asyncio.Event()
         hang(monkeypatch, all_of.service("a"), hold)
-        session = all_of.service("b")._session
+        session = all_of.service("b").life.session
         result = await all_of.web.restart("h")
         assert (result.done, outcomes(result)) == (False, {"a": "unfinished", "b": "unfinished"})
         assert result.processes[1].detail == "it has begun, or waits for its turn: look at its status"
-        assert all_of.service("b")._session is session
+        assert all_of.service("b").life.session is session
         hold.set()
-        await eventually(lambda: all_of.service("b")._session is not session)
+        await eventually(lambda: all_of.service("b").life.session is not session)
 
 
 def hang(monkeypatch: pytest.MonkeyPatch, service: ConsumerService, until: asyncio.Event) -> None:
@@ -392,6 +392,6 @@ async def test_what_others_leave_in_the_store_disturbs_nobody() -> None:
 
 
 def test_the_state_of_those_who_consume_elsewhere_is_the_service_s_own() -> None:
-    from fastapi_athomic.consumption.service import ServiceState
+    from fastapi_athomic.consumption.states import ServiceState
 
     assert ServiceState.ELSEWHERE.value == ELSEWHERE
