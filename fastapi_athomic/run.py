@@ -12,6 +12,7 @@ from time import monotonic
 
 from .assembly import Assembly
 from .control.desk import Desk
+from .control.parts import DeskParts
 from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters, Told
@@ -70,7 +71,15 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
-        self.desk = Desk(self.manager.consumers, parts.transport, parts.shared, settings)
+        self.desk = Desk(
+            DeskParts(
+                consumers=self.manager.consumers,
+                transport=parts.transport,
+                shared=parts.shared,
+                settings=settings,
+                status_of=self._status_of,
+            )
+        )
         self._payloads = parts.payloads
         self._store = parts.store
         self._shared = parts.shared
@@ -166,6 +175,10 @@ class Run:
             return await self.home.run(lambda: self._sharing.of_all(self.manager.groups, handler_id), ANSWER_SECONDS)
         except TransportError as error:
             return self._sharing.alone(f"other processes cannot be asked: {error}", handler_id)
+
+    async def _status_of(self, handler_id: str) -> ConsumerStatus | None:
+        """Over all processes that have the handler, as far as this one knows. In the consumers' event loop."""
+        return next(iter(await self._sharing.of_all(self.manager.groups, handler_id)), None)
 
     # --- of one handler
 
