@@ -173,7 +173,7 @@ async def test_p13_a_registry_that_did_not_answer_is_asked_again_while_somebody_
 async def test_p13_a_consumer_that_nobody_would_rebuild_is_not_live_until_a_restart(ground: Ground) -> None:
     athomic = ground.app(ground.handler())
     async with running(athomic):
-        supervisor = manager_of(athomic).consumers["h"]._supervisor
+        supervisor = manager_of(athomic).consumers["h"].life._supervisor
         assert supervisor is not None
         supervisor.cancel()
         await comes(athomic, C.SUPERVISOR_ENDED)
