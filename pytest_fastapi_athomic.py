@@ -8,11 +8,9 @@ before it began.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 NEEDS_APP = (
     "fixture athomic_app: define one of this name in your conftest.py that returns your FastAPI app, the one for which "
@@ -24,13 +22,13 @@ store: str | None = None
 """What the options say. Kits that are not given a broker or a store look here."""
 
 
-def _async_fixture(function: F) -> F:
+def _async_fixture(function: Callable[..., Any]) -> Any:
     """A fixture for tests of pytest-asyncio if that is installed, else of anyio."""
     try:
         from pytest_asyncio import fixture
     except ImportError:
         return pytest.fixture(function)
-    return fixture(function)  # type: ignore[no-any-return]
+    return fixture(function)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,7 @@ import inspect
 import re
 import textwrap
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import is_dataclass
 from io import StringIO
 from types import MemberDescriptorType
@@ -84,9 +84,17 @@ def fields(kind: type) -> Iterator[str]:
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_field(node):
             name = node.target.id
-            comment = "; ".join(comments[line] for line in range(node.lineno, node.end_lineno + 1) if line in comments)
+            comment = " ".join(comments[line] for line in lines_about(node, source.splitlines(), comments))
             meaning = described[name].description if name in described else comment
             yield f"- ``{shown(node)}``" + (f": {escaped(meaning)}" if meaning else "")
+
+
+def lines_about(node: ast.AnnAssign, lines: list[str], comments: Container[int]) -> list[int]:
+    """Those of the comments directly above a field and behind it."""
+    first = node.lineno
+    while first - 1 in comments and lines[first - 2].lstrip().startswith("#"):
+        first -= 1
+    return [line for line in range(first, (node.end_lineno or 0) + 1) if line in comments]
 
 
 def is_field(node: ast.AnnAssign) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..failures.letters import DeadLetter
@@ -83,7 +84,7 @@ class KitCore:
                     found[letter.topic, letter.partition, letter.offset] = letter
         return list(found.values())
 
-    def _sources(self, handler_id: str) -> list[str | None]:
+    def _sources(self, handler_id: str) -> Sequence[str | None]:
         """The topics whose dead letters are asked for; None: all that the handler names."""
         subscription = self.bench.observer.watches[handler_id].handler.subscription
         if subscription.dlq is False:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import time
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from ..messages import MessageHeaders, Origin, RawMessage
 from ..outcomes import FailureContext
 from ..propagation.context import ExecutionContext
 
+T = TypeVar("T")
 Outcome = Literal["completed", "dead_lettered", "skipped", "deferred"]
 Decode = Callable[["Published", Any], Any]
 
@@ -27,6 +28,10 @@ class Published:
     headers: MessageHeaders
     reader: Decode
 
+    @overload
+    def decode(self, target_type: type[T]) -> T: ...
+    @overload
+    def decode(self, target_type: Any) -> Any: ...
     def decode(self, target_type: Any) -> Any:
         """The value, decoded into this type by the pipeline of the topic, as a handler would get it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from ..support.apps import eventually
 from .typed_app.database import InMemory
 from .typed_app.main import create_app
 from .typed_app.models import Order, OrderEvent
+from .typed_app.order_checks import check_events, check_that_a_failure_is_retried, check_that_an_order_is_billed
 
 HERE = Path(__file__).parent
 WRONG = "wrong_usage.py"
@@ -52,13 +54,13 @@ def check(project: Path, *command: str) -> str:
 def mypy(project: Path) -> Findings:
     output = check(project, "mypy", "--strict", "--config-file=", "--cache-dir=cache", "app", WRONG)
     errors = [re.fullmatch(r"(.+):(\d+): error: (.*)", line) for line in output.splitlines() if ": error: " in line]
-    assert output.rstrip().endswith("(checked 8 source files)"), output
+    assert output.rstrip().endswith("(checked 9 source files)"), output
     return gathered([(found[1], int(found[2]), found[3]) for found in errors if found is not None])
 
 
 def pyright(project: Path) -> Findings:
     report = json.loads(check(project, "pyright", "--outputjson", "--pythonpath", sys.executable, "app", WRONG))
-    assert report["summary"]["filesAnalyzed"] == 8, report
+    assert report["summary"]["filesAnalyzed"] == 9, report
     return gathered(
         [
             (Path(found["file"]).name, found["range"]["start"]["line"] + 1, found["message"])
@@ -94,6 +96,12 @@ def test_a_type_checker_finds_each_wrong_usage_and_nothing_in_a_users_app(
     assert findings.keys() == wrong.keys()
     assert [wrong[number] for number, message in findings.items() if unawaited in message] == ["not awaited"] * 3
     assert [wrong[number] for number, message in findings.items() if misspelt in message] == ["misspelt"] * 2
+
+
+def test_the_tests_of_that_app_pass() -> None:
+    check_that_an_order_is_billed()
+    check_that_a_failure_is_retried()
+    asyncio.run(check_events())
 
 
 async def test_that_app_works() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ EXTRAS = (
 )
 NEEDS_EXTRA = """
 import sys
+from importlib import import_module
 from fastapi_athomic import ConfigurationError
 from fastapi_athomic.payload.claim_check import S3, ClaimCheck, Folder
 from fastapi_athomic.payload.cloudevents import CloudEvents
@@ -41,6 +43,7 @@ for make in (
     lambda: Protobuf(memory),
     lambda: S3("bucket"),
     lambda: SchemaRegistry("https://registry:8081"),
+    lambda: import_module("fastapi_athomic.testing"),
     Zstd,
 ):
     try:
@@ -60,6 +63,7 @@ SENTENCES = [
     "Protobuf needs fastapi-athomic[protobuf]: No module named 'google'",
     "a claim check in S3 needs fastapi-athomic[s3]: No module named 'obstore'",
     "a schema registry needs fastapi-athomic[avro], [protobuf] or [json-schema]: No module named 'httpx2'",
+    "fastapi_athomic.testing needs fastapi-athomic[testing]: No module named 'httpx'",
     "Zstd needs fastapi-athomic[compression]: No module named 'zstandard'",
 ]
 
@@ -79,7 +83,18 @@ def test_it_holds_the_package_its_types_and_its_licence(wheel: Path) -> None:
     assert any(name.endswith("uPlot.LICENSE") and "/licenses/" in name for name in names), "of what is vendored"
     static = {path.name for path in (ROOT / "fastapi_athomic" / "web" / "static").iterdir()}
     assert {name.rpartition("/")[2] for name in names if "/web/static/" in name and "dist-info" not in name} == static
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"fastapi_athomic"}
+    tops = {name.split("/")[0].split("-")[0] for name in names}
+    assert tops == {"fastapi_athomic", "pytest_fastapi_athomic.py"}
+
+
+def test_pytest_finds_the_plugin(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    (tmp_path / "test_it.py").write_text("def test_it(athomic_kit): ...")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--athomic-store=memory://a", "test_it.py"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "fastapi-athomic: test kits on memory://a" in done.stdout, done.stdout + done.stderr
+    assert "fixture athomic_app: define one of this name" in done.stdout
 
 
 def test_p19_fault_06_what_all_of_kafkas_codecs_need_comes_with_it(wheel: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import fastapi_athomic
+from fastapi_athomic import testing
 
 HEAVY = (
     "aiokafka",
@@ -36,6 +37,7 @@ OPTIONAL_PARTS = (
     "fastapi_athomic.sequencing.strategy",
     "fastapi_athomic.stores.memory",
     "fastapi_athomic.stores.redis",
+    "fastapi_athomic.testing",
     "fastapi_athomic.transports.kafka",
     "fastapi_athomic.transports.memory",
 )
@@ -47,6 +49,10 @@ def test_all_is_sorted_and_complete() -> None:
     modules = {path.stem for path in Path(fastapi_athomic.__file__).parent.iterdir()}
     public = {name for name in vars(fastapi_athomic) if not name.startswith("_")} - modules
     assert set(exported) == public | {"__version__"}
+
+
+def test_all_of_the_test_kit_is_sorted() -> None:
+    assert testing.__all__ == sorted(testing.__all__)
 
 
 def test_completion_shows_no_modules() -> None:

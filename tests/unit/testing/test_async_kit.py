@@ -58,3 +58,11 @@ async def test_it_may_be_left_in_another_task_than_it_was_entered_in(shop: Shop)
     await kit.publish("orders", Order(number=1))
     await asyncio.create_task(kit.__aexit__(None, None, None))
     assert len(kit.handled(shop.bill)) == 1
+
+
+async def test_a_timeout_says_what_is_waited_for(shop: Shop) -> None:
+    paused = {"handler_tuning": {"bill": {"paused": True}}}
+    async with AsyncTestKit(shop.app, strict=False, settings=paused) as kit:
+        await kit.publish("orders", Order(number=1))
+        with pytest.raises(TimeoutError, match="bill is paused"):
+            await kit.drain(0.05)

@@ -63,7 +63,7 @@ def test_the_same_app_serves_one_kit_after_the_other_and_is_as_it_was(shop: Shop
     before = shop.athomic.settings, dict(vars(shop.athomic))
     for _ in range(2):
         with TestKit(shop.app) as kit:
-            assert kit.published() == kit.handled() == []
+            assert [*kit.published(), *kit.handled()] == []
             kit.publish("orders", Order(number=1))
             kit.drain()
             assert [each.offset for each in kit.handled(shop.bill)] == [0]
@@ -99,6 +99,7 @@ def test_single_settings_can_be_changed(shop: Shop) -> None:
     with TestKit(shop.app, settings=changes) as kit:
         assert kit.athomic.settings.publish_timeout == 1
         assert {kit.publish("orders", Order(number=number)).partition for number in range(9)} == {0}
+        kit.drain()
         kit.fail(shop.bill)
         assert kit.deliver(shop.bill, Order(number=9)).attempts == 1
         assert len(kit.dead_letters(shop.bill)) == 1
@@ -156,3 +157,12 @@ def test_a_timeout_says_what_is_waited_for(shop: Shop) -> None:
         with pytest.raises(TimeoutError, match="bill is paused"):
             kit.drain(0.05)
         assert kit.handled() == []
+
+
+def test_a_broker_that_is_not_there_is_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_athomic.testing.core.READY_SECONDS", 0.05)
+    before = dict(vars(shop.athomic))
+    nowhere = TestKit(shop.app, broker="kafka://127.0.0.1:1", settings={"request_timeout": 0.2})
+    with pytest.raises(TimeoutError, match=r"not ready after 0\.05 s.*127\.0\.0\.1:1"), nowhere:
+        pass
+    assert dict(vars(shop.athomic)) == before
