@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -31,8 +32,11 @@ from fastapi_athomic import (
     subscribe_to,
 )
 from fastapi_athomic.consumption import session
+from fastapi_athomic.loop import blocking, load
+from fastapi_athomic.observation import process_health
 from fastapi_athomic.stores import memory
 from fastapi_athomic.testing import AsyncTestKit, TestKit
+from fastapi_athomic.testing import clock as clock_module
 from fastapi_athomic.testing.bench import Bench
 from fastapi_athomic.testing.clock import AsyncClock
 
@@ -295,10 +299,13 @@ def test_a_handler_that_sleeps_goes_on_in_its_time(settings: AthomicSettings) ->
         assert isinstance(kit.handled()[1].error, HandlerTimeoutError)
 
 
-def test_a_handler_in_a_thread_is_waited_for(settings: AthomicSettings) -> None:
-    @subscribe_to("t", group_id="g", timeout=100, retry=RetryPolicy(max_attempts=1))
+def test_a_handler_in_a_thread_is_waited_for(settings: AthomicSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that it would see minutes go by in its moment, and run out of its `timeout`."""
+    monkeypatch.setattr(clock_module, "GRACE", 20)
+
+    @subscribe_to("t", group_id="g", timeout=5, retry=RetryPolicy(max_attempts=1))
     def handle(message: str) -> None:
-        threading.Event().wait(0.05)
+        threading.Event().wait(0.2)
 
     with TestKit(new_app(settings, handle)) as kit:
         kit.publish("t", "x")
@@ -386,6 +393,14 @@ async def test_timers_that_are_left_when_a_kit_ends_come_in_time() -> None:
 
 def clocks() -> list[Any]:
     return [vars(session)["monotonic"], vars(session)["time"], vars(memory)["monotonic"]]
+
+
+def test_how_late_the_loop_is_is_measured_on_the_real_clock() -> None:
+    machine = [vars(load)["monotonic"], vars(blocking)["monotonic"], vars(process_health)["monotonic"]]
+    with TestKit(new_app(SETTINGS)) as kit:
+        kit.clock.advance(10)
+        assert [vars(module)["monotonic"] for module in (load, blocking, process_health)] == machine
+    assert machine == [time.monotonic] * 3
 
 
 def test_everything_is_as_it_was_afterwards() -> None:
