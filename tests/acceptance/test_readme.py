@@ -92,7 +92,8 @@ def test_the_demo_and_the_curl_lines(demo: int) -> None:
         json.loads(subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout) for line in rest
     )
     assert [invoice["order_id"] for invoice in invoices] == [placed["order_id"]]
-    assert {consumer["id"] for consumer in consumers} == {"billing", "analytics", "tracking"}
+    handlers = {"orders", "billing", "stock", "analytics", "shipping", "notifications"}
+    assert {consumer["id"] for consumer in consumers} == handlers
     (billing,) = [consumer for consumer in consumers if consumer["id"] == "billing"]
     assert billing["counters"]["processed"] == 1
 
