@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -180,12 +181,13 @@ def test_a_kit_is_used_once_and_inside_its_block(shop: Shop) -> None:
 
 
 def test_all_settings_of_an_app_are_taken_over() -> None:
-    own = AthomicSettings(
-        kafka={"security_protocol": "SASL_SSL", "sasl_username": "a", "sasl_password": "b"},
-        tuning={"0": {"handler": "bill", "concurrency": 3}},
-        payload={"serializer": "avro", "registry": {"url": "http://registry:8081"}},
-        state_store_url="redis://nobody:1",
-    )
+    given: dict[str, Any] = {
+        "kafka": {"security_protocol": "SASL_SSL", "sasl_username": "a", "sasl_password": "b"},
+        "tuning": {"0": {"handler": "bill", "concurrency": 3}},
+        "payload": {"serializer": "avro", "registry": {"url": "http://registry:8081"}},
+        "state_store_url": "redis://nobody:1",
+    }
+    own = AthomicSettings(**given)
     shop = Shop(own)
     kit = TestKit(
         shop.app,
