@@ -348,3 +348,21 @@ async def test_a_member_without_partitions_does_not_spin(
             turns += 1
             await asyncio.sleep(0)
         assert turns > 100 * polls
+
+
+async def test_a_stop_ends_a_poll_that_waits_for_messages(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.create_topic(topic, 1)
+    record = Record()
+
+    @subscribe_to(topic, group_id=topic)
+    async def handle(message: Event) -> None:
+        record.note(message.number)
+
+    async with running(new_app(broker.settings(), handle)):
+        await broker.produce(topic, [event(0)])
+        await record.count(1)
+        monkeypatch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", 3600.0)
+        await broker.produce(topic, [event(1)])  # the poll after it takes an hour
+        await record.count(2)

@@ -15,6 +15,7 @@ from ...exceptions import TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
 from ...settings import AthomicSettings
 from ..base import BEGINNING, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
+from ..waits import cut_short
 from .boundary import translate, within
 from .client_life import close_client, open_client
 from .group_member import GroupMember, MemberHooks, consumer_options
@@ -74,6 +75,7 @@ class KafkaConsumer:
         self._placed: dict[TopicPartition, KafkaPartition] = {}  # the owned partitions that had a `seek`
         self._misplaced: set[TopicPartition] = set()
         self._may_fetch = False  # `on_assigned` has returned
+        self._fetching: asyncio.Timeout | None = None  # of the `fetch` that runs
         self._served: set[KafkaPartition] = set()  # filled the last `fetch`; the others are next
         self._unfetched = UnfetchedEnds(self._learn_ends)
         self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
@@ -158,9 +160,11 @@ class KafkaConsumer:
         self._unfetched.look(wanted, placed.values())
         patience = timeout if partitions else 0.0
         try:
-            async with asyncio.timeout(patience + FETCH_GRACE):
+            async with asyncio.timeout(patience + FETCH_GRACE) as self._fetching:
                 found = await self._take(member, wanted or [NOBODY], patience, max_messages)
-        except TimeoutError:  # a rebalance runs; `getmany` holds no messages while it waits, so none are lost
+        except (
+            TimeoutError
+        ):  # a rebalance runs, or it was interrupted; `getmany` holds no messages while it waits, so none are lost
             return {}
         except ConsumerStoppedError:
             raise TransportClosedError(f"{self._name} is closed") from None
@@ -171,7 +175,12 @@ class KafkaConsumer:
             return {}
         except KafkaError as error:
             raise translate(error, f"fetching for {self._name}") from error
+        finally:
+            self._fetching = None
         return {TopicPartition(*partition): messages for partition, messages in found.items()}
+
+    def interrupt(self) -> None:
+        cut_short(self._fetching)
 
     async def _take(self, member: GroupMember, wanted: list[KafkaPartition], patience: float, limit: int) -> Records:
         """A fair `getmany`: partitions that filled the last one come after the others.
