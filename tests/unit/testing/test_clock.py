@@ -40,9 +40,9 @@ from fastapi_athomic.testing import clock as clock_module
 from fastapi_athomic.testing.bench import Bench
 from fastapi_athomic.testing.clock import AsyncClock
 
-HOUR = 3600.0
-SOON = 5.0
-"""Real seconds for what is skipped, at the most; what is not skipped takes longer."""
+HOUR, LONG = 3600.0, 600.0
+SOON = 30.0
+"""Real seconds for what is skipped, at the most; what is not skipped takes a minute or more."""
 LATER = RetryPolicy(max_attempts=1, retry_topics=(10, 60, 600), allow_reordering=True)
 
 
@@ -180,12 +180,12 @@ async def test_a_pause_with_an_end_ends(settings: AthomicSettings) -> None:
     async def handle(message: str) -> None: ...
 
     async with AsyncTestKit(new_app(settings, handle)) as kit:
-        await kit.athomic.pause("h", seconds=HOUR)
+        await kit.athomic.pause("h", seconds=LONG)
         begun = kit.clock.now
         await kit.publish("t", "x")
-        await kit.drain(2 * SOON)
+        await kit.drain(SOON)
         assert len(kit.handled(handle)) == 1
-        assert timedelta(seconds=HOUR) <= kit.clock.now - begun < timedelta(seconds=HOUR + 5)
+        assert timedelta(seconds=LONG) <= kit.clock.now - begun < timedelta(seconds=LONG + 5)
 
 
 def test_what_waits_for_no_time_is_told_when_real_time_is_up() -> None:
@@ -342,11 +342,11 @@ def test_messages_are_as_old_as_the_clock_says() -> None:
 
     with TestKit(new_app(SETTINGS, handle)) as kit:
         kit.publish("t", b"x")
-        kit.clock.advance(HOUR)
+        kit.clock.advance(LONG)
         kit.publish("t", b"x")
         kit.drain(SOON)
         first, second = kit.handled()
-        assert second.raw.timestamp - first.raw.timestamp == pytest.approx(HOUR * 1000, abs=5000)
+        assert second.raw.timestamp - first.raw.timestamp == pytest.approx(LONG * 1000, abs=5000)
         assert second.raw.timestamp / 1000 == pytest.approx(kit.clock.now.timestamp(), abs=5)
 
 
@@ -376,12 +376,12 @@ async def test_timers_that_are_left_when_a_kit_ends_come_in_time() -> None:
     came, before = asyncio.Event(), loop.time()
     timers = [loop.call_later(60, came.set)]
     async with AsyncTestKit(new_app(SETTINGS)) as kit:
-        await kit.clock.advance(HOUR)
-        assert loop.time() > before + HOUR
+        await kit.clock.advance(LONG)
+        assert loop.time() > before + LONG
         timers += [loop.call_later(70, came.set), loop.call_later(0.05, came.set)]
         assert not came.is_set()
-    assert before <= loop.time() < before + HOUR
-    assert [timer.when() - before < HOUR for timer in timers] == [True, True, True]
+    assert before <= loop.time() < before + LONG
+    assert [timer.when() - before < LONG for timer in timers] == [True, True, True]
     async with asyncio.timeout(20):
         await came.wait()
     for timer in timers:
@@ -408,7 +408,7 @@ def test_everything_is_as_it_was_afterwards() -> None:
     for _ in range(2):
         with pytest.raises(KeyError), TestKit(new_app(SETTINGS)) as kit:
             assert not set(clocks()) & set(before)
-            kit.clock.advance(HOUR)
+            kit.clock.advance(LONG)
             raise KeyError("of the test")
         assert clocks() == before
 
@@ -417,7 +417,7 @@ def test_two_kits_at_once_are_refused() -> None:
     with TestKit(new_app(SETTINGS)) as kit:
         with pytest.raises(ConfigurationError, match="another test kit is open in this process"):
             TestKit(new_app(SETTINGS)).__enter__()
-        kit.clock.advance(HOUR)
+        kit.clock.advance(LONG)
     with TestKit(new_app(SETTINGS)) as kit:
         kit.clock.advance(1)
 
@@ -440,3 +440,19 @@ async def test_a_loop_that_is_not_asyncios_own_is_named() -> None:
     assert not clock.skips
     with pytest.raises(ConfigurationError, match=r"in an event loop of \S+Uvloop: it needs asyncio's own"):
         await clock.advance(1)
+
+
+@pytest.mark.parametrize("isolation", ["loop", "thread"])
+def test_a_call_that_hangs_does_not_hold_up_the_end(isolation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "END_GRACE", 0.05)
+    began = threading.Event()
+
+    @subscribe_to("t", group_id="g")
+    async def handle(message: str) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    kit = TestKit(new_app(AthomicSettings(isolation=isolation, shutdown_timeout=300), handle), strict=False)
+    with kit:
+        kit.publish("t", "x")
+        assert began.wait(20)
