@@ -1,1 +1,1 @@
-"""A small order service: HTTP in, Kafka between, consumers beside the routes."""
+"""A small shop: HTTP in, Kafka between, consumers beside the routes. docs/example.md shows you round."""

@@ -1,56 +1,62 @@
-"""The app. `memory://` by itself; Kafka and Redis when ATHOMIC_BROKER_URL and ATHOMIC_STATE_STORE_URL name them."""
+"""The app. `memory://` and SQLite by itself; Kafka, Redis, Postgres and a schema registry by environment.
+
+uvicorn example_app.main:app
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI
 
-import fastapi_athomic
-from fastapi_athomic import Athomic, get_athomic
+from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic.operation_settings import ControlSettings
 
-from .ledger import Ledger, get_ledger
-from .models import EVENTS, ORDERS, Invoice, ItemSales, NewOrder, Order, OrderEvent
+from . import analytics, bank, billing, notifications, orders, shipping, stock, totals
+from .database import open_database
+from .mail_server import MailServer
+from .operators import operator_with
+from .payloads import topic_payloads
+from .publishers import declare_publishers
+from .settings import ShopSettings
 from .tracing import set_up_tracing
 
+
+def create_app(settings: ShopSettings | None = None) -> FastAPI:
+    """A shop. The handlers stand beside the routes, in modules that are searched for that reason."""
+    settings = settings or ShopSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """The database is there before the first message comes, and until the last one is done."""
+        async with open_database(settings.database_url) as app.state.database:
+            yield
+
+    app = FastAPI(title="Shop", lifespan=lifespan)
+    app.state.mail_server = MailServer(settings.mail_outage_every)
+    for subject in (orders, billing, bank, stock, analytics, shipping, notifications, totals):
+        app.include_router(subject.router)
+    app.state.publishers = declare_publishers(_include_consumers(app, settings))
+    return app
+
+
+def _include_consumers(app: FastAPI, settings: ShopSettings) -> Athomic:
+    token = settings.control_token
+    athomic_settings = AthomicSettings(control=ControlSettings(enabled=True)) if token else AthomicSettings()
+
+    async def database() -> None:
+        await app.state.database.answers()
+
+    return include_athomic(
+        app,
+        athomic_settings,
+        topic_payloads=topic_payloads(settings, athomic_settings),
+        # nobody sees what is in dead letters (`payload_dependencies`): mails are nobody else's business
+        control_dependencies=[Depends(operator_with(token))] if token else (),
+        health_checks={"database": database},
+    )
+
+
 set_up_tracing()
-app = FastAPI(title="Shop")
-fastapi_athomic.include_athomic(app, packages=["example_app"])  # or app.include_athomic(...)
-
-LedgerDependency = Annotated[Ledger, Depends(get_ledger)]
-
-
-@app.post("/orders", status_code=202)
-async def place_order(new: NewOrder, athomic: Annotated[Athomic, Depends(get_athomic)]) -> Order:
-    """Accepts the order; billing, analytics and tracking hear of it by themselves."""
-    order = Order(**new.model_dump())
-    await athomic.publish(ORDERS, order, key=order.order_id)
-    await athomic.publish(EVENTS, OrderEvent.placed(order), key=order.order_id)
-    return order
-
-
-@app.get("/orders/{order_id}")
-async def events(order_id: str, ledger: LedgerDependency) -> list[OrderEvent]:
-    """What happened to the order so far, in its order."""
-    found = ledger.events.get(order_id)
-    if found is None:
-        raise HTTPException(404, "nothing is known of this order yet")
-    return found
-
-
-@app.get("/invoices")
-async def invoices(ledger: LedgerDependency) -> list[Invoice]:
-    return list(ledger.invoices.values())
-
-
-@app.get("/invoices/{order_id}")
-async def invoice(order_id: str, ledger: LedgerDependency) -> Invoice:
-    found = ledger.invoices.get(order_id)
-    if found is None:
-        raise HTTPException(404, "this order has not been billed")
-    return found
-
-
-@app.get("/sales")
-async def sales(ledger: LedgerDependency) -> list[ItemSales]:
-    return ledger.sales()
+app = create_app()

@@ -5,6 +5,7 @@ Importing this package gives `fastapi.FastAPI` the method `include_athomic`.
 
 from .athomic import Athomic, get_athomic
 from .control.actions import Actor, ControlAction, ControlEvent
+from .control.results import ProcessResult, SteeringResult
 from .control.steering import SeekPlan
 from .declared_publishers import Publisher
 from .decorators import ordered_consumer, subscribe_to
@@ -98,6 +99,7 @@ __all__ = [
     "PayloadError",
     "PayloadPipeline",
     "PayloadUnavailableError",
+    "ProcessResult",
     "PublishError",
     "PublishedMessage",
     "Publisher",
@@ -110,6 +112,7 @@ __all__ = [
     "SourceNotFoundError",
     "Stage",
     "StateStoreError",
+    "SteeringResult",
     "ThreadStartError",
     "TopicNotFoundError",
     "TransportClosedError",

@@ -65,7 +65,7 @@ def include_athomic(
             published to a topic and what is consumed from it use the same pipeline. A handler's own `payload` comes
             before.
         control_dependencies: those of the routes that steer consumers and of dead letters, besides `dependencies`.
-            There are such routes with the setting `control.enabled` only.
+            There are such routes with the setting `control.enabled` only; a warning says so where it is not set at all.
         payload_dependencies: those of the route that shows the payload of a dead letter, besides both. Without any
             there is no such route.
         mask: gets a `DeadLetter` whose payload is asked for, and returns what may be shown of it; may be async.

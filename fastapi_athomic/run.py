@@ -12,6 +12,7 @@ from time import monotonic
 
 from .assembly import Assembly
 from .control.desk import Desk
+from .control.parts import DeskParts
 from .exceptions import TopicNotFoundError, TransportError
 from .exporters.reporters import LineageReporter
 from .failures.dead_letters import DeadLetters, Told
@@ -70,7 +71,15 @@ class Run:
         self.home = parts.home
         self._settings = settings = parts.settings
         self._transport = parts.transport
-        self.desk = Desk(self.manager.consumers, parts.transport, parts.shared, settings)
+        self.desk = Desk(
+            DeskParts(
+                consumers=self.manager.consumers,
+                transport=parts.transport,
+                shared=parts.shared,
+                settings=settings,
+                status_of=self._status_of,
+            )
+        )
         self._payloads = parts.payloads
         self._store = parts.store
         self._shared = parts.shared
@@ -167,6 +176,10 @@ class Run:
         except TransportError as error:
             return self._sharing.alone(f"other processes cannot be asked: {error}", handler_id)
 
+    async def _status_of(self, handler_id: str) -> ConsumerStatus | None:
+        """Over all processes that have the handler, as far as this one knows. In the consumers' event loop."""
+        return next(iter(await self._sharing.of_all(self.manager.groups, handler_id)), None)
+
     # --- of one handler
 
     def dead_letters(self, handler_id: str, told: Told) -> DeadLetters:
@@ -195,15 +208,18 @@ class Run:
             return False
         try:
             ends = await self._ends(self._settings.request_timeout)
+            reached = all(
+                position is not None and position >= ends[place]
+                for consumer in consumers
+                for place, position in consumer.positions().items()
+                if place in ends
+            )
+            if not (reached and all(consumer.settled() for consumer in consumers)):  # messages may have come meanwhile
+                return False
+            # A handler may have published to a topic after its end was read, and before the others' were
+            return ends == await self._ends(self._settings.request_timeout)
         except TransportError:  # the broker is away, or a topic was deleted: who waits is told so in the end
             return False
-        reached = all(
-            position is not None and position >= ends[place]
-            for consumer in consumers
-            for place, position in consumer.positions().items()
-            if place in ends
-        )
-        return reached and all(consumer.settled() for consumer in consumers)  # again: messages may have come meanwhile
 
     async def partition_counts(self) -> dict[str, int]:
         """See `Athomic.partition_counts`."""

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.kafka_broker import IMPATIENT, ExternalKafka, KafkaBroker, KafkaUnavailableError, start_kafka
 from tests.support.mock_cluster import MockCluster
+from tests.support.postgres import Postgres, PostgresUnavailableError, start_postgres
 from tests.support.promtool import Promtool, PromtoolUnavailableError, find_promtool
 from tests.support.redis_server import ExternalRedis, RedisServer, RedisUnavailableError, start_redis
 from tests.support.schema_registry import (
@@ -23,7 +24,7 @@ from tests.support.schema_registry import (
 from tests.support.secure_kafka import SecureKafka
 
 REQUIRE_VARIABLE = "ATHOMIC_TEST_REQUIRE_BROKERS"
-"""Set to 1 where a missing Kafka, Redis, schema registry or promtool must fail the run: in CI."""
+"""Set to 1 where a missing Kafka, Redis, Postgres, schema registry or promtool must fail the run: in CI."""
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # a busy machine fails no test
@@ -116,6 +117,18 @@ def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
     except RedisUnavailableError as error:
         _do_without(f"a Redis to kill: {error}")
     server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """It is shared: each test makes a database of its own."""
+    try:
+        server = start_postgres()
+    except PostgresUnavailableError as error:
+        _do_without(str(error))
+    _used.append(server.description)
     yield server
     server.stop()
 

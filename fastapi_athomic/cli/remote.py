@@ -14,6 +14,7 @@ COLUMNS = ("topic", "partition", "position", "committed", "end_offset", "lag", "
 """What is shown of a partition."""
 FIGURES = {
     "scope_note": "note",
+    "pauses_note": "note on pauses",
     "concurrency": "handled at once, at most",
     "oldest_in_queue_seconds": "the oldest one has waited for the handler, in seconds",
     "oldest_in_handler_seconds": "the oldest one has been in the handler, in seconds",
@@ -39,7 +40,11 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     rate.add_argument("value", type=_number_or_none(float), metavar="PER_SECOND", help="or `default`: as in code")
     rate.add_argument("--burst", type=int, help="so many may begin at once")
     breaker = _steering(areas, "breaker", "open or close the circuit breaker of a consumer", _breaker)
-    breaker.add_argument("state", choices=("open", "closed"), help="open: nothing begins; closed: it goes on")
+    breaker.add_argument(
+        "state",
+        choices=("open", "closed", "auto"),
+        help="open: nothing begins; auto: a message decides",
+    )
     seek = _steering(areas, "seek", "go on elsewhere in a topic", _seek)
     _add_seek(seek)
     for command in (health, status, pause, resume, restart, concurrency, rate, breaker, seek):
@@ -183,6 +188,10 @@ def _print_details(consumer: dict[str, Any]) -> None:
         print(
             f"begun per second, at most: {_cell(limit.get('messages_per_second'))}, {limit.get('waiting')} wait for it"
         )
+    if breaker := consumer.get("breaker"):
+        until = f" until {breaker['until']}" if breaker.get("until") else ""
+        forced = ", by an operator" if breaker.get("forced") else ""
+        print(f"circuit breaker: {str(breaker.get('state')).replace('_', ' ')}{until}{forced}")
     if error := consumer.get("last_error"):
         said = f": {error['message']}" if error.get("message") else ""
         place = f"{error.get('topic')}[{error.get('partition')}]@{error.get('offset')}"
@@ -238,7 +247,8 @@ async def _restart(options: argparse.Namespace) -> int:
 
 async def _concurrency(options: argparse.Namespace) -> int:
     answer = await _explicit(options, "concurrency", value=options.value)
-    return _told(answer, options, f"{options.handler} handles {answer.get('concurrency')} at once")
+    begun = "as many at once as code and settings say" if options.value is None else f"{options.value} at once"
+    return _told(answer, options, f"{options.handler} handles {begun}")
 
 
 async def _rate(options: argparse.Namespace) -> int:
@@ -248,16 +258,34 @@ async def _rate(options: argparse.Namespace) -> int:
 
 
 async def _breaker(options: argparse.Namespace) -> int:
-    begun = "nothing until it is closed" if options.state == "open" else "messages again"
+    begun = {
+        "open": "nothing until it is closed",
+        "closed": "messages again",
+        "auto": "what its circuit breaker lets through",
+    }[options.state]
     return _told(await _post(options, "breaker", state=options.state), options, f"{options.handler} begins {begun}")
 
 
 def _told(answer: Any, options: argparse.Namespace, sentence: str) -> int:
+    """It has failed unless all processes have done it. An older service says only that it is done."""
+    done = answer.get("done", True)
     if options.json:
         print_json(answer)
-    else:
+        return OK if done else FAILED
+    processes = answer.get("processes", ())
+    if not done:
+        print("it is not done everywhere:" if processes else "no process that consumes it has answered")
+    elif len(processes) > 1:
+        sentence += f", in {len(processes)} processes"
+    if done:
         print(sentence)
-    return OK
+    for each in processes:
+        if not done or each.get("outcome") != "applied":
+            why = f": {each['detail']}" if each.get("detail") else ""
+            print(f"  {each.get('instance_id')}: {str(each.get('outcome')).replace('_', ' ')}{why}")
+    if answer.get("note") and not done:
+        print(answer["note"])
+    return OK if done else FAILED
 
 
 async def _post(options: argparse.Namespace, action: str, **body: Any) -> Any:

@@ -25,6 +25,8 @@ from ..exceptions import AthomicError
 URL, TOKEN = "FASTAPI_ATHOMIC_URL", "FASTAPI_ATHOMIC_TOKEN"
 """Environment variables in place of `--url`, and of a header `authorization: Bearer ...`. They do not begin with
 `ATHOMIC_`, as they are no settings of the app."""
+CAFILE = "SSL_CERT_FILE"
+"""OpenSSL reads it: authorities in place of those of the system."""
 TIMEOUT = 60.0
 """Seconds that a service may take to answer."""
 PROBLEM = "application/problem+json"
@@ -147,6 +149,8 @@ class Service:
             if isinstance(reason, TimeoutError):
                 raise AthomicError(self._late(content)) from error
             said = one_line(str(reason)) or type(reason).__name__
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                said += f"; name the authority of its certificate by --cafile, or the variable {CAFILE}"
             raise AthomicError(f"{self.url} cannot be reached: {said}") from error
         except ValueError as error:  # says what it cannot send, which may be a secret
             raise AthomicError("a header has characters that cannot be sent") from error

@@ -174,6 +174,7 @@ class Account:
             ready=self._life.ready,
             paused=self.paused,
             pauses=self._parts.controls.pauses.all(),
+            pauses_note=self._parts.controls.pauses_note,
             rate_limit=self._parts.controls.limits.rate_status(),
             breaker=self._parts.controls.limits.breaker.status(),
             health=health,

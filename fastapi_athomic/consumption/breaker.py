@@ -118,6 +118,15 @@ class Breaker:
         else:
             self._close(quietly=True)
 
+    def release(self) -> None:
+        """Leaves it to itself again. One that is open tries a message now; it closes if it has no policy."""
+        self.forced = False
+        if self.state is BreakerState.OPEN and self.policy is not None:
+            self._until, self._next = 0.0, None
+            self._become(BreakerState.HALF_OPEN, quietly=True)
+        elif self.policy is None:
+            self._close(quietly=True)
+
     # --- what others see
 
     def status(self) -> BreakerStatus | None:
@@ -144,7 +153,8 @@ class Breaker:
         if self.forced:
             return f"its circuit breaker was opened by an operator {since}: nothing begins until it is closed"
         if self.state is BreakerState.HALF_OPEN:
-            return f"its circuit breaker is half open {since} ({self._error}): one message is tried"
+            why = f" ({self._error})" if self._error is not None else ""
+            return f"its circuit breaker is half open {since}{why}: one message is tried"
         return f"its circuit breaker is open {since} ({self._error}): nothing begins until {self._next:%H:%M:%S} UTC"
 
     # --- changes

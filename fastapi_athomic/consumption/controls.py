@@ -96,6 +96,7 @@ class Controls:
     ) -> None:
         self.limits = limits if limits is not None else Limits("")
         self.pauses = Pauses([new_pause(EVERYTHING, actor="settings")] if paused else [])
+        self.pauses_note: str | None = None  # why other processes do not know of a pause, or of its end
         self.declared_concurrency = concurrency  # in code and settings
         self.concurrency = concurrency  # in force
         self.listeners: list[Callable[[int], None]] = []  # who else has to know the concurrency in force

@@ -85,6 +85,9 @@ class LaneStrategy:
     def resize(self, concurrency: int) -> None:
         self.pool.resize(concurrency)
 
+    def settled(self) -> bool:
+        return True
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

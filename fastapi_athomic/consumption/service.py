@@ -130,9 +130,13 @@ class ConsumerService:
         limits.set_rate(limit)
         return limits.bucket.limit
 
-    def set_breaker(self, *, opened: bool) -> None:
-        """Opens the circuit breaker until it is closed here again, or closes it."""
-        self.controls.limits.breaker.force(opened=opened)
+    def set_breaker(self, state: str) -> None:
+        """`open`: until it is closed here again; `closed`: from now on; `auto`: it tries one message, if it is open."""
+        breaker = self.controls.limits.breaker
+        if state == "auto":
+            breaker.release()
+        else:
+            breaker.force(opened=state == "open")
 
     async def seek(self, place: TopicPartition, offset: int) -> Passage:
         """Goes on at `offset` of a partition that is assigned here.
@@ -165,11 +169,6 @@ class ConsumerService:
         """The handler consumes this topic, or it is one of its own retry and redrive topics."""
         returns = self.dlq_handler.returns
         return isinstance(topic, str) and (returns.consumes(topic) or returns.brings_back(topic))
-
-    async def committed(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """What the group has committed for these partitions, whoever has them. Raises as `seek` does."""
-        found = await self._ready_session().client().committed(places, self._settings.request_timeout)
-        return {place: commit.offset for place, commit in found.items()}
 
     def _ready_session(self) -> ConsumerSession:
         if self.life.session is None or not self.ready:

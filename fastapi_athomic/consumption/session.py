@@ -267,7 +267,7 @@ class ConsumerSession:
         Only for the consumers' event loop: it passes concluded offsets to the trackers.
         """
         complete = self.joined.is_set() and not self._membership.moving and not self._placement.unplaced
-        return complete and all(
+        return (complete and self._strategy.settled()) and all(
             state.tracker.settled and not self._lags(topic_partition) for topic_partition, state in self.states.items()
         )
 

@@ -55,6 +55,10 @@ class ConsumptionStrategy(Protocol):
         """
         ...
 
+    def settled(self) -> bool:
+        """Whether nothing is under way besides the messages whose offsets are not concluded: they are known of."""
+        ...
+
     @property
     def failure(self) -> BaseException | None:
         """The error that ended a worker, if there was one: the session cannot go on then."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from ..checks import COUNT, POSITIVE_SECONDS, did_you_mean, is_whole, shown
+from ..checks import POSITIVE_SECONDS, did_you_mean, is_whole, shown
 from ..clock import utc_now
 from ..consumption.controls import Scope, new_pause, scope_of
 from ..consumption.service import ConsumerService
@@ -22,14 +22,14 @@ from ..exceptions import (
     SourceNotFoundError,
     TransportError,
 )
-from ..limits import RateLimit
 from ..messages import TopicPartition
 from ..observation.status import PauseStatus
-from ..settings import AthomicSettings
-from ..stores.shared import SharedState
-from ..transports.base import Transport
-from .actions import Actor
+from .actions import Actor, ControlAction
+from .carrying_out import check
 from .group_pauses import GroupPauses
+from .instructions import Instructions
+from .parts import DeskParts
+from .results import SteeringResult
 from .seek_plans import SeekPlan, Target
 from .seeks import Seeks
 
@@ -42,25 +42,28 @@ LONGEST_PAUSE = timedelta(days=3650)
 class Desk:
     """Steers the consumers of one run."""
 
-    def __init__(
-        self,
-        consumers: Mapping[str, ConsumerService],
-        transport: Transport,
-        shared: SharedState | None,
-        settings: AthomicSettings,
-    ) -> None:
-        self._consumers = consumers
-        self._transport = transport
-        self._seeks = Seeks(consumers, transport, shared, settings)
-        self._group_pauses = GroupPauses(consumers, shared, settings, self._seeks.handovers.look)
+    def __init__(self, parts: DeskParts) -> None:
+        self._consumers = parts.consumers
+        self._transport = parts.transport
+        self._seeks = Seeks(parts)
+        self._instructions = Instructions(parts)
+        self._group_pauses = GroupPauses(parts, self._look)
 
     async def begin(self) -> None:
-        """Before the consumers start: they are paused if they were. Never raises."""
+        """Before the consumers start: they are paused if they were, and what was set for them holds. Never raises."""
         await self._group_pauses.begin()
+        if self._group_pauses.reached:  # else a start would wait for it twice
+            await self._instructions.begin()
+
+    async def _look(self) -> None:
+        """Does what other processes ask for. Raises `StateStoreError`."""
+        await self._seeks.handovers.look()
+        await self._instructions.look()
 
     async def end(self) -> None:
         """Steers no more for other members of the group."""
         await self._group_pauses.end()
+        await self._instructions.end()
         await self._seeks.handovers.end()
 
     def service(self, handler_id: str) -> ConsumerService:
@@ -105,37 +108,14 @@ class Desk:
         """See `Steering.pauses_note`."""
         return self._group_pauses.note
 
-    async def restart(self, handler_id: str) -> None:
-        """See `Steering.restart`."""
+    async def tell_all(
+        self, handler_id: str, action: ControlAction, values: Mapping[str, Any], actor: Actor
+    ) -> SteeringResult:
+        """Has it done in all processes that have the handler. See `Steering.restart`, and those behind it."""
         service = self.service(handler_id)
-        _check_here(service, "restarted")
-        await service.restart()
-
-    async def set_concurrency(self, handler_id: str, value: int | None) -> int:
-        """See `Steering.set_concurrency`."""
-        service = self.service(handler_id)
-        if value is not None and not COUNT.holds(value):
-            raise ConfigurationError(f"concurrency must be {COUNT.text}, or None (as declared), not {shown(value)}")
-        _check_here(service, "given another concurrency")
-        return service.set_concurrency(value)
-
-    async def set_rate(self, handler_id: str, messages_per_second: float | None, burst: int | None) -> RateLimit | None:
-        """See `Steering.set_rate`."""
-        service = self.service(handler_id)
-        _check_here(service, "given another rate")
-        if messages_per_second is None:
-            if burst is not None:
-                raise ConfigurationError("burst needs messages_per_second")
-            return service.set_rate(None)
-        return service.set_rate(RateLimit(messages_per_second=messages_per_second, burst=burst))
-
-    async def set_breaker(self, handler_id: str, state: str) -> None:
-        """See `Steering.set_breaker`."""
-        service = self.service(handler_id)
-        if state not in ("open", "closed"):
-            raise ConfigurationError(f"state must be 'open' or 'closed', not {shown(state)}")
-        _check_here(service, "given another state of its breaker")
-        service.set_breaker(opened=state == "open")
+        check(action, values)
+        self._check_heard(service)
+        return await self._instructions.give(service, action, values, actor)
 
     def listen_to_breakers(self, told: Callable[[str, dict[str, Any]], None]) -> None:
         """Has each change of a circuit breaker told that nobody asked for: the handler id, and what it is now."""
@@ -153,10 +133,10 @@ class Desk:
     # --- what is refused
 
     def _check_heard(self, service: ConsumerService) -> None:
-        """Raises `ControlRefusedError` if no process that consumes would hear of a pause, or of its end."""
-        if service.elsewhere and not self._seeks.handovers.possible:
+        """Raises `ControlRefusedError` if no process that consumes would hear of it."""
+        if service.elsewhere and not self._instructions.heard:
             raise ControlRefusedError(
-                f"{service.name} cannot be paused or resumed here: this process has the role web and consumes nothing, "
+                f"{service.name} cannot be steered here: this process has the role web and consumes nothing, "
                 "and there is no state store by which processes that consume would hear of it: set state_store_url"
             )
 
@@ -173,15 +153,6 @@ class Desk:
             return
         if place.partition not in bounds:
             raise PartitionNotFoundError(f"{place}: there is no such partition, the topic has {len(bounds)}, from 0 on")
-
-
-def _check_here(service: ConsumerService, what: str) -> None:
-    """Raises `ControlRefusedError` if other processes consume: what is done here would change nothing there."""
-    if service.elsewhere:
-        raise ControlRefusedError(
-            f"{service.name} cannot be {what} here: this process has the role web and consumes nothing; "
-            "docs/control.md says what to do where web and workers are apart"
-        )
 
 
 def _scope(service: ConsumerService, topic: str | None, partition: int | None) -> Scope:

@@ -26,8 +26,7 @@ from ..error_text import exc_info
 from ..exceptions import StateStoreError
 from ..observation.status import PauseStatus
 from ..observation.waiting import said
-from ..settings import AthomicSettings
-from ..stores.shared import SharedState
+from .parts import DeskParts
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +44,12 @@ LOOK_SECONDS = 3.0
 class GroupPauses:
     """Keeps the pauses of a run's consumers in step with those in the store. Without one it does nothing."""
 
-    def __init__(
-        self,
-        consumers: Mapping[str, ConsumerService],
-        shared: SharedState | None,
-        settings: AthomicSettings,
-        look_too: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, parts: DeskParts, look_too: Callable[[], Awaitable[None]]) -> None:
         """`look_too` is called at each look, for what else the store may have; it may raise `StateStoreError`."""
-        self._consumers = consumers
+        settings = parts.settings
+        self._consumers = parts.consumers
         self._look_too = look_too
-        self._shared = shared
+        self._shared = parts.shared
         self._timeout = settings.request_timeout
         self._patience = min(ACTION_SECONDS, settings.request_timeout)
         self._exposed = settings.expose_error_messages
@@ -87,6 +81,11 @@ class GroupPauses:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
+
+    @property
+    def reached(self) -> bool:
+        """The store has answered last time."""
+        return not self._away
 
     @property
     def note(self) -> str | None:
@@ -151,6 +150,15 @@ class GroupPauses:
             if self._away:
                 logger.warning("pauses are shared with the other members of the group again")
             self._away = False
+        self._tell()
+
+    def _tell(self) -> None:
+        """Says of each consumer, in its status, whether others know of its pauses."""
+        note = self.note
+        waiting = {tuple(json.loads(name)[:2]) for name in self._unwritten} if note else set()
+        for service in self._consumers.values():
+            about = (service.subscription.group_id, service.name)
+            service.controls.pauses_note = note if about in waiting else None
 
     async def _write_all(self) -> None:
         assert self._shared is not None

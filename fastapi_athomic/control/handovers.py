@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from ..consumption.service import ConsumerService
 from ..exceptions import AthomicError, StateStoreError
 from ..messages import TopicPartition
-from ..settings import AthomicSettings
 from ..stores.shared import SharedState
+from .parts import DeskParts
 from .seek_plans import PartitionSeek
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,10 @@ class Answer(BaseModel):
 class Handovers:
     """Hands over seeks, and does those that others have handed over. Without a store it can do neither."""
 
-    def __init__(
-        self, consumers: Mapping[str, ConsumerService], shared: SharedState | None, settings: AthomicSettings, go: Go
-    ) -> None:
-        self._consumers = consumers
-        self._shared = shared
+    def __init__(self, parts: DeskParts, go: Go) -> None:
+        settings = parts.settings
+        self._consumers = parts.consumers
+        self._shared = parts.shared
         self._go = go
         self._patience = settings.drain_timeout + 3 * settings.request_timeout  # for one that has begun
         self._doing: dict[str, asyncio.Task[None]] = {}

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from ..checks import did_you_mean, is_whole, shown
+from ..consumption.notes import decode_note
 from ..consumption.placement import Passage
 from ..consumption.service import ConsumerService
 from ..exceptions import (
@@ -20,10 +21,8 @@ from ..exceptions import (
     TransportError,
 )
 from ..messages import TopicPartition
-from ..settings import AthomicSettings
-from ..stores.shared import SharedState
-from ..transports.base import Transport
 from .handovers import Handovers
+from .parts import DeskParts
 from .seek_plans import PartitionSeek, SeekPlan, Target, plan_of
 
 MOST_COUNTED = 10_000
@@ -43,7 +42,7 @@ class Route(NamedTuple):
     place: TopicPartition
     to: int
     passage: Passage | None  # how far it is; None: it is not assigned here
-    committed: int | None  # of a partition that is not assigned here, by the group
+    committed: Passage | None  # of a partition that is not assigned here, by what the group has committed
     there: bool  # the partition has this offset
     problems: list[str]
 
@@ -51,16 +50,10 @@ class Route(NamedTuple):
 class Seeks:
     """Plans seeks, and carries them out: here, and through the state store at other members of the group."""
 
-    def __init__(
-        self,
-        consumers: Mapping[str, ConsumerService],
-        transport: Transport,
-        shared: SharedState | None,
-        settings: AthomicSettings,
-    ) -> None:
-        self._transport = transport
-        self._timeout = settings.request_timeout
-        self.handovers = Handovers(consumers, shared, settings, self._go)
+    def __init__(self, parts: DeskParts) -> None:
+        self._transport = parts.transport
+        self._timeout = parts.settings.request_timeout
+        self.handovers = Handovers(parts, self._go)
 
     async def plan(self, service: ConsumerService, topic: str, partition: int | None, to: Target) -> SeekPlan:
         """See `Steering.plan_seek`."""
@@ -150,13 +143,18 @@ class Seeks:
 
     async def _committed(
         self, service: ConsumerService, topic: str, numbers: Sequence[int]
-    ) -> Mapping[TopicPartition, int]:
+    ) -> Mapping[TopicPartition, Passage]:
         if not numbers:
             return {}
+        places = [TopicPartition(topic, number) for number in numbers]
         try:
-            return await service.committed([TopicPartition(topic, number) for number in numbers])
+            found = await self._transport.committed(service.subscription.group_id, places, self._timeout)
         except TransportError:  # the plan says already that they are not assigned here
             return {}
+        return {
+            place: Passage(commit.offset, decode_note(commit.offset, commit.metadata))
+            for place, commit in found.items()
+        }
 
     # --- what it skips and repeats
 
@@ -172,9 +170,7 @@ class Seeks:
         return plan_of(service.name, topic, partitions, notes)
 
     async def _seen(self, service: ConsumerService, route: Route) -> PartitionSeek:
-        passage = route.passage
-        if passage is None and route.committed is not None:
-            passage = Passage(route.committed, frozenset())
+        passage = route.passage if route.passage is not None else route.committed
         return await self._counted(service, route, passage, done=False)
 
     async def _result(

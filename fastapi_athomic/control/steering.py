@@ -13,16 +13,26 @@ from ..clock import utc_now
 from ..error_text import exc_info, one_line, type_name
 from ..exceptions import AthomicError, ConfigurationError, NotFoundError, PublishError
 from ..failures.settling import SettlingReport
-from ..limits import RateLimit
 from ..loop.isolation import Home
 from ..observation.process import this_process
 from ..observation.status import PauseStatus
 from ..settings import AthomicSettings
 from .actions import BREAKER, THE_APP, Actor, ControlAction, ControlEvent
 from .desk import Desk
+from .results import Outcome, ProcessResult, SteeringResult
 from .seek_plans import PartitionSeek, SeekPlan, Target
 
-__all__ = ["Listener", "PartitionSeek", "PauseStatus", "SeekPlan", "Steering", "Target"]
+__all__ = [
+    "Listener",
+    "Outcome",
+    "PartitionSeek",
+    "PauseStatus",
+    "ProcessResult",
+    "SeekPlan",
+    "Steering",
+    "SteeringResult",
+    "Target",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -115,26 +125,25 @@ class Steering:
 
     # --- the consumer
 
-    async def restart(self, handler_id: str, *, actor: Actor = THE_APP) -> None:
+    # For all of these: with a state store, and `control.enabled`, all processes that have the handler do it, whichever
+    # is asked, also one of the role web. Each answers; the result says what became of it in each of them.
+
+    async def restart(self, handler_id: str, *, actor: Actor = THE_APP) -> SteeringResult:
         """Closes the handler's membership gently, as a stop does, and begins a new one. Nothing concluded repeats.
 
-        Returns when the new one begins, after up to `drain_timeout` seconds. A consumer that backs off starts at once.
-        Pauses and concurrency stay.
+        Returns when the new one begins, after up to `drain_timeout` seconds; of several processes, which do it one
+        after the other, when all have done it, or after 50 seconds. A consumer that backs off starts at once. Pauses
+        and what was set stay.
         """
-        await self._act(ControlAction.RESTART, handler_id, actor, {}, lambda desk: desk.restart(handler_id))
+        return await self._tell_all(ControlAction.RESTART, handler_id, actor, {})
 
-    async def set_concurrency(self, handler_id: str, value: int | None, *, actor: Actor = THE_APP) -> int:
-        """How many messages or batches this process handles at once for the handler, from now on.
+    async def set_concurrency(self, handler_id: str, value: int | None, *, actor: Actor = THE_APP) -> SteeringResult:
+        """How many messages or batches each process handles at once for the handler, from now on.
 
-        None: as in code or settings. Running calls go on; no order is lost. Returns the number that is in force.
+        None: as in code or settings. Running calls go on; no order is lost. With a state store it is kept there, for
+        processes that start later, until it is set to None; else it holds until this process ends.
         """
-        return await self._act(
-            ControlAction.CONCURRENCY,
-            handler_id,
-            actor,
-            {"value": value},
-            lambda desk: desk.set_concurrency(handler_id, value),
-        )
+        return await self._tell_all(ControlAction.CONCURRENCY, handler_id, actor, {"value": value})
 
     async def set_rate(
         self,
@@ -143,33 +152,36 @@ class Steering:
         *,
         burst: int | None = None,
         actor: Actor = THE_APP,
-    ) -> RateLimit | None:
-        """How many messages a second this process begins at most for the handler, from now on.
+    ) -> SteeringResult:
+        """How many messages a second each process begins at most for the handler, from now on; see `RateLimit`.
 
         None: as in code or settings. `burst`: how many may begin at once after a pause; None: what comes in a second.
-        It holds until this process ends. Returns the limit that is in force, None: there is none. See `RateLimit`.
+        It holds for as long as `set_concurrency` says.
         """
-        details = {"messages_per_second": messages_per_second, "burst": burst}
+        values = {"messages_per_second": messages_per_second, "burst": burst}
+        return await self._tell_all(ControlAction.RATE, handler_id, actor, values)
+
+    async def set_breaker(
+        self, handler_id: str, state: Literal["open", "closed", "auto"], *, actor: Actor = THE_APP
+    ) -> SteeringResult:
+        """Opens the circuit breaker of a handler, closes it, or leaves it to itself. It need not have one in code.
+
+        Opened here it stays open, and no message is tried, until it is closed here, or left to itself; for as long as
+        `set_concurrency` says. Closing one that opened by itself ends its pause at once, and forgets the failures.
+        `auto`: one that is open tries one message now, which decides.
+        """
+        return await self._tell_all(ControlAction.BREAKER, handler_id, actor, {"state": state})
+
+    async def _tell_all(
+        self, action: ControlAction, handler_id: str, actor: Actor, values: dict[str, Any]
+    ) -> SteeringResult:
         return await self._act(
-            ControlAction.RATE,
+            action,
             handler_id,
             actor,
-            details,
-            lambda desk: desk.set_rate(handler_id, messages_per_second, burst),
-        )
-
-    async def set_breaker(self, handler_id: str, state: Literal["open", "closed"], *, actor: Actor = THE_APP) -> None:
-        """Opens the circuit breaker of a handler in this process, or closes it. It need not have one in code.
-
-        Opened here it stays open, and no message is tried, until it is closed here. Closing one that opened by itself
-        ends its pause at once, and forgets the failures.
-        """
-        await self._act(
-            ControlAction.BREAKER,
-            handler_id,
-            actor,
-            {"state": state},
-            lambda desk: desk.set_breaker(handler_id, state),
+            values,
+            lambda desk: desk.tell_all(handler_id, action, values, actor),
+            lambda result: result.named() if len(result.processes) != 1 or not result.done else {},
         )
 
     # --- positions

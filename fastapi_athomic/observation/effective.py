@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ..limits import CircuitBreaker, RateLimit
 from ..payload.pipeline import PayloadPipeline
 from ..retry import RetryPolicy
 from ..settings import AthomicSettings
@@ -40,6 +41,23 @@ class SequencingSettings(BaseModel):
     on_failure: str = Field(description="`dead_letter` or `block`")
 
 
+class RateLimitSettings(BaseModel):
+    """How many messages each process begins."""
+
+    messages_per_second: float = Field(description="So many at most, on average")
+    burst: int = Field(description="So many at most at once, after a pause")
+
+
+class BreakerSettings(BaseModel):
+    """When nothing begins, as what the handler depends on fails."""
+
+    exceptions: list[str] = Field(description="The types of the errors that count")
+    failures: int = Field(description="So many calls in a row that fail with one of them open it")
+    window: float = Field(description="Seconds in which these calls have to be")
+    pause: float = Field(description="Seconds for which it is open at first; twice as long each time after that")
+    max_pause: float = Field(description="Seconds; no pause is longer")
+
+
 class EffectiveSettings(BaseModel):
     """What holds for one consumer: its decorator's options, with what the settings say. No secrets."""
 
@@ -49,6 +67,13 @@ class EffectiveSettings(BaseModel):
     batch_linger_ms: int = Field(description="Milliseconds that a batch which is not full waits for more")
     timeout: float | None = Field(description="Seconds that one attempt may take; null: no limit")
     retry: RetrySettings = Field(description="When a failed message is tried again")
+    rate_limit: RateLimitSettings | None = Field(
+        default=None,
+        description="As in code and tuning; `rate_limit` of the consumer is what holds now; null: no limit",
+    )
+    breaker: BreakerSettings | None = Field(
+        default=None, description="As in code and tuning; null: none, unless an operator opens one"
+    )
     ordering: str = Field(description="`partition`, `key`, `none` or `sequence`")
     sequencing: SequencingSettings | None = Field(description="Of an ordered consumer; null for others")
     dlq: str | None = Field(description="The DLQ topic, or the template of its name; null: failed messages are skipped")
@@ -81,6 +106,8 @@ def effective_settings(
         batch_linger_ms=subscription.batch_linger_ms,
         timeout=subscription.timeout,
         retry=_retry(subscription.retry),
+        rate_limit=_rate_limit(subscription.rate_limit),
+        breaker=_breaker(subscription.breaker),
         ordering=order_of(subscription),
         sequencing=_sequencing(subscription.sequencing),
         dlq=(settings.dlq_topic if dlq is True else dlq) or None,
@@ -119,6 +146,24 @@ def _retry(policy: RetryPolicy) -> RetrySettings:
         jitter=policy.jitter,
         max_elapsed=policy.max_elapsed,
         retry_topics=list(policy.retry_topics),
+    )
+
+
+def _rate_limit(limit: RateLimit | None) -> RateLimitSettings | None:
+    if limit is None:
+        return None
+    return RateLimitSettings(messages_per_second=limit.messages_per_second, burst=limit.capacity)
+
+
+def _breaker(breaker: CircuitBreaker | None) -> BreakerSettings | None:
+    if breaker is None:
+        return None
+    return BreakerSettings(
+        exceptions=[_type_name(each) for each in breaker.exceptions],
+        failures=breaker.failures,
+        window=breaker.window,
+        pause=breaker.pause,
+        max_pause=breaker.longest_pause,
     )
 
 

@@ -53,6 +53,7 @@ def together(parts: Sequence[ConsumerStatus], process: ProcessInfo, note: str | 
             "ready": all(part.ready for part in parts),
             "paused": all(part.paused for part in parts),
             "pauses": _pauses(parts),
+            "pauses_note": next((note for part in parts if (note := part.pauses_note)), None),
             "rate_limit": _rate_limit(parts),
             "breaker": _breaker(parts),
             "health": _health(parts),

@@ -224,5 +224,8 @@ def _gist(status: ConsumerStatus) -> object:
         status.counters.model_dump(),
         (status.id, status.state, status.ready, status.paused, status.concurrency, status.health.status),
         [pause.model_dump() for pause in status.pauses],
+        status.pauses_note,
+        status.rate_limit and (status.rate_limit.messages_per_second, status.rate_limit.burst),
+        status.breaker and (status.breaker.state, status.breaker.until, status.breaker.forced),
         [(each.topic, each.partition, each.committed, each.end_offset, each.paused) for each in status.assignment],
     )

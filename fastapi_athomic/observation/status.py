@@ -231,6 +231,9 @@ class ConsumerStatus(BaseModel):
         "partitions"
     )
     pauses: list[PauseStatus] = Field(default=[], description="What an operator has paused, and until when")
+    pauses_note: str | None = Field(
+        default=None, description="Why pauses do not hold for the other members of the group yet: the store is away"
+    )
     rate_limit: RateLimitStatus | None = Field(
         default=None, description="How much is begun, as in force; the sum of several processes; null: no limit"
     )

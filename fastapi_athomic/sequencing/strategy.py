@@ -133,6 +133,10 @@ class OrderedStrategy:
     def resize(self, concurrency: int) -> None:
         self.pool.resize(concurrency)
 
+    def settled(self) -> bool:
+        """A message from the waiting room has its offset committed already, and may be in its handler."""
+        return not any(aggregate.busy or aggregate.unwritten for aggregate in self._holdings.aggregates.values())
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

@@ -7,41 +7,25 @@ by the server's clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from ..exceptions import StateStoreError
 from .base import TAKEN_AT_ONCE, Call, Claim, Member, Overview, Parked, Reply, Waiting
+from .redis_connection import RedisConnection
 
 SCRIPT = resources.files(__package__).joinpath("state.lua").read_text()
 _BOOLEAN = {48: False, 49: True}  # "0" and "1"
 _PARKED = {ord(parked): parked for parked in Parked}
 
 
-class RedisStateStore:
-    """A `StateStore`. `clock` gives seconds, for tests; None: the server's clock."""
+class RedisStateStore(RedisConnection):
+    """A `StateStore`."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        prefix: str = "athomic",
-        timeout: float = 5.0,  # seconds that one call may take
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        self._url = url
-        self._prefix = prefix
-        self._timeout = timeout
-        self._clock = clock
-        self._client: Redis | None = None
-        self._script = b""  # its SHA-1, once the server has it
+    _script = b""  # its SHA-1, once the server has it
 
     async def call(self, member: Member, call: Call) -> Reply:
         arguments = self._arguments(member, call)
@@ -51,23 +35,6 @@ class RedisStateStore:
         except (RedisError, OSError, TimeoutError) as error:
             raise StateStoreError(f"the state store cannot be reached: {type(error).__name__}") from error
         return _reply(answer)
-
-    async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(RedisError, OSError):  # the connection may be gone already
-                await client.aclose()
-
-    def _connected(self) -> Redis:
-        """The client. The first call after `close` makes it, because connections belong to one event loop."""
-        if self._client is None:
-            self._client = Redis.from_url(
-                self._url,
-                socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout,
-                retry=Retry(NoBackoff(), 0),  # the ledger tries again, and health shows it
-            )
-        return self._client
 
     async def _run(self, base: str, arguments: Sequence[Any]) -> Any:
         client: Any = self._connected()
@@ -84,7 +51,7 @@ class RedisStateStore:
         arguments: list[Any] = [
             member.name,
             round(member.lease * 1000),
-            b"" if self._clock is None else round(self._clock() * 1000),
+            self._now(),
             member.room_per_aggregate,
             member.room_per_group,
             member.before_first,

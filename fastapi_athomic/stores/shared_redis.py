@@ -9,18 +9,15 @@ the server's clock. Keys of which everything has expired go by themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..exceptions import StateStoreError
+from .redis_connection import RedisConnection
 
 _NOW = """
 local now = tonumber(ARGV[1])
@@ -65,25 +62,10 @@ return redis.call('HGETALL', KEYS[1])
 """
 
 
-class RedisSharedState:
-    """A `SharedState`. `clock` gives seconds, for tests; None: the server's clock."""
+class RedisSharedState(RedisConnection):
+    """A `SharedState`."""
 
     has_others = True
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        prefix: str = "athomic",
-        timeout: float = 5.0,  # seconds that one call may take
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        self._url = url
-        self._prefix = prefix
-        self._timeout = timeout
-        self._clock = clock
-        self._client: Redis | None = None
-        self._scripts: dict[str, Any] = {}  # of this client, by their text
 
     async def put(self, section: str, name: str, document: bytes, *, ttl: float | None = None) -> None:
         await self._run(_PUT, section, name, document, b"" if ttl is None else max(1, round(ttl * 1000)))
@@ -96,32 +78,19 @@ class RedisSharedState:
         pairs = zip(found[::2], found[1::2], strict=True)
         return {name.decode(errors="replace"): document for name, document in pairs}  # others may write there, too
 
-    async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(RedisError, OSError):  # the connection may be gone already
-                await client.aclose()
-
     async def _run(self, text: str, section: str, *arguments: Any) -> Any:
         base = f"{self._prefix}:shared:{{{section}}}"
-        now = b"" if self._clock is None else round(self._clock() * 1000)
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._script(text)(keys=[f"{base}:documents", f"{base}:ends"], args=[now, *arguments])
+                return await self._script(text)(
+                    keys=[f"{base}:documents", f"{base}:ends"], args=[self._now(), *arguments]
+                )
         except (RedisError, OSError, TimeoutError) as error:
             raise StateStoreError(self._said(error)) from error
 
     def _script(self, text: str) -> Any:
-        """The script, with the client. The first call after `close` makes it: connections belong to one event loop."""
-        if self._client is None:
-            self._client = Redis.from_url(
-                self._url,
-                socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout,
-                retry=Retry(NoBackoff(), 0),  # who asks decides whether to ask again
-            )
-            self._scripts = {each: self._client.register_script(each) for each in (_PUT, _REMOVE, _ALL)}
-        return self._scripts[text]
+        """The script, with the client."""
+        return self._connected().register_script(text)
 
     def _said(self, error: Exception) -> str:
         match error:

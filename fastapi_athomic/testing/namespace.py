@@ -104,6 +104,13 @@ class NamespacedTransport(WrappedTransport):
         with self._prefix.in_errors():
             return await self.inner.offsets_at(self._prefix.put(topic), milliseconds, timeout)
 
+    async def committed(
+        self, group_id: str, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        group, places = self._prefix.put(group_id), self._prefix.put_all(partitions)
+        with self._prefix.in_errors():
+            return self._prefix.strip_keys(await self.inner.committed(group, places, timeout))
+
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:
         (place,) = self._prefix.put_all([partition])
         with self._prefix.in_errors():

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..messages import RawMessage, TopicPartition
 from ..transports.base import (
+    CommittedOffset,
     ConsumerConfig,
     RebalanceListener,
     TopicCounts,
@@ -40,6 +41,11 @@ class WrappedTransport:
 
     async def offsets_at(self, topic: str, milliseconds: int, timeout: float) -> dict[int, int]:
         return await self.inner.offsets_at(topic, milliseconds, timeout)
+
+    async def committed(
+        self, group_id: str, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        return await self.inner.committed(group_id, partitions, timeout)
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:
         return await self.inner.read(partition, offset, timeout)

@@ -297,6 +297,15 @@ class Transport(Protocol):
         """
         ...
 
+    async def committed(
+        self, group_id: str, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        """What a group has committed for these partitions, asked by no member of it. Those without are left out.
+
+        Raises `TransportError`.
+        """
+        ...
+
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> Sequence[RawMessage]:
         """Some messages from `offset` on, without a group; none at the end.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from .problems import (
     ProblemType,
     responses,
 )
+
+logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
 """The actor where nobody says who asks."""
@@ -68,7 +71,10 @@ class ControlOptions:
     actor: ActorOf | None = None
 
     def check(self, settings: ControlSettings) -> None:
-        """Raises `ConfigurationError` if everybody could use the routes, and nobody has said that they may."""
+        """Raises `ConfigurationError` if everybody could use the routes, and nobody has said that they may.
+
+        Warns if it is said who may use them, and nothing is said about whether there are any.
+        """
         if settings.enabled and not self.control_dependencies and not settings.allow_anonymous:
             raise ConfigurationError(
                 "control.enabled adds routes that pause consumers and discard dead letters: say who may use them, "
@@ -79,6 +85,11 @@ class ControlOptions:
             given = getattr(self, name)
             if given is not None and not callable(given):
                 raise ConfigurationError(f"include_athomic: {name} must be a function")
+        if self.control_dependencies and "enabled" not in settings.model_fields_set:
+            logger.warning(
+                "control_dependencies are given, but there are no routes that steer consumers or show dead letters: "
+                "set ATHOMIC_CONTROL__ENABLED=true to have them (or =false, if that is meant)"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..control.results import SteeringResult
 from ..control.seek_plans import SeekPlan, Target
 from ..observation.status import PauseStatus
 from .control_parts import CHANGING, ControlParts, RouterOf, changing_router, with_access
@@ -130,7 +131,7 @@ class Restart(Body):
 
 
 class Concurrency(Body):
-    """How many messages or batches this process handles at once."""
+    """How many messages or batches each process handles at once."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"value": 4, "reason": "the database is slow"}]})
 
@@ -138,17 +139,8 @@ class Concurrency(Body):
     reason: Reason
 
 
-class ConcurrencyNow(BaseModel):
-    """What is in force."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"consumer": "billing", "concurrency": 4}]})
-
-    consumer: str = Field(description="The handler id")
-    concurrency: int
-
-
 class Rate(Body):
-    """How many messages a second this process begins at most."""
+    """How many messages a second each process begins at most."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"messages_per_second": 50, "burst": 10, "reason": "spare the provider"}]}
@@ -162,23 +154,15 @@ class Rate(Body):
 
 
 class Breaker(Body):
-    """Whether the circuit breaker lets anything begin in this process."""
+    """Whether the circuit breaker lets anything begin."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"state": "open", "reason": "the provider is down"}]})
 
-    state: Literal["open", "closed"] = Field(
-        description="`open`: nothing begins until it is closed here; `closed`: work goes on, failures are forgotten"
+    state: Literal["open", "closed", "auto"] = Field(
+        description="`open`: nothing begins until somebody sets another state; `closed`: work goes on, failures are "
+        "forgotten; `auto`: one that is open tries one message now, which decides"
     )
     reason: Reason
-
-
-class Done(BaseModel):
-    """It is done."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"consumer": "billing", "done": True}]})
-
-    consumer: str = Field(description="The handler id")
-    done: Literal[True] = True
 
 
 class ToOffset(Body):
@@ -270,17 +254,18 @@ def _add_pauses(router: APIRouter, parts: ControlParts) -> None:
 
 
 def _add_tuning(router: APIRouter, parts: ControlParts) -> None:
-    known = with_access(*CHANGING, NOT_POSSIBLE, REFUSED)
+    known = with_access(*CHANGING, NOT_POSSIBLE, REFUSED, STORE_UNAVAILABLE)
 
     @router.post("/{consumer_id}/restart", summary="Restart a consumer", name="consumers_restart", responses=known)
-    async def restart(consumer_id: ConsumerId, body: Restart, request: Request) -> Done:
-        """In the process that answers: it leaves its group gently and joins again. Nothing concluded repeats.
+    async def restart(consumer_id: ConsumerId, body: Restart, request: Request) -> SteeringResult:
+        """It leaves its group gently and joins again. Nothing concluded repeats.
 
-        The answer comes when the new membership begins, after up to `drain_timeout` seconds."""
+        With a state store in all processes that have it, one after the other, and the answer says what became of it in
+        each. It comes when all have done it, each after up to `drain_timeout` seconds, or after 50 seconds: those
+        whose turn has not come yet follow."""
         actor = await parts.actor(request, body.reason)
         with as_problems():
-            await parts.steering.restart(consumer_id, actor=actor)
-        return Done(consumer=consumer_id)
+            return await parts.steering.restart(consumer_id, actor=actor)
 
     @router.post(
         "/{consumer_id}/concurrency",
@@ -288,22 +273,23 @@ def _add_tuning(router: APIRouter, parts: ControlParts) -> None:
         name="consumers_concurrency",
         responses=known,
     )
-    async def concurrency(consumer_id: ConsumerId, body: Concurrency, request: Request) -> ConcurrencyNow:
-        """In the process that answers, until it ends. Running calls go on, and no order is lost."""
+    async def concurrency(consumer_id: ConsumerId, body: Concurrency, request: Request) -> SteeringResult:
+        """In each process that has it. Running calls go on, and no order is lost.
+
+        With a state store it is kept, for processes that start later, until it is null again; else it lasts until
+        the process ends."""
         actor = await parts.actor(request, body.reason)
         with as_problems():
-            value = await parts.steering.set_concurrency(consumer_id, body.value, actor=actor)
-        return ConcurrencyNow(consumer=consumer_id, concurrency=value)
+            return await parts.steering.set_concurrency(consumer_id, body.value, actor=actor)
 
     @router.post(
         "/{consumer_id}/rate", summary="Change how much is begun each second", name="consumers_rate", responses=known
     )
-    async def rate(consumer_id: ConsumerId, body: Rate, request: Request) -> Done:
-        """In the process that answers, until it ends."""
+    async def rate(consumer_id: ConsumerId, body: Rate, request: Request) -> SteeringResult:
+        """In each process that has it, each with this limit; kept as the concurrency is."""
         actor = await parts.actor(request, body.reason)
         with as_problems():
-            await parts.steering.set_rate(consumer_id, body.messages_per_second, burst=body.burst, actor=actor)
-        return Done(consumer=consumer_id)
+            return await parts.steering.set_rate(consumer_id, body.messages_per_second, burst=body.burst, actor=actor)
 
     @router.post(
         "/{consumer_id}/breaker",
@@ -311,12 +297,11 @@ def _add_tuning(router: APIRouter, parts: ControlParts) -> None:
         name="consumers_breaker",
         responses=known,
     )
-    async def breaker(consumer_id: ConsumerId, body: Breaker, request: Request) -> Done:
-        """In the process that answers, until it ends. The consumer need not have one in code."""
+    async def breaker(consumer_id: ConsumerId, body: Breaker, request: Request) -> SteeringResult:
+        """In each process that has it; kept as the concurrency is. The consumer need not have one in code."""
         actor = await parts.actor(request, body.reason)
         with as_problems():
-            await parts.steering.set_breaker(consumer_id, body.state, actor=actor)
-        return Done(consumer=consumer_id)
+            return await parts.steering.set_breaker(consumer_id, body.state, actor=actor)
 
 
 def _add_seek(router: APIRouter, parts: ControlParts) -> None:

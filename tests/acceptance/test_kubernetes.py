@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,27 @@ def test_pods_have_the_time_that_a_stop_takes(name: str, settings: AthomicSettin
     for step in container(name).get("lifecycle", {}).values():
         needed += float(step["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] > needed
+
+
+def test_the_manifest_of_the_page_is_taken_and_its_times_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deploying-on-kubernetes.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    document = yaml.safe_load(block)
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    pod = document["spec"]["template"]["spec"]
+    (shop,) = pod["containers"]
+    for each in shop["env"]:
+        monkeypatch.setenv(each["name"], each["value"])
+    settings = AthomicSettings()
+    command = shop["command"]
+    graceful = float(command[command.index("--timeout-graceful-shutdown") + 1])
+    before = float(shop["lifecycle"]["preStop"]["exec"]["command"][1])
+    needed = before + graceful + settings.shutdown_timeout + STOP_RESERVE
+    assert pod["terminationGracePeriodSeconds"] > needed
+    assert f"{needed:.0f} s above" in page
+    assert settings.kafka.heartbeat_interval <= settings.kafka.session_timeout / 3
+    paths = {value["httpGet"]["path"] for key, value in shop.items() if key.endswith("Probe")}
+    assert paths <= {*app.openapi()["paths"]}
 
 
 def test_the_paths_of_the_probes_exist() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from fastapi_athomic.subscriptions import subscriptions_of
 from tests.support.processes import Process, free_port
+from tests.support.walkthrough import shown
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -53,9 +54,7 @@ def test_the_python_blocks_run(number: int) -> None:
 
 
 SHOWN = [
-    pytest.param(page, number, block, id=f"{page.stem}-{number}")
-    for page in sorted((ROOT / "docs").glob("*.md"))
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+    pytest.param(page, number, block.text, id=f"{page.stem}-{number}") for page, number, block in shown(ROOT / "docs")
 ]
 
 
@@ -92,7 +91,8 @@ def test_the_demo_and_the_curl_lines(demo: int) -> None:
         json.loads(subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout) for line in rest
     )
     assert [invoice["order_id"] for invoice in invoices] == [placed["order_id"]]
-    assert {consumer["id"] for consumer in consumers} == {"billing", "analytics", "tracking"}
+    handlers = {"orders", "billing", "stock", "analytics", "shipping", "notifications"}
+    assert {consumer["id"] for consumer in consumers} == handlers
     (billing,) = [consumer for consumer in consumers if consumer["id"] == "billing"]
     assert billing["counters"]["processed"] == 1
 
@@ -100,8 +100,21 @@ def test_the_demo_and_the_curl_lines(demo: int) -> None:
 def test_the_commands_exist() -> None:
     commands = "\n".join(blocks("console"))
     scripts = set(re.findall(r"scripts/\w+", commands))
-    assert scripts >= {"scripts/demo", "scripts/test", "scripts/check"}
+    assert scripts >= {"scripts/demo", "scripts/test"}
     assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+
+
+def test_it_takes_a_screen_and_a_half() -> None:
+    assert len(README.splitlines()) <= 100
+
+
+def test_its_figures_are_those_of_the_last_run() -> None:
+    """`scripts/bench` writes those into the page; the sentence is written by hand."""
+    between = re.compile(r"<!-- figures -->(.*?)<!-- end of figures -->", re.DOTALL)
+    (sentence,), (page,) = between.findall(README), between.findall((ROOT / "docs" / "performance.md").read_text())
+    figures = re.findall(r"\d+\.\d+", sentence)
+    assert len(figures) == 3
+    assert [figure for figure in figures if f"| {figure} |" not in page] == []
 
 
 def anchors(page: Path) -> set[str]:

@@ -18,6 +18,8 @@ import fastapi_athomic
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.timeout(300)  # the site takes 15 s, and a busy machine takes its time
+
 
 @dataclass
 class Page(HTMLParser):

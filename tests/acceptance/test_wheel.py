@@ -76,11 +76,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def metadata(wheel: Path) -> list[str]:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return archive.read(name).decode().splitlines()
+
+
 def test_it_holds_the_package_its_types_and_its_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "fastapi_athomic/py.typed" in names
-    assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert any(name.endswith("uPlot.LICENSE") and "/licenses/" in name for name in names), "of what is vendored"
+    said = metadata(wheel)
+    assert "License-Expression: Apache-2.0 AND MIT" in said, "ours, and that of what is vendored (PEP 639)"
+    for licence in ("LICENSE", "fastapi_athomic/web/static/uPlot.LICENSE"):
+        assert f"License-File: {licence}" in said
+        assert any(name.endswith(f".dist-info/licenses/{licence}") for name in names)
     static = {path.name for path in (ROOT / "fastapi_athomic" / "web" / "static").iterdir()}
     assert {name.rpartition("/")[2] for name in names if "/web/static/" in name and "dist-info" not in name} == static
     tops = {name.split("/")[0].split("-")[0] for name in names}
@@ -98,9 +107,7 @@ def test_pytest_finds_the_plugin(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_p19_fault_06_what_all_of_kafkas_codecs_need_comes_with_it(wheel: Path) -> None:
-    archive = zipfile.ZipFile(wheel)
-    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-    needed = [line for line in archive.read(metadata).decode().split("\n") if line.startswith("Requires-Dist:")]
+    needed = [line for line in metadata(wheel) if line.startswith("Requires-Dist:")]
     assert [line for line in needed if "cramjam" in line and "extra" not in line]
 
 

@@ -14,6 +14,9 @@ from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 from .harness import Arena
 
 pytestmark = pytest.mark.timeout(300)
+SLACK = 3.0
+"""Seconds beyond `shutdown_timeout` in which P10, which is a promise about time, may be kept by a whole process: what
+its server and Python do at their ends is in them, and the machine is busy."""
 
 Kafka = KafkaBroker | ExternalKafka
 
@@ -88,7 +91,7 @@ async def test_p10_a_handler_that_ignores_cancellation_does_not_hold_up_the_stop
         (worker,) = arena.workers
         began = time.monotonic()
         worker.process.stop(seconds=60)
-        assert time.monotonic() - began < limit + 3
+        assert time.monotonic() - began < limit + SLACK
         assert "killed" not in worker.process.ending, "it ended by itself"
         assert not any((await committed(arena)).values()), "what was cut off is not committed"
     finally:

@@ -19,6 +19,8 @@ from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import KafkaBroker
 
 pytestmark = pytest.mark.timeout(300)
+SLACK = 2.0
+"""Seconds beyond `shutdown_timeout` in which P10, which is a promise about time, may be kept on a busy machine."""
 
 
 class Event(BaseModel):
@@ -117,7 +119,7 @@ async def test_p10_stopping_ends_also_with_the_broker_dead(mortal_kafka: KafkaBr
         await record.count(1)
         mortal_kafka.kill()
         began = monotonic()
-    assert monotonic() - began < limit + 2
+    assert monotonic() - began < limit + SLACK
     leftovers = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert leftovers == [], "nothing of the clients is left behind"
 
@@ -146,20 +148,20 @@ async def test_every_call_returns_by_its_deadline_with_the_broker_dead(mortal_ka
     place = TopicPartition("deadline", 0)
     mortal_kafka.kill()
 
-    began = monotonic()
-    (result,) = await transport.producer.send([OutgoingMessage("deadline", b"k", b"v")], 1)
-    assert isinstance(result, TransportError)
-    for call in (
-        consumer.commit({place: CommittedOffset(0)}, 1),
-        consumer.committed([place], 1),
-        transport.partition_counts(["deadline"], 1),
-        transport.create_topics({"another": 1}, 1),
-    ):
-        with pytest.raises(TransportError):
-            await call
-    await consumer.stop(1)
-    await transport.stop(1)
-    assert monotonic() - began < 9
+    # each has a second; a client that were left to itself would wait for longer than all of them together may
+    async with asyncio.timeout(KafkaSettings().request_timeout):
+        (result,) = await transport.producer.send([OutgoingMessage("deadline", b"k", b"v")], 1)
+        assert isinstance(result, TransportError)
+        for call in (
+            consumer.commit({place: CommittedOffset(0)}, 1),
+            consumer.committed([place], 1),
+            transport.partition_counts(["deadline"], 1),
+            transport.create_topics({"another": 1}, 1),
+        ):
+            with pytest.raises(TransportError):
+                await call
+        await consumer.stop(1)
+        await transport.stop(1)
     with pytest.raises(TransportError):
         await KafkaTransport(settings(mortal_kafka)).start(1)
 

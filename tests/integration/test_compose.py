@@ -1,6 +1,6 @@
 """What docker-compose.yml runs as `app`, with its command and its environment; Docker is not needed.
 
-Only addresses are replaced: by those of the Kafka and the Redis of the tests, and of a receiver that stands for Jaeger.
+Only addresses are replaced: by those of the servers of the tests, and of a receiver that stands for Jaeger.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ import redis
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from example_app.messages import EVENTS, MAILS, ORDERS, STOCK
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+from tests.support.postgres import Postgres
 from tests.support.processes import Process, free_port
 from tests.support.redis_server import ExternalRedis, RedisServer
+from tests.support.schema_registry import ApicurioRegistry, ExternalRegistry
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
 ONE_TRACE = {
     "POST /orders",
-    *(f"{verb} orders.{topic}" for verb in ("send", "process") for topic in ("placed", "events")),
+    *(f"{verb} {topic}" for verb in ("send", "process") for topic in (ORDERS, EVENTS, STOCK, MAILS)),
 }
 
 
@@ -86,6 +89,8 @@ def receiver() -> Iterator[Receiver]:
 def test_traces_reach_jaeger_and_the_ordered_consumer_uses_redis(
     apache_kafka: KafkaBroker | ExternalKafka,
     redis_server: RedisServer | ExternalRedis,
+    postgres: Postgres,
+    schema_registry: ApicurioRegistry | ExternalRegistry,
     receiver: Receiver,
     tmp_path: Path,
 ) -> None:
@@ -95,9 +100,11 @@ def test_traces_reach_jaeger_and_the_ordered_consumer_uses_redis(
     addresses = {
         "kafka:29092": apache_kafka.bootstrap,
         "redis://redis:6379/0": redis_server.url,
+        "postgresql+asyncpg://shop:shop@postgres:5432/shop": postgres.new_database(),
+        "http://registry:8080/apis/ccompat/v7": schema_registry.url,
         "jaeger:4318": f"127.0.0.1:{receiver.server_port}",
     }
-    environment = {name: replaced(value, addresses) for name, value in service["environment"].items()}
+    environment = {name: replaced(value or "", addresses) for name, value in service["environment"].items()}
     assert all(":" not in value or "127.0.0.1" in value or "localhost" in value for value in environment.values())
     shell = shlex.split(service["command"])[-1]
     _, _, uvicorn = shell.rpartition("&& ")
@@ -112,13 +119,14 @@ def test_traces_reach_jaeger_and_the_ordered_consumer_uses_redis(
             app.wait_until(lambda: http.get(ready).raise_for_status(), SECONDS)
             order = http.post("/orders", json={"customer": "ann", "item": "book", "unit_price": "12.50"}).json()
             place = f"/orders/{order['order_id']}"
-            app.wait_until(lambda: expect(statuses(http, place) == ["placed", "billed"]), SECONDS)
+            app.wait_until(lambda: expect(statuses(http, place) == ["placed", "billed", "reserved"]), SECONDS)
+            app.wait_until(lambda: expect(http.get("/mails").json() == [order["order_id"]]), SECONDS)
         app.wait_until(lambda: expect(any(names >= ONE_TRACE for names in receiver.traces().values())), SECONDS)
     finally:
         app.stop()
     assert {span.service for span in receiver.spans} == {service["environment"]["OTEL_SERVICE_NAME"]}
     with redis.Redis.from_url(redis_server.url) as client:
-        assert any(b"tracking" in key for key in client.scan_iter("athomic*")), "the state of the ordered consumer"
+        assert any(b"shipping" in key for key in client.scan_iter("athomic*")), "the state of the ordered consumer"
 
 
 def replaced(value: str, addresses: dict[str, str]) -> str:

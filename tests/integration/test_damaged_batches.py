@@ -10,10 +10,12 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
 from fastapi_athomic.messages import OutgoingMessage, PublishedMessage
+from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.transports.kafka import fetcher as kafka_fetcher
 from fastapi_athomic.transports.kafka import unreadable as kafka_unreadable
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running, sentences
+from tests.support.causes import comes, goes, provokes
 from tests.support.kafka_broker import KafkaBroker
 
 pytestmark = pytest.mark.timeout(180)
@@ -129,6 +131,20 @@ async def test_p21_fault_06_a_damaged_batch_holds_its_own_partition_until_it_is_
         assert reasons(athomic) == []
         (status,) = athomic.consumers()
         assert (status.restarts, status.counters.rebalances) == (0, 1)
+
+
+@provokes(ReasonCode.PARTITION_UNREADABLE)
+async def test_p13_a_damaged_batch_is_told_until_it_is_sound(
+    mortal_kafka: KafkaBroker, topic: str, log_of: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_unreadable, "LONGEST_PAUSE", 0.1)
+    log = log_of(topic, 0)
+    log.change(DAMAGED, b"FOUR")
+    async with running(app(mortal_kafka, topic, Record())) as athomic:
+        reason = await comes(athomic, ReasonCode.PARTITION_UNREADABLE)
+        assert reason.message.startswith(f"{topic}[0] is held at offset 4")
+        log.change(b"FOUR", DAMAGED)
+        await goes(athomic, ReasonCode.PARTITION_UNREADABLE)
 
 
 async def test_p21_fault_06_seek_goes_past_a_damaged_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -366,6 +367,134 @@ async def test_a_partition_is_paused_by_keyboard_alone(visit: Visit, shop: Shop)
     (mail,) = [each for each in shop.athomic.consumers() if each.id == "mail"]
     assert [(pause.topic, pause.partition, pause.reason) for pause in mail.pauses] == [("orders", 1, "it is looked at")]
     await shop.athomic.resume("mail")
+
+
+def fact(page: Page, term: str) -> Locator:
+    """What the list of facts says."""
+    entry = page.locator("#detail dl.facts > div", has=page.locator("dt", has_text=re.compile(f"^{term}$")))
+    return entry.locator("dd")
+
+
+async def act(page: Page, action: str, title: str, reason: str, **fields: str) -> Locator:
+    """Opens the dialog of an action, fills it in, and sends it off."""
+    await pressed(page, action).click()
+    dialog = page.get_by_role("dialog", name=title)
+    for label, value in fields.items():
+        field = dialog.get_by_label(label.replace("_", " "))
+        if await field.evaluate("node => node.tagName") == "SELECT":
+            await field.select_option(value)
+        else:
+            await field.fill(value)
+    await dialog.get_by_label("Reason").fill(reason)
+    await pressed(dialog, action).click()
+    return dialog
+
+
+async def test_limits_are_shown_as_they_are_and_set_by_forms(visit: Visit, shop: Shop) -> None:
+    visitor = await visit("/consumers/dashboard#/consumer/mail")
+    page = visitor.page
+
+    async def says(term: str, words: str) -> None:
+        await expect(fact(page, term)).to_contain_text(words)
+
+    await says("Rate limit", "none")
+    await says("Circuit breaker", "none")
+    await act(page, "Rate", "Limit the rate of mail", "the host asks for less", Messages_per_second="50", At_once="9")
+    await expect(page.locator("#announcement")).to_have_text("mail: done.")
+    await says("Rate limit", "50/s, 9 at once; 0 wait (in the code: none)")
+    await act(page, "Concurrency", "Set the concurrency of mail", "to see it", At_once="3")
+    await says("Concurrency", "3")
+    await act(page, "Breaker", "Switch the circuit breaker of mail", "the host is down", State="open")
+    await says("Circuit breaker", "open: by an operator, until it is closed, since ")
+    reasons = page.locator("#detail").get_by_label("Why not all is well")
+    await expect(reasons).to_contain_text("opened by an operator")
+    await pressed(page, "Breaker").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog.get_by_label("State")).to_have_value("closed")
+    assert await visitor.violations() == []
+    await page.keyboard.press("Escape")
+    await act(page, "Breaker", "Switch the circuit breaker of mail", "it is back", State="auto")
+    await says("Circuit breaker", "none")
+    await act(page, "Rate", "Limit the rate of mail", "as before", Messages_per_second="")
+    await says("Rate limit", "none")
+    await act(page, "Concurrency", "Set the concurrency of mail", "as before", At_once="")
+    await says("Concurrency", "1")
+
+
+async def test_what_single_processes_say_is_shown_as_it_changes(visit: Visit, shop: Shop) -> None:
+    """What only a store that is away, and a breaker that opens by itself, would show; here the answer is made up."""
+    (mail,) = [each.model_dump(mode="json") for each in shop.athomic.consumers() if each.id == "mail"]
+    until = "2026-11-28T12:00:10Z"
+    breaker = {"state": "open", "since": "2026-11-28T12:00:00Z", "until": until, "forced": False, "failures": 3}
+    away: dict[str, Any] = {
+        "pauses_note": "the state store is away",
+        "breaker": {**breaker, "error": "ConnectionError"},
+    }
+    half_open: dict[str, Any] = {
+        "pauses_note": None,
+        "breaker": {**breaker, "state": "half_open", "until": None, "error": None},
+    }
+    told = iter([away, half_open])
+    now: dict[str, Any] = away
+
+    async def tell(route: Route) -> None:
+        nonlocal now
+        now = next(told, now)
+        snapshot = {
+            "time": "2026-11-28T12:00:00Z",
+            "process": mail["process"],
+            "health": shop.athomic.health().model_dump(mode="json"),  # type: ignore[union-attr]
+            "consumers": [{**mail, **now}],
+        }
+        await shown.wait()
+        shown.clear()
+        body = f"event: snapshot\ndata: {json.dumps(snapshot)}\n\n"
+        await route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    shown = asyncio.Event()
+    shown.set()
+    visitor = await visit("/consumers/dashboard/icon.svg", quiet=False)
+    page = visitor.page
+    await page.route("**/events", tell)
+    await page.goto(f"{shop.url}/consumers/dashboard#/consumer/mail")
+    await expect(page.get_by_role("status").filter(has_text="Pauses: the state store is away.")).to_be_visible()
+    local = await page.evaluate("text => new Date(text).toLocaleString()", until)
+    await expect(fact(page, "Circuit breaker")).to_contain_text(f"open: until {local}")
+    await expect(fact(page, "Circuit breaker")).to_contain_text("ConnectionError")
+    assert await visitor.violations() == []
+    shown.set()
+    await expect(page.get_by_text("Pauses: the state store")).to_be_hidden()
+    await expect(fact(page, "Circuit breaker")).to_contain_text("half open: one message is tried")
+    shown.set()
+
+
+async def test_what_is_not_done_everywhere_stays_in_the_dialog_with_each_process(visit: Visit, shop: Shop) -> None:
+    processes = [
+        {"instance_id": "shop-1", "outcome": "applied", "detail": None},
+        {"instance_id": "shop-2", "outcome": "no_answer", "detail": "it did not answer within 10 s"},
+    ]
+
+    async def answer(route: Route) -> None:
+        told = {"consumer": "mail", "done": False, "processes": processes, "note": "it is kept"}
+        await route.fulfill(status=200, json=told)
+
+    visitor = await visit("/consumers/dashboard#/consumer/mail")
+    page = visitor.page
+    await page.route("**/restart", answer)
+    dialog = await act(page, "Restart", "Restart mail", "to see it")
+    await expect(dialog.get_by_role("alert")).to_have_text("It is not done everywhere.")
+    await expect(dialog.get_by_role("list", name="Processes").get_by_role("listitem")).to_have_text(
+        [
+            "shop-1: applied",
+            "shop-2: no answer, it did not answer within 10 s",
+        ]
+    )
+    assert await visitor.violations() == []
+    processes[1] = {"instance_id": "shop-2", "outcome": "applied", "detail": None}
+    await page.unroute("**/restart")
+    await page.route("**/restart", lambda route: route.fulfill(status=200, json={"done": True, "processes": processes}))
+    await pressed(dialog, "Restart").click()
+    await expect(page.locator("#announcement")).to_have_text("mail: restarted in 2 processes.")
 
 
 async def test_a_dead_letter_is_found_read_and_sent_back_by_clicks(visit: Visit, shop: Shop) -> None:

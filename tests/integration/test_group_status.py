@@ -1,4 +1,4 @@
-"""Two processes on Apache Kafka with one Redis: each answers for both, and one that is killed vanishes."""
+"""Processes on Apache Kafka with one Redis: each answers for all and steers all, and one that is killed vanishes."""
 
 from __future__ import annotations
 
@@ -51,6 +51,18 @@ class Service:
 
     def get(self, path: str) -> Any:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10).raise_for_status().json()
+
+    def post(self, action: str, **body: Any) -> Any:
+        at = f"http://127.0.0.1:{self.port}/consumers/h/{action}"
+        answer = httpx.post(at, json={"reason": "to see it", **body}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def steers(self, action: str, **body: Any) -> dict[str, Any]:
+        """Has it done; what holds then in each process, by its name."""
+        answer = self.post(action, **body)
+        assert answer["done"], answer
+        return {each["instance_id"]: each["in_force"] for each in answer["processes"]}
 
     def answers(self, holds: Callable[[Any], object], path: str = "/consumers/h") -> Any:
         """The status, as soon as `holds` is true of it."""
@@ -124,18 +136,35 @@ async def test_a_process_that_stops_is_gone_at_once(
         assert members(ann.get("/consumers/h")) == {"ann"}
 
 
-async def test_a_process_that_only_answers_http_answers_for_the_workers(
+async def test_a_process_that_only_answers_http_answers_for_the_workers_and_steers_them(
     apache_kafka: Kafka, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    await Foreign(apache_kafka.bootstrap).create_topic(environment["SHARED_TOPIC"], PARTITIONS)
+    topic, foreign = environment["SHARED_TOPIC"], Foreign(apache_kafka.bootstrap)
+    await foreign.create_topic(topic, PARTITIONS)
+    environment |= {"ATHOMIC_CONTROL__ENABLED": "true", "ATHOMIC_CONTROL__ALLOW_ANONYMOUS": "true"}
     web = Service(tmp_path, "web", **environment, ATHOMIC_ROLE="web")
+    ann, bob = Service(tmp_path, "ann", **environment), Service(tmp_path, "bob", **environment)
     with web.running():
         status = web.get("/consumers/h")
         assert (status["state"], status["members"]) == ("elsewhere", [])
         assert status["scope_note"] == NOBODY
-        with Service(tmp_path, "ann", **environment).running():
+        with ann.running():
             status = web.answers(lambda status: len(owners(status)) == PARTITIONS)
             assert status["process"]["instance_id"] == "web"
             assert members(status) == {"ann"}
             assert set(owners(status).values()) == {"ann"}
             assert [each["id"] for each in web.get("/consumers?scope=process")] == ["h"]
+            assert web.steers("breaker", state="open") == {"ann": {"state": "open"}}
+            await foreign.produce(topic, [Record(value=b"%d" % number, partition=0) for number in range(5)])
+            with bob.running():
+                web.answers(lambda status: set(owners(status).values()) == {"ann", "bob"})
+                status = bob.get("/consumers/h?scope=process")
+                assert status["breaker"]["state"] == "open", "it came later"
+                status = web.answers(lambda status: status["lag"] == 5)
+                assert status["counters"]["processed"] == 0
+                assert web.steers("restart").keys() == {"ann", "bob"}
+                assert ann.steers("breaker", state="closed").keys() == {"ann", "bob"}
+                web.answers(lambda status: status["counters"]["processed"] == 5 and status["lag"] == 0)
+                plan = web.post("seek", topic=topic, to="beginning", dry_run=True)
+                assert (plan["skipped"], plan["repeated"]) == (0, 5)
+                assert "its role is web" in plan["problems"][0]

@@ -119,8 +119,15 @@ async def test_commits_carry_their_note(transport: KafkaTransport, topic: str) -
     place = TopicPartition(topic, 1)
     note = "a1:" + "x" * 4_000
     await consumer.commit({place: CommittedOffset(7, note)}, 5)
-    assert await consumer.committed([place, TopicPartition(topic, 0)], 5) == {place: CommittedOffset(7, note)}
+    places = [place, TopicPartition(topic, 0)]
+    assert await consumer.committed(places, 5) == {place: CommittedOffset(7, note)}
+    group = consumer._config.group_id
+    assert await transport.committed(group, [*places, TopicPartition("nowhere", 0)], 5) == {
+        place: CommittedOffset(7, note)
+    }
+    assert await transport.committed(f"{group}-unknown", places, 5) == {}
     await consumer.stop(5)
+    assert await transport.committed(group, places, 5) == {place: CommittedOffset(7, note)}, "nobody is a member"
 
 
 async def test_a_member_that_was_replaced_commits_nothing(transport: KafkaTransport, topic: str) -> None:

@@ -5,10 +5,12 @@ The broker has Kafka's own authorizer. An answer of it is never taken for "does 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from fastapi_athomic import (
     Athomic,
@@ -21,8 +23,12 @@ from fastapi_athomic import (
 )
 from fastapi_athomic.consumption import membership
 from fastapi_athomic.failures import dlq, topic_watch
+from fastapi_athomic.observation.reasons import ReasonCode as C
+from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.rights import Operation, ResourceType, Right, rights_of, rights_to_settle
 from tests.support.apps import Record, eventually, new_app, running
+from tests.support.causes import comes, goes, provokes, session_of
+from tests.support.clock import SESSION, set_clock
 from tests.support.secure_kafka import SecureKafka
 
 LATER = RetryPolicy(max_attempts=1, retry_topics=(0.05,), allow_reordering=True)
@@ -221,3 +227,46 @@ async def test_publishing_names_the_right_that_is_missing(secure_kafka: SecureKa
                 await athomic.publish(topic, "never")
         await athomic.publish(shop.source, "good")
         await shop.handled(("good", shop.source))
+
+
+@provokes(C.POSITION_UNKNOWN, C.RETURN_TOPIC_UNREADABLE)
+async def test_p13_what_may_not_be_read_is_told_until_it_may(secure_kafka: SecureKafka) -> None:
+    shop = Shop(secure_kafka, retry=RetryPolicy(max_attempts=1), dlq=False)
+    secure_kafka.make(shop.redrive)
+    shop.allow("Topic", shop.redrive, "Describe")
+    shop.allow_source()
+    async with running(shop.app()) as athomic:
+        reason = await comes(athomic, C.RETURN_TOPIC_UNREADABLE)
+        assert reason.message.startswith(
+            f"what comes to {shop.redrive} waits: {missing('Read', 'topic', shop.redrive)}"
+        )
+        shop.allow("Topic", shop.redrive, "Read")
+        await goes(athomic, C.RETURN_TOPIC_UNREADABLE)
+        secure_kafka.take(shop.user, "topic", shop.source, "read")
+        coordinator = session_of(athomic).client()._member._coordinator
+        await coordinator._send_req(LeaveGroupRequest(shop.group, coordinator.member_id))  # it gets its partition anew
+        reason = await comes(athomic, C.POSITION_UNKNOWN)
+        assert missing("Read", "topic", shop.source) in reason.message
+        shop.allow("Topic", shop.source, "Read")
+        await goes(athomic, C.POSITION_UNKNOWN)
+
+
+@provokes(C.RESTARTING, C.RESTARTS_OFTEN)
+async def test_p13_a_consumer_that_breaks_is_told_and_one_that_breaks_often_is_too(
+    secure_kafka: SecureKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It breaks when its group may not be used any more."""
+    shop = Shop(secure_kafka)
+    shop.allow_source()
+    parts = HealthSettings(restarts=1, ready_includes=("faults", "checks", "consumers", "broker", "dependencies"))
+    kafka = shop.user.model_copy(update={"session_timeout": 2.0, "heartbeat_interval": 0.5})
+    async with running(shop.app(health=parts, kafka=kafka)) as athomic:
+        secure_kafka.take(shop.user, "group", shop.group, "read")
+        reason = await comes(athomic, C.RESTARTING)
+        assert missing("Read", "group", shop.group) in reason.message
+        shop.allow("Group", shop.group, "Read")
+        await goes(athomic, C.RESTARTING)
+        reason = await comes(athomic, C.RESTARTS_OFTEN)
+        assert (reason.message[:13], reason.limit_seconds) == ("broke 1 times", 300.0)
+        set_clock(monkeypatch, lambda: time.monotonic() + 301, "consumption.account", *SESSION)
+        await goes(athomic, C.RESTARTS_OFTEN)

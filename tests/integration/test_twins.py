@@ -11,9 +11,11 @@ import pytest
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, subscribe_to
+from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.transports.kafka.static_membership import StaticMembership
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.support.apps import Record, eventually, new_app, owned, running, sentences
+from tests.support.causes import comes, goes, provokes, told
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
 Kafka = KafkaBroker | ExternalKafka
@@ -97,3 +99,19 @@ async def test_p21_fault_09_who_was_only_thrown_out_is_no_twin(apache_kafka: Kaf
         assert reasons(athomic)["h"] == []
         assert coordinator.member_id != before
         assert coordinator._group_instance_id is not None
+
+
+@provokes(ReasonCode.STATIC_ID_TWICE)
+async def test_p13_the_twin_that_was_there_first_says_so_until_it_is_restarted_alone(
+    apache_kafka: Kafka, topic: str
+) -> None:
+    @subscribe_to(topic, group_id=topic, handler_id="h")
+    async def handle(number: int) -> None: ...
+
+    await Foreign(apache_kafka.bootstrap).create_topic(topic, 2)
+    first, second, next_process = (new_app(settings(apache_kafka, f"id-{topic}"), handle) for _ in range(3))
+    async with running(first), running(second):
+        await comes(first, ReasonCode.STATIC_ID_TWICE)
+        assert ReasonCode.STATIC_ID_TWICE not in told(second)
+    async with running(next_process):
+        await goes(next_process, ReasonCode.STATIC_ID_TWICE)

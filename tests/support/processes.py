@@ -23,10 +23,12 @@ def die_with_parent() -> None:
 class Process:
     """A server as a child process, with its output in a file."""
 
-    def __init__(self, command: Sequence[str], log: Path, **environment: str) -> None:
+    def __init__(self, command: Sequence[str], log: Path, *, run_as: str | None = None, **environment: str) -> None:
+        """`run_as`: the name of the user who runs it; None: whoever runs the tests."""
         self._command = list(command)
+        self._run_as = run_as
         self._log = log
-        self._environment = environment
+        self.environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self.ending = ""  # how the last process ended
 
@@ -38,7 +40,8 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=self._environment or None,
+                env=self.environment or None,
+                user=self._run_as,
                 preexec_fn=die_with_parent,
             )
 

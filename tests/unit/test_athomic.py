@@ -30,7 +30,9 @@ from fastapi_athomic import (
 )
 from fastapi_athomic.consumption.supervision import BREAK_SECONDS, Supervision
 from fastapi_athomic.inclusion import install
+from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.settings import HandlerTuning
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Record, eventually, new_app, running
 
 MEMORY = AthomicSettings()
@@ -400,6 +402,79 @@ async def test_a_handler_is_tuned_by_settings_alone() -> None:
         assert status.counters.received == 0
         manager.consumers["h"].resume()
         await eventually(lambda: athomic.consumers()[0].counters.processed == 1)
+
+
+# --- drain
+
+
+async def test_what_is_published_while_the_ends_of_topics_are_read_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`first` published to `second`, whose end had been read already; its client had not heard of the message yet."""
+    heard = asyncio.Event()
+
+    @subscribe_to("first", group_id="first", handler_id="first")
+    async def pass_on(message: str) -> None:
+        await athomic.publish("second", message)
+
+    @subscribe_to("second", group_id="second", handler_id="second")
+    async def end(message: str) -> None: ...
+
+    fetch, end_offset = MemoryConsumer.fetch, MemoryConsumer.end_offset
+
+    def is_unheard(place: TopicPartition) -> bool:
+        return place.topic == "second" and not heard.is_set()
+
+    async def late_fetch(self: MemoryConsumer, *given: Any) -> Any:
+        found = await fetch(self, *given)
+        if any(map(is_unheard, found)):
+            await heard.wait()
+        return found
+
+    def heard_of(self: MemoryConsumer, place: TopicPartition) -> int | None:
+        return self.position(place) if is_unheard(place) else end_offset(self, place)
+
+    monkeypatch.setattr(MemoryConsumer, "fetch", late_fetch)
+    monkeypatch.setattr(MemoryConsumer, "end_offset", heard_of)
+    async with running(new_app(MEMORY, pass_on, end)) as athomic:
+        read = athomic._transport.bounds
+
+        async def bounds(topic: str, timeout: float) -> Any:
+            found = await read(topic, timeout)
+            if topic == "second":
+                monkeypatch.setattr(athomic._transport, "bounds", read)
+                await athomic.publish("first", "message")
+                await eventually(lambda: sum(each.committed or 0 for each in athomic.consumers()[0].assignment) == 1)
+            return found
+
+        monkeypatch.setattr(athomic._transport, "bounds", bounds)
+        assert not await athomic.is_drained()
+        heard.set()
+        await eventually(lambda: athomic.consumers()[1].counters.processed)
+
+
+async def test_a_message_from_the_waiting_room_is_waited_for() -> None:
+    """Its offset was committed when it was parked."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    @ordered_consumer(
+        "t", group_id="g", handler_id="h", aggregate_key_field="key", sequence_id_field="number", first_sequence=1
+    )
+    async def handle(message: dict[str, Any]) -> None:
+        if message["number"] == 2:
+            begun.set()
+            await may_end.wait()
+
+    async with running(new_app(MEMORY, handle)) as athomic:
+        await athomic.publish("t", {"key": "k", "number": 2}, key="k")
+        await eventually(lambda: athomic.consumers()[0].counters.parked)
+        await athomic.publish("t", {"key": "k", "number": 1}, key="k")
+        await begun.wait()
+        await eventually(lambda: sum(each.committed or 0 for each in athomic.consumers()[0].assignment) == 2)
+        assert not await athomic.is_drained()
+        may_end.set()
+        await athomic.drain()
+        assert athomic.consumers()[0].counters.processed == 2
 
 
 # --- supervision

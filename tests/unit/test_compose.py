@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from example_app.settings import ShopSettings
 from fastapi_athomic import AthomicSettings
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +19,8 @@ def services() -> dict[str, Any]:
     return dict(compose["services"])
 
 
-def test_it_has_kafka_redis_a_tracing_back_end_and_the_app(services: dict[str, Any]) -> None:
-    assert set(services) == {"kafka", "redis", "jaeger", "app"}
+def test_it_has_what_the_app_needs_a_tracing_back_end_and_the_app(services: dict[str, Any]) -> None:
+    assert set(services) == {"kafka", "redis", "postgres", "registry", "jaeger", "app"}
     assert all(":" in service["image"] for service in services.values()), "versions are pinned"
 
 
@@ -43,9 +44,26 @@ def test_the_app_reaches_redis_and_jaeger_by_their_names_and_ports(services: dic
     assert "4318:4318" in services["jaeger"]["ports"]
 
 
+def test_the_app_has_the_database_that_postgres_makes(
+    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = services["postgres"]["environment"]
+    user, password = made["POSTGRES_USER"], made["POSTGRES_PASSWORD"]
+    for name, value in services["app"]["environment"].items():
+        monkeypatch.setenv(name, value or "")
+    settings = ShopSettings()
+    assert settings.database_url == f"postgresql+asyncpg://{user}:{password}@postgres:5432/{user}"
+    assert settings.registry_url.startswith("http://registry:8080/")
+    assert settings.mail_key is not None
+    assert settings.control_token is None, "nobody knows a token that is in a file for all"
+
+
 def test_the_app_waits_for_what_it_needs(services: dict[str, Any]) -> None:
     waits = {name: wait["condition"] for name, wait in services["app"]["depends_on"].items()}
-    assert waits == {"kafka": "service_healthy", "redis": "service_healthy", "jaeger": "service_started"}
+    assert waits == {
+        **dict.fromkeys(("kafka", "redis", "postgres"), "service_healthy"),
+        **dict.fromkeys(("registry", "jaeger"), "service_started"),
+    }
     healthy = [name for name, condition in waits.items() if condition == "service_healthy"]
     assert all(services[name]["healthcheck"]["test"][0] == "CMD" for name in [*healthy, "app"])
 
@@ -54,8 +72,8 @@ def test_the_extra_that_the_app_installs_has_what_its_environment_asks_for(servi
     assert ".[example]" in services["app"]["command"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extra = " ".join(project["optional-dependencies"]["example"])
-    assert "redis" in extra
-    assert "opentelemetry-exporter-otlp-proto-http" in extra
+    for needed in ("redis", "asyncpg", "avro", "encryption", "opentelemetry-exporter-otlp-proto-http"):
+        assert needed in extra
 
 
 def test_kafkas_listeners_fit_together(services: dict[str, Any]) -> None:

@@ -83,6 +83,6 @@ def test_supported_pythons_are_the_same_everywhere() -> None:
 
 def test_the_bill_of_what_is_vendored_names_its_version() -> None:
     static = ROOT / "fastapi_athomic" / "web" / "static"
-    (component,) = json.loads((static / "uPlot.cdx.json").read_text())["components"]
+    (component,) = json.loads((static.parent / "uPlot.cdx.json").read_text())["components"]
     (head,) = re.findall(r"v(\d+\.\d+\.\d+)", (static / "uPlot.iife.min.js").read_text()[:300])
     assert component["version"] == head

@@ -72,8 +72,9 @@ def test_a_web_process_is_healthy_and_says_what_it_is() -> None:
 
 
 async def test_a_web_process_steers_those_where_its_consumers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the state store. What concerns a process alone is refused, as nothing would come of it."""
+    """Through the state store."""
     monkeypatch.setattr(group_pauses, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("fastapi_athomic.control.instructions.ANSWER_PAUSE", 0.01)
     monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.02)  # there is a redrive topic now
     url, control = f"memory://{uuid4().hex}", ControlSettings(enabled=True, allow_anonymous=True)
     events: list[ControlEvent] = []
@@ -82,21 +83,23 @@ async def test_a_web_process_steers_those_where_its_consumers_run(monkeypatch: p
     async def fail(order: str) -> None:
         raise RuntimeError("no")
 
-    async with running(new_app(AthomicSettings(broker_url=url, role="worker", control=control), fail)) as worker:
+    settings = AthomicSettings(broker_url=url, role="worker", control=control, instance_id="worker")
+    async with running(new_app(settings, fail)) as worker:
         web = new_app(AthomicSettings(broker_url=url, role="web", control=control), fail)
         web.on_control(events.append)
         async with running(web):
             await web.publish("orders", "one")
             await worker.drain()
-            for alone in (
+            for told in (
                 web.restart("billing"),
                 web.set_concurrency("billing", 4),
                 web.set_rate("billing", 5),
                 web.set_breaker("billing", "open"),
+                web.set_breaker("billing", "auto"),
             ):
-                with pytest.raises(ControlRefusedError, match="this process has the role web and consumes nothing"):
-                    await alone
-            assert [event.done for event in events] == [False] * 4
+                assert (await told).done
+            assert [event.done for event in events] == [True] * 5
+            assert worker.consumers()[0].concurrency == 4
             await web.pause("billing")
             await eventually(lambda: worker.consumers()[0].paused)
             moved = await web.seek("billing", "orders", to="beginning", force=True)
@@ -106,6 +109,18 @@ async def test_a_web_process_steers_those_where_its_consumers_run(monkeypatch: p
             await worker.drain()
             assert (await web.dead_letters("billing").redrive()).settled == 2
             await eventually(lambda: worker.consumers()[0].counters.dead_lettered == 4)
+
+
+def test_a_worker_under_a_server_is_steered_by_its_own_routes() -> None:
+    """Behind the authentication of the app. The port of `fastapi-athomic run` has no such routes."""
+    control = ControlSettings(enabled=True, allow_anonymous=True)
+    athomic = new_app(AthomicSettings(role="worker", control=control), bill, ship)
+    with TestClient(athomic.app) as client:
+        for action, body in {"pause": {}, "restart": {}, "rate": {"messages_per_second": 5}}.items():
+            answer = client.post(f"/consumers/billing/{action}", json={"reason": "x", **body})
+            assert answer.status_code == 200
+        limit = client.get("/consumers/billing").json()["rate_limit"]
+        assert limit["messages_per_second"] == 5
 
 
 async def test_a_web_process_that_nobody_hears_pauses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

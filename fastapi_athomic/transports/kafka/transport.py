@@ -21,12 +21,13 @@ from ...exceptions import NotAuthorizedError, TransportClosedError, TransportErr
 from ...messages import RawMessage, TopicPartition
 from ...rights import missing_right
 from ...settings import AthomicSettings
-from ..base import ConsumerConfig, RebalanceListener, TopicCounts
+from ..base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicCounts
 from .boundary import AUTHORIZATION_ERRORS, within
 from .client import KafkaClient
 from .client_life import close_client, open_client
 from .client_log import client_log
 from .consumer import KafkaConsumer
+from .group_offsets import group_offsets
 from .options import connection_options, milliseconds
 from .producer import KafkaProducer
 from .reader import KafkaReader
@@ -102,6 +103,13 @@ class KafkaTransport:
     async def offsets_at(self, topic: str, milliseconds: int, timeout: float) -> dict[int, int]:
         asking = self._running().find_and(lambda: self._reader().offsets_at(topic, milliseconds))
         return await within(asking, timeout, f"asking for the offsets of {topic} at a time", needs="Describe")
+
+    async def committed(
+        self, group_id: str, partitions: Collection[TopicPartition], timeout: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        client = self._running()
+        asking = client.find_and(lambda: group_offsets(client, group_id, partitions))
+        return await within(asking, timeout, f"asking for the committed offsets of group {group_id}")
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         reading = self._running().find_and(lambda: self._reader().read(partition, offset))

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from ...exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ...messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ...settings import AthomicSettings
-from ..base import ConsumerConfig, RebalanceListener, TopicCounts
+from ..base import CommittedOffset, ConsumerConfig, RebalanceListener, TopicCounts
 from .answers import answer
 from .broker import MemoryBroker
 from .consumer import MemoryConsumer
@@ -88,6 +88,14 @@ class MemoryTransport:
             if offset is not None:
                 found[number] = offset
         return found
+
+    async def committed(
+        self, group_id: str, partitions: Collection[TopicPartition], timeout: float
+    ) -> dict[TopicPartition, CommittedOffset]:
+        await answer(self.broker, timeout)
+        self.broker.check_connected()
+        found = self.broker.committed(group_id)
+        return {place: found[place] for place in partitions if place in found}
 
     async def read(self, partition: TopicPartition, offset: int, timeout: float) -> list[RawMessage]:
         self.broker.check_connected()

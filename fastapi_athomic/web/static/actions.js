@@ -4,6 +4,8 @@ import { count, el, say } from "./dom.js";
 
 const REASON = { name: "reason", label: "Reason", hint: "It is logged with your name", required: true, maxlength: 500 };
 
+const KEPT = "Where processes share a state store it holds for all of them, also for those that start later, until it is set back.";
+
 /** Each: {title, label, text, fields, dry: it can be tried first, danger, body(values, scope), path}. */
 const ACTIONS = {
   pause: {
@@ -16,23 +18,23 @@ const ACTIONS = {
     fields: [{ ...REASON, required: false }], body: (values, scope) => ({ ...scope }),
   },
   restart: {
-    label: "Restart", title: "Restart", text: "The consumer leaves its group and joins it again. What is in the handler finishes first.",
+    label: "Restart", title: "Restart", text: "The consumer leaves its group and joins it again. What is in the handler finishes first. Several processes do it one after the other, so it may take a while.",
     fields: [REASON], body: () => ({}),
   },
   concurrency: {
-    label: "Concurrency", title: "Set the concurrency of", text: "How many calls of the handler run at once in this process.",
-    fields: [{ name: "value", label: "At once", type: "number", min: 1, step: 1, hint: "Empty: as in the code" }, REASON],
+    label: "Concurrency", title: "Set the concurrency of", text: `How many calls of the handler run at once in each process. ${KEPT}`,
+    fields: [{ name: "value", label: "At once", type: "number", min: 1, step: 1, hint: "Empty: as in code and settings" }, REASON],
     body: (values) => ({ value: values.value ? Number(values.value) : null }),
   },
   rate: {
-    label: "Rate", title: "Limit the rate of", text: "How many messages a second the handler is given.",
-    fields: [{ name: "rate", label: "Messages per second", type: "number", min: 0.001, step: "any", hint: "Empty: no limit" },
-      { name: "burst", label: "At once after a quiet time", type: "number", min: 1, step: 1 }, REASON],
+    label: "Rate", title: "Limit the rate of", text: `How many messages a second each process begins at most. ${KEPT}`,
+    fields: [{ name: "rate", label: "Messages per second", type: "number", min: 0.001, step: "any", hint: "Empty: as in code and settings" },
+      { name: "burst", label: "At once after a quiet time", type: "number", min: 1, step: 1, only: (values) => values.rate !== "" }, REASON],
     body: (values) => ({ messages_per_second: values.rate ? Number(values.rate) : null, ...(values.burst ? { burst: Number(values.burst) } : {}) }),
   },
   breaker: {
-    label: "Breaker", title: "Switch the circuit breaker of", text: "While it is open nothing is handled; closed: all is.",
-    fields: [{ name: "state", label: "State", options: [["open", "open: handle nothing"], ["closed", "closed: handle all"]] }, REASON],
+    label: "Breaker", title: "Switch the circuit breaker of", text: `While it is open nothing is handled. ${KEPT}`,
+    fields: [{ name: "state", label: "State", options: [["open", "open: handle nothing until I say otherwise"], ["auto", "auto: try one message, which decides"], ["closed", "closed: handle all, the failures are forgotten"]] }, REASON],
     body: (values) => ({ state: values.state }),
   },
   seek: {
@@ -132,6 +134,12 @@ export class Actions {
       go.disabled = false;
       problem.hidden = answer.ok;
       if (!answer.ok) return say(problem, problemText(answer));
+      if (answer.body?.processes && !answer.body.done) {
+        say(problem, "It is not done everywhere.");
+        problem.hidden = false;
+        say(close, "Close");
+        return result.replaceChildren(...byProcess(answer.body));
+      }
       if (!dry) {
         dialog.close();
         this.announce(`${id}${where}: ${summary(name, answer.body)}`);
@@ -186,9 +194,16 @@ function planned(name, plan) {
   return [el("ul", {}, lines.map((line) => el("li", {}, line))), ...warnings.map((text) => el("p", { class: "problem" }, text))];
 }
 
+/** What became of it in each process. */
+function byProcess({ processes, note }) {
+  const lines = processes.map((each) => [each.instance_id, ": ", each.outcome.replaceAll("_", " "), each.detail ? `, ${each.detail}` : ""].join(""));
+  return [el("ul", { "aria-label": "Processes" }, (lines.length ? lines : ["No process has answered."]).map((line) => el("li", {}, line))), note ? el("p", {}, note) : null].filter(Boolean);
+}
+
 function summary(name, body) {
   if (name === "redrive") return `${many(body?.settled, "dead letter")} sent back.`;
   if (name === "discard") return `${many(body?.settled, "dead letter")} discarded.`;
   if (name === "seek") return "it goes on at the other place.";
-  return { pause: "paused.", resume: "resumed.", restart: "it restarts." }[name] ?? "done.";
+  const where = body?.processes?.length > 1 ? ` in ${body.processes.length} processes` : "";
+  return { pause: "paused.", resume: "resumed.", restart: `restarted${where}.` }[name] ?? `done${where}.`;
 }

@@ -30,6 +30,29 @@ export function showBadge(badge, status) {
 
 const samePause = (pause, partition) => pause.topic === partition.topic && (pause.partition === partition.partition || pause.partition === null || pause.partition === undefined);
 
+/** Its state, with what keeps it from handling messages. */
+function stateOf(consumer) {
+  const paused = consumer.paused ? "paused" : (consumer.pauses ?? []).length ? "paused in part" : "";
+  const breaker = consumer.breaker && consumer.breaker.state !== "closed" ? `breaker ${consumer.breaker.state.replace("_", " ")}` : "";
+  return [consumer.state, paused, breaker].filter(Boolean).join(", ");
+}
+
+/** How much begins now, and what code and settings say where that is something else. */
+function limitOf({ rate_limit: limit, settings, members }) {
+  const declared = settings?.rate_limit;
+  const all = declared && declared.messages_per_second * Math.max(1, members?.length ?? 1);
+  const differs = (limit?.messages_per_second ?? null) !== (all ?? null);
+  const now = limit ? `${rate(limit.messages_per_second)}/s, ${count(limit.burst)} at once; ${count(limit.waiting)} ${limit.waiting === 1 ? "waits" : "wait"}` : "none";
+  return differs ? `${now} (in the code: ${declared ? `${rate(declared.messages_per_second)}/s for each process` : "none"})` : now;
+}
+
+function breakerOf({ breaker }) {
+  if (!breaker) return "none";
+  if (breaker.state === "closed") return breaker.failures ? `closed, ${count(breaker.failures)} failed in a row` : "closed";
+  const until = breaker.state === "half_open" ? "one message is tried" : breaker.forced ? "by an operator, until it is closed" : `until ${moment(breaker.until)}`;
+  return [`${breaker.state.replace("_", " ")}: ${until}`, `since ${moment(breaker.since)}`, breaker.error].filter(Boolean).join(", ");
+}
+
 export class Detail {
   constructor(id, actions, config) {
     this.id = id;
@@ -38,7 +61,8 @@ export class Detail {
     this.state = el("span");
     this.reasons = el("ul", { class: "reasons", "aria-label": "Why not all is well", hidden: true });
     this.pauses = el("ul", { "aria-label": "Pauses", hidden: true });
-    this.facts = new Facts("Topics", "Group", "Order", "Concurrency", "In flight", "Longest in the handler", "Longest in the queue", "Last message", "Restarts", "Dead letters go to");
+    this.pausesNote = el("p", { class: "notice", role: "status", hidden: true });
+    this.facts = new Facts("Topics", "Group", "Order", "Concurrency", "Rate limit", "Circuit breaker", "In flight", "Longest in the handler", "Longest in the queue", "Last message", "Restarts", "Dead letters go to");
     this.counters = new Facts(...COUNTERS.map(([, label]) => label));
     this.error = el("div");
     this.note = el("p", { class: "quiet", hidden: true });
@@ -47,10 +71,10 @@ export class Detail {
     this.partition = { topic: "", partition: "" };
     this.partitions = this.partitionTable(actions);
     this.resume = actions.button("resume", () => ({ id }));
-    const target = () => ({ id, values: { topic: this.topics?.[0] ?? "" } });
+    const target = () => ({ id, values: { topic: this.topics?.[0] ?? "", state: this.breaker === "open" ? "closed" : "open" } });
     this.body = el("div", {}, el("p", {}, this.badge, " ", this.state),
       el("div", { class: "actions" }, actions.button("pause", target), this.resume, ["restart", "concurrency", "rate", "breaker", "seek"].map((name) => actions.button(name, target))),
-      this.reasons, this.pauses, el("div", { class: "charts" }, this.charts.elements), el("h3", {}, "Consumer"), this.facts.element,
+      this.reasons, this.pauses, this.pausesNote, el("div", { class: "charts" }, this.charts.elements), el("h3", {}, "Consumer"), this.facts.element,
       this.note, this.memberPart, el("h3", {}, "Partitions"), this.partitions.element, this.error,
       config.dead_letters ? new Letters(actions, config, id).element : null,
       el("h3", {}, "Since the consumer was built"), this.counters.element);
@@ -89,13 +113,17 @@ export class Detail {
     this.topics = consumer.topics.length ? consumer.topics : [...new Set(consumer.assignment.map((each) => each.topic))];
     showBadge(this.badge, consumer.health.status);
     const pauses = consumer.pauses ?? [];
-    say(this.state, consumer.paused ? `${consumer.state}, paused` : consumer.state);
+    this.breaker = consumer.breaker?.state;
+    say(this.state, stateOf(consumer));
     showReasons(this.reasons, consumer.health.status, consumer.health.reasons);
     this.showPauses(pauses);
+    this.pausesNote.hidden = !consumer.pauses_note;
+    say(this.pausesNote, consumer.pauses_note ? `Pauses: ${consumer.pauses_note}.` : "");
     if (this.resume) this.resume.hidden = !consumer.paused && !pauses.length;
     this.charts.update(history);
     this.facts.update({
       "Topics": consumer.pattern ?? consumer.topics.join(", "), "Group": consumer.group_id, "Order": consumer.ordering, "Concurrency": consumer.concurrency,
+      "Rate limit": limitOf(consumer), "Circuit breaker": breakerOf(consumer),
       "In flight": count(inFlightOf(consumer)), "Longest in the handler": seconds(consumer.oldest_in_handler_seconds ?? consumer.oldest_in_flight_seconds), "Longest in the queue": seconds(consumer.oldest_in_queue_seconds), "Last message": moment(consumer.last_message_at),
       "Restarts": consumer.last_restart_reason ? `${consumer.restarts}: ${consumer.last_restart_reason}` : consumer.restarts, "Dead letters go to": consumer.dlq_topics.join(", ") || NOTHING,
     });
@@ -150,7 +178,7 @@ export function consumerTable(source) {
   return new Table("Consumers", [
     { title: "Consumer", node: (each) => el("a", { href: `#/consumer/${encodeURIComponent(each.id)}` }, each.id) },
     { title: "Health", keep: true, node: () => el("span"), refresh: (cell, each) => showBadge(cell.firstChild, each.health.status) },
-    { title: "State", text: (each) => each.paused ? `${each.state}, paused` : (each.pauses ?? []).length ? `${each.state}, paused in part` : each.state },
+    { title: "State", text: stateOf },
     { title: "Processed/s", number: true, text: (each) => rate(history(each).now("processed")), by: (each) => history(each).now("processed") },
     { title: "Lag", number: true, text: (each) => count(history(each).now("lag")), by: (each) => history(each).now("lag") },
     { title: "Oldest", number: true, text: (each) => seconds(history(each).now("age")), by: (each) => history(each).now("age") },

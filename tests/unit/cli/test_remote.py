@@ -120,7 +120,9 @@ def test_consumers_are_steered(ask: Command, relay: type[Relay]) -> None:
     opened = ask("breaker", ID, "open", "--reason", "bank")
     assert opened.out == f"{ID} begins nothing until it is closed\n"
     assert "breaker_open" in ask("status", ID).out
+    assert "circuit breaker: open, by an operator" in ask("status", ID).out
     assert ask("breaker", ID, "closed", "--reason", "bank").out == f"{ID} begins messages again\n"
+    assert ask("breaker", ID, "auto", "--reason", "x").out == f"{ID} begins what its circuit breaker lets through\n"
     assert ask("restart", ID, "--reason", "it hangs").out == f"{ID} was restarted\n"
     assert ask("pause", ID, "--reason", "x", "--json").json["consumer"] == ID
     assert ask("resume", ID, "--json").json["pauses"] == []
@@ -322,6 +324,53 @@ def test_other_answers_get_a_sentence(
     server.server_close()
     assert (answer.status, seen) == (1, ["/a%2Fb%20c/restart"])
     assert words in answer.err
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "lines"),
+    [
+        (
+            [("a", "applied", None), ("b", "applied", None)],
+            0,
+            ["h was restarted, in 2 processes"],
+        ),
+        (
+            [("a", "applied", None), ("b", "no_answer", "it hangs")],
+            1,
+            ["it is not done everywhere:", "  a: applied", "  b: no answer: it hangs", "kept"],
+        ),
+        (
+            [("a", "applied", None), ("b", "gone", "it has ended meanwhile")],
+            0,
+            ["h was restarted, in 2 processes", "  b: gone: it has ended meanwhile"],
+        ),
+        ([], 1, ["no process that consumes it has answered", "kept"]),
+    ],
+)
+def test_what_single_processes_have_not_done_is_listed(
+    told: list[tuple[str, str, str | None]], status: int, lines: list[str], command: Command
+) -> None:
+    processes = [{"instance_id": name, "outcome": outcome, "detail": detail} for name, outcome, detail in told]
+    content = json.dumps({"consumer": "h", "done": not status, "processes": processes, "note": "kept"}).encode()
+
+    class Group(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server, url = serving(Group)
+    answer = command("--url", url, "restart", "h", "--reason", "x")
+    as_json = command("--url", url, "restart", "h", "--reason", "x", "--json")
+    server.shutdown()
+    server.server_close()
+    assert (answer.status, answer.out.splitlines()) == (status, lines)
+    assert (as_json.status, len(as_json.json["processes"])) == (status, len(told))
 
 
 def test_who_does_not_answer_may_have_done_it(command: Command) -> None:

@@ -118,6 +118,36 @@ def test_an_operator_closes_one_that_opened_by_itself(clock: Clock) -> None:
     assert fail(breaker) == [False], "the failures are forgotten"
 
 
+def test_left_to_itself_again_it_tries_one_message_at_once(clock: Clock) -> None:
+    breaker = new_breaker(failures=1, pause=10.0)
+    for open_it in (lambda: fail(breaker), lambda: breaker.force(opened=True)):
+        open_it()
+        breaker.release()
+        assert (breaker.state, breaker.forced) == ("half_open", False)
+        assert [breaker.admits() for _ in range(2)] == [True, False]
+        assert fail(breaker) == [True]
+        assert breaker.seconds_until_half_open() is not None, "it opens for a while, as no operator holds it"
+        breaker.release()
+        assert breaker.admits()
+        breaker.succeeded(probe=True)
+        assert breaker.state == "closed"
+        breaker.release()
+        assert breaker.state == "closed", "nothing to do"
+    without = Breaker("h", None)
+    without.force(opened=True)
+    without.release()
+    assert (without.state, without.status()) == ("closed", None)
+
+
+def test_an_operator_s_half_open_breaker_says_so_without_an_error(clock: Clock) -> None:
+    breaker = new_breaker()
+    breaker.force(opened=True)
+    breaker.release()
+    problem = breaker.problem()
+    assert problem is not None
+    assert problem.message.endswith("UTC: one message is tried")
+
+
 def test_each_change_is_told_and_shown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     breaker = new_breaker(failures=1, pause=10.0)
     told: list[tuple[str, str | None]] = []

@@ -43,9 +43,9 @@ class Steered:
         )
         self.athomic = new_app(self.settings, self._handler(kind, options))
 
-    def again(self) -> Athomic:
+    def again(self, **settings: Any) -> Athomic:
         """The same service in another process: an app with the same handler on the same broker."""
-        return new_app(self.settings, *self.athomic._search.handlers)
+        return new_app(self.settings.model_copy(update=settings), *self.athomic._search.handlers)
 
     def _handler(self, kind: str, more: dict[str, Any]) -> Any:
         options: dict[str, Any] = {"group_id": "g", "handler_id": "h", **more}

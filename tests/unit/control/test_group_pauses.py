@@ -72,6 +72,7 @@ def scopes(athomic: Athomic) -> list[tuple[str | None, int | None, str]]:
 
 
 def note(athomic: Athomic) -> str | None:
+    assert athomic.consumers()[0].pauses_note == athomic.pauses_note
     return athomic.pauses_note
 
 

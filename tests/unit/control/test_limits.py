@@ -250,13 +250,14 @@ async def test_the_rate_changes_while_messages_wait(kind: str, isolation: str, c
     app = Steered(kind, isolation=isolation)
     async with running(app.athomic) as athomic:
         assert athomic.consumers()[0].rate_limit is None
-        assert await athomic.set_rate("h", 1000, burst=4) == limit(4)
+        assert (await athomic.set_rate("h", 1000, burst=4)).in_force == {"messages_per_second": 1000, "burst": 4}
         for n, order in enumerate(ORDERS):
             await app.publish(order, range(1, 9), partition=n)
         await app.record.count(FIRST[kind])
         await clock.looked()
         assert FIRST[kind] <= len(app.record.seen) <= 4
-        assert await athomic.set_rate("h", None) is None, "as in code: no limit"
+        unlimited = (await athomic.set_rate("h", None)).in_force
+        assert unlimited == {"messages_per_second": None, "burst": None}, "as in code: no limit"
         await athomic.drain()
         assert athomic.consumers()[0].rate_limit is None
         assert len(app.record.seen) == 24
@@ -276,10 +277,10 @@ async def test_the_settings_have_the_last_word_over_code_and_the_operator_over_b
         await app.record.count(2)
         await clock.looked()
         assert len(app.record.seen) == 2
-        assert await athomic.set_rate("h", 1e6) == RateLimit(messages_per_second=1e6)
+        assert (await athomic.set_rate("h", 1e6)).in_force == {"messages_per_second": 1e6, "burst": 1e6}
         await athomic.restart("h")
         await athomic.wait_until_ready()
-        assert (await athomic.set_rate("h", None)) == limit(2)
+        assert (await athomic.set_rate("h", None)).in_force == {"messages_per_second": 1000, "burst": 2}
         await athomic.set_rate("h", 1e6)
         clock.forward(1)
         await athomic.drain()
@@ -473,13 +474,35 @@ async def test_an_operator_opens_and_closes_a_breaker_that_code_does_not_know(
         await athomic.set_breaker("h", "closed")
         await athomic.drain()
         assert state(app) is None
-        with pytest.raises(ConfigurationError, match=r"^state must be 'open' or 'closed', not 'half_open'$"):
+        with pytest.raises(ConfigurationError, match=r"^state must be 'open', 'closed' or 'auto', not 'half_open'$"):
             await athomic.set_breaker("h", "half_open")  # type: ignore[arg-type]
     assert [(event.action, event.actor, event.details) for event in events if event.action == "breaker"] == [
         ("breaker", "ann", {"state": "open"}),
         ("breaker", "app", {"state": "closed"}),
     ]
     assert in_order(app, kind) == {order: list(range(1, 9)) for order in ORDERS}
+
+
+@SINGLE
+async def test_an_operator_has_one_message_decide(kind: str, isolation: str, clock: Clock) -> None:
+    app = Steered(kind, isolation=isolation, breaker=breaker(failures=1, pause=1e6, max_pause=1e6))
+    app.error = ConnectionError()
+    async with running(app.athomic) as athomic:
+        await athomic.set_breaker("h", "open")
+        for n, order in enumerate(ORDERS):
+            await app.publish(order, range(1, 5), partition=n)
+        await eventually(lambda: athomic.consumers()[0].counters.received == 12)
+        assert app.record.seen == []
+        for tried in (1, 2):
+            await athomic.set_breaker("h", "auto")
+            await app.record.count(tried)
+            await eventually(lambda: state(app) == "open" and app.active == 0)
+            assert len(app.record.seen) == tried
+        app.error = None
+        await athomic.set_breaker("h", "auto")
+        await athomic.drain()
+        assert state(app) == "closed"
+        assert athomic.consumers()[0].counters.dead_lettered == 0
 
 
 @ALL

@@ -16,7 +16,9 @@ from fastapi_athomic import (
     TopicNotFoundError,
     TransportError,
 )
-from fastapi_athomic.messages import OutgoingMessage
+from fastapi_athomic.consumption.notes import bitmap, encode_note
+from fastapi_athomic.messages import OutgoingMessage, TopicPartition
+from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import eventually, owned, running
 
@@ -245,7 +247,31 @@ async def test_what_a_seek_cannot_mean_is_refused_with_a_sentence() -> None:
         with pytest.raises(ControlRefusedError, match=r"h has no partitions at the moment \(stopped\)"):
             await athomic.seek("h", "t", 0, 0)
         plan = await athomic.plan_seek("h", "t", partition=0, to=0)
-        assert (plan.partitions[0].from_offset, plan.skipped, plan.repeated, plan.exact) == (None, None, None, False)
+        assert (plan.partitions[0].from_offset, plan.skipped, plan.repeated, plan.exact) == (0, 0, 0, False)
+
+
+@pytest.mark.parametrize("role", ["web", "worker"])
+async def test_who_has_no_partitions_knows_from_the_broker_what_a_seek_would_skip_and_repeat(role: str) -> None:
+    """By what the group has committed, with what is done above that."""
+    app = Steered("none", memory={"partitions": 1})
+    other = app.again(role=role)
+    async with running(app.athomic) as athomic, other.app.router.lifespan_context(other.app):
+        await app.publish("a", range(1, 11))
+        await athomic.drain()
+        await eventually(lambda: len(owned(athomic, "t")) + len(owned(other, "t")) == 1)
+        asked = other if owned(athomic, "t") else athomic
+        broker: Any = athomic._transport.broker  # type: ignore[attr-defined]
+        for note, done in (("", 0), (encode_note(bitmap([1, 3])), 2)):
+            broker._groups["g"].committed[TopicPartition("t", 0)] = CommittedOffset(4, note)
+            plan = await asked.plan_seek("h", "t", to="beginning")
+            assert (plan.partitions[0].from_offset, plan.skipped, plan.repeated) == (4, 0, 4 + done)
+            plan = await asked.plan_seek("h", "t", to="end")
+            assert (plan.skipped, plan.repeated) == (6 - done, 0)
+            assert not plan.exact, "whoever has it goes on meanwhile"
+        broker.disconnect()
+        with pytest.raises(TransportError):
+            await asked.plan_seek("h", "t", to="end")
+        broker.reconnect()
 
 
 async def test_a_seek_during_a_rebalance_happens_or_is_refused_but_loses_nothing() -> None:

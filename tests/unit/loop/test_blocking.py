@@ -61,7 +61,7 @@ async def test_p13_a_handler_that_blocks_the_loop_is_named_with_its_duration(
         assert found[1].endswith("test_blocking.new_app.<locals>.handle")
         assert float(found[2]) >= BLOCKING
         assert athomic.health().status == "degraded"
-        await comes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)
+        await comes(athomic, ReasonCode.EVENT_LOOP_BLOCKED, of=["shop.bill"])
         set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.account", *SESSION)
         await eventually(lambda: athomic.health().status == "healthy")
         await goes(athomic, ReasonCode.EVENT_LOOP_BLOCKED)

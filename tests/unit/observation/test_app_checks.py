@@ -15,7 +15,7 @@ from fastapi_athomic import Athomic, AthomicSettings, ConfigurationError, includ
 from fastapi_athomic.observation.app_checks import AppChecks
 from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.operation_settings import HealthSettings
-from tests.support.apps import Gate, Record, eventually, running
+from tests.support.apps import Record, eventually, running
 from tests.support.causes import comes, goes, manager_of, provokes, told
 
 C = ReasonCode
@@ -73,26 +73,6 @@ async def test_p13_a_check_that_fails_takes_the_instance_out_until_it_does_not(k
         assert (await comes(athomic, C.CHECK_FAILED)).message == "check database fails: it returned False"
     if kind == "check":
         assert set(database.asked.seen) == {"athomic-check-database"}, "a thread of its own"
-
-
-@provokes(C.CHECK_PENDING)
-async def test_p13_a_check_that_has_not_answered_yet_and_one_that_takes_too_long() -> None:
-    gate, begun = Gate(), Record()
-
-    async def check() -> None:
-        begun.note("")
-        await gate.wait()
-
-    athomic = new_app(check, {"check_timeout": 0.3})
-    async with running(athomic):
-        await begun.count(1)
-        assert manager_of(athomic).why_not_ready() == [C.CHECK_PENDING]
-        await comes(athomic, C.CHECK_PENDING)
-        reason = await comes(athomic, C.CHECK_FAILED)
-        assert (reason.message, reason.limit_seconds) == ("check database fails: no answer within 0.3 s", 0.3)
-        gate.set()
-        await goes(athomic, C.CHECK_FAILED)
-        await goes(athomic, C.CHECK_PENDING)
 
 
 async def test_a_sync_check_that_hangs_gets_no_second_thread_and_holds_nothing_up() -> None:

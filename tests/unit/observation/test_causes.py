@@ -1,19 +1,22 @@
-"""P13: each cause turns the right probe with the right code, and back. On memory://; some on Kafka in integration/."""
+"""P13: each cause turns the right probe with the right code, and back: what `memory://` only stands in for.
+
+Those that come about on `memory://` as on Apache Kafka are in tests/integration/test_causes.py and
+test_message_causes.py; those here are provoked on Kafka by Kafka itself (tests/integration/test_broker_causes.py and
+others).
+"""
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
-from fastapi_athomic import include_athomic
 from fastapi_athomic.exceptions import CommitFailedError, TransportError
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.observation.reasons import ReasonCode
+from fastapi_athomic.transports.base import TopicCounts
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from fastapi_athomic.transports.memory.transport import MemoryTransport
 from tests.support.apps import Gate, Record, eventually, new_app, running
@@ -40,43 +43,6 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- the app
-
-
-@provokes(C.NOT_STARTED)
-def test_p13_an_app_that_has_not_started_is_live_and_not_ready() -> None:
-    app = FastAPI()
-    include_athomic(app, settings())
-    client = TestClient(app)
-    assert client.get("/consumers/health/live").json() == {"ok": True}
-    for probe in ("ready", "startup"):
-        answer = client.get(f"/consumers/health/{probe}")
-        assert (answer.status_code, answer.json()) == (503, {"ok": False, "codes": ["not_started"]})
-    assert client.get("/consumers/health").json()["reasons"][0]["code"] == "not_started"
-    with client:
-        assert client.get("/consumers/health/ready").json() == {"ok": True}
-
-
-@provokes(C.START_FAILED)
-async def test_p13_a_start_that_failed_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        name, required = "broken", True
-        depends_on: tuple[str, ...] = ()
-
-        async def start(self) -> None:
-            raise RuntimeError("no way")
-
-        async def stop(self, timeout: float) -> None: ...
-
-    athomic = new_app(settings(), handler())
-    async with athomic.app.router.lifespan_context(athomic.app):
-        await athomic.wait_until_ready()
-        assert manager_of(athomic).has_come_up
-        manager_of(athomic)._lifecycle.register(Broken())
-        assert athomic._run is not None
-        with pytest.raises(RuntimeError, match="no way"):
-            await athomic._run._start_services()
-        reason = await comes(athomic, C.START_FAILED)
-        assert (reason.message, reason.since is None) == ("could not start: no way", False)
 
 
 @provokes(C.STARTING, C.BROKER_UNREACHABLE)
@@ -124,58 +90,7 @@ async def test_p13_a_broker_that_has_not_answered_yet(monkeypatch: pytest.Monkey
         await goes(athomic, C.BROKER_CONNECTING)
 
 
-@provokes(C.CONSUMER_LOOP_BLOCKED, C.CONSUMER_LOOP_STALLED, C.POLL_LATE)
-async def test_p13_a_consumers_loop_that_stands_still_is_a_fault_and_in_the_end_not_live() -> None:
-    go_on, limits = threading.Event(), {"loop_late": 0.2, "poll_late": 0.2, "loop_stalled": 1.0}
-    athomic = new_app(settings(limits, isolation="thread"), handler(lambda _: go_on.wait(30) and None))
-    try:
-        async with running(athomic):
-            await athomic.publish("t", "block")
-            await comes(athomic, C.POLL_LATE)
-            await comes(athomic, C.CONSUMER_LOOP_BLOCKED)
-            assert {C.POLL_LATE, C.CONSUMER_LOOP_BLOCKED} <= {*manager_of(athomic).why_not_ready()}
-            reason = await comes(athomic, C.CONSUMER_LOOP_STALLED)
-            assert (reason.limit_seconds, C.CONSUMER_LOOP_BLOCKED in told(athomic)) == (1.0, False)
-            go_on.set()
-            for code in (C.CONSUMER_LOOP_STALLED, C.CONSUMER_LOOP_BLOCKED, C.POLL_LATE):
-                await goes(athomic, code)
-    finally:
-        go_on.set()
-
-
-@provokes(C.CONSUMER_LOOP_ENDED)
-async def test_p13_a_consumers_thread_that_has_ended_is_not_live() -> None:
-    athomic = new_app(settings(isolation="thread", shutdown_timeout=0.5), handler())
-    async with running(athomic):
-        assert manager_of(athomic).why_not_live() == []
-        home: Any = athomic._run.home  # type: ignore[union-attr]
-        home._loop.call_soon_threadsafe(home._leave.set)
-        await comes(athomic, C.CONSUMER_LOOP_ENDED)
-
-
-@provokes(C.EVENT_LOOP_LATE)
-async def test_p13_an_event_loop_that_turned_late_is_told_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    athomic = new_app(settings({"loop_late": 0.1}), handler())
-    async with running(athomic):
-        await eventually(lambda: athomic.loop_lag.turned_at is not None)
-        time.sleep(0.3)  # noqa: ASYNC251 - that is the fault
-        reason = await comes(athomic, C.EVENT_LOOP_LATE)
-        assert "the event loop of the routes turned" in reason.message
-        set_clock(monkeypatch, lambda: time.monotonic() + 31, "observation.process_health")
-        await goes(athomic, C.EVENT_LOOP_LATE)
-
-
 # --- whether a consumer runs
-
-
-@provokes(C.SUPERVISOR_ENDED)
-async def test_p13_a_consumer_that_nobody_would_rebuild_is_not_live() -> None:
-    athomic = new_app(settings(), handler())
-    async with running(athomic):
-        supervisor = manager_of(athomic).consumers["h"].life._supervisor
-        assert supervisor is not None
-        supervisor.cancel()
-        await comes(athomic, C.SUPERVISOR_ENDED)
 
 
 @provokes(C.RESTARTING, C.RESTARTS_OFTEN)
@@ -203,15 +118,6 @@ async def test_p13_a_consumer_that_breaks_is_told_and_one_that_breaks_often_is_t
         clock = ("consumption.account", "consumption.session", "consumption.assignment", "consumption.membership")
         set_clock(monkeypatch, lambda: time.monotonic() + 301, *clock)
         await goes(athomic, C.RESTARTS_OFTEN)
-
-
-@provokes(C.STOPPED)
-async def test_p13_a_consumer_that_was_stopped() -> None:
-    athomic = new_app(settings(), handler())
-    async with running(athomic):
-        await manager_of(athomic).consumers["h"].stop(1.0)
-        await comes(athomic, C.STOPPED)
-        assert manager_of(athomic).why_not_live() == []
 
 
 # --- its group
@@ -249,23 +155,8 @@ async def test_p13_membership_in_doubt_then_lost_then_back(monkeypatch: pytest.M
         await goes(athomic, C.COMMIT_FAILING)
 
 
-@provokes(C.WITHOUT_PARTITIONS, C.REBALANCE_LONG)
-async def test_p13_a_rebalance_that_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    athomic = new_app(settings({"long_rebalance": 0.1}), handler())
-    async with running(athomic):
-        membership = session_of(athomic)._membership
-        membership.without_partitions_since = time.monotonic()
-        await comes(athomic, C.REBALANCE_LONG)
-        monkeypatch.setattr("fastapi_athomic.consumption.account.longest_rebalance", lambda _: 0.2)
-        await comes(athomic, C.WITHOUT_PARTITIONS)
-        assert C.REBALANCE_LONG not in told(athomic)
-        broker_of(athomic).create_partitions("t", 2)  # rebalances the group
-        await goes(athomic, C.WITHOUT_PARTITIONS)
-
-
 @provokes(C.STATIC_ID_TWICE, C.PARTITION_UNREADABLE)
 async def test_p13_what_the_transport_says_has_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Provoked on Kafka by tests/integration/test_twins.py and test_damaged_batches.py."""
     monkeypatch.setattr(MemoryConsumer, "troubles", lambda _: ["another member has the id a"])
     monkeypatch.setattr(MemoryConsumer, "held", lambda _: {TopicPartition("t", 0): "is held at offset 7"})
     athomic = new_app(settings(), handler())
@@ -276,3 +167,71 @@ async def test_p13_what_the_transport_says_has_a_code(monkeypatch: pytest.Monkey
         monkeypatch.undo()
         await goes(athomic, C.STATIC_ID_TWICE)
         await goes(athomic, C.PARTITION_UNREADABLE)
+
+
+# --- messages
+
+
+async def test_p13_no_fault_counts_while_the_broker_is_away() -> None:
+    """It may be the cause: all web instances would be taken out of service at once."""
+    gate, begun = Gate(), Record()
+
+    async def act(message: str) -> None:
+        begun.note(message)
+        await gate.wait()
+
+    athomic = new_app(settings(stuck_after=0.1), handler(act))
+    async with running(athomic):
+        await athomic.publish("t", "m")
+        await begun.count(1)
+        await eventually(lambda: manager_of(athomic).why_not_ready() == [C.HANDLER_STUCK])
+        broker_of(athomic).disconnect()
+        await eventually(lambda: C.BROKER_UNREACHABLE in told(athomic))
+        assert C.HANDLER_STUCK in told(athomic)
+        assert manager_of(athomic).why_not_ready() == []
+        broker_of(athomic).reconnect()
+        await eventually(lambda: manager_of(athomic).why_not_ready() == [C.HANDLER_STUCK])
+        gate.set()
+        await goes(athomic, C.HANDLER_STUCK)
+
+
+@provokes(C.POSITION_UNKNOWN)
+async def test_p13_a_partition_that_cannot_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.RETRY_SECONDS", 0.01)
+
+    async def refused(*_: Any) -> None:
+        raise TransportError("refused")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryConsumer, "commit", refused)
+        athomic = new_app(settings(), handler())
+        broker_of(athomic).create_topics({"t": 1})
+        lifespan = athomic.app.router.lifespan_context(athomic.app)
+        await lifespan.__aenter__()
+        await eventually(lambda: athomic.manager() is not None)
+        assert (await comes(athomic, C.POSITION_UNKNOWN)).message == "cannot begin to read t[0]: refused"
+    await goes(athomic, C.POSITION_UNKNOWN)
+    await lifespan.__aexit__(None, None, None)
+
+
+@provokes(C.RETURN_TOPIC_UNREADABLE)
+async def test_p13_a_redrive_topic_that_must_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 0.02)
+    counts = MemoryTransport.partition_counts
+
+    async def denied(transport: MemoryTransport, topics: Any, timeout: float) -> Any:
+        found = await counts(transport, topics, timeout)
+        denied: Mapping[str, frozenset[Any]] = {"t.g.redrive": frozenset({"Read"})}
+        return TopicCounts(dict(found), denied if "t.g.redrive" in found else {})
+
+    athomic = new_app(settings(), handler())
+    broker_of(athomic).create_topics({"t": 1, "t.g.redrive": 1})
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryTransport, "partition_counts", denied)
+        lifespan = athomic.app.router.lifespan_context(athomic.app)
+        await lifespan.__aenter__()
+        await athomic.wait_until_ready()
+        reason = await comes(athomic, C.RETURN_TOPIC_UNREADABLE)
+        assert reason.message.startswith("what comes to t.g.redrive waits:")
+    await goes(athomic, C.RETURN_TOPIC_UNREADABLE)
+    await lifespan.__aexit__(None, None, None)

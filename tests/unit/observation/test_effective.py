@@ -11,7 +11,9 @@ from pydantic import BaseModel, Field
 from fastapi_athomic import (
     Athomic,
     AthomicSettings,
+    CircuitBreaker,
     PayloadPipeline,
+    RateLimit,
     RawMessage,
     RetryPolicy,
     ordered_consumer,
@@ -46,6 +48,25 @@ async def test_options_of_the_decorator_and_of_the_settings_are_shown() -> None:
     assert (found.max_buffered_messages, found.isolation) == (200, "thread")
     assert (found.dlq, found.payloads) == ("{topic}.{group_id}.dlq", {"t": "json"})
     assert found.sequencing is None
+
+
+async def test_limits_are_shown_as_code_and_tuning_say() -> None:
+    breaker = CircuitBreaker(exceptions=(ConnectionError, TimeoutError), pause=400)
+    limit = RateLimit(messages_per_second=2.5)
+
+    @subscribe_to("t", group_id="g", handler_id="h", rate_limit=limit, breaker=breaker)
+    async def handle(order: Order) -> None: ...
+
+    found = await effective(new_app(AthomicSettings(), handle))
+    assert found.rate_limit is not None
+    assert (found.rate_limit.messages_per_second, found.rate_limit.burst) == (2.5, 3)
+    assert found.breaker is not None
+    assert found.breaker.exceptions == ["ConnectionError", "TimeoutError"]
+    assert (found.breaker.failures, found.breaker.window) == (3, 60)
+    assert (found.breaker.pause, found.breaker.max_pause) == (400, 400)
+    tuning = HandlerTuning(rate_limit=0, breaker=False)
+    found = await effective(new_app(AthomicSettings(handler_tuning={"h": tuning}), handle))
+    assert (found.rate_limit, found.breaker) == (None, None)
 
 
 async def test_what_the_tuning_says_holds() -> None:

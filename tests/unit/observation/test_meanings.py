@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from fastapi_athomic.web.control_parts import ControlOptions
 from fastapi_athomic.web.routes import RouteOptions, RouteParts, new_routers
 from fastapi_athomic.web.streams import Streams
 from tests.support.apps import eventually, new_app, running
-from tests.support.causes import manager_of
+from tests.support.causes import came, gone, manager_of, provokes
 from tests.support.sources import parsed
 
 ROOT = Path(__file__).parents[3]
@@ -76,19 +77,43 @@ def test_the_settings_in_the_table_exist() -> None:
             place = getattr(place, name)
 
 
-def test_p13_every_code_is_provoked_by_a_test() -> None:
-    assert {code for path in (ROOT / "tests").rglob("test_*.py") for code in provoked(path)} == set(ReasonCode)
+ON_KAFKA = {"ground", "apache_kafka", "mortal_kafka", "awake", "secure_kafka"}
+"""Fixtures of tests that run on Apache Kafka; `ground` is `memory://`, too."""
+ON_MEMORY_ONLY: dict[ReasonCode, str] = {}
+"""Causes in which Apache Kafka can play no part, with the reason. There are none."""
 
 
-def provoked(path: Path) -> Iterator[ReasonCode]:
-    """What `@provokes(C.STARTING, ...)` names above the tests of a file."""
+def test_p13_every_code_is_provoked_by_a_test_on_memory_and_on_apache_kafka() -> None:
+    found = [each for path in (ROOT / "tests").rglob("test_*.py") for each in provoked(path)]
+    assert {code for code, fixtures in found if not fixtures & (ON_KAFKA - {"ground"})} == set(ReasonCode)
+    on_kafka = {code for code, fixtures in found if fixtures & ON_KAFKA}
+    assert on_kafka == set(ReasonCode) - ON_MEMORY_ONLY.keys()
+    assert all(ON_MEMORY_ONLY.values())
+
+
+def provoked(path: Path) -> Iterator[tuple[ReasonCode, set[str]]]:
+    """What `@provokes(C.STARTING, ...)` names above the tests of a file, with the fixtures of each."""
     if "@provokes(" not in (text := path.read_text()):
         return
     for node in ast.walk(parsed(text)):
         for mark in getattr(node, "decorator_list", ()):
             if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "provokes":
-                assert re.match("test_p13_", node.name), f"{path.name}: {node.name} proves P13"  # type: ignore[attr-defined]
-                yield from (ReasonCode[code.attr] for code in mark.args if isinstance(code, ast.Attribute))
+                assert isinstance(node, ast.AsyncFunctionDef)
+                assert re.match("test_p13_", node.name), f"{path.name}: {node.name} proves P13"
+                fixtures = {argument.arg for argument in node.args.args}
+                yield from ((ReasonCode[code.attr], fixtures) for code in mark.args if isinstance(code, ast.Attribute))
+
+
+@pytest.mark.parametrize("seen", ["nothing", "come", "come and go"])
+async def test_p13_a_test_that_has_not_seen_its_cause_come_and_go_fails(seen: str) -> None:
+    async def test() -> None:
+        if seen != "nothing":
+            came.add(ReasonCode.STARTING)
+        if seen == "come and go":
+            gone.add(ReasonCode.STARTING)
+
+    with nullcontext() if seen == "come and go" else pytest.raises(AssertionError, match="has not seen"):
+        await provokes(ReasonCode.STARTING)(test)()
 
 
 # --- readiness

@@ -8,7 +8,15 @@ from uuid import uuid4
 
 import pytest
 
-from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy, StateStoreError, ordered_consumer
+from fastapi_athomic import (
+    Athomic,
+    AthomicSettings,
+    RateLimit,
+    RawMessage,
+    RetryPolicy,
+    StateStoreError,
+    ordered_consumer,
+)
 from fastapi_athomic.sequencing.packing import pack
 from fastapi_athomic.stores.base import Call, Claim, Member, Park, Reply, Write
 from fastapi_athomic.stores.memory import MemoryStateStore
@@ -358,3 +366,18 @@ async def test_p17_a_backlog_costs_few_calls() -> None:
         writing = [call for call in store.asked if call.writes]
     assert writing, "the store was told"
     assert len(writing) <= 5_000 / 125 + 3, "about one for each batch that was fetched, and the rest"
+
+
+async def test_a_session_that_ends_takes_what_waits_for_its_rate_limit_with_it() -> None:
+    """The limit goes on with the next session, and must neither count nor wake what is gone."""
+    shop = Shop(LazyStore(), rate_limit=RateLimit(messages_per_second=0.001, burst=1))
+    async with running(shop.athomic):
+        await shop.publish(1, 2)
+        service = shop.athomic.manager().consumers["h"]  # type: ignore[union-attr]
+        await eventually(lambda: shop.status.rate_limit.waiting == 1)
+        before, limits = shop.strategy, service.controls.limits
+        service.pause()  # the next session has nothing that could wait
+        await service.restart()
+        await eventually(lambda: service.ready and shop.strategy is not before)
+        assert shop.status.rate_limit.waiting == 0
+        assert len(limits.watchers) == 1, "that of the session that runs"

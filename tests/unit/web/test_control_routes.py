@@ -48,20 +48,23 @@ def test_who_pauses_is_told_that_the_other_members_do_not_know_of_it(monkeypatch
 def test_concurrency_changes_and_goes_back() -> None:
     with open_shop() as shop:
         before = shop.get("").json()["concurrency"]
-        assert shop.post("/concurrency", WHY | {"value": 7}).json() == {"consumer": ID, "concurrency": 7}
+        (process,) = (answer := shop.post("/concurrency", WHY | {"value": 7}).json())["processes"]
+        assert (answer["consumer"], answer["done"], answer["note"]) == (ID, True, None)
+        assert (process["outcome"], process["in_force"]) == ("applied", {"concurrency": 7})
         assert shop.get("").json()["concurrency"] == 7
-        assert shop.post("/concurrency", WHY | {"value": None}).json() == {"consumer": ID, "concurrency": before}
+        (process,) = shop.post("/concurrency", WHY | {"value": None}).json()["processes"]
+        assert process["in_force"] == {"concurrency": before}
 
 
 def test_the_rate_changes_and_the_breaker_opens_and_closes() -> None:
     with open_shop() as shop:
         assert (shop.get("").json()["rate_limit"], shop.get("").json()["breaker"]) == (None, None)
         body = WHY | {"messages_per_second": 50, "burst": 10}
-        assert shop.post("/rate", body).json() == {"consumer": ID, "done": True}
+        assert shop.post("/rate", body).json()["done"]
         assert shop.get("").json()["rate_limit"] == {"messages_per_second": 50, "burst": 10, "waiting": 0}
         shop.post("/rate", WHY | {"messages_per_second": None})
         assert shop.get("").json()["rate_limit"] is None
-        assert shop.post("/breaker", WHY | {"state": "open"}).json() == {"consumer": ID, "done": True}
+        assert shop.post("/breaker", WHY | {"state": "open"}).json()["done"]
         found = shop.get("").json()
         assert (found["breaker"]["state"], found["breaker"]["forced"]) == ("open", True)
         assert [reason["code"] for reason in found["health"]["reasons"]] == ["breaker_open"]
@@ -71,7 +74,7 @@ def test_the_rate_changes_and_the_breaker_opens_and_closes() -> None:
 
 def test_a_consumer_is_restarted() -> None:
     with open_shop() as shop:
-        assert shop.post("/restart", WHY).json() == {"consumer": ID, "done": True}
+        assert shop.post("/restart", WHY).json()["done"]
         assert [event.action for event in shop.events] == [ControlAction.RESTART]
 
 
@@ -159,6 +162,28 @@ def test_nothing_can_be_changed_unless_it_is_enabled() -> None:
     assert methods == {"get"}
 
 
+@pytest.mark.parametrize(
+    ("given", "enabled", "warned"),
+    [
+        ([Depends(operator)], None, True),
+        ([Depends(operator)], "false", False),  # said, so meant
+        ([Depends(operator)], "true", False),
+        ([], None, False),
+    ],
+)
+def test_who_may_steer_what_cannot_be_steered_is_warned_of(
+    given: list[Any],
+    enabled: str | None,
+    warned: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if enabled is not None:
+        monkeypatch.setenv("ATHOMIC_CONTROL__ENABLED", enabled)
+    include_athomic(FastAPI(), control_dependencies=given)
+    assert ("set ATHOMIC_CONTROL__ENABLED=true to have them" in caplog.text) is warned
+
+
 @pytest.mark.parametrize("options", [{}, {"payload_dependencies": [Depends(operator)]}, {"control_dependencies": []}])
 def test_control_that_anybody_could_use_is_refused(options: dict[str, Any]) -> None:
     app = FastAPI()
@@ -218,7 +243,7 @@ def shop() -> Iterator[Shop]:
         ("/concurrency", WHY | {"value": True}, "body.value", "valid integer"),
         ("/concurrency", WHY | {"value": 0}, "body.value", "greater than or equal to 1"),
         ("/rate", WHY | {"messages_per_second": 0}, "body.messages_per_second", "greater than 0"),
-        ("/breaker", WHY | {"state": "half_open"}, "body.state", "'open' or 'closed'"),
+        ("/breaker", WHY | {"state": "half_open"}, "body.state", "'open', 'closed' or 'auto'"),
         ("/seek", WHY | {"topic": "orders", "to": "middle"}, "body.to", 'must be {"offset": 42}, {"time": '),
         ("/seek", WHY | {"topic": "orders", "to": {"offset": 1, "time": "x"}}, "body.to", 'must be {"offset": 42}'),
         ("/seek", WHY | {"topic": "orders", "to": {}}, "body.to", 'must be {"offset": 42}'),

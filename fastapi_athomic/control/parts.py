@@ -1,0 +1,23 @@
+"""What those work with who steer the consumers of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from ..consumption.service import ConsumerService
+from ..observation.status import ConsumerStatus
+from ..settings import AthomicSettings
+from ..stores.shared import SharedState
+from ..transports.base import Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeskParts:
+    """The consumers of one run, and how others are reached that have them, too."""
+
+    consumers: Mapping[str, ConsumerService]  # by handler id
+    transport: Transport
+    shared: SharedState | None  # what processes tell each other
+    settings: AthomicSettings
+    status_of: Callable[[str], Awaitable[ConsumerStatus | None]]  # of a handler, over all processes that are known
