@@ -68,6 +68,8 @@ def trees(contents: str) -> list[str]:
             path = os.path.normpath(Path("docs") / page)
             parts[next(reversed(parts))].append(f"{title.replace('`', '')} </{path}>")
     return [
-        f"\n```{{toctree}}\n:hidden:\n:caption: {section}\n\n" + "\n".join(pages) + "\n```\n"
+        f"\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n:titlesonly:\n:caption: {section}\n\n"
+        + "\n".join(pages)
+        + "\n```\n"
         for section, pages in parts.items()
     ]

@@ -56,6 +56,7 @@ class AsyncTestKit(KitView):
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        self._begin()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._bench.clean_up)
             stack.enter_context(self._core.clock.installed())

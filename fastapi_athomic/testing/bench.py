@@ -150,9 +150,10 @@ def _settings(
         raise ConfigurationError(
             f"a test kit cannot change {', '.join(late)}: the routes have had it since include_athomic(app, settings)"
         )
-    ours = {"broker_url": broker, "require_broker": False, "state_store_url": store, "role": "all"}
+    ours: dict[str, Any] = {"broker_url": broker, "require_broker": False, "state_store_url": store, "role": "all"}
     if prefix:
         ours["ordered"] = {"key_prefix": prefix.rstrip(".")}
+        ours["kafka"] = {"group_instance_id": None}  # a static member stays in its group, which could not be removed
     return AthomicSettings(**_merged(_merged(own.model_dump(), ours), changes))
 
 

@@ -12,6 +12,7 @@ from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from ..exceptions import ConfigurationError
 from ..failures.letters import DeadLetter
 from ..messages import PublishedMessage
 from ..payload.pipeline import PayloadPipeline
@@ -70,10 +71,12 @@ class TestKit(KitView):
         self._stack = ExitStack()
 
     def _call(self, work: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        assert self.client.portal is not None, "the kit is open inside its `with` block only"
+        if self.client.portal is None:
+            raise ConfigurationError("the kit is not open: use it inside its `with` block")
         return self.client.portal.call(partial(work, *args, **kwargs))
 
     def __enter__(self) -> Self:
+        self._begin()
         with ExitStack() as stack:
             stack.callback(self._clean_up)
             stack.enter_context(self._core.clock.installed())

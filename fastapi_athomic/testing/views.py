@@ -8,6 +8,7 @@ from typing import TypeVar
 from fastapi import FastAPI
 
 from ..athomic import Athomic
+from ..exceptions import ConfigurationError
 from .bench import Bench
 from .expectations import Expected, Types, UnexpectedFailuresError, told
 from .injected import INJECTED, Error, Injected
@@ -25,8 +26,14 @@ class KitView:
     def __init__(self, bench: Bench, *, strict: bool) -> None:
         self._bench = bench
         self._strict = strict
+        self._begun = False
         self.app: FastAPI = bench.app
         self.athomic: Athomic = bench.athomic
+
+    def _begin(self) -> None:
+        if self._begun:
+            raise ConfigurationError("a test kit is used once: make another one, which begins with nothing")
+        self._begun = True
 
     # --- what was seen
 

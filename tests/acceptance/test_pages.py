@@ -24,8 +24,8 @@ BLOCKS = [
     for page in PAGES
     for language, text in re.findall(r"^```(\S*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 ]
-KNOWN = {"python", "bash", "console", "shell", "json", "yaml", "text", "hcl", "{eval-rst}"}
-"""`text` is what a program prints. `{eval-rst}` is run when the site is made, `hcl` by nobody."""
+KNOWN = {"python", "py", "bash", "console", "shell", "json", "yaml", "text", "hcl", "{eval-rst}"}
+"""`py` is a part of the example app (test_example_page.py), `text` what a program prints. `{eval-rst}` is run when the site is made, `hcl` by nobody."""
 OTHERS = ("ATHOMIC_TEST_", "ATHOMIC_BROKERURL", "ATHOMIC_LICENCE")
 """Variables of the tests, and what docs/settings.md shows as refused."""
 

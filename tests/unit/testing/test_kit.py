@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -166,3 +167,38 @@ def test_a_broker_that_is_not_there_is_told(shop: Shop, monkeypatch: pytest.Monk
     with pytest.raises(TimeoutError, match=r"not ready after 0\.05 s.*127\.0\.0\.1:1"), nowhere:
         pass
     assert dict(vars(shop.athomic)) == before
+
+
+def test_a_kit_is_used_once_and_inside_its_block(shop: Shop) -> None:
+    kit = TestKit(shop.app)
+    with pytest.raises(ConfigurationError, match="not open"):
+        kit.publish("orders", Order(number=1))
+    with kit:
+        kit.publish("orders", Order(number=1))
+    assert len(kit.handled(shop.bill)) == 1, "records stay"
+    with pytest.raises(ConfigurationError, match="used once"), kit:
+        pass
+
+
+def test_all_settings_of_an_app_are_taken_over() -> None:
+    given: dict[str, Any] = {
+        "kafka": {"security_protocol": "SASL_SSL", "sasl_username": "a", "sasl_password": "b"},
+        "tuning": {"0": {"handler": "bill", "concurrency": 3}},
+        "payload": {"serializer": "avro", "registry": {"url": "http://registry:8081"}},
+        "state_store_url": "redis://nobody:1",
+    }
+    own = AthomicSettings(**given)
+    shop = Shop(own)
+    kit = TestKit(
+        shop.app,
+        settings={
+            "payload": {"registry": {"url": "memory://"}, "schema_auto_register": True},
+            "handler_tuning": {"mail": {}},
+        },
+    )
+    changed = {"broker_url", "payload", "handler_tuning", "state_store_url"}
+    with kit:
+        assert kit.athomic.settings.model_dump(exclude=changed) == own.model_dump(exclude=changed)
+        assert kit.publish("invoices", Order(number=1)).topic == "invoices"
+        assert kit.published("invoices")[0].decode(Order) == Order(number=1)
+    assert shop.athomic.settings is own

@@ -11,9 +11,9 @@ from fastapi_athomic.testing import Published, TestKit
 from tests.support.kit_shop import Invoice, Order, Rates, Shop, rates
 
 
-@pytest.fixture(scope="module", params=["loop", "thread"])
-def shop(request: pytest.FixtureRequest) -> Shop:
-    return Shop(AthomicSettings(isolation=request.param))
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop(AthomicSettings(isolation="thread"))
 
 
 @pytest.fixture
@@ -38,6 +38,19 @@ def test_a_dead_letter_is_told_once_with_all_its_attempts(shop: Shop, kit: TestK
     )
     assert kit.dead_letters(shop.ship) == kit.dead_letters(shop.mail) == []
     assert kit.published("invoices") == []
+
+
+def test_a_letter_that_is_redriven_is_handled_once_more(shop: Shop, kit: TestKit) -> None:
+    kit.fail(shop.bill, times=3)
+    kit.publish("orders", Order(number=1))
+    kit.drain()
+    assert kit.client.portal is not None
+    kit.client.portal.call(kit.athomic.dead_letters("bill").redrive)
+    kit.drain()
+    first, second = kit.handled(shop.bill)
+    assert (first.outcome, second.outcome, second.attempts) == ("dead_lettered", "completed", 1)
+    assert (first.topic, first.offset) == (second.topic, second.offset)
+    assert kit.dead_letters(shop.bill) == []
 
 
 def test_a_message_that_does_not_decode_has_no_message(shop: Shop, kit: TestKit) -> None:
