@@ -74,6 +74,7 @@ class AsyncTestKit(KitView):
         async with self._stack:
             if error is None and self._strict:
                 waiting = await self._core.leave()
+            await self._core.clock.hurry()
         self._judge(waiting, error)
 
     async def publish(

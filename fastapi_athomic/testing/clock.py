@@ -23,6 +23,8 @@ FIRST_STEP, LONGEST_STEP = 0.05, 2.0
 LEAST_STEP = 0.001
 PAUSE = 0.001
 """Real seconds between two looks at what really runs."""
+END_GRACE = 1.0
+"""Real seconds that the app has to stop, before it is skipped what it still waits for: mostly a call that hangs."""
 GRACE = 0.25
 """Real seconds that `advance` waits for a call of a handler that runs: threads and sockets need them."""
 
@@ -39,6 +41,7 @@ class AsyncClock:
         self._refusal = _refusal(bench)
         self._loops: dict[asyncio.AbstractEventLoop, LoopTime] = {}
         self._lock = asyncio.Lock()
+        self._hurrying: asyncio.Task[None] | None = None
         self._waited_for: set[tuple[str, float]] = set()  # calls of handlers that `advance` waits for no longer
 
     @property
@@ -112,9 +115,30 @@ class AsyncClock:
                 self.adopt(_running_loop(), shared=True)
                 yield
             finally:
+                if self._hurrying is not None:
+                    self._hurrying.cancel()
                 loops, self._loops = self._loops, {}
                 for loop in loops.values():
                     loop.restore()
+
+    async def hurry(self) -> None:
+        """The app is about to stop. A test that leaves a call hanging need not wait for `shutdown_timeout`."""
+        self.adopt(asyncio.get_running_loop(), shared=False)
+        if self.skips:
+            self._hurrying = asyncio.create_task(self._hurry(), name="athomic-test-end")
+
+    async def _hurry(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        own = self._loops[asyncio.get_running_loop()]
+        own.real_tasks.add(task)
+        await asyncio.sleep(END_GRACE)
+        while True:
+            self._skip(self._step(LONGEST_STEP))
+            for loop in self._loops.values():
+                if loop is not own:
+                    loop.wake()
+            await asyncio.sleep(PAUSE)
 
     def adopt(self, loop: asyncio.AbstractEventLoop | None, *, shared: bool) -> None:
         """Timers of this event loop are put forward, too. `shared`: with the test."""

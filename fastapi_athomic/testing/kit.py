@@ -93,6 +93,7 @@ class TestKit(KitView):
         with self._stack:
             if error is None and self._strict:
                 waiting = self._call(self._core.leave)
+            self._call(self._core.clock.hurry)
         self._judge(waiting, error)
 
     def _clean_up(self) -> None:

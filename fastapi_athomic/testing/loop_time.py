@@ -24,7 +24,7 @@ ROUTINE = re.compile(
 
 
 class LoopTime:
-    """Puts the timers of one event loop forward. Used from the thread of that loop, but for `due_in` and `skip`.
+    """Puts the timers of one event loop forward. Used from its thread, but for `wake`, `due_in` and `skip`.
 
     It replaces `time` and `call_at` of the loop object. `shared`: the loop is the test's as well, whose own timers stay
     as they are; only those that were begun `in_app` are put forward.
@@ -77,6 +77,13 @@ class LoopTime:
             turns += 1
             quiet = 0 if self._inner._ready else quiet + 1
         return turns > QUIET_TURNS
+
+    def wake(self) -> None:
+        """Has the loop look at its timers now. From any thread."""
+        try:
+            self.loop.call_soon_threadsafe(lambda: None)
+        except RuntimeError:  # it has been closed
+            return
 
     def due_in(self) -> float:
         """The seconds until the next timer that matters: of no routine, and none of those that stay as they are."""
