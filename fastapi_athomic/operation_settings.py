@@ -66,7 +66,7 @@ class AsyncApiSettings(Checked):
     enabled: bool = True  # add the routes `/consumers/asyncapi.json` and `/consumers/asyncapi`
     version: Literal["3.1.0", "3.0.0"] = "3.1.0"  # of AsyncAPI
     servers: bool = True  # name the brokers, without credentials; memory:// is named in no case
-    # what `info` says otherwise than the FastAPI app, in JSON: {"title": "Shop events", "version": "7"}
+    # what the document says of itself, where not as the FastAPI app: {"title": "Shop events", "version": "7"}
     info: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -113,6 +113,8 @@ class _Parts:
         for known in (each for each in self.messages if each.startswith(wanted)):
             if self.messages[known] == described:
                 return known
+        if flow.purpose == "published" and wanted in self.messages:  # what is read there has other fields
+            wanted += ".published"
         found = unique(wanted, self.messages)
         self.messages[found] = described
         return found

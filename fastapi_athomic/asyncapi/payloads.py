@@ -14,6 +14,7 @@ from ..payload.steps import CONTENT_ENCODING, CONTENT_TYPE, Serializer
 from ..schemas.declared import DeclaredSchema, DeclaresSchemas
 from ..schemas.wire import HEADERS
 from .flows import Flow
+from .proto_text import proto_text
 from .schemas import TypeUse
 
 FORMATS: Mapping[str, str] = {
@@ -103,11 +104,11 @@ def _registered(serializer: DeclaresSchemas, flow: Flow, use: TypeUse, found: Pa
     if declared.subject == f"{flow.source}-value":
         found.binding["schemaLookupStrategy"] = "TopicNameStrategy"
     if declared.type in FORMATS:
-        text = declared.text
-        found.schema = {
-            "schemaFormat": FORMATS[declared.type],
-            "schema": json.loads(text) if declared.type == "AVRO" else text,
-        }
+        found.schema = {"schemaFormat": FORMATS[declared.type], "schema": _in_its_format(declared)}
+
+
+def _in_its_format(declared: DeclaredSchema) -> Any:
+    return json.loads(declared.text) if declared.type == "AVRO" else proto_text(declared.text)
 
 
 def _declared(serializer: DeclaresSchemas, flow: Flow, use: TypeUse) -> DeclaredSchema | None:

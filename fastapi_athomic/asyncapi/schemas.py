@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticSerializationError
 
 from ..compatibility import type_adapter
 from ..payload.annotations import type_name
@@ -79,6 +79,13 @@ class _Generator(GenerateJsonSchema):
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as pydantic declares it
 
+    def encode_default(self, dft: Any) -> Any:
+        """Without those that look like references, which pydantic would follow."""
+        value = super().encode_default(dft)
+        if _refers(value):
+            raise PydanticSerializationError("it looks like a reference")
+        return value
+
     def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
         return {}
 
@@ -104,6 +111,7 @@ def dialect(schema: Any) -> Any:
         return schema
     changed = {name: value for name, value in schema.items() if name not in _DROPPED}
     _tuples(changed)
+    _field_called_ref(changed)
     for name, value in [*changed.items()]:
         if name in _NAMED and isinstance(value, Mapping):
             changed[name] = {key: dialect(each) for key, each in value.items()}
@@ -130,6 +138,14 @@ def _tuples(schema: dict[str, Any]) -> None:
         schema["items"] = schema.pop("prefixItems")
         if rest is not None:
             schema["additionalItems"] = rest
+
+
+def _field_called_ref(schema: dict[str, Any]) -> None:
+    """The parser takes the schema of a property that is called `$ref` for a reference, and falls over it."""
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and "$ref" in properties:
+        schema["properties"] = {name: each for name, each in properties.items() if name != "$ref"}
+        schema["patternProperties"] = {**schema.get("patternProperties", {}), r"^\$ref$": properties["$ref"]}
 
 
 def _discriminator(schema: dict[str, Any], openapi: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def add_asyncapi(router: APIRouter, document: Document) -> None:
     @router.get(
         "/asyncapi.json",
         summary="AsyncAPI document of all handlers and declared publishers",
-        response_class=JSONResponse,
+        response_model=dict[str, Any],
         responses={200: {"description": "The document", **shown(_EXAMPLE)}},
     )
     def asyncapi() -> Response:
