@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from fastapi_athomic import Athomic, AthomicSettings, Key, PayloadPipeline, RawMessage, RetryPolicy, include_athomic
 from fastapi_athomic.operation_settings import AsyncApiSettings
@@ -37,7 +38,7 @@ def everything(version: Any) -> Athomic:
     """An app whose handlers and publishers have all those types."""
     settings = AthomicSettings(
         broker_url="kafka://one:9092,two:9092",
-        kafka=KafkaSettings(security_protocol="SASL_SSL", sasl_username="ann", sasl_password="s3cret"),
+        kafka=KafkaSettings(security_protocol="SASL_SSL", sasl_username="ann", sasl_password=SecretStr("s3cret")),
         asyncapi=AsyncApiSettings(version=version),
     )
     app = FastAPI(

@@ -1,4 +1,4 @@
-"""The page of the AsyncAPI document in a real browser: nothing is complained of, in either colours, on desk and phone."""
+"""The page of the AsyncAPI document in a browser: nothing is complained of, in either colours, on desk and phone."""
 
 from __future__ import annotations
 
