@@ -211,7 +211,7 @@ def test_all_types_are_described(documents: dict[str, dict[str, Any]]) -> None:
     assert len(schemas["Paid"]["properties"]["payment"]["oneOf"]) == 3
     assert schemas["Extra"]["properties"]["discriminator"]["type"] == "string", "a field, not a keyword"
     assert schemas["Extra"]["x-team"] == "shop"
-    assert schemas["Extra"]["properties"]["named"]["examples"] == [1, 1000]
+    assert sorted(schemas["Extra"]["properties"]["named"]["examples"]) == [1, 1000]
     assert schemas["Extra"]["patternProperties"].keys() == {r"^\$ref$"}
     assert "examples" not in schemas["Extra"], "one of them looks like a reference"
     assert payload(document, "tuple.tuple_int_Line") == {
