@@ -183,6 +183,38 @@ class Athomic(Declaring, Steering):
             logger.warning("%s", doubt)
         return manager
 
+    def asyncapi(self) -> dict[str, Any]:
+        """The AsyncAPI document of all handlers and declared publishers. Starts nothing, asks no broker.
+
+        It may be called at any time, in any thread, with and without an event loop.
+
+        Raises:
+            ConfigurationError: something is wrong with a handler, so the app would not start.
+        """
+        from .asyncapi.document import Described, document  # only who asks for it needs it
+
+        manager = self._run.manager if self._run else self._wired()
+        described = Described(
+            app=self.app,
+            settings=self.settings,
+            payloads=self._payloads,
+            consumers=manager.consumers.values(),
+            publishers=self.publishers.all,
+        )
+        return document(described)
+
+    def _wired(self) -> ConsumerManager:
+        """The consumers as a start would make them, to be looked at."""
+
+        async def wired() -> ConsumerManager:
+            return self._assemble().manager
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(wired())  # what is wired asks for the loop that it would run in
+        return self._assemble().manager
+
     def take_role(self, role: Role, only: Collection[str] = (), place: int | None = None) -> None:
         """Says what this process does, whatever the settings say. `fastapi-athomic run` calls it before the start.
 
@@ -390,6 +422,7 @@ class Athomic(Declaring, Steering):
             steering=self,
             letters=self.dead_letters,
             group_status=self.group_status,
+            asyncapi=self.asyncapi,
         )
         for router in new_routers(parts, options):
             self._endpoints += [route.endpoint for route in router.routes if isinstance(route, APIRoute)]

@@ -157,6 +157,8 @@ class ConsumerFactory:
                 gauge=gauge,
                 target_type=plan.target_type,
                 effective=self._effective(subscription, plan),
+                function=discovered.function,
+                key_types=plan.key_types,
             )
         )
 

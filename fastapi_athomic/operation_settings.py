@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -58,6 +58,16 @@ class DashboardSettings(Checked):
     interval: PositiveSeconds = 1.0  # between two looks at the consumers that are sent to an open page
     stream_seconds: PositiveSeconds = 30.0  # after so long a stream ends, and the page opens the next one
     most_streams: Count = 20  # of one process; whoever comes then is told to come back later
+
+
+class AsyncApiSettings(Checked):
+    """The AsyncAPI document (docs/asyncapi.md), and the page that shows it."""
+
+    enabled: bool = True  # add the routes `/consumers/asyncapi.json` and `/consumers/asyncapi`
+    version: Literal["3.1.0", "3.0.0"] = "3.1.0"  # of AsyncAPI
+    servers: bool = True  # name the brokers, without credentials; memory:// is named in no case
+    # what the document says of itself, where not as the FastAPI app: {"title": "Shop events", "version": "7"}
+    info: dict[str, Any] = Field(default_factory=dict)
 
 
 class SharingSettings(Checked):

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from .addresses import checked_broker_url, checked_store_url
 from .exceptions import ConfigurationError
 from .operation_settings import (
+    AsyncApiSettings,
     ControlSettings,
     DashboardSettings,
     HealthSettings,
@@ -248,6 +249,7 @@ class AthomicSettings(Checked, BaseSettings):
     health: HealthSettings = Field(default_factory=HealthSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
+    asyncapi: AsyncApiSettings = Field(default_factory=AsyncApiSettings)
     sharing: SharingSettings = Field(default_factory=SharingSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..exceptions import AthomicError
-from . import check, dlq, handlers, remote, run, topics
+from . import asyncapi, check, dlq, handlers, remote, run, topics
 from .service import add_service_options
 from .terminal import CUT_OFF, FAILED, INTERRUPTED
 
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add_service_options(parser, default=None)
     parser.set_defaults(takes_url=False)
     areas = parser.add_subparsers(dest="area", required=True, metavar="COMMAND")
-    for each in (check, handlers, topics, dlq, remote, run):
+    for each in (check, handlers, topics, asyncapi, dlq, remote, run):
         each.add_commands(areas)
     return parser
 

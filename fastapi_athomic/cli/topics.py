@@ -57,7 +57,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         action="append",
         default=[],
         metavar="TOPIC",
-        help="a topic that the app publishes to, which no handler tells; orders.* means all that begin so",
+        help="a topic that the app publishes to without athomic.publisher; orders.* means all that begin so",
     )
     command.add_argument("--principal", default="User:app", help="the app, for kafka-acls (default: User:app)")
     command.add_argument("--ask-broker", action="store_true", help="ask the broker which topics exist, and how large")
@@ -68,7 +68,9 @@ async def run(options: argparse.Namespace) -> int:
     """Prints the topics and the rights; returns the exit status."""
     needs = _Needs()
     for athomic in find_athomics(options):
-        _add(needs, athomic, (await athomic.check()).consumers.values(), options.publishes)
+        declared = [publisher.topic for publisher in athomic.publishers.all]
+        published = [*dict.fromkeys((*declared, *options.publishes))]
+        _add(needs, athomic, (await athomic.check()).consumers.values(), published)
         if options.ask_broker:
             await _ask(athomic, needs.topics.values())
     needs.rights, needs.rights_to_settle = _merged(needs.rights), _merged(needs.rights_to_settle)
@@ -85,7 +87,7 @@ async def run(options: argparse.Namespace) -> int:
     else:
         _print(needs, asked=options.ask_broker)
     if not options.publishes:
-        print("What the app publishes to is in no handler: name it with --publishes TOPIC.", file=sys.stderr)
+        print("What athomic.publish sends to is in no handler: name it with --publishes TOPIC.", file=sys.stderr)
     return OK
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -56,6 +56,8 @@ class ServiceParts:
     gauge: SequenceGauge | None  # of an ordered consumer
     target_type: Any  # what messages are decoded into; `RawMessage`: they stay as they came
     effective: EffectiveSettings  # for the status
+    function: Callable[..., Any]  # the handler, for documents
+    key_types: Sequence[Any]  # what keys are decoded into; mostly none, or one
 
 
 class Account:

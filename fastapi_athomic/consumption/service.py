@@ -41,6 +41,8 @@ class ConsumerService:
         self.name = parts.subscription.handler_id
         self.subscription = parts.subscription
         self.target_type = parts.target_type
+        self.function = parts.function
+        self.key_types = parts.key_types
         self.counters = parts.counters
         self.dlq_handler = parts.dlq_handler
         self.controls = parts.controls

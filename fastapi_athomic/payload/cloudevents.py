@@ -92,6 +92,7 @@ class CloudEvents(Serializer):
             _configured(name, value)
         self._source = source
         self._type = type
+        self.mode = mode
         self._is_binary = mode == "binary"
         self._tracing = tracing
         self._type_of: dict[Any, str] = {kind: name for name, kind in reversed(self.types.items())}

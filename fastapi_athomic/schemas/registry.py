@@ -110,6 +110,8 @@ class SchemaRegistry:
             ssl_check_hostname=ssl_check_hostname,
         )
         self._backend = _backend(url, access)
+        self.address = None if url.strip().startswith("memory:") else checked_registry_url(url).partition(",")[0]
+        """Of its first node, for documents; None inside the process. It has no credentials."""
         self._latest_for = latest_for
         self._unknown_after = unknown_after
         self._schemas: Kept[RegisteredSchema] = Kept()  # by question; they never change

@@ -19,6 +19,7 @@ from ..observation.process import instance_id
 from ..observation.reasons import ReasonCode
 from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
+from .asyncapi_routes import Document, add_asyncapi
 from .control_parts import ControlOptions, ControlParts
 from .control_routes import control_routers
 from .dashboard import add_dashboard
@@ -52,6 +53,7 @@ class RouteParts:
     steering: Steering
     letters: Callable[[str], DeadLetters]  # of a handler id
     group_status: Callable[[str | None], Awaitable[list[ConsumerStatus]]]  # see `StatusParts`
+    asyncapi: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,8 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
     routers = (probes, others, *_control_routers(parts, options, named))
     if parts.settings.dashboard.enabled:
         add_dashboard(others, parts.settings.dashboard, parts.streams, parts.requests, lambda: routers)
+    if parts.settings.asyncapi.enabled:
+        add_asyncapi(others, parts.asyncapi)
     _add_health(others, parts)
     add_statuses(others, StatusParts(parts.manager, parts.group_status, parts.settings))
     return routers

@@ -82,6 +82,8 @@ async def test_p15_no_secret_is_found_where_people_look(
             "/consumers/health",
             "/consumers/metrics",
             "/openapi.json",
+            "/consumers/asyncapi.json",
+            "/consumers/asyncapi",
         )
         shown = [(await http.get(path)).text for path in paths]
     spans = [span.to_json() for span in exporter.get_finished_spans()]
@@ -106,7 +108,7 @@ async def test_p15_credentials_are_shown_nowhere(caplog: pytest.LogCaptureFixtur
     athomic = include_athomic(FastAPI(), settings)
     async with athomic.app.router.lifespan_context(athomic.app):
         await eventually(lambda: "cannot be reached" in str(athomic.health()))
-        shown = f"{athomic.health()!r} {settings!r} {settings.model_dump_json()}"
+        shown = f"{athomic.health()!r} {settings!r} {settings.model_dump_json()} {athomic.asyncapi()}"
     assert SECRET not in shown
     assert SECRET not in caplog.text
 

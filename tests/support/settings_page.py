@@ -32,6 +32,7 @@ TABLES = {
     "HealthSettings": ("health",),
     "ControlSettings": ("control",),
     "DashboardSettings": ("dashboard",),
+    "AsyncApiSettings": ("asyncapi",),
     "SharingSettings": ("sharing",),
     "WorkerSettings": ("worker",),
     "PipelineSettings": ("payload",),

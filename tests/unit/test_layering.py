@@ -23,7 +23,7 @@ FLOORS = [
     ["athomic"],
     ["web"],
     ["run"],
-    ["assembly", "exporters", "control"],
+    ["assembly", "exporters", "control", "asyncapi"],
     ["manager"],
     ["factory"],
     ["sequencing"],

@@ -171,3 +171,18 @@ def test_memory_cannot_be_asked_from_another_process(write: Write, command: Comm
     assert "memory://, which lives inside the app's own process: this process sees nothing of it" in answer.err
     assert "dead_letters" not in answer.err
     assert answer.out == ""
+
+
+def test_declared_publishers_are_listed_with_their_rights(write: Write, command: Command) -> None:
+    write(
+        shop="""
+from fastapi import FastAPI
+from fastapi_athomic import include_athomic
+
+app = FastAPI()
+include_athomic(app).publisher("orders.placed", str)
+"""
+    )
+    answer = command("topics", "--app", "shop:app", "--json")
+    assert needs(answer)["orders.placed"]["kinds"] == ["published"]
+    assert any(right["name"] == "orders.placed" and "Write" in right["operations"] for right in answer.json["rights"])

@@ -178,6 +178,7 @@ async def test_p13_health_and_probes_await_nothing_and_ask_no_broker(monkeypatch
         requests=athomic.requests,
         steering=athomic,
         letters=athomic.dead_letters,
+        asyncapi=athomic.asyncapi,
     )
     options = RouteOptions(
         prefix="/consumers", dependencies=(), probe_dependencies=None, include_in_schema=True, control=ControlOptions()

@@ -17,6 +17,8 @@ from tests.unit.web.control_shop import AUDITOR, ID, OPERATOR, Shop, open_shop
 
 OPEN = {
     "/consumers",
+    "/consumers/asyncapi",
+    "/consumers/asyncapi.json",
     "/consumers/dashboard",
     "/consumers/dashboard/",
     "/consumers/dashboard/config",

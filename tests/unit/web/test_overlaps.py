@@ -76,10 +76,8 @@ async def test_a_route_that_comes_first_is_named(caplog: pytest.LogCaptureFixtur
 async def test_one_with_a_parameter_hides_several(caplog: pytest.LogCaptureFixture, route: Change) -> None:
     (said,) = await warnings(caplog, before=route)
     assert f"/consumers/{{customer}} ({__name__}.theirs) comes first" in said
-    assert (
-        "/consumers/metrics, /consumers/events, /consumers/dashboard, /consumers/health, /consumers/{consumer_id}:"
-        in said
-    )
+    hidden = ("metrics", "events", "dashboard", "asyncapi.json", "asyncapi", "health", "{consumer_id}")
+    assert f"{', '.join(f'/consumers/{path}' for path in hidden)}:" in said
 
 
 @pytest.mark.parametrize(
