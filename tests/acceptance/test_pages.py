@@ -27,6 +27,8 @@ BLOCKS = [
 KNOWN = {"python", "py", "bash", "console", "shell", "json", "yaml", "text", "hcl", "{eval-rst}"}
 """`py` is a part of the example app (test_example_page.py), `text` is what a program prints. `{eval-rst}` is run when
 the site is made, `hcl` by nobody."""
+SHELL_WORDS = {">", ">>", "<", "|", "&&", "||", ";"}
+"""What follows is not for the command itself."""
 OTHERS = ("ATHOMIC_TEST_", "ATHOMIC_BROKERURL", "ATHOMIC_LICENCE")
 """Variables of the tests, and what docs/settings.md shows as refused."""
 
@@ -42,8 +44,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"[A-Z_0-9]+=.*", words[0]):
                 del words[0]
-            if words:
-                yield page, words
+            ends = next((at for at, word in enumerate(words) if word in SHELL_WORDS), len(words))
+            if words[:ends]:
+                yield page, words[:ends]
 
 
 def test_each_block_says_what_it_is() -> None:

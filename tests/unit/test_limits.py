@@ -117,7 +117,7 @@ def test_an_operator_tunes_them() -> None:
 
 
 def test_a_tuning_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"^handler h: tuning sets burst, but there is no rate_limit$"):
+    with pytest.raises(ConfigurationError, match=r"(?m)^handler h: tuning sets burst, but there is no rate_limit$"):
         tuned(HandlerTuning(burst=3))
     with pytest.raises(ConfigurationError, match=r"^handler h: tuning switches a circuit breaker on, but the handler"):
         tuned(HandlerTuning(breaker=True))

@@ -265,7 +265,7 @@ async def test_the_rate_changes_while_messages_wait(kind: str, isolation: str, c
             ConfigurationError, match=r"^RateLimit: messages_per_second must be a number above 0, not 0"
         ):
             await athomic.set_rate("h", 0)
-        with pytest.raises(ConfigurationError, match=r"^burst needs messages_per_second$"):
+        with pytest.raises(ConfigurationError, match=r"(?m)^burst needs messages_per_second$"):
             await athomic.set_rate("h", None, burst=3)
     assert in_order(app, kind) == {order: list(range(1, 9)) for order in ORDERS}
 
@@ -474,7 +474,7 @@ async def test_an_operator_opens_and_closes_a_breaker_that_code_does_not_know(
         await athomic.set_breaker("h", "closed")
         await athomic.drain()
         assert state(app) is None
-        with pytest.raises(ConfigurationError, match=r"^state must be 'open', 'closed' or 'auto', not 'half_open'$"):
+        with pytest.raises(ConfigurationError, match=r"(?m)^state must be 'open', 'closed' or 'auto', not 'half_open'$"):
             await athomic.set_breaker("h", "half_open")  # type: ignore[arg-type]
     assert [(event.action, event.actor, event.details) for event in events if event.action == "breaker"] == [
         ("breaker", "ann", {"state": "open"}),

@@ -286,10 +286,10 @@ async def test_they_wait_for_their_turn(looks: Looks, monkeypatch: pytest.Monkey
 
 
 def test_a_file_that_is_missing_or_wrong_at_the_start_is_a_sentence(path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"^Test: .*keys: it cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigurationError, match=r"(?m)^Test: .*keys: it cannot be read: No such file or directory$"):
         KeyRing(KeyFile(path), ids, "Test")
     path.write_text("# none yet")
-    with pytest.raises(ConfigurationError, match=r"^Test: .*keys: there must be at least one key$"):
+    with pytest.raises(ConfigurationError, match=r"(?m)^Test: .*keys: there must be at least one key$"):
         KeyRing(KeyFile(path), ids, "Test")
 
 

@@ -436,7 +436,7 @@ async def test_whatever_a_step_raises_is_its_error_without_the_text(
 @pytest.mark.parametrize("later", [False, True])
 async def test_what_a_configuration_error_says_reaches_the_caller(later: bool) -> None:
     error = ConfigurationError("give the registry a URL")
-    with pytest.raises(ConfigurationError, match=r"^give the registry a URL$"):
+    with pytest.raises(ConfigurationError, match=r"(?m)^give the registry a URL$"):
         await written(PayloadPipeline([Odd(error, "encode", later=later)]), 1, Outgoing("t"))
     with pytest.raises(PayloadDecodeError, match=r"^step odd could not decode the payload: give the registry a URL$"):
         await there_and_back(PayloadPipeline([Odd(error, "decode", later=later)]), 1, int)
