@@ -82,12 +82,17 @@ def is_defined(name: str, node: ast.AST) -> bool:
 
 
 @cache
+def nodes() -> list[ast.AST]:
+    """All of all sources: they are many, and walked through once."""
+    return [node for path in SOURCES for node in ast.walk(tree(path))]
+
+
+@cache
 def classes() -> dict[str, list[ast.ClassDef]]:
     found: dict[str, list[ast.ClassDef]] = {}
-    for path in SOURCES:
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, []).append(node)
+    for node in nodes():
+        if isinstance(node, ast.ClassDef):
+            found.setdefault(node.name, []).append(node)
     return found
 
 
@@ -95,13 +100,10 @@ def classes() -> dict[str, list[ast.ClassDef]]:
 def words() -> frozenset[str]:
     """Every name in the sources."""
     found = {part for path in SOURCES for part in (*path.parts, path.stem)}
-    for path in SOURCES:
-        for node in ast.walk(tree(path)):
-            found |= {
-                str(value)
-                for field in ("name", "id", "attr", "arg", "asname")
-                if isinstance(value := getattr(node, field, None), str)
-            }
+    for node in nodes():
+        for field in ("name", "id", "attr", "arg", "asname"):
+            if isinstance(value := getattr(node, field, None), str):
+                found.add(value)
     return frozenset(found)
 
 
