@@ -474,7 +474,8 @@ async def test_an_operator_opens_and_closes_a_breaker_that_code_does_not_know(
         await athomic.set_breaker("h", "closed")
         await athomic.drain()
         assert state(app) is None
-        with pytest.raises(ConfigurationError, match=r"(?m)^state must be 'open', 'closed' or 'auto', not 'half_open'$"):
+        refusal = r"(?m)^state must be 'open', 'closed' or 'auto', not 'half_open'$"
+        with pytest.raises(ConfigurationError, match=refusal):
             await athomic.set_breaker("h", "half_open")  # type: ignore[arg-type]
     assert [(event.action, event.actor, event.details) for event in events if event.action == "breaker"] == [
         ("breaker", "ann", {"state": "open"}),
