@@ -25,6 +25,14 @@ def test_movements_of_an_item_are_added_one_after_the_other(kit: TestKit) -> Non
     assert get(kit, "/stock") == {"book": sum(range(30))}
 
 
+def test_a_movement_that_is_tried_again_keeps_those_of_its_item_behind_it(kit: TestKit) -> None:
+    kit.fail(move, times=1)
+    for number in range(3):
+        kit.publish(STOCK, StockMovement(movement_id=str(number), item="book", quantity=number), key="book")
+    kit.drain()
+    assert [(handled.message.quantity, handled.attempts) for handled in kit.handled(move)] == [(0, 2), (1, 1), (2, 1)]
+
+
 def test_a_movement_that_comes_twice_counts_once(kit: TestKit) -> None:
     movement = StockMovement(movement_id="delivery-1", item="book", quantity=5)
     for _ in range(2):
