@@ -335,7 +335,7 @@ def test_dependencies_guard_every_route_of_the_plugin() -> None:
 
     with TestClient(app) as client:
         paths = [path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/internal")]
-        assert len(paths) == 8
+        assert len(paths) == 9
         for path in paths:
             assert client.get(path.replace("{consumer_id}", "h")).status_code == 401, path
 

@@ -45,7 +45,7 @@ def test_a_def_route_that_publishes_without_await_is_named_with_its_line(
 
     with TestClient(app) as client:
         for path in ("/orders", "/many"):
-            with pytest.warns(RuntimeWarning, match=r"'Athomic\.publish.*' was never awaited"):
+            with pytest.warns(RuntimeWarning, match=r"'Publishing\.publish.*' was never awaited"):
                 assert client.post(path).status_code == 200
     one, many = [record for record in caplog.records if "never awaited" in record.message]
     line = create.__code__.co_firstlineno + 2
