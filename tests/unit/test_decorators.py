@@ -129,7 +129,7 @@ def test_an_undecorated_function_has_none() -> None:
     ],
 )
 def test_a_wrong_option_is_named_with_its_handler(topic: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"handler {re.escape(__name__)}\.bill: .*{message}"):
+    with pytest.raises(ConfigurationError, match=rf"(?m)handler {re.escape(__name__)}\.bill: .*{message}"):
         subscribe_to(topic, **{"group_id": "g", **options})(bill)
     assert subscriptions_of(bill) == ()
 
@@ -179,7 +179,7 @@ def test_an_ordered_consumer_notes_how_it_finds_its_order() -> None:
 )
 def test_a_wrong_option_of_an_ordered_consumer_is_named(options: dict[str, Any], message: str) -> None:
     given = {"aggregate_key_field": "id", "sequence_id_field": "n", **options}
-    with pytest.raises(ConfigurationError, match=rf"handler {re.escape(__name__)}\.bill: .*{message}"):
+    with pytest.raises(ConfigurationError, match=rf"(?m)handler {re.escape(__name__)}\.bill: .*{message}"):
         ordered_consumer("events", group_id="g", **given)(bill)
 
 
@@ -213,7 +213,7 @@ def test_without_brackets(decorator: Any) -> None:
     ],
 )
 def test_an_option_that_is_missing_or_misspelt_is_named(decorator: Any, given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=f"(?m){said}"):
         decorator(**given)
 
 
