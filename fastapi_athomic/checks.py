@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ def one_of(*known: str) -> Check:
 
 
 BOOLEAN = Check(lambda value: isinstance(value, bool), "True or False")
-COUNT = Check(lambda value: is_whole(value) and value >= 1, "a whole number of 1 or more")
+COUNT = Check(lambda value: is_whole(value) and is_number(value) and value >= 1, "a whole number of 1 or more")
 NAME = Check(
     lambda value: isinstance(value, str) and bool(value) and value == value.strip(),
     "text that is not empty, and has no space around it",
@@ -76,5 +77,7 @@ def is_whole(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """A finite number; True and False are none."""
-    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    """A finite number that a float can hold; True and False are none."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and is_whole(value) and abs(value) <= sys.float_info.max

@@ -318,8 +318,9 @@ async def _seek(options: argparse.Namespace) -> int:
         _print_plan(plan, argparse.Namespace(json=False))
         if not agreed(f"move {options.handler}?"):
             return REFUSED
-    _print_plan(await service.post(options.handler, "seek", **body), options)
-    return OK
+    result = await service.post(options.handler, "seek", **body)
+    _print_plan(result, options)
+    return OK if result.get("done", True) else FAILED
 
 
 def _target(options: argparse.Namespace) -> Any:

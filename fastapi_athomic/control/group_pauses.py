@@ -128,6 +128,9 @@ class GroupPauses:
                 await self._look_too()
         except (StateStoreError, TimeoutError) as error:
             logger.debug("what other members ask for could not be read: %s", error)
+        except Exception as error:  # by a fault of ours; pauses are looked after nevertheless
+            shown = exc_info(error, exposed=self._exposed)
+            logger.error("what other members ask for could not be done", exc_info=shown)
 
     async def _step(self, timeout: float) -> None:
         """Writes what has to be written, and takes over what others have written."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from uuid import uuid4
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ..consumption.service import ConsumerService
 from ..exceptions import AthomicError, StateStoreError
@@ -38,8 +38,8 @@ class Request(BaseModel):
     group_id: str
     handler_id: str
     topic: str
-    partition: int
-    to: int
+    partition: int = Field(ge=0)
+    to: int = Field(ge=0, lt=2**63)  # as Kafka's offsets
 
 
 class Answer(BaseModel):
@@ -92,7 +92,7 @@ class Handovers:
         answer = None
         while monotonic() < began + BEGIN_SECONDS + (1.0 if answer is None else self._patience):
             document = (await shared.all(ANSWERS)).get(name)
-            answer = Answer.model_validate_json(document) if document is not None else None
+            answer = _understood(document) if document is not None else None
             if answer is not None and (done := answer.result or answer.problem) is not None:
                 return done
             await asyncio.sleep(ANSWER_PAUSE)
@@ -148,3 +148,10 @@ class Handovers:
             task.cancel()
         if doing:
             await asyncio.wait(doing)
+
+
+def _understood(document: bytes) -> Answer:
+    try:
+        return Answer.model_validate_json(document)
+    except ValidationError:
+        return Answer(problem="the member that has it is of another version of this package: look where it goes on")

@@ -52,7 +52,7 @@ KEPT = "a process that starts later takes it over"
 class Instruction(BaseModel):
     """What the processes are told."""
 
-    id: str = Field(default_factory=lambda: uuid4().hex)
+    id: str
     group_id: str
     handler_id: str
     action: ControlAction
@@ -124,6 +124,7 @@ class Instructions:
             return result_of(service.name, [self._result(Outcome.APPLIED, in_force=in_force)], unheard)
         known = await self._known(service.name)
         instruction = Instruction(
+            id=uuid4().hex,
             group_id=service.subscription.group_id,
             handler_id=service.name,
             action=action,
@@ -162,11 +163,12 @@ class Instructions:
     async def _collected(self, service: ConsumerService, instruction: Instruction, known: _Known) -> SteeringResult:
         most = MOST_SECONDS if known.processes else SILENT_SECONDS
         answers = await self._follow(instruction.id, known.processes, SILENT_SECONDS, most)
-        left = {key: info for key, info in known.processes.items() if key not in answers}
-        now = (await self._known(service.name)).processes if left else {}
-        overtaken = bool(left) and await self._overtaken(instruction)
-        results = [self._told(instruction, answer) for answer in answers.values()]
-        results += [_silent(info, gone=key not in now, overtaken=overtaken) for key, info in left.items()]
+        left = {key: info for key, info in known.processes.items() if key not in answers or not answers[key].result}
+        gone = left.keys() - (await self._known(service.name)).processes if left else set()
+        overtaken = any(key not in answers for key in left) and await self._overtaken(instruction)
+        results = [_told(answer) for key, answer in answers.items() if key not in gone]
+        silent = {key: info for key, info in left.items() if key in gone or key not in answers}
+        results += [_silent(info, gone=key in gone, overtaken=overtaken) for key, info in silent.items()]
         results.sort(key=lambda each: each.instance_id)
         notes = [known.note] if known.note and not (answers and known.note == NOBODY) else []
         if instruction.passes:
@@ -175,12 +177,6 @@ class Instructions:
         else:
             notes.append(KEPT)
         return result_of(service.name, results, "; ".join(notes) or None)
-
-    def _told(self, instruction: Instruction, answer: Answer) -> ProcessResult:
-        if answer.result is not None:
-            return answer.result
-        detail = "it has begun, or waits for its turn: look at its status"
-        return ProcessResult(**answer.process.model_dump(), outcome=Outcome.UNFINISHED, detail=detail)
 
     async def _overtaken(self, instruction: Instruction) -> bool:
         """Somebody else has set something else since."""
@@ -200,7 +196,7 @@ class Instructions:
         answers = dict[str, Answer]()
         began = changed_at = monotonic()
         while True:
-            found = await self._answers(given) or answers
+            found = answers | await self._answers(given)  # the store forgets early ones, or is away
             if found != answers:
                 answers, changed_at = found, monotonic()
             if wanted and all(key in answers and answers[key].result is not None for key in wanted):
@@ -342,6 +338,13 @@ def _key(process: ProcessInfo | MemberStatus) -> str:
 
 def _info(member: MemberStatus) -> ProcessInfo:
     return ProcessInfo(instance_id=member.instance_id, host=member.host, pid=member.pid)
+
+
+def _told(answer: Answer) -> ProcessResult:
+    if answer.result is not None:
+        return answer.result
+    detail = "it has begun, or waits for its turn: look at its status"
+    return ProcessResult(**answer.process.model_dump(), outcome=Outcome.UNFINISHED, detail=detail)
 
 
 def _silent(process: ProcessInfo, *, gone: bool, overtaken: bool) -> ProcessResult:

@@ -135,9 +135,14 @@ async def test_p13_a_broker_that_confirms_neither_commits_nor_a_membership(awake
         await goes(athomic, C.COMMIT_FAILING, SLOW)
 
 
+async def unanswered() -> bool:
+    """A heartbeat that says nothing of the group."""
+    return True
+
+
 @provokes(C.MEMBERSHIP_LOST)
 async def test_p13_a_member_that_the_group_put_out_says_so_until_it_is_in_again(
-    apache_kafka: Kafka, topic: str
+    apache_kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It joins again, which takes as long as another member drains."""
     record, begun, gate = Record(), Record(), Gate()
@@ -149,14 +154,16 @@ async def test_p13_a_member_that_the_group_put_out_says_so_until_it_is_in_again(
         record.note(message)
 
     other = new_app(settings(apache_kafka, session_timeout=6, heartbeat_interval=0.5), slow)
-    athomic = app_of(topic, record, settings(apache_kafka, session_timeout=30, heartbeat_interval=3))
+    athomic = app_of(topic, record, settings(apache_kafka, session_timeout=30, heartbeat_interval=0.5))
     async with running(athomic), running(other):
         await eventually(lambda: owned(athomic, topic) and owned(other, topic), SLOW)
         for number in range(3):
             await athomic.publish(topic, "before", partition=number)
         await begun.count(1)
+        await athomic.drain()  # no commit is to come
         session: Any = manager_of(athomic).consumers["h"].life.session
         coordinator = session.client()._member._coordinator
+        monkeypatch.setattr(coordinator, "_do_heartbeat", unanswered)  # its doubt is to find out
         await coordinator._send_req(LeaveGroupRequest(topic, coordinator.member_id))  # as if its session had timed out
         session._assignment.trusted_until = 0.0  # as if it had stood still for as long
         await comes(athomic, C.MEMBERSHIP_LOST)

@@ -548,6 +548,33 @@ async def test_a_seek_says_first_what_it_would_do(visit: Visit, shop: Shop) -> N
     assert len(shop.handled) == before, "only the other consumer has gone back"
 
 
+async def test_a_seek_that_is_not_done_everywhere_stays_in_the_dialog_with_each_partition(visit: Visit) -> None:
+    async def answer(route: Route) -> None:
+        dry = route.request.post_data_json["dry_run"]
+        part = {"topic": "orders", "from_offset": 3, "to_offset": 0, "skipped": 0, "repeated": 3}
+        partitions = [
+            {**part, "partition": 0, "done": not dry, "problems": []},
+            {**part, "partition": 1, "done": False, "problems": [] if dry else ["no member took it over"]},
+        ]
+        told = {"skipped": 0, "repeated": 6, "partitions": partitions, "problems": [], "notes": [], "done": False}
+        await route.fulfill(status=200, json=told)
+
+    visitor = await visit("/consumers/dashboard#/consumer/mail")
+    await visitor.page.route("**/seek", answer)
+    await pressed(visitor.page, "Seek").click()
+    dialog = visitor.page.get_by_role("dialog", name="Seek mail")
+    await dialog.get_by_label("To", exact=True).select_option("beginning")
+    await dialog.get_by_label("Reason").fill("to see it")
+    await pressed(dialog, "Look first").click()
+    await expect(dialog).to_contain_text("6 messages handled again")
+    await expect(dialog.get_by_role("alert")).to_be_hidden()
+    await pressed(dialog, "Seek").click()
+    await expect(dialog.get_by_role("alert")).to_have_text("It is not done everywhere.")
+    await expect(dialog.get_by_role("list", name="Partitions").get_by_role("listitem")).to_have_text(
+        ["orders [0]: goes on at 0", "orders [1]: no member took it over"]
+    )
+
+
 async def test_what_is_refused_stays_in_the_dialog_with_its_reason(visit: Visit, shop: Shop) -> None:
     async def refuse(route: Route) -> None:
         problem = {"type": "/problems/not-allowed", "title": "Not allowed", "status": 403, "detail": "ask the owner"}

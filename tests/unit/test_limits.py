@@ -43,7 +43,9 @@ def test_what_is_not_said_has_a_value() -> None:
         ({"messages_per_second": 0}, "messages_per_second must be a number above 0, not 0"),
         ({"messages_per_second": "5"}, "messages_per_second must be a number above 0, not '5'"),
         ({"messages_per_second": float("inf")}, "messages_per_second must be a number above 0, not inf"),
+        ({"messages_per_second": 10**400}, "messages_per_second must be a number above 0, not 1000"),
         ({"messages_per_second": 5, "burst": 0}, "burst must be a whole number of 1 or more, or None"),
+        ({"messages_per_second": 5, "burst": 10**400}, "burst must be a whole number of 1 or more, or None"),
     ],
 )
 def test_a_wrong_rate_limit_is_refused(options: dict[str, Any], said: str) -> None:

@@ -134,11 +134,11 @@ export class Actions {
       go.disabled = false;
       problem.hidden = answer.ok;
       if (!answer.ok) return say(problem, problemText(answer));
-      if (answer.body?.processes && !answer.body.done) {
+      if (!dry && answer.body?.done === false) {
         say(problem, "It is not done everywhere.");
         problem.hidden = false;
         say(close, "Close");
-        return result.replaceChildren(...byProcess(answer.body));
+        return result.replaceChildren(...(answer.body.processes ? byProcess(answer.body) : byPartition(answer.body)));
       }
       if (!dry) {
         dialog.close();
@@ -198,6 +198,12 @@ function planned(name, plan) {
 function byProcess({ processes, note }) {
   const lines = processes.map((each) => [each.instance_id, ": ", each.outcome.replaceAll("_", " "), each.detail ? `, ${each.detail}` : ""].join(""));
   return [el("ul", { "aria-label": "Processes" }, (lines.length ? lines : ["No process has answered."]).map((line) => el("li", {}, line))), note ? el("p", {}, note) : null].filter(Boolean);
+}
+
+/** What became of a seek in each partition. */
+function byPartition({ partitions, notes }) {
+  const lines = partitions.map((each) => `${each.topic} [${each.partition}]: ${each.done ? `goes on at ${each.to_offset}` : each.problems.join("; ") || "not done"}`);
+  return [el("ul", { "aria-label": "Partitions" }, lines.map((line) => el("li", {}, line))), ...notes.map((text) => el("p", {}, text))];
 }
 
 function summary(name, body) {

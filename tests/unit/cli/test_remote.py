@@ -326,6 +326,35 @@ def test_other_answers_get_a_sentence(
     assert words in answer.err
 
 
+def saying(answer: dict[str, Any]) -> type[BaseHTTPRequestHandler]:
+    """A service that says this to whatever it is told to do."""
+    content = json.dumps(answer).encode()
+
+    class Group(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    return Group
+
+
+def test_a_seek_that_is_not_done_everywhere_fails(command: Command) -> None:
+    part = {"from_offset": 3, "to_offset": 0, "skipped": 0, "repeated": 3, "exact": True}
+    partitions = [{"partition": 0, "done": True, **part}, {"partition": 1, "done": False, **part}]
+    plan = {"done": False, "partitions": partitions, "problems": ["t[1]: no member took it over"], "notes": []}
+    server, url = serving(saying(plan))
+    answer = command("--url", url, "seek", "h", "t", "--beginning", "--force", "--yes", "--reason", "x")
+    server.shutdown()
+    server.server_close()
+    assert (answer.status, "problem: t[1]: no member took it over" in answer.out) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("told", "status", "lines"),
     [
@@ -351,20 +380,7 @@ def test_what_single_processes_have_not_done_is_listed(
     told: list[tuple[str, str, str | None]], status: int, lines: list[str], command: Command
 ) -> None:
     processes = [{"instance_id": name, "outcome": outcome, "detail": detail} for name, outcome, detail in told]
-    content = json.dumps({"consumer": "h", "done": not status, "processes": processes, "note": "kept"}).encode()
-
-    class Group(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server, url = serving(Group)
+    server, url = serving(saying({"consumer": "h", "done": not status, "processes": processes, "note": "kept"}))
     answer = command("--url", url, "restart", "h", "--reason", "x")
     as_json = command("--url", url, "restart", "h", "--reason", "x", "--json")
     server.shutdown()

@@ -275,6 +275,20 @@ async def test_a_fault_while_pauses_are_read_stops_neither_the_start_nor_the_loo
     assert "pauses of the group could not be read" in caplog.text
 
 
+async def test_a_fault_in_what_others_ask_for_does_not_stop_the_looking(caplog: pytest.LogCaptureFixture) -> None:
+    app = Steered(control=ControlSettings(enabled=True, allow_anonymous=True))
+    store = sharing(app.athomic)
+
+    async def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with running(app.athomic) as athomic:
+        athomic._run.desk._group_pauses._look_too = fail  # type: ignore[union-attr]
+        await eventually(lambda: "what other members ask for could not be done" in caplog.text)
+        await store.put(SECTION, WHOLE, document())
+        await eventually(lambda: scopes(athomic) == [(None, None, "ann")])
+
+
 async def test_a_store_that_has_lost_everything_ends_no_pause(caplog: pytest.LogCaptureFixture) -> None:
     app = Steered()
     second = app.again()

@@ -123,14 +123,31 @@ async def test_one_that_has_begun_and_says_no_more_is_told_of(monkeypatch: pytes
             await seeking
 
 
+async def test_an_answer_that_is_not_understood_is_told_of() -> None:
+    async with two(Steered()) as group:
+        seeking = asyncio.create_task(group.first.seek("h", "t", group.away, 0, force=True))
+        while not (found := await group.store.all(REQUESTS)):  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0)
+        await group.store.put(ANSWERS, next(iter(found)), b'{"result": "done"}')
+        with pytest.raises(ControlRefusedError, match="is of another version of this package: look where it goes on"):
+            await seeking
+
+
 async def test_requests_of_others_and_of_later_versions_are_left_alone() -> None:
     app = Steered(control=ENABLED)
     async with two(app) as group:
         request = b'{"group_id": "%s", "handler_id": "%s", "topic": "t", "partition": 0, "to": 0}'
-        for name, document in {"1": request % (b"other", b"h"), "2": request % (b"g", b"x"), "3": b"{}"}.items():
+        left = {
+            "1": request % (b"other", b"h"),
+            "2": request % (b"g", b"x"),
+            "3": b"{}",
+            "4": (request % (b"g", b"h")).replace(b'"to": 0', b'"to": -1'),
+            "5": (request % (b"g", b"h")).replace(b'"to": 0', b'"to": 1%s' % (b"0" * 30)),
+        }
+        for name, document in left.items():
             await group.store.put(REQUESTS, name, document)
         reads = group.store.reads
         await eventually(lambda: group.store.reads > reads + 4)
-        assert set(await group.store.all(REQUESTS)) == {"1", "2", "3"}
+        assert set(await group.store.all(REQUESTS)) == {*left}
         assert await group.store.all(ANSWERS) == {}
     assert len(app.record.seen) == 9

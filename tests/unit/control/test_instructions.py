@@ -283,6 +283,49 @@ def hang(monkeypatch: pytest.MonkeyPatch, service: ConsumerService, until: async
     monkeypatch.setattr(service, "restart", later)
 
 
+async def test_one_that_ends_in_the_middle_of_its_restart_is_gone_and_the_next_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(instructions, "SILENT_SECONDS", 0.1)
+    async with group("a", "b") as all_of:
+        for athomic in (all_of.web, all_of.workers["b"]):
+            athomic._run.desk._instructions._patience = 0.5  # type: ignore[union-attr]
+        hold, session = asyncio.Event(), all_of.service("b").life.session
+        hang(monkeypatch, all_of.service("a"), hold)
+        asking = asyncio.create_task(all_of.web.restart("h"))
+        await eventually(lambda: bool(all_of.workers["a"]._run.desk._instructions._doing))  # type: ignore[union-attr]
+        await all_of.workers["a"]._run._sharing.leave()  # type: ignore[union-attr]
+        result = await asking
+        assert outcomes(result)["a"] == "gone"
+        assert outcomes(result)["b"] in ("applied", "unfinished"), "it waits for as long as whoever asked"
+        await eventually(lambda: all_of.service("b").life.session is not session)
+        hold.set()
+
+
+async def test_an_answer_that_the_store_has_forgotten_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many processes, where each takes long."""
+    async with group("a", "b") as all_of:
+        hold = asyncio.Event()
+        hang(monkeypatch, all_of.service("b"), hold)
+        asking = asyncio.create_task(all_of.web.restart("h"))
+        async with asyncio.timeout(SECONDS):
+            while len(done := await finished(all_of.store)) < 1:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+        reads = all_of.store.reads
+        await eventually(lambda: all_of.store.reads > reads + 12)  # all have seen it
+        for name in done:
+            await all_of.store.remove(ANSWERS, name)
+        hold.set()
+        result = await asking
+        assert (result.done, outcomes(result)) == (True, {"a": "applied", "b": "applied"})
+
+
+async def finished(store: Store) -> list[str]:
+    """The names of the answers that say what became of it."""
+    documents = await store.all(ANSWERS)
+    return [name for name, document in documents.items() if instructions.Answer.model_validate_json(document).result]
+
+
 async def test_one_that_gets_no_partitions_again_does_not_keep_the_next_one_from_its_restart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -372,15 +415,21 @@ async def test_without_control_a_process_speaks_for_itself() -> None:
 
 async def test_what_others_leave_in_the_store_disturbs_nobody() -> None:
     async with group("a") as all_of:
-        other = b'{"group_id": "%s", "handler_id": "%s", "action": "%s", "values": %s, "actor": "x", "reason": null}'
+        head = b'{"id": "%s", "group_id": "%s", "handler_id": "%s", "action": "%s", "values": %s, '
+        other = head + b'"actor": "x", "reason": null}'
         left = {
-            "1": other % (b"other", b"h", b"concurrency", b'{"value": 9}'),
-            "2": other % (b"g", b"x", b"concurrency", b'{"value": 9}'),
-            "3": other % (b"g", b"h", b"turn_around", b"{}"),
+            "1": other % (b"1", b"other", b"h", b"concurrency", b'{"value": 9}'),
+            "2": other % (b"2", b"g", b"x", b"concurrency", b'{"value": 9}'),
+            "3": other % (b"3", b"g", b"h", b"turn_around", b"{}"),
             "4": b"\xff",
-            "5": other % (b"g", b"h", b"concurrency", b'{"value": "many"}'),
-            "6": other % (b"g", b"h", b"breaker", b"{}"),
-            "7": other % (b"g", b"h", b"seek", b"{}"),
+            "5": other % (b"5", b"g", b"h", b"concurrency", b'{"value": "many"}'),
+            "6": other % (b"6", b"g", b"h", b"breaker", b"{}"),
+            "7": other % (b"7", b"g", b"h", b"seek", b"{}"),
+            "8": other % (b"8", b"g", b"h", b"rate", b'{"messages_per_second": 1%s}' % (b"0" * 400)),
+            "9": other.replace(b'"id": "%s", ', b"") % (b"g", b"h", b"concurrency", b"{}"),
+            "11": other % (b"11", b"g", b"h", b"rate", b'{"messages_per_second": 1, "burst": 1%s}' % (b"0" * 400)),
+            "12": other % (b"12", b"g", b"h", b"concurrency", b'{"value": 1%s}' % (b"0" * 400)),
+            "10": b"[" * 100_000,
         }
         for name, document in left.items():
             await all_of.store.put(INSTRUCTIONS, name, document)
@@ -389,6 +438,10 @@ async def test_what_others_leave_in_the_store_disturbs_nobody() -> None:
         assert (result.done, outcomes(result)) == (True, {"a": "applied"})
         assert all_of.concurrency() == {"a": 4}
         assert all_of.seen() == {"a": "closed"}
+        assert (await all_of.web.set_rate("h", 5)).done
+        reads, told = all_of.store.reads, len(await all_of.store.all(ANSWERS))
+        await eventually(lambda: all_of.store.reads > reads + 12)
+        assert len(await all_of.store.all(ANSWERS)) == told, "each is looked at once"
 
 
 def test_the_state_of_those_who_consume_elsewhere_is_the_service_s_own() -> None:

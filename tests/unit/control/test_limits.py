@@ -59,6 +59,7 @@ class Clock:
     async def looked(self, app: Steered | None = None) -> None:
         """Somebody has looked several times. With an `app` also if nothing waits there, so that nobody looks."""
         before = self.asked
+        await asyncio.sleep(0)  # what is to happen then happens, also if nothing waits
         await eventually(lambda: self.asked > before + 20 or (app is not None and not waiting(app.athomic)))
 
 
