@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 NOT_CONSUMING = (
     "the app is not running its consumers: they start when the app's own lifespan has come to its `yield`, and stop "
-    "before it goes on behind it; in a test use `with TestClient(app)`"
+    "before it goes on behind it; in a test stay inside `with TestKit(app)` or `with TestClient(app)`"
 )
 """The text of a `PublishError`."""
 

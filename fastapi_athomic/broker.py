@@ -26,8 +26,8 @@ NOTICED_SECONDS = PING_INTERVAL + PINGS * PING_SECONDS
 """At most so long after its last answer a broker counts as unreachable."""
 NOT_RUNNING = (
     "the app is not running in this process: publish from its routes, its handlers or its own lifespan (before and "
-    "after `yield`), not at import time, not after its end, and not from another process; in a test use "
-    "`with TestClient(app)`"
+    "after `yield`), not at import time, not after its end, and not from another process; in a test "
+    "stay inside `with TestKit(app)` or `with TestClient(app)`"
 )
 """The text of a `PublishError`."""
 

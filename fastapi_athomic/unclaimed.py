@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from .discovery import Search, searches
 from .exceptions import DiscoveryError
-from .sightings import Sighting, place, unclaimed
+from .sightings import Function, Sighting, place, unclaimed
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,18 @@ def tell_unclaimed(search: Search, policy: Policy) -> None:
         logger.warning("%s", line)
     for sighting in concerning:
         sighting.named = True
+
+
+def why_unclaimed(function: Function) -> str | None:
+    """Why no app of this process takes in this decorated function, and what to do; None if one does."""
+    apps = searches()
+    for each in apps:
+        each.claim_all()
+    searched = {module.__name__ for each in apps for module in each.searched()}
+    for sighting in unclaimed():
+        if sighting.function is not None and sighting.function() is function:
+            return _reason(sighting, searched)
+    return None
 
 
 def _to_tell(search: Search, searched: set[str], policy: Policy) -> list[Sighting]:

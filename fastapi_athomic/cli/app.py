@@ -29,18 +29,18 @@ _NOT_THE_USERS = (f"{_PACKAGE}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def add_app_options(command: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:
-    """Adds the options that say where the app is.
+def add_app_options(command: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds the options that say where the app is: with `--app`, or without it, as for uvicorn.
 
-    Not `required`: the command may ask a running service instead. `positional`: the app is named without `--app`.
+    Not `required`: the command may ask a running service instead, and takes something else without an option.
     """
     where = command.add_argument_group("the app")
     metavar, summary = "MODULE:ATTRIBUTE", "as for uvicorn: shop.main:app, or shop.main:create_app with --factory; "
     summary += "without :ATTRIBUTE it is app"
-    if positional:
-        where.add_argument("app", metavar=metavar, help=summary)
-    else:
-        where.add_argument("--app", required=required, metavar=metavar, help=summary)
+    either = where.add_mutually_exclusive_group(required=required)
+    if required:
+        either.add_argument("app", nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=summary)
+    either.add_argument("--app", metavar=metavar, help="the same" if required else summary)
     where.add_argument("--factory", action="store_true", help="ATTRIBUTE is a function that makes the app")
     where.add_argument(
         "--app-dir", default="", metavar="DIRECTORY", help="where MODULE is looked for (default: this directory)"

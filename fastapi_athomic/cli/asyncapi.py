@@ -16,7 +16,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Prints the AsyncAPI document as JSON: handlers, declared publishers, topics, messages. Its order "
         "depends on nothing but its content, so that two of them can be compared. No broker is asked.",
     )
-    add_app_options(command, positional=True)
+    add_app_options(command)
     command.set_defaults(run=run)
 
 

@@ -87,7 +87,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.url:
         raise AthomicError("--app and --url exclude each other: who shall do it, this command or the running service?")
     athomic = find_athomic(options)
-    refuse_memory(athomic, "athomic.dead_letters, in a route")
+    refuse_memory(athomic, "give its --url, or use athomic.dead_letters in a route")
     command: Callable[[DeadLetters, argparse.Namespace], Any] = {
         "list": _list,
         "show": _show,

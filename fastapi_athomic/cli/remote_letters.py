@@ -105,6 +105,9 @@ def print_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
         print_json(report)
         return
+    if not report["selected"]:
+        print(f"there are no dead letters to {'send back' if options.command == 'redrive' else 'discard'}")
+        return
     doing = "would be " if report["dry_run"] else ""
     done = "sent back" if options.command == "redrive" else "discarded"
     print(f"{report['settled']} of {counted(report['selected'])} {doing}{done}", end="")

@@ -44,7 +44,7 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "then. SIGTERM and Ctrl+C stop them within the setting shutdown_timeout, a second Ctrl+C at once. The options "
         "below win against the settings ATHOMIC_WORKER__PROCESSES, __HOST and __PORT.",
     )
-    add_app_options(command, positional=True)
+    add_app_options(command)
     command.add_argument(
         "--only", action="append", default=[], metavar="HANDLER_ID", help="run only this handler; may be repeated"
     )

@@ -106,7 +106,7 @@ def _tell_unstarted(scope: Scope) -> None:
         "a request came%s, but the app's lifespan has not begun, so none of its consumers runs: a mounted app must be "
         "started by the app around it (async with sub_app.router.lifespan_context(sub_app): in its lifespan), or call "
         "include_athomic on that one; what replaces app.router.lifespan_context must do so before include_athomic; in "
-        "a test use `with TestClient(app)`",
+        "a test stay inside `with TestKit(app)` or `with TestClient(app)`",
         f" for the app at {mount}" if mount else "",
     )
 

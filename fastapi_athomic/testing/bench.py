@@ -148,7 +148,8 @@ def _settings(
     late = [name for name in TAKEN_EARLIER if name in changes]
     if late:
         raise ConfigurationError(
-            f"a test kit cannot change {', '.join(late)}: the routes have had it since include_athomic(app, settings)"
+            f"a test kit cannot change {', '.join(late)}: the routes have had it since include_athomic. Set it where "
+            "the app is made, include_athomic(app, settings), or in the environment before the test imports the app"
         )
     ours: dict[str, Any] = {"broker_url": broker, "require_broker": False, "state_store_url": store, "role": "all"}
     if prefix:

@@ -37,7 +37,7 @@ class AsyncClock:
     """
 
     def __init__(self, bench: Bench) -> None:
-        self._athomic = bench.athomic
+        self._athomic, self._records = bench.athomic, bench.records
         self._refusal = _refusal(bench)
         self._loops: dict[asyncio.AbstractEventLoop, LoopTime] = {}
         self._lock = asyncio.Lock()
@@ -66,6 +66,7 @@ class AsyncClock:
         check_seconds(seconds)
         if self._refusal is not None:
             raise ConfigurationError(self._refusal)
+        self._records.note_drain()
         async with self._skipping():
             left, step = float(seconds), FIRST_STEP
             await self._settle()
@@ -112,7 +113,7 @@ class AsyncClock:
         """
         with virtual_time.replaced():
             try:
-                self.adopt(_running_loop(), shared=True)
+                self.adopt(running_loop(), shared=True)
                 yield
             finally:
                 if self._hurrying is not None:
@@ -236,7 +237,8 @@ class Clock:
         self._call(self._clock.advance, seconds)
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

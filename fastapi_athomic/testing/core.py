@@ -14,6 +14,7 @@ from .clock import AsyncClock
 from .deliveries import Deliveries
 from .faults import AsyncBrokerFaults
 from .gaps import Gaps
+from .hints import tell_if_unread
 from .observer import Handler
 from .records import Handled
 
@@ -47,6 +48,7 @@ class KitCore:
         partition: int | None,
         payload: PayloadPipeline | None,
     ) -> PublishedMessage:
+        tell_if_unread(topic, self.bench.observer.subscriptions())
         return await self.bench.athomic.publish(
             topic, message, key=key, headers=headers, partition=partition, payload=payload
         )
@@ -59,6 +61,7 @@ class KitCore:
 
     async def drain(self, timeout: float, *, skip_delays: bool) -> None:
         athomic = self.bench.athomic
+        self.bench.records.note_drain()
         if not (skip_delays and self.clock.skips):
             await athomic.drain(timeout)
         elif not await self.clock.skip_until(self._is_drained, timeout):

@@ -8,7 +8,9 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Self
 
+from ..checks import shown
 from ..error_text import line_of_the_service
+from ..exceptions import ConfigurationError
 from ..outcomes import FailureContext
 
 Types = type[BaseException] | tuple[type[BaseException], ...]
@@ -55,7 +57,14 @@ class Expectations:
         self._all: list[Expected] = []
 
     def add(self, handlers: Collection[str] | None, types: Types) -> Expected:
-        """From now on failures of these types are expected of these handlers; None: of all."""
+        """From now on failures of these types are expected of these handlers; None: of all.
+
+        Raises:
+            ConfigurationError: what stands there is no type of errors.
+        """
+        for each in types if isinstance(types, tuple) else (types,):
+            if not (isinstance(each, type) and issubclass(each, BaseException)):
+                raise ConfigurationError(f"expect_failures takes types of errors (ValueError), not {shown(each)}")
         expected = Expected(handlers, types, self._all)
         self._all.append(expected)
         return expected

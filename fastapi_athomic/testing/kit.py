@@ -18,7 +18,7 @@ from ..messages import PublishedMessage
 from ..payload.pipeline import PayloadPipeline
 from ..publisher import GivenHeaders
 from .bench import Bench
-from .clock import Clock
+from .clock import Clock, running_loop
 from .core import KitCore
 from .faults import BrokerFaults
 from .observer import Handler
@@ -73,9 +73,11 @@ class TestKit(KitView):
     def _call(self, work: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self.client.portal is None:
             raise ConfigurationError("the kit is not open: use it inside its `with` block")
+        _refuse_in_event_loop()
         return self.client.portal.call(partial(work, *args, **kwargs))
 
     def __enter__(self) -> Self:
+        _refuse_in_event_loop()
         self._begin()
         with ExitStack() as stack:
             stack.callback(self._clean_up)
@@ -159,3 +161,12 @@ class TestKit(KitView):
             HandlerNotFoundError: the app has no such handler.
         """
         return self._call(self._core.dead_letters, handler)
+
+
+def _refuse_in_event_loop() -> None:
+    """A kit that waits here would stop the loop, and `drain`, which lets each loop come to rest, would never return."""
+    if running_loop() is not None:
+        raise ConfigurationError(
+            "a TestKit waits, and would block the event loop that runs here: in an async test use "
+            "`async with AsyncTestKit(app)`, or the fixture athomic_async_kit"
+        )

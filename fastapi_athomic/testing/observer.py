@@ -20,6 +20,7 @@ from ..propagation.context import get_context
 from ..subscriptions import Subscription
 from ..transports.base import Transport, TransportProducer
 from .expectations import Expectations
+from .hints import on_stranger
 from .injected import Injections
 from .records import Decode, Deferred, Failure, Handled, Identity, Outcome, Published, Records, identity
 from .wrapped import WrappedTransport
@@ -183,6 +184,10 @@ class KitObserver:
 
     # --- which handler is meant
 
+    def subscriptions(self) -> list[Subscription]:
+        """Those of all handlers that the app has started."""
+        return [watch.handler.subscription for watch in self.watches.values()]
+
     def ids(self, handler: Handler) -> frozenset[str]:
         """The ids of a handler: several, if its function has several subscriptions.
 
@@ -214,7 +219,7 @@ class KitObserver:
         if isinstance(handler, str):
             return f"no handler of the app has the id {handler!r}{did_you_mean(handler, self.watches)}; it has: {known}"
         name = getattr(handler, "__qualname__", type(handler).__name__)
-        return f"{name} is no handler of the app; it has: {known}"
+        return f"{name} is no handler of the app; it has: {known}{on_stranger(handler)}"
 
 
 class _PublishingTransport(WrappedTransport):

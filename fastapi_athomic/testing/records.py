@@ -135,6 +135,16 @@ class Records:
         self._deferred: dict[Identity, Deferred] = {}
         self._seen: dict[Identity, Seen] = {}
         self._calls: dict[str, int] = {}
+        self._drained = 0  # how many were published when the test last waited
+
+    def note_drain(self) -> None:
+        """The test waits for what was published so far."""
+        self._drained = len(self.published)
+
+    @property
+    def undrained(self) -> int:
+        """How many messages were published since the test last waited."""
+        return len(self.published) - self._drained
 
     def next_call(self, handler_id: str) -> int:
         """The number of a call of a batch handler, from 0."""

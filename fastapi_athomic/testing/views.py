@@ -11,6 +11,7 @@ from ..athomic import Athomic
 from ..exceptions import ConfigurationError
 from .bench import Bench
 from .expectations import Expected, Types, UnexpectedFailuresError, told
+from .hints import tell_if_undrained
 from .injected import INJECTED, Error, Injected
 from .observer import Handler
 from .records import Deferred, Handled, Published
@@ -52,7 +53,10 @@ class KitView:
         Raises:
             HandlerNotFoundError: the app has no such handler.
         """
-        return self._of(handler, self._bench.records.handled)
+        found = self._of(handler, self._bench.records.handled)
+        if not found:
+            tell_if_undrained(self._bench.records.undrained)
+        return found
 
     def deferred(self, handler: Handler | None = None) -> list[Deferred]:
         """The messages that wait in retry topics now, of this handler or of any.
@@ -97,6 +101,7 @@ class KitView:
 
         Raises:
             HandlerNotFoundError: the app has no such handler.
+            ConfigurationError: `error` is neither a type of errors nor a tuple of such.
         """
         ids = self._bench.observer.ids(handler) if handler is not None else None
         return self._bench.observer.expectations.add(ids, error)

@@ -16,8 +16,7 @@ from tests.support.sources import parsed
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 PACKAGE = Path(fastapi_athomic.__file__).parent
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "testing" not in path.relative_to(PACKAGE).parts)
-"""Without the test kit, whose refusals are read by who writes the test."""
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 SHORTEST = 10
 """Characters of a text by which it can be found."""
 REFUSALS = {

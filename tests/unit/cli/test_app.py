@@ -40,6 +40,22 @@ def found(answer: Answer) -> bool:
     return answer.status == 0 and "1 handler would start: bill" in answer.out
 
 
+@pytest.mark.parametrize("name", ["check", "handlers", "topics", "asyncapi"])
+def test_the_app_is_named_with_an_option_or_without(
+    name: str, write: Write, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(either=APP)
+    answer = command(name, "either:app")
+    assert answer.status == 0
+    assert "orders" in answer.out or found(answer)
+    assert command(name, "--app", "either:app") == answer
+    assert command(name, "--app-dir", "", "either:app", "--traceback") == answer
+    for wrong, said in (([], "is required"), (["either:app", "--app", "either:app"], "not allowed with")):
+        with pytest.raises(SystemExit):
+            command(name, *wrong)
+        assert said in capsys.readouterr().err
+
+
 def error(answer: Answer) -> str:
     assert answer.status == 1, answer.out
     assert answer.err.startswith("error: ")

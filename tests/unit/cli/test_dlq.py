@@ -28,7 +28,7 @@ def test_memory_of_another_process_is_not_taken_for_empty(write: Write, command:
     assert "lives inside the app's own process: this process sees nothing of it" in answer.err
     assert "0 dead letters" not in answer.err
     assert "Set ATHOMIC_BROKER_URL to the broker that the app uses" in answer.err
-    assert "only the running app can answer (athomic.dead_letters, in a route)" in answer.err
+    assert "only the running app can answer (give its --url, or use athomic.dead_letters in a route)" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,8 @@ def test_memory_of_another_process_is_not_taken_for_empty(write: Write, command:
         ("redrive", SettlingReport(selected=2, settled=2), "2 of 2 dead letters sent back\n"),
         ("discard", SettlingReport(selected=1, settled=1), "1 of 1 dead letter discarded\n"),
         ("redrive", SettlingReport(selected=1, settled=1, dry_run=True), "1 of 1 dead letter would be sent back\n"),
+        ("redrive", SettlingReport(dry_run=True), "there are no dead letters to send back\n"),
+        ("discard", SettlingReport(), "there are no dead letters to discard\n"),
     ],
 )
 def test_a_report_says_what_was_done(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastapi_athomic import PayloadDecodeError
+from fastapi_athomic import ConfigurationError, PayloadDecodeError
 from fastapi_athomic.testing import TestKit, UnexpectedFailuresError
 from fastapi_athomic.testing.expectations import MOST_TOLD
 from tests.support.kit_shop import Order, Shop
@@ -43,6 +43,11 @@ def test_a_failure_that_a_retry_made_good_counts(shop: Shop) -> None:
 
     with pytest.raises(UnexpectedFailuresError, match="OSError: once"), kit:
         assert kit.deliver(flaky, "x").outcome == "completed"
+
+
+def test_an_error_in_place_of_its_type_is_refused(shop: Shop) -> None:
+    with TestKit(shop.app) as kit, pytest.raises(ConfigurationError, match=r"types of errors \(ValueError\), not"):
+        kit.expect_failures(shop.bill, (OSError, ValueError("no money")))  # type: ignore[arg-type]
 
 
 def test_messages_that_nobody_drained_are_handled_before_the_end(shop: Shop) -> None:

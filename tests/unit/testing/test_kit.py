@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -18,6 +20,7 @@ from fastapi_athomic import (
     NotIncludedError,
     PublishError,
     set_context,
+    subscribe_to,
 )
 from fastapi_athomic.testing import TestKit
 from tests.support.kit_shop import Invoice, Order, Shop, rates
@@ -150,6 +153,47 @@ def test_handlers_that_do_not_exist_are_named(shop: Shop) -> None:
             kit.handled(rates)
         with pytest.raises(ConfigurationError, match="both-a, both-b"):
             kit.fail(shop.both)
+
+
+def test_a_kit_that_would_block_an_event_loop_is_refused(shop: Shop) -> None:
+    """`drain` lets every event loop come to rest: one that runs the test itself never does."""
+
+    async def in_a_loop(work: Callable[[], object]) -> None:
+        work()
+
+    refused = pytest.raises(ConfigurationError, match=r"in an async test use `async with AsyncTestKit\(app\)`")
+    with refused:
+        asyncio.run(in_a_loop(TestKit(shop.app).__enter__))
+    with TestKit(shop.app) as kit, refused:  # as a fixture makes it, before the loop of the test begins
+        asyncio.run(in_a_loop(kit.drain))
+
+
+def test_the_log_has_what_a_test_that_finds_nothing_may_have_forgotten(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TestKit(shop.app, settings={"handler_tuning": {"bill": {"paused": True}}}, strict=False) as kit:
+        kit.publish("ordres", Order(number=1))
+        assert "publishes to ordres, which no handler of the app consumes: did you mean 'orders'?" in caplog.text
+        kit.handled(shop.bill)
+        assert "the test has not waited since 1 message was published: kit.drain() does" in caplog.text
+        caplog.clear()
+        kit.drain()
+        assert kit.handled(shop.bill) == kit.handled("ship") == []
+        kit.publish("orders", Order(number=1))
+        kit.clock.advance(1)
+        assert kit.handled(shop.bill) == []
+        assert [each for each in caplog.records if each.name == "fastapi_athomic.testing.hints"] == []
+
+
+def test_a_handler_that_the_app_does_not_find_is_told_why(shop: Shop) -> None:
+    @subscribe_to("orders", group_id="elsewhere")
+    async def elsewhere(order: Order) -> None: ...
+
+    with TestKit(shop.app) as kit:
+        with pytest.raises(HandlerNotFoundError, match=r"decorated, but it is made inside .*athomic\.subscribe_to"):
+            kit.handled(elsewhere)
+        with pytest.raises(HandlerNotFoundError, match=r"The handler comes first; for those of any: error=ValueError"):
+            kit.expect_failures(ValueError)
 
 
 def test_a_timeout_says_what_is_waited_for(shop: Shop) -> None:
