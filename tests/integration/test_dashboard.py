@@ -550,7 +550,7 @@ async def test_a_seek_says_first_what_it_would_do(visit: Visit, shop: Shop) -> N
 
 async def test_a_seek_that_is_not_done_everywhere_stays_in_the_dialog_with_each_partition(visit: Visit) -> None:
     async def answer(route: Route) -> None:
-        dry = route.request.post_data_json["dry_run"]
+        dry = json.loads(route.request.post_data or "{}")["dry_run"]
         part = {"topic": "orders", "from_offset": 3, "to_offset": 0, "skipped": 0, "repeated": 3}
         partitions = [
             {**part, "partition": 0, "done": not dry, "problems": []},
