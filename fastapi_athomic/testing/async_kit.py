@@ -11,6 +11,7 @@ from typing import Any, Self
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from ..exceptions import ConfigurationError
 from ..failures.letters import DeadLetter
 from ..messages import PublishedMessage
 from ..payload.pipeline import PayloadPipeline
@@ -56,10 +57,11 @@ class AsyncTestKit(KitView):
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        loop = _running_loop()
         self._begin()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._bench.clean_up)
-            stack.enter_context(self._core.clock.installed())
+            stack.enter_context(self._core.clock.installed(loop))
             stack.enter_context(self._bench.set_up())
             await stack.enter_async_context(self._lifespan)
             await stack.enter_async_context(self.client)
@@ -71,10 +73,13 @@ class AsyncTestKit(KitView):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         waiting: str | None = None
-        async with self._stack:
-            if error is None and self._strict:
-                waiting = await self._core.leave()
-            await self._core.clock.hurry()
+        try:
+            async with self._stack:
+                if error is None and self._strict:
+                    waiting = await self._core.leave()
+                await self._core.clock.hurry()
+        except Exception as failure:
+            self._keep(error, failure)
         self._judge(waiting, error)
 
     async def publish(
@@ -109,6 +114,15 @@ class AsyncTestKit(KitView):
     async def dead_letters(self, handler: Handler | None = None) -> list[DeadLetter]:
         """The open dead letters of this handler, or of all: see `TestKit.dead_letters`."""
         return await self._core.dead_letters(handler)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            'AsyncTestKit needs an event loop of asyncio: with anyio, a fixture anyio_backend that returns "asyncio"'
+        ) from None
 
 
 class _Lifespan:

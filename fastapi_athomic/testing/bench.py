@@ -13,6 +13,7 @@ from uuid import uuid4
 from fastapi import FastAPI
 
 from ..athomic import Athomic
+from ..checks import shown
 from ..exceptions import ConfigurationError, NotIncludedError
 from ..messages import RawMessage
 from ..observers import StandIns
@@ -145,6 +146,8 @@ def _settings(
     own: AthomicSettings, broker: str, store: str, prefix: str, changes: Mapping[str, Any]
 ) -> AthomicSettings:
     """The app's settings with these changes. They are checked as those of the environment are."""
+    if not isinstance(changes, Mapping):
+        raise ConfigurationError(f"settings must be a mapping of names to values, not {shown(changes)}")
     late = [name for name in TAKEN_EARLIER if name in changes]
     if late:
         raise ConfigurationError(

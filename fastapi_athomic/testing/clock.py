@@ -105,15 +105,17 @@ class AsyncClock:
         return {}
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self, shared: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:
         """The app goes by this clock inside the `with` block. It runs inside that.
+
+        `shared`: the loop of the test, if the app runs in that one. Not the one that a sync kit blocks.
 
         Raises:
             ConfigurationError: another kit is open.
         """
         with virtual_time.replaced():
             try:
-                self.adopt(running_loop(), shared=True)
+                self.adopt(shared, shared=True)
                 yield
             finally:
                 if self._hurrying is not None:

@@ -47,7 +47,8 @@ class Expected:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.others.remove(self)
+        if self in self.others:  # it may be used again
+            self.others.remove(self)
 
 
 class Expectations:

@@ -92,10 +92,13 @@ class TestKit(KitView):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         waiting: str | None = None
-        with self._stack:
-            if error is None and self._strict:
-                waiting = self._call(self._core.leave)
-            self._call(self._core.clock.hurry)
+        try:
+            with self._stack:
+                if error is None and self._strict:
+                    waiting = self._call(self._core.leave)
+                self._call(self._core.clock.hurry)
+        except Exception as failure:
+            self._keep(error, failure)
         self._judge(waiting, error)
 
     def _clean_up(self) -> None:

@@ -14,6 +14,7 @@ from ..exceptions import BatchItemError, ConfigurationError, HandlerNotFoundErro
 from ..failures.dlq import Judgement, Verdict
 from ..handling.plans import Delivery
 from ..handling.processors import ProcessorParts
+from ..handling.timeouts import limited
 from ..messages import MessageHeaders, OutgoingMessage, PublishedMessage, RawMessage
 from ..outcomes import FailureContext
 from ..propagation.context import get_context
@@ -56,11 +57,11 @@ class HandlerWatch:
     def wired(self, handler: Discovered, parts: ProcessorParts) -> ProcessorParts:
         """What the handler's processors are built from, with this watch in between."""
         self.handler = handler
-        self._inner = parts.plan.call
+        call, timeout = parts.plan.call, parts.timeout
+        self._inner = call if timeout is None else limited(call, timeout)  # nothing completes after its timeout
         batch = handler.subscription.batch_size is not None
-        self.parts = replace(
-            parts, plan=replace(parts.plan, call=self._call_batch if batch else self._call, direct=None)
-        )
+        plan = replace(parts.plan, call=self._call_batch if batch else self._call, direct=None)
+        self.parts = replace(parts, plan=plan, timeout=None)
         return self.parts
 
     # --- failures

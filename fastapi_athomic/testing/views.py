@@ -88,7 +88,8 @@ class KitView:
 
         Raises:
             HandlerNotFoundError: the app has no such handler.
-            ConfigurationError: the function has several subscriptions: give the id of one.
+            ConfigurationError: the function has several subscriptions: give the id of one; or `times` or `error` is
+                wrong.
         """
         self._bench.observer.injections.add(
             self._bench.observer.one(handler).handler_id, times, Injected(error, before)
@@ -105,6 +106,12 @@ class KitView:
         """
         ids = self._bench.observer.ids(handler) if handler is not None else None
         return self._bench.observer.expectations.add(ids, error)
+
+    def _keep(self, error: BaseException | None, failure: Exception) -> None:
+        """What fails when the app ends comes after the test's own error, which is told of it."""
+        if error is None:
+            raise failure
+        error.add_note(f"the app did not end well, either: {type(failure).__name__}: {failure}")
 
     def _judge(self, waiting: str | None, error: BaseException | None) -> None:
         """Raises `UnexpectedFailuresError`, unless the test has an error of its own: then that is told of them."""

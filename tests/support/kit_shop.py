@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -122,3 +122,16 @@ def _add_routes(app: FastAPI, athomic: Athomic) -> None:
     @app.get("/opened")
     async def opened(request: Request) -> bool:
         return bool(request.state.opened)
+
+
+def app_that_ends_badly() -> FastAPI:
+    """An app whose lifespan fails at its end."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        raise OSError("the pool is gone")
+
+    app = FastAPI(lifespan=lifespan)
+    include_athomic(app, AthomicSettings())
+    return app

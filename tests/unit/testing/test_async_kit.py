@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from fastapi_athomic import AthomicSettings
+from fastapi_athomic import AthomicSettings, ConfigurationError
 from fastapi_athomic.testing import AsyncTestKit, UnexpectedFailuresError
-from tests.support.kit_shop import Invoice, Order, Shop
+from tests.support.kit_shop import Invoice, Order, Shop, app_that_ends_badly
 
 
 @pytest.fixture(scope="module", params=["loop", "thread"])
@@ -66,3 +66,19 @@ async def test_a_timeout_says_what_is_waited_for(shop: Shop) -> None:
         await kit.publish("orders", Order(number=1))
         with pytest.raises(TimeoutError, match="bill is paused"):
             await kit.drain(0.05)
+
+
+async def test_the_tests_own_error_is_not_hidden_by_an_app_that_does_not_end_well() -> None:
+    with pytest.raises(KeyError, match="the test") as raised:
+        async with AsyncTestKit(app_that_ends_badly()):
+            raise KeyError("the test")
+    assert "OSError: the pool is gone" in raised.value.__notes__[0]
+    with pytest.raises(OSError, match="the pool is gone"):
+        async with AsyncTestKit(app_that_ends_badly()):
+            pass
+
+
+def test_another_kind_of_event_loop_is_told(shop: Shop) -> None:
+    entering = AsyncTestKit(shop.app).__aenter__()
+    with pytest.raises(ConfigurationError, match="an event loop of asyncio"):
+        entering.send(None)

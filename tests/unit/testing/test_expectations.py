@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fastapi_athomic import ConfigurationError, PayloadDecodeError
@@ -122,3 +124,18 @@ def test_many_failures_are_counted(shop: Shop) -> None:
         for _ in range(MOST_TOLD + 2):
             kit.deliver(shop.bill, b"{")
     assert str(caught.value).count("bill: orders") == MOST_TOLD
+
+
+@pytest.mark.parametrize("wrong", ["ValueError", [ValueError], ValueError("x"), int, None])
+def test_what_is_no_type_of_exceptions_is_refused(shop: Shop, wrong: Any) -> None:
+    with TestKit(shop.app) as kit, pytest.raises(ConfigurationError, match="takes types of errors"):
+        kit.expect_failures(shop.bill, wrong)
+
+
+def test_a_context_manager_that_is_used_twice_hides_no_error(shop: Shop) -> None:
+    with TestKit(shop.app) as kit:
+        expected = kit.expect_failures(shop.bill)
+        with expected:
+            pass
+        with pytest.raises(KeyError), expected:
+            raise KeyError("the test")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from fastapi_athomic import ConfigurationError
 from fastapi_athomic.testing import TestKit
 from tests.support.kit_shop import Order, Shop
 
@@ -66,3 +68,14 @@ def test_the_error_decides_as_one_of_the_handler_would(shop: Shop, kit: TestKit)
 def test_a_sync_handler_fails_too(shop: Shop, kit: TestKit) -> None:
     kit.fail(shop.mail)
     assert kit.deliver(shop.mail, Order(number=1), key="k").outcome == "skipped"
+
+
+@pytest.mark.parametrize("wrong", [{"times": 0}, {"times": 1.5}, {"times": True}, {"error": "boom"}, {"error": int}])
+def test_what_cannot_be_raised_or_counted_is_refused(shop: Shop, kit: TestKit, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        kit.fail(shop.bill, **wrong)
+
+
+def test_a_type_that_needs_arguments_is_refused(shop: Shop, kit: TestKit) -> None:
+    with pytest.raises(ConfigurationError, match="UnicodeDecodeError needs arguments"):
+        kit.fail(shop.bill, error=UnicodeDecodeError)

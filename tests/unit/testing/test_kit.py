@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
@@ -23,7 +23,7 @@ from fastapi_athomic import (
     subscribe_to,
 )
 from fastapi_athomic.testing import TestKit
-from tests.support.kit_shop import Invoice, Order, Shop, rates
+from tests.support.kit_shop import Invoice, Order, Shop, app_that_ends_badly, rates
 
 
 @pytest.fixture(scope="module", params=["loop", "thread"])
@@ -246,3 +246,16 @@ def test_all_settings_of_an_app_are_taken_over() -> None:
         assert kit.publish("invoices", Order(number=1)).topic == "invoices"
         assert kit.published("invoices")[0].decode(Order) == Order(number=1)
     assert shop.athomic.settings is own
+
+
+def test_the_tests_own_error_is_not_hidden_by_an_app_that_does_not_end_well() -> None:
+    with pytest.raises(KeyError, match="the test") as raised, TestKit(app_that_ends_badly()):
+        raise KeyError("the test")
+    assert "OSError: the pool is gone" in raised.value.__notes__[0]
+    with pytest.raises(OSError, match="the pool is gone"), TestKit(app_that_ends_badly()):
+        pass
+
+
+def test_settings_that_are_no_mapping_are_refused(shop: Shop) -> None:
+    with pytest.raises(ConfigurationError, match="settings must be a mapping"):
+        TestKit(shop.app, settings=cast(Any, ["publish_timeout"]))

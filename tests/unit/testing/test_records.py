@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
+from fastapi import FastAPI
 
-from fastapi_athomic import AthomicSettings, PayloadDecodeError, PublishError
+from fastapi_athomic import (
+    AthomicSettings,
+    HandlerTimeoutError,
+    PayloadDecodeError,
+    PublishError,
+    RetryPolicy,
+    include_athomic,
+)
 from fastapi_athomic.testing import Published, TestKit
 from tests.support.kit_shop import Invoice, Order, Rates, Shop, rates
 
@@ -180,3 +189,23 @@ def test_records_show_neither_payload_nor_key(shop: Shop, kit: TestKit) -> None:
     shown = repr([*kit.published(), *kit.deferred()])
     kit.drain()
     assert "secret" not in shown + repr(kit.handled())
+
+
+def test_what_returns_after_its_timeout_has_not_completed() -> None:
+    app = FastAPI()
+    athomic = include_athomic(app, AthomicSettings())
+
+    @athomic.subscribe_to("orders", group_id="g", handler_id="late", timeout=0.05, retry=RetryPolicy(max_attempts=1))
+    async def late(order: Order) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "swallowed"
+        return "done"
+
+    with TestKit(app) as kit:
+        kit.expect_failures(late, HandlerTimeoutError)
+        kit.publish("orders", Order(number=1))
+        kit.drain()
+        assert [each.outcome for each in kit.handled(late)] == ["dead_lettered"]
+        assert kit.deliver(late, Order(number=2)).outcome == "dead_lettered"
