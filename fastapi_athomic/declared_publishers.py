@@ -270,6 +270,10 @@ def _sound(declaration: Declaration[T]) -> Declaration[T]:
     check_topic(declaration.topic, where)
     if declaration.payload is not None:
         checked(f"{where}: payload", declaration.payload)
+    for name in ("title", "description"):
+        text = getattr(declaration, name)
+        if text is not None and not isinstance(text, str):
+            raise ConfigurationError(f"{where}: {name} must be a text, not {type_name(type(text))}")
     if declaration.key is not None and not callable(declaration.key):
         raise ConfigurationError(
             f"{where}: key must be a function that takes a message and gives its key, as in key=lambda order: "

@@ -7,12 +7,13 @@ OpenAPI's `discriminator`, which the parser of AsyncAPI refuses.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from pydantic import PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticSerializationError
+from pydantic_core import CoreSchema, PydanticSerializationError, to_jsonable_python
 
 from ..compatibility import type_adapter
 from ..payload.annotations import type_name
@@ -68,10 +69,10 @@ class Schemas:
         made, rest = TypeAdapter.json_schemas(inputs, ref_template=REFERENCE, schema_generator=_Generator)
         by_number = {number: schema for (number, _), schema in made.items()}
         self._found = [
-            dialect(by_number[number]) if number in by_number else _unknown(type_name(use.kind))
+            dialect(_plain(by_number[number])) if number in by_number else _unknown(type_name(use.kind))
             for number, use in enumerate(self._uses)
         ]
-        self.components = {name: dialect(schema) for name, schema in sorted(rest.get("$defs", {}).items())}
+        self.components = {name: dialect(_plain(schema)) for name, schema in sorted(rest.get("$defs", {}).items())}
 
 
 class _Generator(GenerateJsonSchema):
@@ -94,11 +95,17 @@ def _adapter(use: TypeUse) -> TypeAdapter[Any] | None:
     """None: pydantic cannot describe it alone, so it would spoil the document of all."""
     try:
         adapter = type_adapter(use.kind)
-        adapter.json_schema(mode=use.mode, schema_generator=_Generator)
-    except (PydanticUserError, PydanticInvalidForJsonSchema, NameError, TypeError, ValueError, KeyError) as error:
+        schema = adapter.json_schema(mode=use.mode, schema_generator=_Generator)
+        _plain(schema)
+    except Exception as error:  # whatever code of the type's own raises
         logger.debug("%s has no JSON schema: %s", type_name(use.kind), type(error).__name__)
         return None
     return adapter
+
+
+def _plain(schema: Any) -> Any:
+    """The schema as JSON has it: what a model adds of its own (`json_schema_extra`) may hold anything."""
+    return to_jsonable_python(schema, fallback=str)
 
 
 def _unknown(name: str) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def dialect(schema: Any) -> Any:
     for name in ("default", "examples", "example", "const", "enum"):
         if _refers(changed.get(name)):
             del changed[name]  # a parser would follow what looks like a reference
-    return changed
+    return {name: value for name, value in changed.items() if not _is_endless(value)}
 
 
 def _tuples(schema: dict[str, Any]) -> None:
@@ -165,6 +172,13 @@ def _as_list(schema: dict[str, Any], name: str, value: Any) -> None:
         schema[name] = [*value]
     else:
         del schema[name]
+
+
+def _is_endless(value: Any) -> bool:
+    """Infinite or no number, as a default or a bound: JSON has no such numbers."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, list) and any(map(_is_endless, value))
 
 
 def _refers(value: Any) -> bool:

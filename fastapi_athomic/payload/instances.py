@@ -54,7 +54,7 @@ def _checked_by_class(kind: Any) -> Any:
         return Union[tuple(map(_checked_by_class, arguments))]  # noqa: UP007 - of a tuple
     if _is_record(origin or kind):
         return _by_class(origin or kind)
-    if origin is None or origin is Literal or not isinstance(origin, type):
+    if origin is None or not arguments or origin is Literal or not isinstance(origin, type):
         return kind
     container: Any = origin
     return container[tuple(map(_checked_by_class, arguments))]

@@ -260,8 +260,8 @@ def _details(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
-def _text(text: str | None) -> str:
-    return f'<p class="text">{escape(text)}</p>' if text else ""
+def _text(text: object) -> str:
+    return f'<p class="text">{escape(str(text))}</p>' if text else ""
 
 
 def _json(value: Any) -> str:

@@ -127,11 +127,16 @@ def test_what_cannot_be_declared(given: Any, said: str) -> None:
     assert athomic.publishers.all == ()
 
 
+def test_a_bare_callable_is_a_type_too() -> None:
+    assert repr(new_app(memory()).publisher("t", Callable)) == "<Publisher of Callable to t>"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"key": "order_id"}, r"publisher\('t', Order\): key must be a function .*, not str"),
         ({"payload": "json"}, r"publisher\('t', Order\): payload must be a PayloadPipeline"),
+        ({"title": 3}, r"publisher\('t', Order\): title must be a text, not int"),
     ],
 )
 def test_options_that_are_wrong(options: Any, said: str) -> None:
