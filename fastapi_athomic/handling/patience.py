@@ -68,6 +68,11 @@ class Patience:
         self._limits: dict[TopicPartition, set[asyncio.Timeout]] = {}  # of attempts that are under way
         self._pauses: dict[TopicPartition, asyncio.Event] = {}  # of `until_there`
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether an attempt is under way: something real is waited for."""
+        return bool(self._asked)
+
     async def of(self, message: RawMessage, later: Later[Any]) -> Any:
         """The value, by one attempt; `GONE` if its partition is let go meanwhile. Raises what the attempt raises."""
         place = message.topic_partition

@@ -30,6 +30,8 @@ from .records import Published
 
 T = TypeVar("T")
 
+NOT_OPEN = "the kit is not open: use it inside its `with` block"
+
 TAKEN_EARLIER = ("control", "dashboard", "sharing")
 """Settings that the routes have had since `include_athomic`: a kit cannot change them."""
 
@@ -55,6 +57,7 @@ class Bench:
         self.transport = _transport(self.settings, self.prefix)
         self.observer = KitObserver(self._decode, self.now)
         self.records = self.observer.records
+        self._open = False
 
     @contextmanager
     def set_up(self) -> Iterator[None]:
@@ -68,7 +71,16 @@ class Bench:
             observer=self.observer,
         )
         with self.athomic.standing_in(parts):
-            yield
+            self._open = True
+            try:
+                yield
+            finally:
+                self._open = False
+
+    def check_open(self) -> None:
+        """Raises `ConfigurationError` unless a kit is open: otherwise it would tell of another run."""
+        if not self._open:
+            raise ConfigurationError(NOT_OPEN)
 
     def now(self) -> float:
         """Seconds since the epoch, by the clock that the app goes by."""

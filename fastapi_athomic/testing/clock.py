@@ -37,7 +37,7 @@ class AsyncClock:
     """
 
     def __init__(self, bench: Bench) -> None:
-        self._athomic, self._records = bench.athomic, bench.records
+        self._bench, self._athomic, self._records = bench, bench.athomic, bench.records
         self._refusal = _refusal(bench)
         self._loops: dict[asyncio.AbstractEventLoop, LoopTime] = {}
         self._lock = asyncio.Lock()
@@ -79,7 +79,9 @@ class AsyncClock:
                 await self._let_work()
 
     async def skip_until(self, done: Callable[[], Awaitable[bool]], timeout: float) -> bool:
-        """Skips whatever is waited for until this is done. While a handler runs, or a request, time is real.
+        """Skips whatever is waited for until this is done.
+
+        Time is real while a handler runs, or a request, or a question to a registry or an object store.
 
         `timeout`: real seconds; False: it is not done by then.
         """
@@ -156,6 +158,7 @@ class AsyncClock:
     @asynccontextmanager
     async def _skipping(self) -> AsyncIterator[None]:
         """In the `async with` block the current task may skip. Its own timers are real."""
+        self._bench.check_open()
         self.adopt(asyncio.get_running_loop(), shared=False)
         await self._athomic.at_home(self._adopt_home)
         task = asyncio.current_task()
@@ -205,7 +208,8 @@ class AsyncClock:
         return {name: start for name, start in starts.items() if start is not None}
 
     def _is_busy(self) -> bool:
-        return bool(self._running()) or self._athomic.requests.in_flight > 0
+        asking = any(watch.asks_for_payloads() for watch in self._bench.observer.watches.values())
+        return asking or bool(self._running()) or self._athomic.requests.in_flight > 0
 
     def _working(self) -> set[tuple[str, float]]:
         """The calls of handlers that need real time: they are in no `asyncio.sleep`."""

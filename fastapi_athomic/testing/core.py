@@ -48,6 +48,7 @@ class KitCore:
         partition: int | None,
         payload: PayloadPipeline | None,
     ) -> PublishedMessage:
+        self.bench.check_open()
         tell_if_unread(topic, self.bench.observer.subscriptions())
         return await self.bench.athomic.publish(
             topic, message, key=key, headers=headers, partition=partition, payload=payload
@@ -56,10 +57,12 @@ class KitCore:
     async def deliver(
         self, handler: Handler, message: object, *, key: Any, headers: GivenHeaders, topic: str | None
     ) -> Handled:
+        self.bench.check_open()
         watch = self.bench.observer.one(handler)
         return await self._deliveries.deliver(watch, message, key=key, headers=headers, topic=topic)
 
     async def drain(self, timeout: float, *, skip_delays: bool) -> None:
+        self.bench.check_open()
         athomic = self.bench.athomic
         self.bench.records.note_drain()
         if not (skip_delays and self.clock.skips):
@@ -77,6 +80,7 @@ class KitCore:
         return manager is not None and self._gaps.open(manager.consumers.values())
 
     async def dead_letters(self, handler: Handler | None) -> list[DeadLetter]:
+        self.bench.check_open()
         observer = self.bench.observer
         ids = observer.watches if handler is None else observer.ids(handler)
         found = dict[tuple[str, int, int], DeadLetter]()  # several sources may have one DLQ

@@ -76,6 +76,7 @@ class AsyncBrokerFaults:
         if partitions is not None and not (is_whole(partitions) and partitions > 0):
             raise ConfigurationError(f"partitions must be a whole number above 0, or None, not {shown(partitions)}")
         bench = self._bench
+        bench.check_open()
         topics, seconds = {name: partitions or -1}, bench.settings.request_timeout
         await bench.athomic.at_home(lambda: bench.transport.create_topics(topics, seconds))
 
@@ -90,6 +91,7 @@ class AsyncBrokerFaults:
             TransportError: the broker cannot be reached.
         """
         bench = self._bench
+        bench.check_open()
         subscription = bench.observer.one(handler).handler.subscription
         manager = bench.athomic.manager()
         consumers = manager.consumers if manager is not None else {}
@@ -110,6 +112,7 @@ class AsyncBrokerFaults:
             ControlRefusedError: the message is not there any more, or its partition is not assigned to the handler.
             TransportError: the broker cannot be reached.
         """
+        self._bench.check_open()
         handler_id = self._bench.observer.one(handler).handler_id
         messages = self._last_of(handler_id) if message is None else [message]
         for place, offset in _first_offsets(messages).items():
@@ -127,6 +130,7 @@ class AsyncBrokerFaults:
         broker = self._bench.transport
         if not isinstance(broker, MemoryTransport):
             raise ConfigurationError(f"kit.broker.{what} needs memory://: a broker that others use is left in peace")
+        self._bench.check_open()
         return broker.broker
 
     def _last_of(self, handler_id: str) -> Collection[Handled]:

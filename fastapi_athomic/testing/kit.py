@@ -17,7 +17,7 @@ from ..failures.letters import DeadLetter
 from ..messages import PublishedMessage
 from ..payload.pipeline import PayloadPipeline
 from ..publisher import GivenHeaders
-from .bench import Bench
+from .bench import NOT_OPEN, Bench
 from .clock import Clock, running_loop
 from .core import KitCore
 from .faults import BrokerFaults
@@ -72,7 +72,7 @@ class TestKit(KitView):
 
     def _call(self, work: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self.client.portal is None:
-            raise ConfigurationError("the kit is not open: use it inside its `with` block")
+            raise ConfigurationError(NOT_OPEN)
         _refuse_in_event_loop()
         return self.client.portal.call(partial(work, *args, **kwargs))
 

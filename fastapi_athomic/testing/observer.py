@@ -64,6 +64,10 @@ class HandlerWatch:
         self.parts = replace(parts, plan=plan, timeout=None)
         return self.parts
 
+    def asks_for_payloads(self) -> bool:
+        """Whether something away from here, such as a schema registry, is being asked for what a payload needs."""
+        return self.parts.patience.is_asking
+
     # --- failures
 
     def failed(self, failure: FailureContext) -> None:

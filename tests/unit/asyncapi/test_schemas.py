@@ -21,8 +21,11 @@ class Endless(BaseModel):
     low: float = Field(default=1.0, ge=float("-inf"), examples=[float("nan")])
 
 
+EXAMPLE: Any = {"price": Decimal("1.5"), "made": object}
+
+
 class Extra(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"price": Decimal("1.5"), "made": object}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
     price: Decimal = Decimal(1)
 
 

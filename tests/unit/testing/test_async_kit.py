@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -82,3 +83,27 @@ def test_another_kind_of_event_loop_is_told(shop: Shop) -> None:
     entering = AsyncTestKit(shop.app).__aenter__()
     with pytest.raises(ConfigurationError, match="an event loop of asyncio"):
         entering.send(None)
+
+
+async def test_outside_its_block_a_kit_tells_and_does_nothing(shop: Shop) -> None:
+    kit = AsyncTestKit(shop.app)
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: kit.publish("orders", Order(number=1)),
+        lambda: kit.deliver(shop.bill, Order(number=1)),
+        kit.drain,
+        kit.dead_letters,
+        lambda: kit.clock.advance(1),
+        kit.broker.disconnect,
+        lambda: kit.broker.create_topic("orders"),
+        lambda: kit.broker.rebalance(shop.bill),
+        lambda: kit.broker.redeliver(shop.bill),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigurationError, match="the kit is not open"):
+            await call()
+    async with kit:
+        await kit.publish("orders", Order(number=1))
+    for call in calls:
+        with pytest.raises(ConfigurationError, match="the kit is not open"):
+            await call()
+    assert "time" not in vars(asyncio.get_running_loop())

@@ -24,6 +24,7 @@ from fastapi_athomic import (
     CircuitBreaker,
     ConfigurationError,
     HandlerTimeoutError,
+    PayloadPipeline,
     RateLimit,
     RawMessage,
     RetryPolicy,
@@ -34,6 +35,7 @@ from fastapi_athomic import (
 from fastapi_athomic.consumption import session
 from fastapi_athomic.loop import blocking, load
 from fastapi_athomic.observation import process_health
+from fastapi_athomic.payload.claim_check import ClaimCheck
 from fastapi_athomic.stores import memory
 from fastapi_athomic.testing import AsyncTestKit, TestKit
 from fastapi_athomic.testing import clock as clock_module
@@ -458,3 +460,37 @@ def test_a_call_that_hangs_does_not_hold_up_the_end(isolation: Any, monkeypatch:
     with kit:
         kit.publish("t", "x")
         assert began.wait(20)
+
+
+class SlowStore:
+    """An `ObjectStore` that really takes its time, and has a limit for it."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self.real_seconds = 0.3
+        self.limit = 3.0
+
+    async def put(self, name: str, data: bytes) -> None:
+        self._objects[name] = data
+
+    async def get(self, name: str, size: int) -> bytes:
+        async with asyncio.timeout(self.limit):
+            await asyncio.to_thread(time.sleep, self.real_seconds)
+        return self._objects[name]
+
+
+def test_time_is_real_while_a_payload_is_fetched(settings: AthomicSettings, caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    checked = PayloadPipeline([ClaimCheck(SlowStore(), threshold=0)])
+    athomic = include_athomic(app, settings, topic_payloads={"steps": checked})
+
+    @athomic.ordered_consumer(
+        "steps", group_id="g", handler_id="steps", aggregate_key_field="order", sequence_id_field="number"
+    )
+    async def steps(step: Step) -> None: ...
+
+    with TestKit(app) as kit:
+        kit.publish("steps", Step(order="a", number=1))
+        kit.drain(SOON)
+        assert [each.outcome for each in kit.handled(steps)] == ["completed"]
+    assert "does not answer" not in caplog.text
