@@ -127,7 +127,7 @@ async def settle(http: httpx2.AsyncClient, load: Load, before: Progress) -> Prog
 
 
 async def run(url: str, load: Load) -> int:
-    """Prints a line of figures. 0: all is done; 1: some orders failed, or something was still under way."""
+    """Prints a line of figures. 0: all is done; 1: some orders failed, something was under way, or no shop answers."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, load.stopped.set)
     async with httpx2.AsyncClient(base_url=url, timeout=30) as http:
@@ -137,7 +137,12 @@ async def run(url: str, load: Load) -> int:
             print(f"load: no shop answers at {url} ({type(error).__name__}); scripts/demo starts one", file=sys.stderr)
             return 1
         await place_all(http, load)
-        now = await settle(http, load, before)
+        try:
+            now = await settle(http, load, before)
+        except httpx2.HTTPError as error:
+            gone = f"the shop at {url} answers no longer ({type(error).__name__})"
+            print(f"load: {load.placed} placed, {load.failed} failed; {gone}", file=sys.stderr)
+            return 1
     print(
         f"{load.placed} placed, {now.billed} billed, {now.shipped} shipped, {now.mailed} told by mail, "
         f"{now.dead} dead letters, {load.failed} failed"
