@@ -10,7 +10,7 @@ from ..messages import PublishedMessage
 from ..payload.pipeline import PayloadPipeline
 from ..publisher import GivenHeaders
 from .bench import Bench
-from .clock import AsyncClock
+from .clock import AsyncClock, check_seconds
 from .deliveries import Deliveries
 from .faults import AsyncBrokerFaults
 from .gaps import Gaps
@@ -63,6 +63,7 @@ class KitCore:
 
     async def drain(self, timeout: float, *, skip_delays: bool) -> None:
         self.bench.check_open()
+        check_seconds(timeout)
         athomic = self.bench.athomic
         self.bench.records.note_drain()
         if not (skip_delays and self.clock.skips):

@@ -154,6 +154,7 @@ class TestKit(KitView):
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds. It says what is left, and what it waits for.
+            ConfigurationError: `timeout` is negative or no number.
         """
         self._call(self._core.drain, timeout, skip_delays=skip_delays)
 

@@ -259,3 +259,9 @@ def test_the_tests_own_error_is_not_hidden_by_an_app_that_does_not_end_well() ->
 def test_settings_that_are_no_mapping_are_refused(shop: Shop) -> None:
     with pytest.raises(ConfigurationError, match="settings must be a mapping"):
         TestKit(shop.app, settings=cast(Any, ["publish_timeout"]))
+
+
+@pytest.mark.parametrize("timeout", [-1, "5", float("nan"), None])
+def test_a_drain_takes_a_number_of_seconds(shop: Shop, timeout: Any) -> None:
+    with TestKit(shop.app) as kit, pytest.raises(ConfigurationError, match="seconds must be a number of 0 or more"):
+        kit.drain(timeout)
