@@ -91,7 +91,9 @@ def main(command: str, version: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in ("check", "write", "notes"):
+        sys.exit("usage: python -m tests.support.release check|write|notes VERSION")
     try:
-        main(*sys.argv[1:3])
+        main(*sys.argv[1:])
     except ReleaseError as error:
         sys.exit(f"release: {error}")
