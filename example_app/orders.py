@@ -8,13 +8,15 @@ from uuid import uuid4
 from fastapi import APIRouter, Header
 from sqlalchemy.orm import Mapped, mapped_column
 
-from fastapi_athomic import subscribe_to
+from fastapi_athomic import CircuitBreaker, PayloadUnavailableError, subscribe_to
 
-from .database import DATABASE_BREAKER, Base, Cents, Session
+from .database import AWAY, Base, Cents, Session
 from .messages import ORDERS, Money, NewOrder, Order, OrderEvent, StockMovement
 from .publishers import Publishing
 
 router = APIRouter(tags=["orders"])
+BREAKER = CircuitBreaker(exceptions=(*AWAY, PayloadUnavailableError), failures=3, pause=1, max_pause=30)
+"""This handler publishes to an Avro topic: it waits for the schema registry as it does for the database."""
 
 
 class OrderRow(Base):
@@ -43,7 +45,7 @@ async def place_order(
     return order
 
 
-@subscribe_to(ORDERS, group_id="orders", handler_id="orders", concurrency=4, breaker=DATABASE_BREAKER)
+@subscribe_to(ORDERS, group_id="orders", handler_id="orders", concurrency=4, breaker=BREAKER)
 async def accept(order: Order, session: Session, publishers: Publishing) -> None:
     """Notes the order, and says so to shipping and stock. `database` says why in this order.
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pytest
 from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
 from example_app.messages import ORDERS, STOCK, Order, StockMovement
 from example_app.orders import accept
 from example_app.shipping import ship
-from fastapi_athomic import SequenceGapError
+from fastapi_athomic import PayloadUnavailableError, SequenceGapError
 from fastapi_athomic.testing import TestKit
 
 from .shopping import commits_that_fail, get, order, steps
@@ -74,3 +75,12 @@ def test_when_the_process_dies_after_the_commit_nothing_is_done_again(kit: TestK
     assert handled.attempts == 2
     assert len(kit.published(STOCK)) == 1
     assert steps(kit, placed) == ["placed", "billed", "reserved"]
+
+
+@pytest.mark.parametrize("failures", [1, 6])
+def test_orders_wait_for_the_schema_registry(kit: TestKit, failures: int) -> None:
+    kit.fail(accept, times=failures, error=PayloadUnavailableError("the registry is away"))
+    order(kit)
+    kit.drain()
+    [handled] = kit.handled(accept)
+    assert handled.outcome == "completed"
