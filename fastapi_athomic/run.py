@@ -41,6 +41,8 @@ LOOK_SECONDS = 1.0
 """How long the broker is asked for the ends of topics, to say what is still waited for."""
 ANSWER_SECONDS = 2.0
 """How long the thread of the consumers is waited for to ask the other processes for their status."""
+LEAST_CHECK_SECONDS = 0.1
+"""How long a health check that was cancelled has to end, where `shutdown_timeout` is used up."""
 STOP_RESERVE = 1.5
 """Seconds of `shutdown_timeout`, at most a tenth of it, kept in reserve for services that take too long to stop."""
 
@@ -121,8 +123,16 @@ class Run:
                 stopped = await self._leave()
             finally:
                 ended()
+                await self._end_of_checks(checking, end - monotonic())
             await reporter.finish(min(max(0.0, end - monotonic()), self._settings.request_timeout))
             self.seconds_left = max(0.0, end - monotonic()) if stopped else 0.0
+
+    async def _end_of_checks(self, checking: asyncio.Task[None], seconds: float) -> None:
+        """A check that was cancelled may still use what the app closes next: a connection that it gives back."""
+        limit = max(LEAST_CHECK_SECONDS, min(seconds, self._settings.health.check_timeout))
+        _, late = await asyncio.wait([checking], timeout=limit)
+        if late:
+            logger.warning("a health check of the app goes on although it was cancelled; the app ends without it")
 
     def _say_what_starts(self) -> None:
         for doubt in doubts(self._settings, server_workers()):

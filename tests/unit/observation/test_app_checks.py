@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -92,6 +93,47 @@ async def test_a_sync_check_that_hangs_gets_no_second_thread_and_holds_nothing_u
             await goes(athomic, C.CHECK_FAILED)
     finally:
         go_on.set()
+
+
+async def test_the_app_closes_what_a_check_uses_when_the_check_has_given_it_back() -> None:
+    asked, given_back = asyncio.Event(), asyncio.Event()
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        steps.append("closed")
+
+    async def check() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # as a connection is given back: it takes a while, in another thread
+            asyncio.get_running_loop().call_later(0.3, given_back.set)
+            await given_back.wait()
+            steps.append("given back")
+
+    athomic = include_athomic(FastAPI(lifespan=lifespan), health_checks={"database": check})
+    async with running(athomic):
+        await asked.wait()
+    assert steps == ["given back", "closed"]
+
+
+async def test_a_check_that_goes_on_when_it_is_cancelled_does_not_hold_up_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked, end = asyncio.Event(), asyncio.Event()
+
+    async def check() -> None:
+        asked.set()
+        while not end.is_set():
+            with suppress(asyncio.CancelledError):
+                await end.wait()
+
+    async with running(new_app(check, {"check_timeout": 0.2})):
+        await asked.wait()
+    assert "a health check of the app goes on although it was cancelled" in caplog.text
+    end.set()
 
 
 async def test_what_exceptions_say_is_shown_only_if_it_may_be_and_no_error_ends_the_checks() -> None:
