@@ -18,9 +18,11 @@ QUIET_TURNS = 2
 """So many turns in which nothing becomes ready: nothing will, but by time, by a thread or by a socket."""
 
 ROUTINE = re.compile(
-    r"athomic-(loop-lag|health|lineage|broker-watch|pauses|status|check-.*)|memory-.*|.*-(session|commit|topics|ledger)"
+    r"athomic-(loop-lag|health|lineage|broker-watch|pauses|status)|memory-.*|.*-(session|commit|topics|ledger)"
 )
 """The package's tasks that look again and again whether there is something to do."""
+REAL = "athomic-check-"
+"""So begin the names of the tasks in which the app's own health checks run: what they ask takes its real time."""
 
 
 class LoopTime:
@@ -36,7 +38,9 @@ class LoopTime:
         self._shared = shared
         self._inner = cast(Any, loop)  # asyncio has no public way to see or to move a loop's timers
         self._time, self._call_at = loop.time, loop.call_at
-        self._fixed: list[Any] = list(self._inner._scheduled) if shared else []  # timers that are not put forward
+        self._fixed: list[Any] = [  # timers that are not put forward
+            timer for timer in self._inner._scheduled if shared or self._is_real(_limited_by(timer))
+        ]
         self._routine: WeakSet[asyncio.TimerHandle] = WeakSet()
         self._sleeping: WeakKeyDictionary[asyncio.Task[Any], asyncio.TimerHandle] = WeakKeyDictionary()
         vars(loop).update(time=self.time, call_at=self.call_at)
@@ -59,13 +63,16 @@ class LoopTime:
         timer = self._call_at(when, callback, *args, context=context)
         task = asyncio.current_task(self.loop)
         module = getattr(callback, "__module__", "")
-        if (self._shared and not virtual_time.is_of_app()) or task in self.real_tasks:
+        if (self._shared and not virtual_time.is_of_app()) or self._is_real(task):
             self._fixed.append(timer)
         elif task is not None and _is_routine(task.get_name(), module):
             self._routine.add(timer)
         elif task is not None and module == "asyncio.futures":
             self._sleeping[task] = timer
         return timer
+
+    def _is_real(self, task: asyncio.Task[Any] | None) -> bool:
+        return task is not None and (task in self.real_tasks or task.get_name().startswith(REAL))
 
     # --- what a skip asks and does
 
@@ -112,6 +119,12 @@ class LoopTime:
             for task, timer in list(self._sleeping.items())
             if not task.done()
         )
+
+
+def _limited_by(timer: Any) -> asyncio.Task[Any] | None:
+    """The task that runs into this timer, if it is that of an `asyncio.timeout`."""
+    owner = getattr(timer._callback, "__self__", None)
+    return getattr(owner, "_task", None) if isinstance(owner, asyncio.Timeout) else None
 
 
 def _is_routine(task: str, module: str) -> bool:

@@ -494,3 +494,30 @@ def test_time_is_real_while_a_payload_is_fetched(settings: AthomicSettings, capl
         kit.drain(SOON)
         assert [each.outcome for each in kit.handled(steps)] == ["completed"]
     assert "does not answer" not in caplog.text
+
+
+def test_a_health_check_has_its_real_time_while_delays_are_skipped(settings: AthomicSettings) -> None:
+    begun, answered, cut_short = threading.Event(), threading.Event(), list[str]()
+
+    async def check() -> None:
+        begun.set()
+        try:
+            await asyncio.to_thread(answered.wait, SOON)
+        except asyncio.CancelledError:
+            cut_short.append("by its timeout")
+            raise
+
+    @subscribe_to("t", group_id="g", handler_id="h", retry=LATER)
+    async def handle(message: str) -> None: ...
+
+    app = FastAPI()
+    include_athomic(app, settings, handlers=[handle], health_checks={"database": check})
+    with TestKit(app) as kit:
+        assert begun.wait(SOON)
+        kit.fail(handle, times=3)
+        kit.publish("t", "x")
+        try:
+            kit.drain()  # skips 670 seconds
+            assert cut_short == []
+        finally:
+            answered.set()
