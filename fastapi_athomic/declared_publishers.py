@@ -299,6 +299,4 @@ def _same_function(one: Callable[..., Any] | None, other: Callable[..., Any] | N
 
 
 def _made_of(function: FunctionType) -> tuple[Any, ...]:
-    cells = function.__closure__ or ()
-    held = [cell.cell_contents for cell in cells]
-    return function.__code__, function.__defaults__, function.__kwdefaults__, held
+    return function.__code__, function.__defaults__, function.__kwdefaults__, function.__closure__

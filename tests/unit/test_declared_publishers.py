@@ -113,6 +113,20 @@ def test_the_same_declaration_gives_the_same_object_also_in_a_function() -> None
     assert len(athomic.publishers.all) == 3
 
 
+def test_a_key_that_uses_what_is_defined_only_later_is_compared_all_the_same() -> None:
+    athomic = new_app(memory())
+
+    def declared() -> Publisher[Order]:
+        prefix: str
+        publisher = athomic.publisher("orders", Order, key=lambda order: prefix + order.order_id)
+        prefix = "x"
+        return publisher
+
+    declared()
+    with pytest.raises(ConfigurationError, match="declared twice, with different key"):
+        declared()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
