@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from time import monotonic as real_monotonic
-from typing import Any
 
 from ..checks import shown
 from ..exceptions import ConfigurationError
@@ -101,10 +100,6 @@ class AsyncClock:
                     step = min(step * 2, LONGEST_STEP)
 
     # --- for the kit
-
-    def backend_options(self) -> dict[str, Any]:
-        """Of the event loop that the app runs in, for anyio."""
-        return {}
 
     @contextmanager
     def installed(self, shared: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:

@@ -55,10 +55,6 @@ class Injections:
         coming = self._coming.get(handler_id)
         return coming.popleft() if coming else None
 
-    def left(self) -> dict[str, int]:
-        """How many attempts are still to fail, by handler."""
-        return {handler_id: len(coming) for handler_id, coming in self._coming.items() if coming}
-
     def fail(self, injected: Injected) -> None:
         """Raises it. The same object each time, if that is what the test gave."""
         error = injected.error() if isinstance(injected.error, type) else injected.error.with_traceback(None)

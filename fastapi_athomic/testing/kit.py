@@ -65,7 +65,7 @@ class TestKit(KitView):
         bench = Bench(app, name=name, broker=broker, settings=settings, store=store)
         super().__init__(bench, strict=strict)
         self._core = KitCore(bench)
-        self.client = TestClient(app, backend_options=self._core.clock.backend_options())
+        self.client = TestClient(app)
         self.clock = Clock(self._core.clock, self._call)
         self.broker = BrokerFaults(self._core.faults, self._call)
         self._stack = ExitStack()
