@@ -403,6 +403,14 @@ class Athomic(Declaring, Steering):
                 yield
         finally:
             link.seconds_left = run.seconds_left
+            await self._finish_listeners(link)
+
+    async def _finish_listeners(self, link: Uplink) -> None:
+        seconds = min(self.settings.request_timeout, max(LEAST_SECONDS, link.seconds_left))
+        try:
+            await link.home.run(lambda: self._finish_telling(seconds), seconds + LEAST_SECONDS)
+        except TransportError as error:
+            logger.warning("listeners of `on_control` were not waited for: %s", error)
 
     # --- internals
 

@@ -286,6 +286,13 @@ class Steering:
 
         run.desk.listen_to_breakers(told)
 
+    async def _finish_telling(self, seconds: float) -> None:
+        """Listeners may use what the app closes next. In the consumers' event loop."""
+        if self._telling:
+            _, late = await asyncio.wait(self._telling, timeout=seconds)
+            if late:
+                logger.warning("a listener of `on_control` has not returned; the app ends without it")
+
     async def _act(
         self,
         action: ControlAction,

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from fastapi import FastAPI
 
 from fastapi_athomic import (
     Actor,
     AthomicSettings,
+    CircuitBreaker,
     ConfigurationError,
     ControlEvent,
     ControlRefusedError,
@@ -23,6 +27,7 @@ from fastapi_athomic import (
     RetryPolicy,
     SourceNotFoundError,
     TransportError,
+    include_athomic,
     subscribe_to,
 )
 from fastapi_athomic.control.seeks import Seeks
@@ -507,3 +512,33 @@ async def test_wrong_arguments_are_refused_with_a_sentence_and_change_nothing() 
             await athomic.set_concurrency("H", 1)
         (status,) = athomic.consumers()
         assert (status.pauses, status.concurrency, events) == ([], 3, [])
+
+
+@pytest.mark.parametrize("isolation", ["loop", "thread"])
+async def test_the_app_closes_what_listeners_use_when_they_have_heard(isolation: str) -> None:
+    begun, steps = threading.Event(), list[str]()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        steps.append("closed")
+
+    @subscribe_to("t", group_id="g", handler_id="h", breaker=CircuitBreaker(exceptions=(OSError,), failures=1))
+    async def handle(message: str) -> None:
+        raise OSError
+
+    settings = AthomicSettings(isolation=isolation)  # type: ignore[arg-type]
+    athomic = include_athomic(FastAPI(lifespan=lifespan), settings, handlers=[handle])
+
+    @athomic.on_control
+    async def listen(event: ControlEvent) -> None:
+        begun.set()
+        written = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.3, written.set)  # as if it was written to a database
+        await written.wait()
+        steps.append("told")
+
+    async with running(athomic):
+        await athomic.publish("t", "x")
+        await eventually(begun.is_set)
+    assert steps == ["told", "closed"]
