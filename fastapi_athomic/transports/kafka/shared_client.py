@@ -33,7 +33,7 @@ from .topics import ask_for_topics
 
 COORDINATION_CONNECTIONS = 4
 """To each broker, for heartbeats and commits: a broker answers the requests of one connection one after the other."""
-JOIN_IDLE_SECONDS = 10.0
+JOIN_IDLE_SECONDS = 5.0
 """A connection for joins that was not used for so long is closed."""
 METADATA_MAX_AGE = 30.0
 """Seconds between two metadata requests of the consumers. Until the next one they do not notice new partitions."""
