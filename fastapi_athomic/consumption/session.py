@@ -65,7 +65,7 @@ class ConsumerSession:
         self._membership = Membership(parts, self._assignment, self._committer, self._placement, client, wake)
         self._positions_noted_at = 0.0  # on the monotonic clock
         self._intake_ends = 0.0  # on the monotonic clock: until then fetches follow each other at once
-        self._few = False  # the last fetch found less than it was allowed to
+        self._few = False  # the last fetch found less than it was allowed to, and the one before did not
         self._longest_wait = longest_wait(parts.settings, self._assignment.away_limit)
         self._ended = asyncio.Event()
         self._started = False
@@ -97,8 +97,9 @@ class ConsumerSession:
             try:
                 while not self._assignment.closing:
                     self._bell.clear()  # who rings from now on is heard, at the latest in the next round
+                    found = await self._poll()
                     self._raise_if_broken(beside)
-                    await self._poll()
+                    await self._rest(found)
             finally:
                 self._bell.close()
                 beside += [self._placement.attempt] if self._placement.attempt is not None else []
@@ -123,7 +124,8 @@ class ConsumerSession:
         if monotonic() - self.progress_at > limit:
             raise TransportError(f"no progress for {limit:g} s although there is something to consume")
 
-    async def _poll(self) -> None:
+    async def _poll(self) -> int:
+        """One round: looks after the membership and the positions, and fetches. Returns how many messages came."""
         now = monotonic()
         self._assignment.suspect(now)
         self._assignment.note_poll(now)
@@ -148,12 +150,14 @@ class ConsumerSession:
         if not found or now - self._positions_noted_at > POSITIONS_SECONDS:
             self._note_positions(wanted, now)
         self._note_progress(wanted, bool(found))
-        few, self._few = self._few, 0 < found < most
+        self._few = not self._few and 0 < found < most
+        return found
+
+    async def _rest(self, found: int) -> None:
+        """Lets others have the event loop, until there is something to do, if nothing was `found`."""
         if not found:
-            await self._bell.wait(self._patience(now))
-        elif self._few and not few:
-            return  # the next fetch most likely finds nothing: the turn that it gives the loop is enough
-        elif monotonic() >= self._intake_ends:
+            await self._bell.wait(self._patience(monotonic()))
+        elif not self._few and monotonic() >= self._intake_ends:  # else the next fetch most likely finds nothing
             await self._let_workers_in()
 
     def _patience(self, now: float) -> float:

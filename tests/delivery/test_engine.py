@@ -328,10 +328,10 @@ async def test_a_member_without_partitions_does_not_spin(
     polls = 0
     poll = ConsumerSession._poll
 
-    async def counted(session: ConsumerSession) -> None:
+    async def counted(session: ConsumerSession) -> int:
         nonlocal polls
         polls += 1
-        await poll(session)
+        return await poll(session)
 
     @subscribe_to(topic, group_id=topic, handler_id="h", dlq=False)
     async def handle(message: Event) -> None: ...
