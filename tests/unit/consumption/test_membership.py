@@ -50,7 +50,7 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
 
         monkeypatch.setattr(session._membership, "confirm", confirm_membership)
         await athomic.publish_many("t", list(range(5)), key=str)
-        session._assignment._away_limit = 5_000.0
+        session._assignment.away_limit = 5_000.0
         session._assignment.note_poll(monotonic())
         gate.set()
         await record.count(6)
@@ -128,7 +128,7 @@ async def test_p05_a_worker_that_goes_on_before_the_poll_loop_asks_too(
         monkeypatch.setattr(session()._membership, "confirm", confirm_membership)
         monkeypatch.setattr(LoopShare, "turned", lambda *_: False)
         monkeypatch.setattr(LoopShare, "give_way", give_way)
-        session()._assignment._away_limit = 5.0
+        session()._assignment.away_limit = 5.0
         session()._assignment.note_poll(monotonic())
         await athomic.publish_many(
             "t", [Numbered(key="k", number=number) for number in range(1, 5)], key=lambda message: message.key
