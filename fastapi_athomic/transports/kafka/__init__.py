@@ -14,8 +14,10 @@ and `pyproject.toml` allows no other. Before it allows a newer version, check ea
   `_coordinator`, `_loop`. To keep the idle clock right, and to fetch nothing before `seek`: `_fetch_count`,
   `_last_fetch_ended`, `_assigned_state` of `SubscriptionState`. To commit as the member we are: `_commit_lock`,
   `_do_commit_offsets` of `GroupCoordinator`.
-- `static_membership`, to give way to a twin: `_do_rejoin_group`, `_send_req`, `_group_instance_id` of
-  `GroupCoordinator`.
+- `coordinator`, to send heartbeats by the load, to join again at once, and to give way to a twin: `_heartbeat_routine`,
+  `_do_heartbeat`, `_maybe_leave_group`, `_do_rejoin_group`, `_on_join_complete`, `_do_commit_offsets`, `_send_req`,
+  `_rejoin_needed_fut`, `_group_instance_id` and its options (`_heartbeat_interval_ms` ...) of `GroupCoordinator`;
+  `CoordinatorGroupRebalance`; `fetcher_idle_time` of `SubscriptionState`.
 - `prefetch`, to make `RawMessage`s of records: `_assignment`, `_partition_records` of `FetchResult`, and most of
   `PartitionRecords`.
 - `fetcher`, to hold one partition alone, and to ask for more in time: `_records`, `_fetch_waiters`, `_notify`,

@@ -177,6 +177,8 @@ class KafkaConsumer:
             raise translate(error, f"fetching for {self._name}") from error
         finally:
             self._fetching = None
+        if found:
+            member.note_traffic()
         return {TopicPartition(*partition): messages for partition, messages in found.items()}
 
     def interrupt(self) -> None:

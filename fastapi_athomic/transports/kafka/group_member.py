@@ -31,12 +31,12 @@ from ...messages import TopicPartition
 from ...settings import AthomicSettings
 from ..base import CommittedOffset, ConsumerConfig, TopicInfo
 from .client import KafkaClient
+from .coordinator import GroupMembership
 from .damage import WrongOffsetsError
 from .fetcher import EagerFetcher
 from .options import RETRY_SECONDS, milliseconds
 from .prefetch import OnUnreadable, Prefetched
 from .records import decode_batch
-from .static_membership import StaticMembership
 from .topics import ask_for_topics
 
 REBALANCE_MARGIN = 5.0
@@ -146,7 +146,7 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
             self._hooks.on_arrival, self._hooks.on_unreadable, self._unpack_later, self._max_batch_bytes
         )
         self._client.on_fetched = EagerFetcher.take_over(self._fetcher, buffer).look_at
-        StaticMembership.take_over(self._coordinator, self._hooks.on_twin)
+        GroupMembership.take_over(self._coordinator, self._hooks.on_twin)
 
     async def stop(self) -> None:
         self._unpacking.shutdown(wait=False, cancel_futures=True)
@@ -196,6 +196,10 @@ class GroupMember(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is not ty
     async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
         """The offsets with their metadata. aiokafka's `committed` drops it, and asks for one partition at a time."""
         return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
+
+    def note_traffic(self) -> None:
+        """Messages have come: it matters how soon this member hears of a rebalance."""
+        self._coordinator.note_traffic()
 
     def state_of(self, partition: TopicPartition) -> Any:
         """aiokafka's state of a partition; None if it is not assigned."""
