@@ -18,8 +18,10 @@ and `pyproject.toml` allows no other. Before it allows a newer version, check ea
   `SubscriptionState`.
 - `fetch_wire`, to send fetch requests of our own: what a connection calls of a request (`prepare`,
   `build_request_header`, `encode`, `parse_response_header`, `RESPONSE_TYPE`).
-- `static_membership`, to give way to a twin: `_do_rejoin_group`, `_send_req`, `_group_instance_id` of
-  `GroupCoordinator`.
+- `coordinator`, to send heartbeats by the load, to join again at once, and to give way to a twin: `_heartbeat_routine`,
+  `_do_heartbeat`, `_maybe_leave_group`, `_do_rejoin_group`, `_on_join_complete`, `_do_commit_offsets`, `_send_req`,
+  `_rejoin_needed_fut`, `_group_instance_id` and its options (`_heartbeat_interval_ms` ...) of `GroupCoordinator`;
+  `CoordinatorGroupRebalance`; `fetcher_idle_time` of `SubscriptionState`.
 - `prefetch`, to leave out what was aborted: `_consume_aborted_up_to`, `_contains_abort_marker`,
   `_aborted_transactions`, `_aborted_producers` of `PartitionRecords`; and the batches of `MemoryRecords`.
 - `offsets`: `_maybe_wait_metadata` of `AIOKafkaClient`.

@@ -164,7 +164,10 @@ class KafkaConsumer:
             raise TransportClosedError(f"{self._name} is closed") from None
         except KafkaError as error:
             raise translate(error, f"fetching for {self._name}") from error
-        return member.take(partitions, max_messages) if self._may_fetch else {}
+        found = member.take(partitions, max_messages) if self._may_fetch else {}
+        if found:
+            member.note_traffic()
+        return found
 
     def _arrived(self) -> None:
         self.interrupt()

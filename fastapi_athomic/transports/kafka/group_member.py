@@ -31,6 +31,7 @@ from ...settings import AthomicSettings
 from ..base import BEGINNING, END, CommittedOffset, ConsumerConfig, TopicInfo
 from .boundary import abandon
 from .client_log import client_context
+from .coordinator import GroupMembership
 from .damage import WrongOffsetsError
 from .offsets import offsets_of
 from .options import RETRY_SECONDS, milliseconds
@@ -38,7 +39,6 @@ from .prefetch import Batches, OnUnreadable, Unreadable
 from .reading import Reading
 from .records import decode_batch
 from .shared_client import MemberClient, SharedClient
-from .static_membership import StaticMembership
 
 REBALANCE_MARGIN = 5.0
 """Seconds by which the rebalance timeout exceeds the time that a member's drain and last commit may take."""
@@ -138,7 +138,7 @@ class GroupMember:
             partial(GroupCoordinator, self._client, self._subscription, **options.coordinator)
         )
         self._on_metadata = self._coordinator._handle_metadata_update
-        StaticMembership.take_over(self._coordinator, hooks.on_twin)
+        GroupMembership.take_over(self._coordinator, hooks.on_twin)
 
     async def close(self, seconds: float) -> None:
         """Leaves the group, within about so many seconds. Never raises."""
@@ -236,6 +236,10 @@ class GroupMember:
     async def committed_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Any]:
         """The offsets with their metadata. aiokafka's `committed` drops it, and asks for one partition at a time."""
         return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
+
+    def note_traffic(self) -> None:
+        """Messages have come: it matters how soon this member hears of a rebalance."""
+        self._coordinator.note_traffic()
 
     # --- partitions
 
