@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
+from benchmarks.builds import check_build
 from benchmarks.workload import Order
 
 BOOTSTRAP = os.environ.get("BENCH_BOOTSTRAP", "")
@@ -97,6 +98,7 @@ def hand_written(slice_seconds: float | None = None) -> FastAPI:
 def ours(isolation: Literal["loop", "thread"]) -> FastAPI:
     from fastapi_athomic import AthomicSettings, include_athomic
 
+    check_build()
     app = new_app()
     athomic = include_athomic(app, AthomicSettings(broker_url=f"kafka://{BOOTSTRAP}", isolation=isolation))
 
