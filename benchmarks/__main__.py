@@ -9,9 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import get_args
 
-from benchmarks.builds import UnknownRevisionError, built
-from benchmarks.everyday import BEFORE, EVERYDAY
-from benchmarks.figures import BROKER_OF, FIGURES
+from benchmarks.builds import BEFORE, UnknownRevisionError, built
+from benchmarks.figures import BROKER_OF, EVERYDAY, FIGURES
 from benchmarks.report import RESULTS, Table, machine, publish, publish_everyday, summarize
 from benchmarks.runs import BrokerName, Options
 from benchmarks.workload import Keys
@@ -23,8 +22,10 @@ def main() -> None:
     parser.add_argument("--broker", choices=get_args(BrokerName), help="default: both, one after the other")
     parser.add_argument("--keys", choices=get_args(Keys), help="default: both, one after the other (F1 to F4, F6)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of HTTP load a run (F5)")
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many messages (E1, E2: seconds)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of HTTP load a run (F5, E6)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="times as many messages (E1, E2: seconds; E3: restarts)"
+    )
     parser.add_argument(
         "--against",
         metavar="REVISION",
@@ -57,7 +58,7 @@ def main() -> None:
             continue
         if name in EVERYDAY:
             publish_everyday(list(EVERYDAY))
-        if not options.figures:  # after each figure: a run takes the better part of an hour
+        if not options.figures:  # after each figure: a run takes an hour and a half
             (RESULTS / "README.md").write_text(summarize(tables))
             publish(tables)
 

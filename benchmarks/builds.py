@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "fastapi_athomic"
 OURS = "fastapi-athomic"
 """Begins the names of the contenders that are ours."""
+BEFORE = "e441c89"
+"""The revision that everyday load is measured beside by default: the last one before it was worked on."""
 FOLDER_VARIABLE = "BENCH_PACKAGE_IN"
 
 
@@ -66,9 +68,9 @@ def uvicorn(app: str, port: int, build: Build) -> list[str]:
     return [*command, "--log-level", "error", "--no-access-log"]
 
 
-def built(revision: str) -> Build:
+def built(revision: str, repository: Path = ROOT) -> Build:
     """Raises `UnknownRevisionError`. Builds are kept in the user's cache."""
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit is None:
         raise UnknownRevisionError(
             f"no revision {revision} in this clone; if it is a shallow one, `git fetch --unshallow` brings the rest. "
@@ -77,26 +79,27 @@ def built(revision: str) -> Build:
     name = commit.decode().strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastapi-athomic" / "builds"
     if not (cache / name).is_dir():
-        _unpack(name, revision, cache)
+        archive = _git(repository, "archive", "--format=tar", name, PACKAGE)
+        if archive is None:
+            raise UnknownRevisionError(f"revision {revision} has no package {PACKAGE}")
+        _unpack(archive, cache / name)
     return Build(cache / name, revision)
 
 
-def _unpack(commit: str, revision: str, cache: Path) -> None:
-    archive = _git("archive", "--format=tar", commit, PACKAGE)
-    if archive is None:
-        raise UnknownRevisionError(f"revision {revision} has no package {PACKAGE}")
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=cache))
+def _unpack(archive: bytes, folder: Path) -> None:
+    """The folder exists only when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent))
     subprocess.run(["tar", "-x", "-C", str(partial)], input=archive, check=True)
     try:
-        partial.rename(cache / commit)
+        partial.rename(folder)
     except OSError:  # another run was faster
         shutil.rmtree(partial)
 
 
-def _git(*arguments: str) -> bytes | None:
+def _git(repository: Path, *arguments: str) -> bytes | None:
     """What it prints; None if it fails."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, check=False)
     return None if done.returncode else done.stdout
 
 

@@ -88,7 +88,7 @@ def ours(app: FastAPI, subscriptions: Mapping[str, Handler], **options: Any) -> 
         athomic.subscribe_to(topic, group_id=topic, handler_id=topic, **options)(handle)
 
 
-def faststream_lifespan(subscriptions: Mapping[str, Handler]) -> Any:
+def faststream(subscriptions: Mapping[str, Handler]) -> Any:
     """As shipped, which is at most once. The broker starts in the app's lifespan, as its documentation advises."""
     from faststream.kafka import KafkaBroker
 
@@ -110,7 +110,7 @@ def app() -> FastAPI:
     """For `uvicorn --factory`."""
     ledger = Ledger()
     if os.environ["BENCH_APP"] == FASTSTREAM:
-        return new_app(ledger, faststream_lifespan(handlers(ledger)))
+        return new_app(ledger, faststream(handlers(ledger)))
     assert os.environ["BENCH_APP"] == OURS
     app = new_app(ledger)
     ours(app, handlers(ledger))

@@ -1,4 +1,4 @@
-"""The figures F1 to F10: who is measured, how, and with which goals."""
+"""The figures: who is measured, how, and with which goals."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from typing import Any
 
 from benchmarks.builds import HERE, OURS, Build, origin, with_twins
 from benchmarks.contenders import HAND, IN_A_THREAD, Kind
-from benchmarks.everyday import EVERYDAY
-from benchmarks.http_apps import APPS
-from benchmarks.http_beside import ANYWHERE, RATE, WARM_UP_SECONDS, HttpRun, core_of_its_own
+from benchmarks.deploys import Deploys
+from benchmarks.everyday import CONNECTED, IDLE, START, TRICKLE
+from benchmarks.http_apps import APPS, MATRIX_SIZE
+from benchmarks.http_beside import ANYWHERE, NUMPY, RATE, WARM_UP_SECONDS, HttpRun, core_of_its_own
 from benchmarks.ordered import NAMES as ORDERED
 from benchmarks.ordered import ROUND_TRIPS, running_redis
 from benchmarks.payload_cases import AS_MODEL, BARE, CONFLUENT, OVERHEAD, STEPS, WAYS
 from benchmarks.payload_cases import OURS as PIPELINE
 from benchmarks.report import FORMATS, Goal, Measured, NoFigureError, Table, figure, versions
-from benchmarks.runs import BrokerName, Options, checked, goal, interleave, no_worse, of, python, running_broker
+from benchmarks.runs import (
+    BrokerName,
+    Options,
+    at_most,
+    checked,
+    goal,
+    interleave,
+    no_worse,
+    of,
+    python,
+    running_broker,
+)
 from benchmarks.workload import PARTITIONS, UNIFORM_KEYS, ZIPF_KEYS, Keys, fill, steady
 
 MOCK_SHARE: Mapping[Keys, float] = {"uniform": 0.14, "zipf": 0.08}
@@ -403,9 +415,47 @@ def draw_overheads(table: Table, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
+# --- E6: a handler that lets go of the GIL
+
+
+class Isolated:
+    """Apps on any core, as two threads can use two of them here."""
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        assert options.against is not None
+        with running_broker("kafka") as broker:
+            run = HttpRun(
+                broker.bootstrap, options.seconds, mock=False, cores=None, against=options.against, work=NUMPY
+            )
+            fill(broker.bootstrap, "orders", "uniform", run.backlog, create=True)
+            setting = (
+                f"{broker.description}, a backlog of {run.backlog:,} messages, a handler that multiplies two matrices "
+                f"of {MATRIX_SIZE} rows (float32, numpy with one thread, which lets go of the GIL meanwhile), one "
+                f"uvicorn process, `GET /ping` at {RATE:g} requests/s on a schedule for {run.seconds:g} s after "
+                f"{WARM_UP_SECONDS:g} s of warm-up, all on any core; medians of {options.rounds} interleaved rounds."
+            )
+            goals = [
+                goal(IN_A_THREAD, OURS, 0.9, "consumed/s"),
+                at_most(IN_A_THREAD, options.against.twin(IN_A_THREAD), 1, "p99"),
+            ]
+            columns = ["consumed/s", "p99", "p50", "p99.9", "longest"]
+            table = Table(name, "E6: numpy in the handler, HTTP beside it", setting, columns, goals)
+            table.runs = {app: [] for app in with_twins([OURS, IN_A_THREAD], options.against)}
+            interleave(table, options.rounds, run.measure)
+        yield table
+
+
 FAST, SLOW = 400_000, 40_000
 
-FIGURES: dict[str, Any] = {
+EVERYDAY: Mapping[str, Any] = {
+    "e1": IDLE,
+    "e2": TRICKLE,
+    "e3": Deploys(),
+    "e4": START,
+    "e5": CONNECTED,
+    "e6": Isolated(),
+}
+FIGURES: Mapping[str, Any] = {
     "f1": Throughput(
         "F1: one message at a time",
         {

@@ -49,7 +49,7 @@ FORMATS = {
     "CPU of a core": "{:.1f} %",
     "ready": "{:.2f} s",
     "ready, first start": "{:.2f} s",
-    "connections": "{:.0f}",
+    **dict.fromkeys(("connections", "lost", "repeated", "out of order"), "{:.0f}"),
 }
 MORE_IS_BETTER = {"messages/s", "consumed/s"}
 
