@@ -51,14 +51,14 @@ def test_what_unpacks_to_much_is_unpacked_in_a_thread(codec: str) -> None:
     found, _ = fetched.take(10)
     assert [message.offset for message in found] == [START]
     assert fetched.take(10) == ([], START + 1), "it waits, and nothing is fetched meanwhile"
-    assert fetched.more
+    assert fetched.more()
     ((unpack, then),) = fetched.for_a_thread
     unpack()
     assert fetched.take(10) == ([], START + 1)
     then()
     ((message,), position) = fetched.take(10)
     assert (len(message.value or b""), position) == (3 * LARGE, START + 2)
-    assert not fetched.more
+    assert not fetched.more()
     assert len(fetched.for_a_thread) == 1
     assert fetched.unreadable == []
 
@@ -121,7 +121,7 @@ def test_of_large_records_few_are_taken_at_once() -> None:
     unpack()
     then()
     taken = []
-    while fetched.more:
+    while fetched.more():
         found, _ = fetched.take(100)
         assert sum(len(message.value or b"") for message in found) <= AT_ONCE
         taken += found
@@ -173,7 +173,7 @@ def test_a_position_that_moves_meanwhile_makes_what_is_unpacked_useless() -> Non
     fetched.reading.drop_records()  # as a seek does
     fetched.reading.position = START + 5
     assert fetched.take(10) == ([], START + 5)
-    assert not fetched.more
+    assert not fetched.more()
     ((unpack, then),) = fetched.for_a_thread
     unpack()
     then()

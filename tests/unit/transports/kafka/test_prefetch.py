@@ -100,7 +100,6 @@ class Fetched:
         self.reading.position, self.reading.highwater, self.reading.stopped = START, 1000, False
         self.reading.arrived(data, aborted)
 
-    @property
     def more(self) -> bool:
         """False: the hub asks the broker."""
         assert (self.reading.records is not None) is (MINE in self.owner.ready)
@@ -111,7 +110,7 @@ class Fetched:
 
     def takes(self, limit: int) -> list[tuple[list[RawMessage], int | None]]:
         found = []
-        while self.more:
+        while self.more():
             found.append(self.take(limit))
         return found
 
@@ -243,7 +242,7 @@ def test_nothing_is_given_out_that_was_dropped() -> None:
     assert len(fetched.take(2)[0]) == 2
     fetched.reading.drop_records()
     assert fetched.take(2) == ([], 102)
-    assert not fetched.more
+    assert not fetched.more()
 
 
 def damaged(data: bytes) -> bytes:
@@ -289,7 +288,7 @@ def test_p21_fault_06_a_partition_is_held_at_what_cannot_be_read(data: bytes, ca
     assert (offset, beyond) == (102, 104)
     assert cause in said
     assert fetched.take(limit) == ([], 102)
-    assert fetched.more, "so that it is not fetched"
+    assert fetched.more(), "so that it is not fetched"
     assert len(fetched.unreadable) == 1
 
 
@@ -323,7 +322,7 @@ def test_a_batch_that_is_cut_off_holds_the_partition_if_nothing_comes_before_it(
     assert [message.offset for message in Fetched(whole + batch(102, range(9))[:-5]).take(9)[0]] == [100, 101]
     fetched = Fetched(whole[:-5])
     assert "the broker gives nothing" in fetched.unreadable[0].cause
-    assert fetched.more, "so that it is not fetched"
+    assert fetched.more(), "so that it is not fetched"
 
 
 def with_broken_record(data: bytes) -> bytes:
