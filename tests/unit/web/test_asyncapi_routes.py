@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
-from fastapi_athomic import AthomicSettings, Key, RetryPolicy, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, Key, RetryPolicy, include_athomic
 from fastapi_athomic.operation_settings import AsyncApiSettings
 
 SCRIPT = "<script>alert(1)</script>"
