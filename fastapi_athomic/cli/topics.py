@@ -95,7 +95,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def _add(needs: _Needs, athomic: Athomic, consumers: Iterable[ConsumerService], published: Sequence[str]) -> None:
-    create = athomic.settings.create_topics
+    create = athomic.settings.makes_topics
     for service in consumers:
         _add_handler(needs, service, create)
     for name in published:

@@ -80,7 +80,7 @@ class ConsumerSession:
                 asyncio.create_task(
                     self._placement.watch_topics(self._membership.joined), name=f"{self._parts.name}-topics"
                 ),
-                asyncio.ensure_future(self._parts.follow(self._connected, followed)),
+                asyncio.ensure_future(self._parts.follow(self._connected, followed, self._placement.hear)),
             ]
             try:
                 while not self._assignment.closing:
