@@ -120,7 +120,7 @@ def test_an_idle_minute() -> None:
 def test_a_trickled_message() -> None:
     few, many = (run_shuffled(trickle(handlers), Random(1)) for handlers in (FEW, MANY))
     counts = {what: count / MESSAGES for what, count in per_handler(few, many).items()}
-    check("polls", counts["polls"], 2.02)
+    check("polls", counts["polls"], 1.02)
     check("requests to fetch", counts["fetches"], 2.02)
     check("commits", counts["commits"], 0.42)
     check("turns of the loop", counts["turns"], 6.6)
