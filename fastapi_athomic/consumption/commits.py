@@ -24,8 +24,8 @@ COMMIT_PAUSE = 0.005
 """The shortest time between two commits, in seconds: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
 """A thread that computes for more than this share of its time is busy: commits take time away from handlers then."""
-PAUSE_WHILE_BUSY = 3
-"""In a busy thread, the time between two commits is this many times `commit_interval`."""
+BUSY_PAUSE = 0.03
+"""The shortest time between two commits in a busy thread, in seconds."""
 LOOK_SECONDS = 0.2
 """The pause after a failed commit, in seconds."""
 
@@ -105,14 +105,15 @@ class Committer:
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
-        Sooner when `commit_count` messages are done, later in a busy thread; never at once after the last commit.
+        Sooner when `commit_count` messages are done; never at once after the last commit. In a busy thread, where much
+        is done in little time, neither counts: what is done is committed after `BUSY_PAUSE`.
         """
         interval, work_done = max(self._settings.commit_interval, SOON), self._assignment.work_done
         for state in self._assignment.states.values():
             state.settle()  # what was concluded while nobody waited
         await work_done.wait(1)
         if self._load.share() > BUSY:
-            await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
+            await asyncio.sleep(min(3 * interval, BUSY_PAUSE))
             return
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)

@@ -65,7 +65,6 @@ class ConsumerSession:
         self._membership = Membership(parts, self._assignment, self._committer, self._placement, client, wake)
         self._positions_noted_at = 0.0  # on the monotonic clock
         self._intake_ends = 0.0  # on the monotonic clock: until then fetches follow each other at once
-        self._few = False  # the last fetch found less than it was allowed to, and the one before did not
         self._longest_wait = longest_wait(parts.settings, self._assignment.away_limit)
         self._ended = asyncio.Event()
         self._started = False
@@ -125,7 +124,10 @@ class ConsumerSession:
             raise TransportError(f"no progress for {limit:g} s although there is something to consume")
 
     async def _poll(self) -> int:
-        """One round: looks after the membership and the positions, and fetches. Returns how many messages came."""
+        """One round: looks after the membership and the positions, and fetches.
+
+        Returns how many messages came in the last fetch. If there were none, somebody rings when there are.
+        """
         now = monotonic()
         self._assignment.suspect(now)
         self._assignment.note_poll(now)
@@ -141,23 +143,29 @@ class ConsumerSession:
         some_are_full = len(wanted) < len(states)
         if some_are_full or self.full_since:
             self._note_full(wanted, now)
-        most, found = self._intake(), 0
-        fetched = await self.client().fetch(wanted, 0.0, most)
-        for topic_partition, messages in fetched.items():
-            if messages:
-                self._accept(topic_partition, messages)
-                found += len(messages)
-        if not found or now - self._positions_noted_at > POSITIONS_SECONDS:
+        most = self._intake()
+        found = last = await self._fetch(wanted, most)
+        if 0 < found < most:  # that was all, most likely: so the round need not be repeated to find nothing
+            last = await self._fetch(wanted, most - found)
+        if not last or now - self._positions_noted_at > POSITIONS_SECONDS:
             self._note_positions(wanted, now)
         self._note_progress(wanted, bool(found))
-        self._few = not self._few and 0 < found < most
-        return found
+        return last
+
+    async def _fetch(self, wanted: Collection[TopicPartition], most: int) -> int:
+        """Takes in what there is, at most so many messages, and does not wait for any. Returns how many came."""
+        fetched, count = await self.client().fetch(wanted, 0.0, most), 0
+        for place, messages in fetched.items():
+            if messages:
+                self._accept(place, messages)
+                count += len(messages)
+        return count
 
     async def _rest(self, found: int) -> None:
         """Lets others have the event loop, until there is something to do, if nothing was `found`."""
         if not found:
             await self._bell.wait(self._patience(monotonic()))
-        elif not self._few and monotonic() >= self._intake_ends:  # else the next fetch most likely finds nothing
+        elif monotonic() >= self._intake_ends:
             await self._let_workers_in()
 
     def _patience(self, now: float) -> float:

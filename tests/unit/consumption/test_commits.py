@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
-from fastapi_athomic.consumption.commits import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
+from fastapi_athomic.consumption.commits import BUSY_PAUSE, COMMIT_PAUSE, SOON
 from fastapi_athomic.consumption.partitions import WorkDone
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
@@ -30,8 +30,8 @@ ANSWER = SOON
         (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE, 19 * SOON - COMMIT_PAUSE]),
         (0.5, 20 * SOON, 1, [], [COMMIT_PAUSE]),
         (0.5, 0.0, 1_000, [SOON], [SOON, SOON]),
-        (0.9, COMMIT_PAUSE, 1, [COMMIT_PAUSE * PAUSE_WHILE_BUSY], [COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
-        (0.9, 0.0, 1, [SOON * PAUSE_WHILE_BUSY], [SOON * PAUSE_WHILE_BUSY]),
+        (0.9, BUSY_PAUSE, 1, [BUSY_PAUSE], [BUSY_PAUSE]),
+        (0.9, 0.0, 1, [3 * SOON], [3 * SOON]),
     ],
     ids=["the interval", "so many are done", "at once", "no time to spare", "at once, without time to spare"],
 )
