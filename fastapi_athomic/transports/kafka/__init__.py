@@ -22,6 +22,8 @@ and `pyproject.toml` allows no other. Before it allows a newer version, check ea
   `_do_heartbeat`, `_maybe_leave_group`, `_do_rejoin_group`, `_on_join_complete`, `_do_commit_offsets`, `_send_req`,
   `_rejoin_needed_fut`, `_group_instance_id` and its options (`_heartbeat_interval_ms` ...) of `GroupCoordinator`;
   `CoordinatorGroupRebalance`; `fetcher_idle_time` of `SubscriptionState`.
+- `mixed_group`, to be two members: `_maybe_leave_group`, `_do_heartbeat`, `_do_commit_offsets`, `_send_req` of
+  `GroupCoordinator`; that a copy of one works; that a join reads only `topics` and `active` of a subscription.
 - `prefetch`, to leave out what was aborted: `_consume_aborted_up_to`, `_contains_abort_marker`,
   `_aborted_transactions`, `_aborted_producers` of `PartitionRecords`; and the batches of `MemoryRecords`.
 - `offsets`: `_maybe_wait_metadata` of `AIOKafkaClient`.

@@ -74,13 +74,21 @@ class KafkaConsumer:
             raise TransportError(f"{self._name} has been started already")
         instance_id = None if self._instance_id in self._twins else self._instance_id
         options = MemberOptions.of(self._settings, self._config, instance_id)
-        hooks = MemberHooks(on_arrival=self._arrived, on_twin=self._twins.add, on_unreadable=self._unreadable.note)
+        hooks = MemberHooks(
+            on_arrival=self._arrived,
+            on_twin=self._twins.add,
+            on_unreadable=self._unreadable.note,
+            is_source=self._is_source,
+        )
         client = await self._clients.enter(f"connecting {self._name}")  # until `stop`
         member = self._member = GroupMember(hooks, client, options)
         if self._config.pattern is not None:
             member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))
         else:
             member.subscribe([*self._config.topics, *self._config.followed], _Listener(self))
+
+    def _is_source(self, topic: str) -> bool:
+        return self._config.pattern is not None or topic in self._config.topics
 
     async def follow(self, topics: Collection[str]) -> None:
         member = self._running()

@@ -146,17 +146,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         """Like aiokafka's, which takes a pause after each attempt that failed, whatever the reason."""
         if self._former_member_id:
             self.member_id, self._former_member_id = self._former_member_id, ""
-        self._may_join_at_once = False
-        join = CoordinatorGroupRebalance(
-            self,
-            self.group_id,
-            self.coordinator_id,
-            subscription,
-            self._assignors,
-            self._session_timeout_ms,
-            self._retry_backoff_ms,
-        )
-        given = await join.perform_group_join()
+        given = await self._join(subscription)
         if not subscription.active:
             return False
         if given is None:
@@ -168,6 +158,20 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         protocol, assignment = given
         await self._on_join_complete(self.generation, self.member_id, protocol, assignment)
         return True
+
+    async def _join(self, subscription: Any) -> tuple[str, bytes] | None:
+        """One attempt: the protocol of the group, and what it assigns to us."""
+        self._may_join_at_once = False
+        attempt = CoordinatorGroupRebalance(
+            self,
+            self.group_id,
+            self.coordinator_id,
+            subscription,
+            self._assignors,
+            self._session_timeout_ms,
+            self._retry_backoff_ms,
+        )
+        return await attempt.perform_group_join()  # type: ignore[no-any-return]
 
     async def _send_req(self, request: Any) -> Any:
         response = await super()._send_req(request)

@@ -31,8 +31,8 @@ from ...settings import AthomicSettings
 from ..base import BEGINNING, END, CommittedOffset, ConsumerConfig, TopicInfo
 from .boundary import abandon
 from .client_log import client_context
-from .coordinator import GroupMembership
 from .damage import WrongOffsetsError
+from .mixed_group import MixedMembership
 from .offsets import offsets_of
 from .options import RETRY_SECONDS, milliseconds
 from .prefetch import Batches, OnUnreadable, Unreadable
@@ -114,6 +114,7 @@ class MemberHooks:
     on_arrival: Callable[[], None]  # messages, or an error, have been fetched
     on_twin: Callable[[str], None]  # another process uses this `group_instance_id` too
     on_unreadable: OnUnreadable  # the next record of a partition cannot be read
+    is_source: Callable[[str], bool]  # the topic is not one of retry or redrive, as far as that is known
 
 
 class GroupMember:
@@ -128,7 +129,8 @@ class GroupMember:
         self.ready: OrderedDict[TopicPartition, Reading] = OrderedDict()
         self._hooks = hooks
         self._readings: dict[TopicPartition, Reading] = {}
-        self._client = MemberClient(shared, options.join_timeout_ms, options.client_id)
+        self._new_client = partial(MemberClient, shared, options.join_timeout_ms, options.client_id)
+        self._client = self._new_client()
         self._hub = shared.hub
         self._loop = asyncio.get_running_loop()
         self._unpacking = ThreadPoolExecutor(1, "athomic-unpacking")  # one: so only one large batch is unpacked at once
@@ -138,7 +140,7 @@ class GroupMember:
             partial(GroupCoordinator, self._client, self._subscription, **options.coordinator)
         )
         self._on_metadata = self._coordinator._handle_metadata_update
-        GroupMembership.take_over(self._coordinator, hooks.on_twin)
+        MixedMembership.take_over_with(self._coordinator, hooks.on_twin, hooks.is_source, self._new_client)
 
     async def close(self, seconds: float) -> None:
         """Leaves the group, within about so many seconds. Never raises."""
