@@ -125,7 +125,12 @@ class HttpRun:
 
 
 def _handled(port: int) -> dict[str, int]:
-    found: dict[str, int] = httpx.get(f"http://127.0.0.1:{port}/handled", timeout=10).raise_for_status().json()
+    """Raises `NoFigureError` if the app does not answer."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/handled", timeout=10).raise_for_status()
+    except httpx.HTTPError as problem:
+        raise NoFigureError(f"the app does not answer: {problem!r}") from problem
+    found: dict[str, int] = answer.json()
     return found
 
 
@@ -135,7 +140,7 @@ def _wait_until_it_consumes(port: int, name: str) -> Any:
         try:
             if _handled(port)["handled"] or name == "no consumer":
                 return
-        except httpx.HTTPError:
+        except NoFigureError:
             pass
         time.sleep(0.1)
     raise NoFigureError("it consumes nothing")
