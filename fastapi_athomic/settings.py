@@ -57,11 +57,12 @@ class KafkaSettings(Checked):
     ssl_password: SecretStr | None = None  # of the key
     ssl_check_hostname: bool = True  # the certificate of a broker must be for its host
     session_timeout: PositiveSeconds = 10.0  # without a heartbeat for this long, a member is evicted by the broker
-    heartbeat_interval: PositiveSeconds = 3.0  # a third of `session_timeout` is usual
+    heartbeat_interval: PositiveSeconds = 3.0  # the longest, while idle; while messages come it is 0.1 s
     max_poll_interval: PositiveSeconds = 300.0  # the longest that the group waits in a rebalance for who drains
     request_timeout: PositiveSeconds = 40.0  # for the answer to one request
-    fetch_max_wait: PositiveSeconds = 0.25  # the broker answers after this long, if there are no messages
-    fetch_max_bytes: Count = 52_428_800  # of one answer with messages
+    # the broker answers after this long, if there are no messages; sooner while something has just happened
+    fetch_max_wait: PositiveSeconds = 5.0
+    fetch_max_bytes: Count = 4_194_304  # of one answer with messages, for all handlers together
     max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
     max_batch_bytes: Count = 268_435_456  # to which a compressed batch may unpack; a larger one holds its partition
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not

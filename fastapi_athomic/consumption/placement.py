@@ -100,15 +100,22 @@ class Placement:
             return
         if self.attempt is not None and not self.attempt.cancelled():
             self.attempt.result()
-        if now - self._attempted_at > RETRY_SECONDS:
+        if not self.next_attempt_in(now):
             self._attempted_at = now
             self._place_beside()
+
+    def next_attempt_in(self, now: float) -> float:
+        """Seconds until `try_again` may start another attempt. Infinite while one is under way: its end wakes."""
+        if self.attempt is not None and not self.attempt.done():
+            return float("inf")
+        return max(0.0, self._attempted_at + RETRY_SECONDS - now)
 
     def _place_beside(self) -> asyncio.Task[None]:
         """Starts an attempt in a task of its own, and cancels one that is under way."""
         if self.attempt is not None:
             self.attempt.cancel()
         self.attempt = asyncio.create_task(self._place(), name=f"{self._name}-positions")
+        self.attempt.add_done_callback(lambda _: self._wake())
         return self.attempt
 
     async def _place(self) -> None:
@@ -223,7 +230,8 @@ class Placement:
         for place, state in gone.items():
             self.unplaced[place] = Lost(state.unfinished or 0, state.stamp.topic_id)
         self._parts.forget(gone)
-        self._wake()
+        if self.unplaced:
+            self._wake()
 
     # --- seeking
 

@@ -103,7 +103,7 @@ class ReturnTopics:
         return self._regexes("redrive_topic")
 
     def _regexes(self, template: str) -> list[re.Pattern[str]]:
-        """They match the names that a template makes for this group. Compiled late: there may be none of these topics."""
+        """They match the names that a template makes for this group. Compiled late: there may be no such topics."""
         group = re.escape(self._group_id)
         return [re.compile(template_regex(each, group=group)) for each in templates_of(self._settings, template)]
 

@@ -108,7 +108,12 @@ class RebalanceListener(Protocol):
     """
 
     def on_arrival(self) -> None:
-        """A `fetch` that found nothing may find messages now. May be called too often. Must not raise."""
+        """A `fetch` that found nothing may find messages now, or raise an error.
+
+        Also called when a position has moved past what no reader gets to see, and when a partition has become misplaced
+        or held. Nobody looks for these by the clock, or only every few seconds. May be called too often. Must not
+        raise.
+        """
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """The group has assigned these partitions, and no others, to this consumer.

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
-from fastapi_athomic import AthomicSettings, Key, RetryPolicy, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, Key, RetryPolicy, include_athomic
 from fastapi_athomic.operation_settings import AsyncApiSettings
 
 SCRIPT = "<script>alert(1)</script>"
@@ -86,7 +86,9 @@ def test_the_next_run_of_an_app_describes_the_handlers_that_it_has() -> None:
     with TestClient(app) as client:
         assert "more" not in client.get("/consumers/asyncapi.json").json()["channels"]
 
-    @app.state.athomic.subscribe_to("more", group_id="stock", handler_id="more")
+    athomic: Athomic = app.state.athomic
+
+    @athomic.subscribe_to("more", group_id="stock", handler_id="more")
     async def more(item: Item) -> None: ...
 
     with TestClient(app) as client:
