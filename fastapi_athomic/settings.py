@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -30,6 +30,20 @@ from .payload_settings import PayloadSettings
 from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
 Assignor = Literal["roundrobin", "range", "sticky"]
+_YES, _NO = ("true", "1", "yes", "y", "on", "t"), ("false", "0", "no", "n", "off", "f")
+"""What pydantic takes for a bool."""
+
+
+def _creation(value: object) -> object:
+    """When topics are created. What was a yes or no before is still understood."""
+    name = {**dict.fromkeys(_YES, "when_needed"), **dict.fromkeys(_NO, "never")}.get(str(value).lower(), value)
+    if name not in ("when_needed", "at_start", "never"):
+        raise ValueError("must be when_needed, at_start or never (true is when_needed, false is never)")
+    return name
+
+
+CreateTopics = Annotated[Literal["when_needed", "at_start", "never"] | bool, PlainValidator(_creation)]
+"""When an app creates topics that are missing."""
 
 _PLAINER = {
     "bool_parsing": "must be true or false",
@@ -224,9 +238,9 @@ class AthomicSettings(Checked, BaseSettings):
     lineage_headers: bool | None = None
     lineage_interval: PositiveSeconds = 60.0  # between two events of a run
 
-    # create missing topics where the broker allows it: source topics at the start, those for dead letters, retries and
-    # redrives when they are first needed
-    create_topics: bool = True
+    # when missing topics are created, where the broker allows it; `when_needed`: source topics at the start, those for
+    # dead letters, retries and redrives with the first message for them. true counts as `when_needed`, false as `never`
+    create_topics: CreateTopics = "when_needed"
     dlq_topic: str = "{topic}.{group_id}.dlq"  # where dead letters go
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"  # where messages wait for a later attempt
     redrive_topic: str = "{topic}.{group_id}.redrive"  # where dead letters that are sent back go
@@ -331,6 +345,11 @@ class AthomicSettings(Checked, BaseSettings):
     def session_timeout(self) -> float | None:
         """Seconds after which the broker evicts a silent member of a group. None: this broker never does."""
         return self.kafka.session_timeout if self.scheme == "kafka" else None
+
+    @property
+    def makes_topics(self) -> bool:
+        """Missing topics are created, at whatever time."""
+        return self.create_topics not in ("never", False)
 
     @property
     def ready_includes(self) -> tuple[str, ...]:

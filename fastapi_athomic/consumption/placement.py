@@ -17,7 +17,7 @@ from ..exceptions import CommitFailedError, ControlRefusedError, TransportError
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode, lasting
 from ..rights import missing_right
-from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
+from ..transports.base import CommittedOffset, TopicCounts, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
 from .notes import encode_note
@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.2
 """Pause between two attempts to place partitions."""
 TOPICS_SECONDS = 5.0
-"""Seconds between two questions to the broker whether the topics still exist, and are still the same."""
+"""Seconds between two questions to the broker whether the topics of a pattern still exist, and are still the same.
+
+For topics that are named `TopicWatch` asks, once for all handlers.
+"""
 
 
 class Passage(NamedTuple):
@@ -191,11 +194,17 @@ class Placement:
         """Makes `watch_topics` look at once: a topic may have been deleted."""
         self._look_at_topics.set()
 
+    def hear(self, said: TopicCounts) -> None:
+        """The broker has been asked for the topics of all handlers: looks at ours if they are not as they were."""
+        known = self.topics if self._parts.named else None
+        if known is not None and not all(said.fits(topic, info) for topic, info in known.items()):
+            self.look_soon()
+
     async def watch_topics(self, joined: asyncio.Event) -> None:
-        """Looks at the topics regularly, once the session has `joined` the group, until it is cancelled."""
+        """Looks at the topics when they may have changed, once the session has `joined`, until it is cancelled."""
         while True:
             try:
-                async with asyncio.timeout(TOPICS_SECONDS):
+                async with asyncio.timeout(None if self._parts.named else TOPICS_SECONDS):
                     await self._look_at_topics.wait()
             except TimeoutError:
                 pass

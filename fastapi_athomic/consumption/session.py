@@ -90,7 +90,7 @@ class ConsumerSession:
                 asyncio.create_task(
                     self._placement.watch_topics(self._membership.joined), name=f"{self._parts.name}-topics"
                 ),
-                asyncio.ensure_future(self._parts.follow(self._connected, followed)),
+                asyncio.ensure_future(self._parts.follow(self._connected, followed, self._placement.hear)),
             ]
             for helper in beside:
                 helper.add_done_callback(lambda _: self._bell.ring())

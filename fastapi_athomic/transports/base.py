@@ -69,20 +69,34 @@ class TopicInfo(NamedTuple):
 class TopicCounts(dict[str, int]):
     """The number of partitions of each topic.
 
+    `ids`: of those whose id is known, as in `TopicInfo`.
+
     `denied`: by topic, which of Describe, Read and Write the broker's authorizer refuses; topics of which nothing is
     refused, or nothing is known, are left out. Without Describe nobody knows whether the topic exists: it is in
     `denied` only.
     """
 
     def __init__(
-        self, counts: Mapping[str, int] = MappingProxyType({}), denied: Mapping[str, frozenset[Operation]] | None = None
+        self,
+        counts: Mapping[str, int] = MappingProxyType({}),
+        denied: Mapping[str, frozenset[Operation]] | None = None,
+        ids: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(counts)
         self.denied = denied or {}
+        self.ids = ids or {}
 
     def denies(self, operation: Operation, topic: str) -> bool:
         """Whether the authorizer refuses the operation, as far as is known."""
         return operation in self.denied.get(topic, ())
+
+    def fits(self, topic: str, info: TopicInfo | None) -> bool:
+        """Whether this says of the topic what `info` does; None: that it does not exist."""
+        if info is None:
+            return topic not in self and topic not in self.denied
+        one, other = info.id, self.ids.get(topic, b"")
+        same = self.get(topic, 0) == info.partitions and self.denied.get(topic, frozenset()) == info.denied
+        return same and (one == other or not one or not other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ class KafkaConsumer:
         instance_id = None if self._instance_id in self._twins else self._instance_id
         options = MemberOptions.of(self._settings, self._config, instance_id)
         hooks = MemberHooks(on_arrival=self._arrived, on_twin=self._twins.add, on_unreadable=self._unreadable.note)
-        client = await self._clients.enter(f"connecting {self._name}")
+        client = await self._clients.enter(f"connecting {self._name}")  # until `stop`
         member = self._member = GroupMember(hooks, client, options)
         if self._config.pattern is not None:
             member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))

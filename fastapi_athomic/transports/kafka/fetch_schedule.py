@@ -172,16 +172,16 @@ class BrokerSchedule:
             await asyncio.sleep(RETRY_SECONDS)
             answer = None
         lane.busy = False
-        if answer is not None:
-            self._deliver(lane, answer)
-        else:
-            for reading in lane.release():
-                self._on_moved(reading)  # perhaps it is; else it comes back at once
-        if lane is not self._standing:
-            for reading in lane.release():
-                if reading.wanted:
-                    self._hungry[reading] = None
-        self._look_soon()
+        try:
+            if answer is not None:
+                self._deliver(lane, answer)
+            else:
+                for reading in lane.release():
+                    self._on_moved(reading)  # perhaps it is; else it comes back at once
+        finally:  # a fault of ours must not end the fetching of all members
+            if lane is not self._standing:
+                self._hungry |= dict.fromkeys(reading for reading in lane.release() if reading.wanted)
+            self._look_soon()
 
     def _deliver(self, lane: Lane, answer: Answer) -> None:
         told: set[Owner] = set()

@@ -105,6 +105,11 @@ class MemoryBroker:
             names = self._topics if topics is None else topics
             return {name: len(self._topics[name]) for name in names if name in self._topics}
 
+    def ids_of(self, topics: Collection[str]) -> dict[str, bytes]:
+        """The ids of those of these topics that exist."""
+        with self._lock:
+            return {name: self._ids[name] for name in topics if name in self._topics}
+
     def append(
         self,
         messages: Iterable[OutgoingMessage],
