@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from uuid import uuid4
 
+from benchmarks.builds import OURS, check_build
 from benchmarks.workload import Order
 
 IO_SECONDS = 0.005
@@ -263,6 +264,7 @@ async def ours(run: Run, isolation: Literal["loop", "thread"] = "loop", **option
 
     from fastapi_athomic import AthomicSettings, include_athomic
 
+    check_build()
     settings = AthomicSettings(broker_url=f"kafka://{run.bootstrap}", isolation=isolation)
     athomic = include_athomic(FastAPI(), settings)
 
@@ -365,7 +367,7 @@ async def kstreams(run: Run) -> None:
     await engine.stop()
 
 
-OURS, HAND = "fastapi-athomic", "hand-written"
+HAND = "hand-written"
 IN_A_THREAD = f"{OURS}, isolation=thread"
 
 CONTENDERS: dict[str, Callable[[Run], Awaitable[None]]] = {

@@ -1,35 +1,41 @@
-"""The figures F1 to F10: who is measured, how, and with which goals."""
+"""The figures: who is measured, how, and with which goals."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.contenders import HAND, IN_A_THREAD, OURS, Kind
-from benchmarks.http_apps import APPS
-from benchmarks.http_beside import ANYWHERE, RATE, WARM_UP_SECONDS, HttpRun, core_of_its_own
+from benchmarks.builds import HERE, OURS, Build, origin, with_twins
+from benchmarks.contenders import HAND, IN_A_THREAD, Kind
+from benchmarks.deploys import Deploys
+from benchmarks.everyday import CONNECTED, IDLE, START, TRICKLE
+from benchmarks.http_apps import APPS, MATRIX_SIZE
+from benchmarks.http_beside import ANYWHERE, NUMPY, RATE, WARM_UP_SECONDS, HttpRun, core_of_its_own
 from benchmarks.ordered import NAMES as ORDERED
 from benchmarks.ordered import ROUND_TRIPS, running_redis
 from benchmarks.payload_cases import AS_MODEL, BARE, CONFLUENT, OVERHEAD, STEPS, WAYS
 from benchmarks.payload_cases import OURS as PIPELINE
 from benchmarks.report import FORMATS, Goal, Measured, NoFigureError, Table, figure, versions
+from benchmarks.runs import (
+    BrokerName,
+    Options,
+    at_most,
+    checked,
+    goal,
+    interleave,
+    no_worse,
+    of,
+    python,
+    running_broker,
+)
 from benchmarks.workload import PARTITIONS, UNIFORM_KEYS, ZIPF_KEYS, Keys, fill, steady
-from tests.support.kafka_broker import start_kafka
-from tests.support.mock_cluster import MockCluster
 
-ROOT = Path(__file__).parents[1]
-BrokerName = Literal["mock", "kafka"]
-PATIENCE = 120.0  # seconds for one run
 MOCK_SHARE: Mapping[Keys, float] = {"uniform": 0.14, "zipf": 0.08}
 """Share of the messages on the mock cluster: it keeps 5 MB per partition, and Zipf's keys fill some of them sooner."""
 WARM_UP = 10_000
@@ -41,77 +47,12 @@ KEY_SETTINGS: Mapping[Keys, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    broker: BrokerName
-    rounds: int
-    keys: Sequence[Keys]
-    seconds: float  # of HTTP load
-    scale: float  # of the number of messages
-
-
-@contextmanager
-def running_broker(name: BrokerName) -> Iterator[Any]:
-    if name == "mock":
-        yield MockCluster()
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        broker = start_kafka(Path(directory) / "kafka")
-        try:
-            yield broker
-        finally:
-            broker.stop()
-
-
-def python(*arguments: str, seconds: float = PATIENCE) -> list[str]:
-    """Runs a module in a process of its own and returns its lines. Raises `NoFigureError` if it fails."""
-    command = [sys.executable, *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise NoFigureError(f"not done after {seconds:g} s") from None
-    if done.returncode:
-        raise NoFigureError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
-    return done.stdout.splitlines()
-
-
-def measure(kind: Kind, name: str, bootstrap: str, topic: str, warm_up: int, count: int) -> Measured:
-    return checked(python("-m", "benchmarks.contenders", kind, name, bootstrap, topic, str(warm_up), str(count)))
-
-
-def checked(lines: Sequence[str]) -> Measured:
-    """The figures of the last line. Raises `NoFigureError` if messages went wrong."""
-    result: dict[str, float] = json.loads(lines[-1])
-    if wrong := result.pop("wrong"):
-        raise NoFigureError(f"{wrong:g} messages lost, repeated or out of order")
-    return result
-
-
-def interleave(table: Table, rounds: int, run: Callable[[str], Measured]) -> None:
-    """Runs each contender once per round, so that a slow minute of the machine slows all of them."""
-    for _ in range(rounds):
-        for name, runs in table.runs.items():
-            if name in table.problems:
-                continue
-            try:
-                runs.append(run(name))
-            except NoFigureError as problem:
-                table.problems[name] = str(problem)
-
-
-def times(column: str, ours: str, other: str) -> Callable[[Mapping[str, Measured]], float]:
-    return lambda measured: measured[ours][column] / measured[other][column]
-
-
-def of(name: str, column: str) -> Callable[[Mapping[str, Measured]], float]:
-    return lambda measured: measured[name][column]
-
-
-def goal(ours: str, other: str, wanted: float, column: str = "messages/s") -> Goal:
-    return Goal(f"{ours} / {other}", times(column, ours, other), wanted)
+def measure(
+    kind: Kind, name: str, against: Build | None, bootstrap: str, topic: str, warm_up: int, count: int
+) -> Measured:
+    contender, build = origin(name, against)
+    arguments = (kind, contender, bootstrap, topic, str(warm_up), str(count))
+    return checked(python("-m", "benchmarks.contenders", *arguments, build=build))
 
 
 # --- F1 to F4: messages per second
@@ -134,7 +75,8 @@ class Throughput:
     def _table(self, name: str, keys: Keys, options: Options) -> Table:
         factor = options.scale * (1 if options.broker == "kafka" else MOCK_SHARE[keys])
         factor *= self.zipf if keys == "zipf" else 1
-        counts = {contender: int(count * factor) for contender, count in self.counts.items()}
+        names = with_twins(self.counts, options.against)
+        counts = {name: int(self.counts[origin(name, options.against)[0]] * factor) for name in names}
         with running_broker(options.broker) as broker:
             fill(
                 broker.bootstrap,
@@ -150,13 +92,14 @@ class Throughput:
             )
             columns = ["messages/s", "CPU per message"]
             title = f"{self.title}, {keys} keys, {options.broker}"
-            table = Table(f"{name}-{keys}-{options.broker}", title, setting, columns, self.goals, self.unordered)
+            goals = [*self.goals, *no_worse(counts, options.against, "messages/s")]
+            table = Table(f"{name}-{keys}-{options.broker}", title, setting, columns, goals, self.unordered)
             table.runs = {contender: [] for contender in counts}
 
             def run(contender: str) -> Measured:
                 kind: Kind = "unordered" if contender in self.unordered else "rate"
                 warm_up = min(WARM_UP, counts[contender])
-                return measure(kind, contender, broker.bootstrap, "orders", warm_up, counts[contender])
+                return measure(kind, contender, options.against, broker.bootstrap, "orders", warm_up, counts[contender])
 
             interleave(table, options.rounds, run)
         return table
@@ -178,7 +121,13 @@ class Http:
 
     def tables(self, name: str, options: Options) -> Iterator[Table]:
         with core_of_its_own() as cores, running_broker(options.broker) as broker:
-            run = HttpRun(broker.bootstrap, options.seconds, mock=options.broker == "mock", cores=cores)
+            run = HttpRun(
+                broker.bootstrap,
+                options.seconds,
+                mock=options.broker == "mock",
+                cores=cores,
+                against=options.against,
+            )
             fill(broker.bootstrap, "orders", "uniform", run.backlog, create=options.broker == "kafka")
             setting = (
                 f"{broker.description}, a backlog of {run.backlog:,} messages, a handler that computes for 0.1 ms, "
@@ -189,9 +138,10 @@ class Http:
             )
             columns = ["p99", "p50", "p99.9", "longest", "consumed/s"]
             table = Table(f"{name}-{options.broker}", f"F5: HTTP beside a backlog, {options.broker}", setting, columns)
-            table.goals = self.goals
             anywhere = [] if cores is None else [IN_A_THREAD + ANYWHERE]
-            table.runs = {app: [] for app in [*APPS, *anywhere]}
+            apps = with_twins([*APPS, *anywhere], options.against)
+            table.goals = [*self.goals, *no_worse(apps, options.against, "p99", "consumed/s")]
+            table.runs = {app: [] for app in apps}
             interleave(table, options.rounds, run.measure)
         yield table
 
@@ -218,12 +168,15 @@ class Ordered:
             )
             title = f"F6: ordered consumer on Redis, {keys} keys, {options.broker}"
             columns = ["messages/s", "CPU per message", ROUND_TRIPS]
-            table = Table(f"{name}-{keys}-{options.broker}", title, setting, columns, self.goals)
-            table.runs = {contender: [] for contender in ORDERED}
+            names = with_twins(ORDERED, options.against)
+            goals = [*self.goals, *no_worse(names, options.against, "messages/s", ROUND_TRIPS)]
+            table = Table(f"{name}-{keys}-{options.broker}", title, setting, columns, goals)
+            table.runs = {contender: [] for contender in names}
 
-            def run(contender: str) -> Measured:
+            def run(name: str) -> Measured:
+                contender, build = origin(name, options.against)
                 arguments = (broker.bootstrap, "orders", url, str(WARM_UP), str(count), ORDERED[contender])
-                return checked(python("-m", "benchmarks.ordered", *arguments))
+                return checked(python("-m", "benchmarks.ordered", *arguments, build=build))
 
             interleave(table, options.rounds, run)
         return table
@@ -245,13 +198,15 @@ class Latency:
                 f"after {warm_up:,}; medians of {options.rounds} interleaved rounds."
             )
             title = f"F7: from publish to handler, {options.broker}"
-            table = Table(f"{name}-{options.broker}", title, setting, ["p50", "p99"], self.goals)
-            table.runs = {contender: [] for contender in self.contenders}
+            names = with_twins(self.contenders, options.against)
+            goals = [*self.goals, *no_worse(names, options.against, "p50", "p99")]
+            table = Table(f"{name}-{options.broker}", title, setting, ["p50", "p99"], goals)
+            table.runs = {contender: [] for contender in names}
 
             def run(contender: str) -> Measured:
                 topic = f"orders-{os.urandom(4).hex()}"
                 with steady(broker.bootstrap, topic, 200, create=options.broker == "kafka"):
-                    return measure("latency", contender, broker.bootstrap, topic, warm_up, count)
+                    return measure("latency", contender, options.against, broker.bootstrap, topic, warm_up, count)
 
             interleave(table, options.rounds, run)
         yield table
@@ -267,13 +222,15 @@ class Memory:
 
     def tables(self, name: str, options: Options) -> Iterator[Table]:
         counts = {broker: int(count * options.scale) for broker, count in self.COUNTS.items()}
+        builds = {"": HERE} | ({options.against.twin(""): options.against} if options.against else {})
         curves = {
             "memory://, without consumers": samples("without", str(counts["memory://"] // 10)),
-            "memory://": samples("memory", str(counts["memory://"])),
+            **{f"memory://{end}": samples("memory", str(counts["memory://"]), build=builds[end]) for end in builds},
         }
         with running_broker("kafka") as broker:
             fill(broker.bootstrap, "orders", "uniform", counts["Apache Kafka"], create=True)
-            curves["Apache Kafka"] = samples("kafka", broker.bootstrap, "orders", str(counts["Apache Kafka"]))
+            arguments = ("kafka", broker.bootstrap, "orders", str(counts["Apache Kafka"]))
+            curves |= {f"Apache Kafka{end}": samples(*arguments, build=builds[end]) for end in builds}
         setting = (
             f"One process that publishes {counts['memory://']:,} messages on memory:// and consumes them (without "
             f"consumers: publishes a tenth), retention 10,000 messages per partition; a backlog of "
@@ -293,6 +250,7 @@ class Memory:
                 Goal(f"{broker}: growth in the last half, MB", of(broker, "memory, last half"), 2, at_most=True)
                 for broker in counts
             ),
+            *no_worse(curves, options.against, "memory, most"),
         ]
         columns = ["memory, most", "memory, last half", "messages/s"]
         table = Table(name, "F8: memory over millions of messages", setting, columns, goals)
@@ -301,8 +259,8 @@ class Memory:
         yield table
 
 
-def samples(*arguments: str) -> list[Measured]:
-    *curve, end = [json.loads(line) for line in python("-m", "benchmarks.soak", *arguments, seconds=900)]
+def samples(*arguments: str, build: Build = HERE) -> list[Measured]:
+    *curve, end = [json.loads(line) for line in python("-m", "benchmarks.soak", *arguments, build=build, seconds=900)]
     if end["wrong"]:
         raise NoFigureError(f"{end['wrong']} messages lost, repeated or out of order")
     return [sample for sample in curve if sample["handled"]]
@@ -341,30 +299,39 @@ def draw_soak(curves: Mapping[str, Sequence[Measured]], path: Path) -> None:
 
 
 class Import:
-    CODE = (
-        "import fastapi, time; began = time.perf_counter(); import fastapi_athomic{more}; "
-        "print((time.perf_counter() - began) * 1e3)"
-    )
+    CODE = """
+import fastapi, time
+began = time.perf_counter()
+{statement}
+print((time.perf_counter() - began) * 1e3)
+"""
+    KAFKA = """
+import aiokafka
+try:
+    import fastapi_athomic.transports.kafka.transport
+except ModuleNotFoundError:  # an old build, in which it was one module
+    import fastapi_athomic.transports.kafka
+"""
 
     def tables(self, name: str, options: Options) -> Iterator[Table]:
-        modules = {
-            "import fastapi_athomic": "",
-            "with the Kafka transport and aiokafka": ", fastapi_athomic.transports.kafka.transport, aiokafka",
-        }
+        kafka = "with the Kafka transport and aiokafka"
+        statements = {"import fastapi_athomic": "import fastapi_athomic", kafka: self.KAFKA}
         rounds = options.rounds * 3
         setting = (
             f"After `import fastapi`, in a new process; medians of {rounds} interleaved rounds, after one that "
             "compiles the modules."
         )
-        kafka = "with the Kafka transport and aiokafka"
+        names = [*statements, *(map(options.against.twin, statements) if options.against else ())]
         goals = [Goal(f"{kafka}, ms", of(kafka, "import"), 150, at_most=True)]
-        table = Table(name, "F9: import", setting, ["import"], goals)
-        table.runs = {label: [] for label in modules}
+        table = Table(name, "F9: import", setting, ["import"], [*goals, *no_worse(names, options.against, "import")])
+        table.runs = {name: [] for name in names}
 
-        def run(label: str) -> Measured:
-            return {"import": float(python("-c", self.CODE.format(more=modules[label]))[0])}
+        def run(name: str) -> Measured:
+            label, build = origin(name, options.against)
+            return {"import": float(python("-c", self.CODE.format(statement=statements[label]), build=build)[0])}
 
-        run(kafka)
+        for label in names:
+            run(label)
         interleave(table, rounds, run)
         yield table
 
@@ -448,9 +415,47 @@ def draw_overheads(table: Table, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
+# --- E6: a handler that lets go of the GIL
+
+
+class Isolated:
+    """Apps on any core, as two threads can use two of them here."""
+
+    def tables(self, name: str, options: Options) -> Iterator[Table]:
+        assert options.against is not None
+        with running_broker("kafka") as broker:
+            run = HttpRun(
+                broker.bootstrap, options.seconds, mock=False, cores=None, against=options.against, work=NUMPY
+            )
+            fill(broker.bootstrap, "orders", "uniform", run.backlog, create=True)
+            setting = (
+                f"{broker.description}, a backlog of {run.backlog:,} messages, a handler that multiplies two matrices "
+                f"of {MATRIX_SIZE} rows (float32, numpy with one thread, which lets go of the GIL meanwhile), one "
+                f"uvicorn process, `GET /ping` at {RATE:g} requests/s on a schedule for {run.seconds:g} s after "
+                f"{WARM_UP_SECONDS:g} s of warm-up, all on any core; medians of {options.rounds} interleaved rounds."
+            )
+            goals = [
+                goal(IN_A_THREAD, OURS, 0.9, "consumed/s"),
+                at_most(IN_A_THREAD, options.against.twin(IN_A_THREAD), 1, "p99"),
+            ]
+            columns = ["consumed/s", "p99", "p50", "p99.9", "longest"]
+            table = Table(name, "E6: numpy in the handler, HTTP beside it", setting, columns, goals)
+            table.runs = {app: [] for app in with_twins([OURS, IN_A_THREAD], options.against)}
+            interleave(table, options.rounds, run.measure)
+        yield table
+
+
 FAST, SLOW = 400_000, 40_000
 
-FIGURES: dict[str, Any] = {
+EVERYDAY: Mapping[str, Any] = {
+    "e1": IDLE,
+    "e2": TRICKLE,
+    "e3": Deploys(),
+    "e4": START,
+    "e5": CONNECTED,
+    "e6": Isolated(),
+}
+FIGURES: Mapping[str, Any] = {
     "f1": Throughput(
         "F1: one message at a time",
         {
@@ -528,6 +533,7 @@ FIGURES: dict[str, Any] = {
     "f8": Memory(),
     "f9": Import(),
     "f10": Payloads(),
+    **EVERYDAY,
 }
-BROKER_OF: Mapping[str, Sequence[BrokerName]] = {"f8": ["kafka"], "f9": ["kafka"], "f10": ["kafka"]}
-"""F8 starts its own brokers, and F9 and F10 need none."""
+BROKER_OF: Mapping[str, Sequence[BrokerName]] = {name: ["kafka"] for name in ("f8", "f9", "f10", *EVERYDAY)}
+"""F8 starts its own brokers, F9 and F10 need none, and everyday load is about Apache Kafka's protocol."""

@@ -1,7 +1,7 @@
 """Web services that drain a backlog beside their routes. `BENCH_APP` names one, and uvicorn runs it.
 
-Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`. `BENCH_CORES` lists
-the cores that it may run on; by default all.
+Each has `GET /ping` and `GET /handled`, and a handler that keeps a core busy for `WORK_SECONDS`, or with `BENCH_WORK`
+numpy multiplies matrices. `BENCH_CORES` lists the cores that it may run on; by default all.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
+from benchmarks.builds import check_build
 from benchmarks.workload import Order
 
 BOOTSTRAP = os.environ.get("BENCH_BOOTSTRAP", "")
 TOPIC = os.environ.get("BENCH_TOPIC", "")
 GROUP = os.environ.get("BENCH_GROUP", "")
 WORK_SECONDS = 0.0001
+MATRIX_SIZE = 512
+"""A product of two such matrices takes one to three milliseconds. numpy lets go of the GIL meanwhile."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -28,21 +31,33 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 class Work:
     """What the handlers do: keep a core busy, count, and check the order."""
 
-    def __init__(self) -> None:
+    def __init__(self, compute: Callable[[], object]) -> None:
         self.handled = 0
         self.wrong = 0  # lost, repeated, or out of order for its key
+        self._compute = compute
         self._newest: dict[int, int] = {}
 
     async def handle(self, order: Order) -> None:
-        end = perf_counter() + WORK_SECONDS
-        while perf_counter() < end:
-            pass
+        self._compute()
         self.wrong += order.number != self._newest.get(order.key, -1) + 1
         self._newest[order.key] = order.number
         self.handled += 1
 
 
-work = Work()
+def stay_busy() -> None:
+    end = perf_counter() + WORK_SECONDS
+    while perf_counter() < end:
+        pass
+
+
+def product() -> Callable[[], object]:
+    import numpy
+
+    matrix = numpy.ones((MATRIX_SIZE, MATRIX_SIZE), dtype=numpy.float32)
+    return lambda: matrix @ matrix
+
+
+work = Work(product() if os.environ.get("BENCH_WORK") == "numpy" else stay_busy)
 
 
 def new_app(lifespan: Lifespan | None = None) -> FastAPI:
@@ -97,6 +112,7 @@ def hand_written(slice_seconds: float | None = None) -> FastAPI:
 def ours(isolation: Literal["loop", "thread"]) -> FastAPI:
     from fastapi_athomic import AthomicSettings, include_athomic
 
+    check_build()
     app = new_app()
     athomic = include_athomic(app, AthomicSettings(broker_url=f"kafka://{BOOTSTRAP}", isolation=isolation))
 

@@ -1,4 +1,4 @@
-"""F5: how fast routes answer while a backlog drains."""
+"""F5 and E6: how fast routes answer while a backlog drains."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import httpx
 
+from benchmarks.builds import HERE, ROOT, Build, origin, uvicorn
 from benchmarks.report import Measured, NoFigureError
 from tests.support.processes import free_port
 
-ROOT = Path(__file__).parents[1]
 RATE = 200.0
 WARM_UP_SECONDS = 3.0
 START_SECONDS = 60.0
-FASTEST = 9_500
-"""The most messages per second that a handler of 0.1 ms allows."""
+BUSY, NUMPY = "busy", "numpy"
+FASTEST = {BUSY: 9_500, NUMPY: 1_500}
+"""The most messages per second that a handler allows: one of 0.1 ms, and one that multiplies matrices."""
 MOCK_BACKLOG, MOCK_SECONDS = 75_000, 4.0
 """The mock cluster keeps 5 MB per partition, so only so many seconds of load can be measured beside it."""
 
@@ -61,26 +61,39 @@ def core_of_its_own() -> Iterator[Cores | None]:
 class HttpRun:
     """Starts an app, waits until it consumes, and sends it requests on a schedule."""
 
-    def __init__(self, bootstrap: str, seconds: float, *, mock: bool, cores: Cores | None) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        seconds: float,
+        *,
+        mock: bool,
+        cores: Cores | None,
+        against: Build | None,
+        work: str = BUSY,
+    ) -> None:
         self._bootstrap = bootstrap
+        self._work = work
+        self._against = against
         self._cores = cores
         self.seconds = min(seconds, MOCK_SECONDS) if mock else seconds
-        self.backlog = MOCK_BACKLOG if mock else int((WARM_UP_SECONDS + 2 * seconds + 7) * FASTEST)
+        self.backlog = MOCK_BACKLOG if mock else int((WARM_UP_SECONDS + 2 * seconds + 7) * FASTEST[work])
 
     def measure(self, name: str) -> Measured:
         """Raises `NoFigureError`."""
         port = free_port()
-        environment = os.environ | {
-            "BENCH_APP": name.removesuffix(ANYWHERE),
-            "BENCH_CORES": self._cores_of(name),
-            "BENCH_BOOTSTRAP": self._bootstrap,
-            "BENCH_TOPIC": "orders",
-            "BENCH_GROUP": f"bench-{uuid4().hex[:12]}",
-        }
-        command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.http_apps:app", "--port", str(port)]
-        app = subprocess.Popen([*command, "--log-level", "error", "--no-access-log"], cwd=ROOT, env=environment)
+        contender, build = origin(name, self._against)
+        environment = build.environment(
+            BENCH_APP=contender.removesuffix(ANYWHERE),
+            BENCH_CORES=self._cores_of(contender),
+            BENCH_WORK=self._work,
+            OPENBLAS_NUM_THREADS="1",
+            BENCH_BOOTSTRAP=self._bootstrap,
+            BENCH_TOPIC="orders",
+            BENCH_GROUP=f"bench-{uuid4().hex[:12]}",
+        )
+        app = subprocess.Popen(uvicorn("benchmarks.http_apps:app", port, build), cwd=ROOT, env=environment)
         try:
-            return self._ask(name, port)
+            return self._ask(contender, port)
         finally:
             app.terminate()
             try:
@@ -99,7 +112,7 @@ class HttpRun:
         time.sleep(WARM_UP_SECONDS)
         before, began = _handled(port), time.monotonic()
         load = [sys.executable, "-m", "benchmarks.http_load", str(port), str(RATE), str(self.seconds)]
-        done = subprocess.run(load, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(load, cwd=ROOT, env=HERE.environment(), capture_output=True, text=True, check=False)
         if done.returncode:
             raise NoFigureError((done.stderr.strip().splitlines() or ["the load ended without a word"])[-1])
         after, seconds = _handled(port), time.monotonic() - began
@@ -112,7 +125,12 @@ class HttpRun:
 
 
 def _handled(port: int) -> dict[str, int]:
-    found: dict[str, int] = httpx.get(f"http://127.0.0.1:{port}/handled", timeout=10).raise_for_status().json()
+    """Raises `NoFigureError` if the app does not answer."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/handled", timeout=10).raise_for_status()
+    except httpx.HTTPError as problem:
+        raise NoFigureError(f"the app does not answer: {problem!r}") from problem
+    found: dict[str, int] = answer.json()
     return found
 
 
@@ -122,7 +140,7 @@ def _wait_until_it_consumes(port: int, name: str) -> Any:
         try:
             if _handled(port)["handled"] or name == "no consumer":
                 return
-        except httpx.HTTPError:
+        except NoFigureError:
             pass
         time.sleep(0.1)
     raise NoFigureError("it consumes nothing")

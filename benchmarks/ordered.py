@@ -13,14 +13,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.builds import check_build
 from benchmarks.contenders import Run
 from benchmarks.workload import Order
-from fastapi_athomic.consumption.partitions import PartitionState
-from fastapi_athomic.messages import RawMessage
-from fastapi_athomic.sequencing.strategy import OrderedStrategy
 from tests.support.redis_server import start_redis
 
 NAMES: Mapping[str, Literal["loop", "thread"]] = {
@@ -41,14 +40,24 @@ def running_redis() -> Iterator[str]:
             server.stop()
 
 
+def ordered_strategy() -> Any:
+    """The class, which had another place in old builds."""
+    try:
+        return import_module("fastapi_athomic.sequencing.strategy").OrderedStrategy
+    except ModuleNotFoundError:
+        return import_module("fastapi_athomic.ordering").OrderedStrategy
+
+
 class Batches:
     """Counts the batches that the strategy gets."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._accept: Callable[[OrderedStrategy, PartitionState, Sequence[RawMessage]], None] = OrderedStrategy.accept
+        strategy = ordered_strategy()
+        self._accept: Callable[[Any, Any, Sequence[Any]], None] = strategy.accept
+        strategy.accept = lambda *given: self.accept(*given)
 
-    def accept(self, strategy: OrderedStrategy, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
+    def accept(self, strategy: Any, partition: Any, messages: Sequence[Any]) -> None:
         self.number += bool(messages)
         self._accept(strategy, partition, messages)
 
@@ -69,8 +78,8 @@ async def measure(
 
     from fastapi_athomic import AthomicSettings, include_athomic
 
+    check_build()
     batches = Batches()
-    OrderedStrategy.accept = lambda *given: batches.accept(*given)  # type: ignore[method-assign]
     settings = AthomicSettings(broker_url=f"kafka://{bootstrap}", isolation=isolation, state_store_url=SecretStr(url))
     athomic = include_athomic(FastAPI(), settings)
     run = Run(bootstrap, topic, warm_up, count)

@@ -19,7 +19,9 @@ from benchmarks.payload_cases import OURS as PIPELINE
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+FIGURES = "<!-- figures -->", "<!-- end of figures -->"
+EVERYDAY = "<!-- everyday load -->", "<!-- end of everyday load -->"
+GOALS = ("| figure | goal | wanted | measured | |", "|---|---|---|---|---|")
 PACKAGES = (
     "fastapi-athomic",
     "aiokafka",
@@ -44,7 +46,12 @@ FORMATS = {
     "memory, last half": "{:+.1f} MB",
     **dict.fromkeys((PIPELINE, BARE, CONFLUENT, AS_MODEL), "{:.1f} µs"),
     OVERHEAD: "{:.2f}",
+    "CPU of a core": "{:.1f} %",
+    "ready": "{:.2f} s",
+    "ready, first start": "{:.2f} s",
+    **dict.fromkeys(("connections", "lost", "repeated", "out of order"), "{:.0f}"),
 }
+MORE_IS_BETTER = {"messages/s", "consumed/s"}
 
 Measured = Mapping[str, float]
 """One run: a number for each column."""
@@ -77,6 +84,30 @@ class Goal:
         return f"| {self.text} | {sign} {self.wanted:g} | {found:.2f} | {'reached' if reached else 'missed'} |"
 
 
+@dataclass(frozen=True)
+class NoWorse:
+    """A goal that lies in the other build: to be as good as its median, or at least as its worst round."""
+
+    name: str
+    twin: str
+    column: str
+
+    def line(self, rounds: Sequence[Mapping[str, Measured]]) -> str:
+        text = f"{self.column}: {self.name} / {self.twin}"
+        try:
+            here, there = ([measured[name][self.column] for measured in rounds] for name in (self.name, self.twin))
+        except KeyError as missing:
+            return f"| {text} | within the spread | no figure of {missing.args[0]} | |"
+        found = median(here) / median(there)
+        if self.column in MORE_IS_BETTER:
+            sign, bound = "≥", min(there) / median(there)
+            reached = found >= bound
+        else:
+            sign, bound = "≤", max(there) / median(there)
+            reached = found <= bound
+        return f"| {text} | {sign} {bound:.2f}, the spread | {found:.2f} | {'reached' if reached else 'missed'} |"
+
+
 @dataclass
 class Table:
     """One figure on one broker."""
@@ -85,7 +116,7 @@ class Table:
     title: str
     setting: str
     columns: Sequence[str]
-    goals: Sequence[Goal] = ()
+    goals: Sequence[Goal | NoWorse] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     runs: dict[str, list[Measured]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -177,7 +208,7 @@ def figure(path: Path, size: tuple[float, float], *, rows: int = 1) -> Iterator[
 def summarize(tables: Sequence[Table]) -> str:
     """All goals of one run, with links to the tables and charts."""
     lines = ["# Figures of one run", "", machine(), ""]
-    lines += ["| figure | goal | wanted | measured | |", "|---|---|---|---|---|"]
+    lines += GOALS
     for table in tables:
         lines += [f"| [{table.title}]({table.name}.md) {line}" for line in table.goal_lines()]
     lines += [""]
@@ -194,13 +225,36 @@ def publish(tables: Sequence[Table]) -> None:
     rows = [
         f"| [{table.title}](../benchmarks/results/{table.name}.md) {line}"
         for table in tables
-        if not table.name.endswith(("-mock", "-zipf-kafka"))
+        if table.name.startswith("f") and not table.name.endswith(("-mock", "-zipf-kafka"))
         for line in table.goal_lines()
     ]
-    head = [machine(), "", "| figure | goal | wanted | measured | |", "|---|---|---|---|---|"]
-    before, rest = PAGE.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text("\n".join([f"{before}{BEGIN}", "", *head, *rows, "", f"{END}{after}"]))
+    PAGE.write_text(filled(PAGE.read_text(), FIGURES, [machine(), "", *GOALS, *rows]))
+
+
+def publish_everyday(names: Sequence[str]) -> None:
+    """Writes what the results say of everyday load into docs/performance.md, whichever run each of them is of."""
+    pages = {name: path.read_text() for name in names if (path := RESULTS / f"{name}.md").exists()}
+    PAGE.write_text(filled(PAGE.read_text(), EVERYDAY, everyday_lines(pages)))
+
+
+def everyday_lines(pages: Mapping[str, str]) -> list[str]:
+    """The tables and the goals of results, one below the other; where they were measured is said once."""
+    rows, measured = [], []
+    for name, page in pages.items():
+        title, *_ = (line.removeprefix("## ") for line in page.splitlines() if line.startswith("## "))
+        _, _, goals = page.partition("\n| goal | wanted | measured | |\n|---|---|---|---|\n")
+        lines = goals.splitlines()
+        rows += [f"| [{title}](../benchmarks/results/{name}.md) {line}" for line in lines if line.startswith("|")]
+        measured += [line for line in lines if line.startswith("Measured on ")]
+    return [*dict.fromkeys(measured), "", *GOALS, *rows]
+
+
+def filled(page: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
+    """The page with other lines between two marks."""
+    begin, end = marks
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return "\n".join([f"{before}{begin}", "", *lines, "", f"{end}{after}"])
 
 
 def versions(packages: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from itertools import islice
 import psutil
 from fastapi import FastAPI
 
+from benchmarks.builds import check_build
 from benchmarks.contenders import Run
 from benchmarks.workload import Order, keys_of
 from fastapi_athomic import Athomic, AthomicSettings, include_athomic
@@ -24,6 +25,7 @@ MEGABYTE = 1_048_576
 
 
 def new_app(broker_url: str) -> Athomic:
+    check_build()
     memory = {"partitions": 4, "retention_messages": RETAINED}
     return include_athomic(FastAPI(), AthomicSettings.model_validate({"broker_url": broker_url, "memory": memory}))
 

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -49,25 +49,26 @@ def encode(key: int, number: int) -> bytes:
 
 
 class Source:
-    """A foreign producer."""
+    """A foreign producer. It counts what it writes, for each topic and key."""
 
-    def __init__(self, bootstrap: str, topic: str, *, create: bool, linger_ms: int = 20) -> None:
-        if create:
-            admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-            admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+    def __init__(self, bootstrap: str, *, partitions: int = PARTITIONS, linger_ms: int = 20) -> None:
         config: dict[str, Any] = {"linger.ms": linger_ms, "enable.idempotence": True, "log_level": 0}
         self._producer = Producer(config | {"bootstrap.servers": bootstrap})
-        self._producer.list_topics(topic, 30)
-        self._topic = topic
-        self._numbers: dict[int, int] = defaultdict(int)
+        self._partitions = partitions
+        self._numbers: dict[tuple[str, int], int] = defaultdict(int)
 
-    def write(self, key: int) -> None:
-        number = self._numbers[key]
-        self._numbers[key] = number + 1
-        arguments: dict[str, Any] = {"partition": key % PARTITIONS, "headers": HEADERS}
+    def look_up(self, *topics: str) -> None:
+        """Asks where the topics are, so that the first messages need not wait for it."""
+        for topic in topics:
+            self._producer.list_topics(topic, 30)
+
+    def write(self, topic: str, key: int) -> None:
+        number = self._numbers[topic, key]
+        self._numbers[topic, key] = number + 1
+        arguments: dict[str, Any] = {"partition": key % self._partitions, "headers": HEADERS}
         while True:
             try:
-                self._producer.produce(self._topic, encode(key, number), b"%d" % key, **arguments)
+                self._producer.produce(topic, encode(key, number), b"%d" % key, **arguments)
                 return
             except BufferError:
                 self._producer.poll(0.1)
@@ -80,23 +81,37 @@ class Source:
             raise RuntimeError(f"the broker did not take {left} messages")
 
 
+def create_topics(bootstrap: str, topics: Sequence[str], partitions: int = PARTITIONS) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    for created in admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics]).values():
+        created.result(30)
+
+
+def source_of(bootstrap: str, topic: str, *, create: bool, linger_ms: int = 20) -> Source:
+    if create:
+        create_topics(bootstrap, [topic])
+    source = Source(bootstrap, linger_ms=linger_ms)
+    source.look_up(topic)
+    return source
+
+
 def fill(bootstrap: str, topic: str, keys: Keys, count: int, *, create: bool) -> None:
-    source = Source(bootstrap, topic, create=create)
+    source = source_of(bootstrap, topic, create=create)
     for key in keys_of(keys, count):
-        source.write(key)
+        source.write(topic, key)
     source.flush()
 
 
 @contextmanager
 def steady(bootstrap: str, topic: str, rate: float, *, create: bool) -> Iterator[None]:
     """Within the block, writes `rate` messages per second, evenly."""
-    source = Source(bootstrap, topic, create=create, linger_ms=0)
+    source = source_of(bootstrap, topic, create=create, linger_ms=0)
     ending = threading.Event()
 
     def write() -> None:
         began, count = time.monotonic(), 0
         while not ending.wait(max(0.0, began + count / rate - time.monotonic())):
-            source.write(count % UNIFORM_KEYS)
+            source.write(topic, count % UNIFORM_KEYS)
             source.poll()
             count += 1
 

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Lifespan
 
 from .assembly import AppParts, Assembly, assemble, new_publisher, note_payloads
+from .asyncapi.documents import Described, Documents
 from .broker import NOT_RUNNING, BrokerConnection
 from .control.steering import Steering
 from .declared_publishers import Declaring
@@ -107,6 +108,7 @@ class Athomic(Declaring, Steering):
         self._metering = Metering(self.manager, self._transport.scheme)
         self._uplink: Uplink | None = None  # what publishes, around the app's own lifespan
         self._run: Run | None = None  # the consumers, inside it
+        self._documents = Documents()  # of AsyncAPI
 
     # --- subscribing
 
@@ -186,22 +188,21 @@ class Athomic(Declaring, Steering):
     def asyncapi(self) -> dict[str, Any]:
         """The AsyncAPI document of all handlers and declared publishers. Starts nothing, asks no broker.
 
-        It may be called at any time, in any thread, with and without an event loop.
+        It may be called at any time, in any thread, with and without an event loop. While the app runs it is made once,
+        and again after a publisher was declared.
 
         Raises:
             ConfigurationError: something is wrong with a handler, so the app would not start.
         """
-        from .asyncapi.document import Described, document  # only who asks for it needs it
-
-        manager = self._run.manager if self._run else self._wired()
+        run = self._run  # it may end meanwhile
         described = Described(
             app=self.app,
             settings=self.settings,
             payloads=self._payloads,
-            consumers=manager.consumers.values(),
+            manager=run.manager if run is not None else self._wired(),
             publishers=self.publishers.all,
         )
-        return document(described)
+        return self._documents.of(described)
 
     def _wired(self) -> ConsumerManager:
         """The consumers as a start would make them, to be looked at."""

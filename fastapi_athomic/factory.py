@@ -29,7 +29,7 @@ from .failures.name_clashes import NameClashes
 from .failures.own_topics import OwnTopics
 from .failures.pattern_topics import pattern_topics
 from .failures.return_topics import ReturnTopics
-from .failures.topic_watch import TopicWatch
+from .failures.topic_watch import Heard, TopicWatch
 from .handling.injection import HandlerPlan, compile_handler
 from .handling.patience import Patience
 from .handling.plans import Provider
@@ -76,12 +76,12 @@ class ConsumerFactory:
         self._settings = parts.settings
         self._rivals = Rivals()
         self._ordered_groups = OrderedGroups(parts.settings, parts.store)
-        self._name_clashes = NameClashes(create_topics=self._settings.create_topics)
+        self._name_clashes = NameClashes(create_topics=self._settings.makes_topics)
         self._own_topics = OwnTopics(self._settings, subscriptions)
         self._watch = TopicWatch(
             self._parts.transport,
             timeout=self._settings.request_timeout,
-            create_topics=self._settings.create_topics,
+            create_topics=self._settings.makes_topics,
             made=self._own_topics.made_for_us,
         )
         self._left_behind = LeftBehind(self._parts.transport, self._watch, self._settings)
@@ -120,7 +120,7 @@ class ConsumerFactory:
         dlq_handler.check_names()
         self._name_clashes.admit(dlq_handler.uses)
         self._left_behind.add(dlq_handler)
-        self._watch.expect(returns.expected())
+        self._watch.expect([*subscription.topics, *dlq_handler.uses.dlqs], returns.expected())
         processor_parts = self._processor_parts(subscription, plan, dlq_handler, returns)
         if observer is not None:
             processor_parts = observer.processing(Discovered(discovered.function, subscription), processor_parts)
@@ -128,8 +128,9 @@ class ConsumerFactory:
             name=subscription.handler_id,
             connect=lambda listener, topics: self._connect(subscription, returns, listener, topics),
             make_strategy=lambda guard: self._strategy(subscription, processor_parts, controls, counters, guard, gauge),
-            ensure_topics=lambda: self._ensure_topics(subscription, returns),
-            follow=lambda client, followed: self._follow(dlq_handler, client, followed),
+            ensure_topics=lambda: self._ensure_topics(subscription, dlq_handler),
+            named=subscription.pattern is None,
+            follow=lambda client, followed, heard: self._follow(dlq_handler, client, followed, heard),
             prepare=dlq_handler.prepare,
             delay_of=returns.delay_of,
             forget=dlq_handler.forget,
@@ -262,16 +263,19 @@ class ConsumerFactory:
         )
         return self._parts.transport.consumer(config, listener)
 
-    async def _ensure_topics(self, subscription: Subscription, returns: ReturnTopics) -> frozenset[str]:
+    async def _ensure_topics(self, subscription: Subscription, dlq_handler: DLQHandler) -> frozenset[str]:
         """Creates missing source topics. Returns the retry and redrive topics that exist, which are followed too.
 
-        The other retry and redrive topics are created when they are first needed.
+        Missing own topics are created here with `create_topics` "at_start", else when they are first needed.
         """
         if subscription.pattern is not None:
             return frozenset()
-        await ensure_sources(subscription, self._parts.transport, self._settings)
-        return await self._watch.readable(returns.brings_back)
+        await ensure_sources(subscription, self._watch, self._settings)
+        await dlq_handler.make_at_start()
+        return await self._watch.readable(dlq_handler.returns.brings_back)
 
-    async def _follow(self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str]) -> None:
+    async def _follow(
+        self, dlq_handler: DLQHandler, client: TransportConsumer, followed: frozenset[str], heard: Heard
+    ) -> None:
         await self._left_behind.warn(dlq_handler, client)
-        await self._watch.follow(client, dlq_handler.returns, followed)
+        await self._watch.follow(client, dlq_handler.returns, followed, heard)

@@ -235,7 +235,7 @@ class Publisher:
         end = monotonic() + seconds
         await self._connection.wait_until_connected(seconds)
         results = await self._transport.producer.send(messages, max(0.0, end - monotonic()))
-        if self._settings.create_topics and any(isinstance(result, TopicNotFoundError) for result in results):
+        if self._settings.makes_topics and any(isinstance(result, TopicNotFoundError) for result in results):
             return await self._send_after_creating(messages, results, end)
         return results
 

@@ -53,6 +53,7 @@ def rights_of(
     redrives: Collection[str] = (),
     published: Collection[str] = (),
     create_topics: bool = True,
+    at_start: bool = False,
 ) -> tuple[Right, ...]:
     """What the app needs for one handler.
 
@@ -63,7 +64,8 @@ def rights_of(
         retries: its retry topics.
         redrives: its redrive topics: without them it works, but nobody can send dead letters back.
         published: topics that the handler or the routes publish to.
-        create_topics: as the setting. Without it topics are made by somebody else, and Create is not needed.
+        create_topics: the setting is not "never". If it is, topics are made by somebody else, and Create is not needed.
+        at_start: the setting is "at_start". Else redrive topics are made by who sends dead letters back.
     """
     create: tuple[Operation, ...] = ("Create",) if create_topics else ()
     found = (
@@ -73,7 +75,11 @@ def rights_of(
         *_topics(
             retries, ("Read", "Write", "Describe", *create), "to write what waits, and to consume it when it is due"
         ),
-        *_topics(redrives, ("Read", "Describe"), "to consume dead letters that were sent back"),
+        *_topics(
+            redrives,
+            ("Read", "Describe", *(create if at_start else ())),
+            "to consume dead letters that were sent back",
+        ),
         *_topics(published, ("Write", "Describe", *create), "to publish"),
     )
     if any("Write" in right.operations for right in found):
@@ -90,7 +96,7 @@ def rights_to_settle(
         sources: read only for letters that were too large to be kept whole.
         dlqs: where the letters are; markers are written there, too.
         redrives: where they are sent.
-        create_topics: as the setting.
+        create_topics: as in `rights_of`.
     """
     create: tuple[Operation, ...] = ("Create",) if create_topics else ()
     return (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -30,6 +30,20 @@ from .payload_settings import PayloadSettings
 from .variables import DELIMITER, PREFIX, Checked, Count, PositiveSeconds, Seconds, checked_sources, variable
 
 Assignor = Literal["roundrobin", "range", "sticky"]
+_YES, _NO = ("true", "1", "yes", "y", "on", "t"), ("false", "0", "no", "n", "off", "f")
+"""What pydantic takes for a bool."""
+
+
+def _creation(value: object) -> object:
+    """When topics are created. What was a yes or no before is still understood."""
+    name = {**dict.fromkeys(_YES, "when_needed"), **dict.fromkeys(_NO, "never")}.get(str(value).lower(), value)
+    if name not in ("when_needed", "at_start", "never"):
+        raise ValueError("must be when_needed, at_start or never (true is when_needed, false is never)")
+    return name
+
+
+CreateTopics = Annotated[Literal["when_needed", "at_start", "never"] | bool, PlainValidator(_creation)]
+"""When an app creates topics that are missing."""
 
 _PLAINER = {
     "bool_parsing": "must be true or false",
@@ -57,11 +71,12 @@ class KafkaSettings(Checked):
     ssl_password: SecretStr | None = None  # of the key
     ssl_check_hostname: bool = True  # the certificate of a broker must be for its host
     session_timeout: PositiveSeconds = 10.0  # without a heartbeat for this long, a member is evicted by the broker
-    heartbeat_interval: PositiveSeconds = 3.0  # a third of `session_timeout` is usual
+    heartbeat_interval: PositiveSeconds = 3.0  # the longest, while idle; while messages come it is 0.1 s
     max_poll_interval: PositiveSeconds = 300.0  # the longest that the group waits in a rebalance for who drains
     request_timeout: PositiveSeconds = 40.0  # for the answer to one request
-    fetch_max_wait: PositiveSeconds = 0.25  # the broker answers after this long, if there are no messages
-    fetch_max_bytes: Count = 52_428_800  # of one answer with messages
+    # the broker answers after this long, if there are no messages; sooner while something has just happened
+    fetch_max_wait: PositiveSeconds = 5.0
+    fetch_max_bytes: Count = 4_194_304  # of one answer with messages, for all handlers together
     max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
     max_batch_bytes: Count = 268_435_456  # to which a compressed batch may unpack; a larger one holds its partition
     max_request_size: Count = 1_048_576  # larger messages are refused before they are sent; dead letters are not
@@ -185,8 +200,8 @@ class AthomicSettings(Checked, BaseSettings):
 
     # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
     # `commit_count` messages are done; and never more often than every 5 ms. A thread that computes for more than 0.8
-    # of its time commits a third as often, whatever is done
-    commit_interval: Seconds = 0.01
+    # of its time commits every 30 ms, whatever is done
+    commit_interval: Seconds = 0.05
     commit_count: Count = 10  # see `commit_interval`
     drain_timeout: PositiveSeconds = 20.0  # how long handlers may still run when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # a stop takes no longer, whatever happens
@@ -223,9 +238,9 @@ class AthomicSettings(Checked, BaseSettings):
     lineage_headers: bool | None = None
     lineage_interval: PositiveSeconds = 60.0  # between two events of a run
 
-    # create missing topics where the broker allows it: source topics at the start, those for dead letters, retries and
-    # redrives when they are first needed
-    create_topics: bool = True
+    # when missing topics are created, where the broker allows it; `when_needed`: source topics at the start, those for
+    # dead letters, retries and redrives with the first message for them. true counts as `when_needed`, false as `never`
+    create_topics: CreateTopics = "when_needed"
     dlq_topic: str = "{topic}.{group_id}.dlq"  # where dead letters go
     retry_topic: str = "{topic}.{group_id}.retry.{delay}s"  # where messages wait for a later attempt
     redrive_topic: str = "{topic}.{group_id}.redrive"  # where dead letters that are sent back go
@@ -330,6 +345,11 @@ class AthomicSettings(Checked, BaseSettings):
     def session_timeout(self) -> float | None:
         """Seconds after which the broker evicts a silent member of a group. None: this broker never does."""
         return self.kafka.session_timeout if self.scheme == "kafka" else None
+
+    @property
+    def makes_topics(self) -> bool:
+        """Missing topics are created, at whatever time."""
+        return self.create_topics not in ("never", False)
 
     @property
     def ready_includes(self) -> tuple[str, ...]:

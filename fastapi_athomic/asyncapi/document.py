@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI
-
 from ..consumption.service import ConsumerService
-from ..declared_publishers import Publisher
 from ..observation.effective import order_of
 from ..payload.annotations import type_name
-from ..payload.routing import Payloads
 from ..settings import AthomicSettings
-from .flows import PARAMETER, Flow, Topic, flows_of, identifier, unique
+from .flows import PARAMETER, Flow, Topic, identifier, unique
 from .headers import COMMON, OF_LETTERS, OF_REDRIVES, OF_RETRIES, header_schemas, headers_of
 from .payloads import data_of, payload_of
 from .schemas import Schemas, TypeUse
-from .servers import info_of, servers_of
 
 BINDING = {"bindingVersion": "0.5.0"}
 """Of the Kafka bindings (https://github.com/asyncapi/bindings/tree/master/kafka)."""
@@ -36,30 +30,13 @@ _OWN: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """What a document is made of."""
-
-    app: FastAPI
-    settings: AthomicSettings
-    payloads: Payloads
-    consumers: Iterable[ConsumerService]
-    publishers: Iterable[Publisher[Any]]
-
-
-def document(described: Described) -> dict[str, Any]:
-    """The AsyncAPI document, as JSON can hold it. Asks neither a broker nor a registry."""
-    flows = flows_of(described.consumers, described.publishers, described.payloads)
-    parts = _Parts(flows, described.settings)
+def description_of(flows: Sequence[Flow], settings: AthomicSettings) -> dict[str, Any]:
+    """What the document says of these flows: all of it except what the app and its brokers say of themselves."""
+    parts = _Parts(flows, settings)
     for flow in flows:
         parts.add(flow)
-    lineage = described.settings.lineage_headers is not False
-    servers = servers_of(described.settings, described.payloads)
+    lineage = settings.lineage_headers is not False
     return {
-        "asyncapi": described.settings.asyncapi.version,
-        "info": info_of(described.app, described.settings),
-        "defaultContentType": "application/json",
-        **({"servers": servers} if servers else {}),
         "channels": _sorted(parts.channels),
         "operations": _sorted(parts.operations),
         "components": {

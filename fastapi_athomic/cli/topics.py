@@ -1,44 +1,26 @@
-"""`fastapi-athomic topics`: every topic that the app needs, and the rights (ACLs) on them, for who makes them."""
+"""`fastapi-athomic topics`: every topic that the app needs, and the rights (ACLs) on them, for who makes them.
+
+With `--create` it makes them itself: see `topic_creation`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
 
 from ..athomic import Athomic
-from ..consumption.service import ConsumerService
-from ..observation.effective import ANY_TOPIC
-from ..rights import ANY_NAME, Right, rights_of, rights_to_settle
+from ..exceptions import AthomicError
+from ..rights import ANY_NAME, Right
 from ..transports.schemes import create_transport
 from .app import add_app_options, find_athomics, refuse_memory
-from .handlers import dlq_topics
 from .terminal import OK, print_json, print_table
+from .topic_creation import KINDS, create
+from .topic_needs import NeededTopic, Needs, add_needs, merged
 
 FORMATS = ("text", "json", "kafka-acls")
-
-
-@dataclass(slots=True, kw_only=True)
-class _Topic:
-    """A topic, or what a pattern stands for."""
-
-    name: str
-    pattern: str | None = None  # the name has a placeholder for each topic that this matches, or is the pattern
-    kinds: list[str] = field(default_factory=list)  # source, retry, redrive, dlq, published
-    handlers: list[str] = field(default_factory=list)
-    partitions_as: list[str] = field(default_factory=list)  # names of its sources; none for a source itself
-    created_by_app: bool = False  # the settings allow it
-    partitions: int | None = None  # as the broker says; None: not asked, or it does not exist
-
-
-@dataclass(slots=True)
-class _Needs:
-    topics: dict[str, _Topic] = field(default_factory=dict)  # by name
-    rights: list[Right] = field(default_factory=list)  # of the app
-    rights_to_settle: list[Right] = field(default_factory=list)  # of people who look after dead letters
 
 
 def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,7 +29,8 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "topics",
         help="list all topics that the app needs, and the rights (ACLs)",
         description="Lists the topics of all handlers, those for retries, redrives and dead letters too, and the "
-        "rights that the app needs on them. No broker is asked, unless you say --ask-broker.",
+        "rights that the app needs on them. No broker is asked, unless you say --ask-broker. With --create those that "
+        "are missing are created, for a deploy whose app may not or should not do that.",
     )
     add_app_options(command)
     command.add_argument("--format", choices=FORMATS, default="text", help="kafka-acls: lines for kafka-acls.sh")
@@ -61,19 +44,45 @@ def add_commands(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     command.add_argument("--principal", default="User:app", help="the app, for kafka-acls (default: User:app)")
     command.add_argument("--ask-broker", action="store_true", help="ask the broker which topics exist, and how large")
+    creation = command.add_argument_group("creating topics")
+    creation.add_argument(
+        "--create", action="store_true", help="create what is missing; existing ones stay as they are"
+    )
+    creation.add_argument("--dry-run", action="store_true", help="only say what would be created")
+    creation.add_argument(
+        "--for",
+        action="append",
+        default=[],
+        choices=KINDS,
+        dest="only",
+        help="only topics for this, may be repeated (default: all)",
+    )
+    creation.add_argument(
+        "--partitions",
+        type=int,
+        metavar="COUNT",
+        help="for sources and topics that are published to (default: the broker's); others get as many as their source",
+    )
     command.set_defaults(run=run)
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Prints the topics and the rights; returns the exit status."""
-    needs = _Needs()
+    """Prints the topics and the rights, or creates the topics; returns the exit status."""
+    needs, athomics = Needs(), dict[Athomic, list[str]]()
     for athomic in find_athomics(options):
         declared = [publisher.topic for publisher in athomic.publishers.all]
-        published = [*dict.fromkeys((*declared, *options.publishes))]
-        _add(needs, athomic, (await athomic.check()).consumers.values(), published)
+        athomics[athomic] = [*dict.fromkeys((*declared, *options.publishes))]
+    if options.partitions is not None and options.partitions < 1:
+        raise AthomicError("--partitions must be 1 or more")
+    if options.create:
+        return await create(athomics, options)
+    if options.dry_run or options.only or options.partitions is not None:
+        raise AthomicError("--dry-run, --for and --partitions go with --create")
+    for athomic, published in athomics.items():
+        add_needs(needs, athomic, (await athomic.check()).consumers.values(), published)
         if options.ask_broker:
             await _ask(athomic, needs.topics.values())
-    needs.rights, needs.rights_to_settle = _merged(needs.rights), _merged(needs.rights_to_settle)
+    needs.rights, needs.rights_to_settle = merged(needs.rights), merged(needs.rights_to_settle)
     if options.format == "json":
         print_json(
             {
@@ -85,124 +94,14 @@ async def run(options: argparse.Namespace) -> int:
     elif options.format == "kafka-acls":
         _print_commands(needs, options.principal)
     else:
-        _print(needs, asked=options.ask_broker)
+        at_start = any(athomic.settings.create_topics == "at_start" for athomic in athomics)
+        _print(needs, asked=options.ask_broker, at_start=at_start)
     if not options.publishes:
         print("What athomic.publish sends to is in no handler: name it with --publishes TOPIC.", file=sys.stderr)
     return OK
 
 
-# --- what is needed
-
-
-def _add(needs: _Needs, athomic: Athomic, consumers: Iterable[ConsumerService], published: Sequence[str]) -> None:
-    create = athomic.settings.create_topics
-    for service in consumers:
-        _add_handler(needs, service, create)
-    for name in published:
-        _note(needs, name, "published", created=create)
-    needs.rights += [
-        right
-        for right in rights_of(group_id="", sources=(), published=published, create_topics=create)
-        if right.resource_type == "Topic"
-    ]
-
-
-def _add_handler(needs: _Needs, service: ConsumerService, create: bool) -> None:
-    subscription, returns = service.subscription, service.dlq_handler.returns
-    pattern = subscription.pattern
-    handler_id, regex = subscription.handler_id, pattern.pattern if pattern else None
-    sources = subscription.topics if pattern is None else (ANY_TOPIC,)
-    dlqs = dlq_topics(service)
-    retries = [topic for source in sources for topic in returns.retries(source)]
-    redrives = [returns.redrive(source) for source in sources] if dlqs else []
-    for source in subscription.topics:
-        _note(needs, source, "source", handler_id, created=create)
-    if regex is not None:
-        _note(needs, f"/{regex}/", "source", handler_id, pattern=regex)
-    for source in sources:
-        own = [("retry", topic) for topic in returns.retries(source)]
-        if (dlq := service.dlq_handler.topic_for(source)) is not None:
-            own += [("redrive", returns.redrive(source)), ("dlq", dlq)]
-        for kind, topic in own:
-            _note(
-                needs,
-                topic,
-                kind,
-                handler_id,
-                like=source,
-                created=create,
-                pattern=regex if ANY_TOPIC in topic else None,
-            )
-    begin = literal_prefix(pattern) if pattern else ""
-
-    def named(topics: Iterable[str]) -> list[str]:
-        """For rights, which know names and prefixes only."""
-        return [topic.partition(ANY_TOPIC)[0] + begin + ANY_NAME if ANY_TOPIC in topic else topic for topic in topics]
-
-    needs.rights += rights_of(
-        group_id=subscription.group_id,
-        sources=named(sources),
-        dlqs=named(dlqs),
-        retries=named(retries),
-        redrives=named(redrives),
-        create_topics=create,
-    )
-    if dlqs:
-        needs.rights_to_settle += rights_to_settle(
-            sources=named(sources), dlqs=named(dlqs), redrives=named(redrives), create_topics=create
-        )
-
-
-def _note(
-    needs: _Needs,
-    name: str,
-    kind: str,
-    handler_id: str = "",
-    *,
-    like: str = "",
-    created: bool = False,
-    pattern: str | None = None,
-) -> None:
-    topic = needs.topics.setdefault(name, _Topic(name=name, pattern=pattern, created_by_app=created))
-    for values, value in ((topic.kinds, kind), (topic.handlers, handler_id), (topic.partitions_as, like)):
-        if value and value not in values:
-            values.append(value)
-
-
-def literal_prefix(pattern: re.Pattern[str]) -> str:
-    """How every topic begins that the pattern matches, as far as that is plain; empty if it is not.
-
-    Kafka's ACLs know names and prefixes (KIP-290), but no patterns.
-    """
-    text = pattern.pattern
-    found: list[str] = []
-    if pattern.flags & (re.IGNORECASE | re.VERBOSE) or "|" in re.sub(r"\([^()]*\)", "", text):
-        return ""
-    for part in re.finditer(r"\\?.", text):
-        literal = part[0].removeprefix("\\")
-        if not re.fullmatch(r"[\w-]|\\[.-]", part[0]):
-            if literal in "*?{" and found:
-                found.pop()
-            break
-        found.append(literal)
-    return "".join(found)
-
-
-def _merged(rights: Iterable[Right]) -> list[Right]:
-    """One for each resource, with all that is needed on it."""
-    merged: dict[tuple[str, str, str], Right] = {}
-    for right in rights:
-        known = merged.setdefault((right.resource_type, right.name, right.pattern_type), right)
-        operations = tuple(dict.fromkeys((*known.operations, *right.operations)))
-        purpose = known.purpose if right.purpose in known.purpose else f"{known.purpose}; {right.purpose}"
-        merged[right.resource_type, right.name, right.pattern_type] = replace(
-            known, operations=operations, purpose=purpose
-        )
-    writes = any("Write" in right.operations for right in merged.values())  # then none on the cluster is needed
-    return [right for right in merged.values() if not (writes and right.resource_type == "Cluster")]
-
-
-async def _ask(athomic: Athomic, topics: Collection[_Topic]) -> None:
+async def _ask(athomic: Athomic, topics: Collection[NeededTopic]) -> None:
     refuse_memory(athomic)
     transport, timeout = create_transport(athomic.settings), athomic.settings.request_timeout
     await transport.start(timeout)
@@ -217,7 +116,7 @@ async def _ask(athomic: Athomic, topics: Collection[_Topic]) -> None:
 # --- printing
 
 
-def _print(needs: _Needs, *, asked: bool) -> None:
+def _print(needs: Needs, *, asked: bool, at_start: bool) -> None:
     titles = ("TOPIC", "FOR", "PARTITIONS", "HANDLERS")
     rows = [
         (each.name, ", ".join(each.kinds), _partitions(each, asked), ", ".join(each.handlers))
@@ -236,12 +135,13 @@ def _print(needs: _Needs, *, asked: bool) -> None:
         print()
     created = {topic.created_by_app for topic in needs.topics.values() if topic.pattern is None}
     if created == {True}:
-        print("The app makes what is missing when it is needed (create_topics), where it has the right Create.")
+        when = "at its start" if at_start else "when it is needed"
+        print(f"The app makes what is missing {when} (create_topics), where it has the right Create.")
     elif created:
-        print("create_topics is off: somebody else makes the topics.")
+        print("create_topics is off: somebody else makes the topics, or this command with --create.")
 
 
-def _partitions(topic: _Topic, asked: bool) -> str:
+def _partitions(topic: NeededTopic, asked: bool) -> str:
     wanted = "your choice"
     if topic.partitions_as:
         largest = "the largest of " if len(topic.partitions_as) > 1 else ""
@@ -260,7 +160,7 @@ def _resource(right: Right) -> str:
     return f"{right.resource_type.lower()} {right.name}{ANY_NAME if prefixed else ''}"
 
 
-def _print_commands(needs: _Needs, principal: str) -> None:
+def _print_commands(needs: Needs, principal: str) -> None:
     print("# what the app needs")
     print(_lines(needs.rights, shlex.quote(principal)), end="")
     if needs.rights_to_settle:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from time import monotonic
 
 from ..messages import TopicPartition
-from .notes import Stamp
+from .notes import NOTE_SPAN, Stamp
 from .partitions import Hold, PartitionParts, PartitionState, WorkDone
 from .parts import SessionParts
 
@@ -33,6 +33,7 @@ class Assignment:
         self.states: dict[TopicPartition, PartitionState] = {}  # for others to read; only this class adds and removes
         self.work_done = WorkDone()  # of all partitions
         self.closing = False  # the session ends: nothing is opened any more
+        self.wake = wake
         self.strategy = parts.make_strategy(self)
         self._name = parts.name
         self._counters = parts.counters
@@ -42,12 +43,13 @@ class Assignment:
         self._max_poll_messages = parts.settings.max_poll_messages
         self._shared = PartitionParts(
             low_mark=self._low_mark(),
+            most_span=NOTE_SPAN - self._max_poll_messages,
             max_bytes=parts.settings.max_buffered_bytes,
             has_room=wake,
             work_done=self.work_done,
             delay_of=parts.delay_of,
         )
-        self._away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * TRUSTED_SHARE
+        self.away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * TRUSTED_SHARE
         self.note_poll(monotonic())
 
     # --- partitions come and go
@@ -170,7 +172,7 @@ class Assignment:
 
     def note_poll(self, now: float) -> None:
         """The process is awake: it is trusted to be a member until `trusted_until`. `now` is on the monotonic clock."""
-        self.polled_at, self.trusted_until = now, now + self._away_limit
+        self.polled_at, self.trusted_until = now, now + self.away_limit
 
     @property
     def doubtful(self) -> bool:
@@ -193,4 +195,5 @@ class Assignment:
         )
         self.doubted_at = self.polled_at
         self.hold("doubt")
+        self.wake()
         return True

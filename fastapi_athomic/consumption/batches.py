@@ -69,7 +69,9 @@ class BatchStrategy:
         self._share = parts["share"]
         self._guard = parts["guard"]
         self._lanes: dict[PartitionState, BatchLane] = {}
-        self.pool: WorkerPool[BatchLane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+        self.pool: WorkerPool[BatchLane] = WorkerPool(
+            parts["concurrency"], self._serve, parts["name"], self._guard.wake
+        )
         self._gate: Gate[BatchLane] = Gate(parts["limits"], self.pool.put)
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:

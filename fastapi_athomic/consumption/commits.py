@@ -24,10 +24,10 @@ COMMIT_PAUSE = 0.005
 """The shortest time between two commits, in seconds: each costs about 0.3 ms of CPU."""
 BUSY = 0.8
 """A thread that computes for more than this share of its time is busy: commits take time away from handlers then."""
-PAUSE_WHILE_BUSY = 3
-"""In a busy thread, the time between two commits is this many times `commit_interval`."""
+BUSY_PAUSE = 0.03
+"""The shortest time between two commits in a busy thread, in seconds."""
 LOOK_SECONDS = 0.2
-"""Seconds after which the committer looks for work even if nothing wakes it; also its pause after a failed commit."""
+"""The pause after a failed commit, in seconds."""
 
 
 class Committer:
@@ -53,40 +53,47 @@ class Committer:
         self._assignment = assignment
         self._client = client
         self._topic_gone = topic_gone  # called when a commit was refused because its topic was deleted
-        self._work_seen = asyncio.Event()  # there is, or will be, something to commit
         self.lock = asyncio.Lock()
-        self._done_at_commit = self._counters.done  # messages, at the last commit
         self._load = ThreadLoad()
         self.problem: Reason | None = None  # why the last commit failed; that does not stop consumption
 
     def expect_work(self) -> None:
-        """There is, or will be, something to commit: messages have been fetched, or a position has moved."""
-        self._work_seen.set()
+        """There is something to commit besides concluded messages: a position has moved."""
+        self._assignment.work_done.note(1)
 
     async def run(self) -> None:
         """Commits whenever it is due, until it is cancelled."""
         sent = answered = 0.0  # when the last commit was sent and when it was answered, on the monotonic clock
         while True:
-            await self._work_seen.wait()
             await self._due(sent, answered)
             sent = monotonic()
             try:
-                await self.commit(list(self._assignment.states.values()), self._settings.request_timeout)
+                await self.commit(self._settled(), self._settings.request_timeout)
             except TopicNotFoundError as error:
                 logger.info("%s: commit refused, a topic was deleted: %s", self._name, error)
                 self._topic_gone()
-                await asyncio.sleep(LOOK_SECONDS)
+                await self._pause_before_retry()
             except CommitFailedError as error:
                 logger.info("%s: commit refused, a rebalance is on its way: %s", self._name, error)
-                await asyncio.sleep(LOOK_SECONDS)
+                await self._pause_before_retry()
             except TransportError as error:
                 self._tell(f"commit failed, it will be tried again: {error}")
-                await asyncio.sleep(LOOK_SECONDS)
+                await self._pause_before_retry()
             else:
                 self._tell(None)
             answered = monotonic()
-            if all(state.tracker.settled for state in self._assignment.states.values()):
-                self._work_seen.clear()
+
+    def _settled(self) -> list[PartitionState]:
+        """All partitions, when all that is concluded by now has been counted: from here on the count begins anew."""
+        states = list(self._assignment.states.values())
+        for state in states:
+            state.settle()
+        self._assignment.work_done.count = 0
+        return states
+
+    async def _pause_before_retry(self) -> None:
+        self._assignment.work_done.note(1)
+        await asyncio.sleep(LOOK_SECONDS)
 
     def _tell(self, problem: str | None) -> None:
         if problem is not None and (self.problem is None or problem != self.problem.message):
@@ -98,25 +105,20 @@ class Committer:
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
-        Sooner when `commit_count` messages are done, later in a busy thread; never at once after the last commit.
+        Sooner when `commit_count` messages are done; never at once after the last commit. In a busy thread, where much
+        is done in little time, neither counts: what is done is committed after `BUSY_PAUSE`.
         """
-        interval = max(self._settings.commit_interval, SOON)
+        interval, work_done = max(self._settings.commit_interval, SOON), self._assignment.work_done
+        for state in self._assignment.states.values():
+            state.settle()  # what was concluded while nobody waited
+        await work_done.wait(1)
         if self._load.share() > BUSY:
-            await asyncio.sleep(interval * PAUSE_WHILE_BUSY)
+            await asyncio.sleep(min(3 * interval, BUSY_PAUSE))
             return
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
-        if not self._done_since_commit:
-            await self._assignment.work_done.wait(min(interval, LOOK_SECONDS))
-        end, step = max(sent + interval, monotonic() + SOON), min(max(interval / 10, SOON), COMMIT_PAUSE)
-        while (left := end - monotonic()) > 0:
-            if self._done_since_commit >= self._settings.commit_count:
-                return
-            await asyncio.sleep(min(left, step))
-
-    @property
-    def _done_since_commit(self) -> int:
-        return self._counters.done - self._done_at_commit
+        now = monotonic()
+        await work_done.wait(self._settings.commit_count, max(sent + interval, now + SOON) - now)
 
     async def commit(self, states: Iterable[PartitionState], timeout: float) -> None:
         """Commits what is done and not yet committed in these partitions, and nothing of those that were revoked.
@@ -129,7 +131,6 @@ class Committer:
                 # reading `tracker` settles: what was just concluded is committed, too
                 if not state.revoked and (offset := state.tracker.due()) is not None:
                     due[state] = offset
-            self._done_at_commit = self._counters.done
             if not due:
                 return
             try:

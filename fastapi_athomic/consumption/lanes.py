@@ -58,7 +58,7 @@ class LaneStrategy:
         self._timings = self._counters.timings
         self._share = parts["share"]
         self._guard = parts["guard"]
-        self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+        self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"], self._guard.wake)
         self._gate: Gate[Lane] = Gate(parts["limits"], self.pool.put)
 
     def accept(self, partition: PartitionState, messages: Sequence[RawMessage]) -> None:
@@ -171,7 +171,7 @@ class LaneStrategy:
                     self.pool.put(lane)
                     return
                 since, look_up_at = now, timings.look_up_at(now, share.deadline)
-            if len(partition.concluded) >= partition.settle_at:  # concluded since the last look
+            if work_done.waiter is not None or len(partition.concluded) >= partition.settle_at:  # since the last look
                 partition.settle()
             self._leave(lane)
         finally:

@@ -91,6 +91,8 @@ class Membership:
             await self._committer.commit(states, self._settings.request_timeout)
         except TransportError as error:
             logger.warning("%s: last commit of revoked partitions failed: %s", self._name, error)
+            if isinstance(error, CommitFailedError):  # the group has not waited, or a heartbeat has told of the end
+                self.evicted_at = monotonic()
         finally:
             self.draining = False
         self._assignment.revoke(states)

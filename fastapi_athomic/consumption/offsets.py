@@ -122,6 +122,8 @@ class OffsetTracker:
         offset = self.resume_offset if self._done else self.position
         if offset is None:
             return None
+        if not self._done and not self._before and offset == self.committed:  # then the note is the same, too
+            return None
         due = CommittedOffset(offset, self.note())
         return None if due == self._committed else due
 

@@ -26,32 +26,43 @@ SETTLE_AT = 50
 
 
 class WorkDone:
-    """Wakes the committer when messages have been concluded.
+    """Counts what there is to commit, and wakes the committer when that is enough.
 
-    Strategies read `waiter` for each message: None while nobody waits, so that this costs one attribute.
+    Strategies read `waiter` for each message: None while nobody waits, so that this costs one attribute. While
+    somebody does, they settle each message at once.
     """
 
-    __slots__ = ("waiter",)
+    __slots__ = ("_enough", "count", "waiter")
 
     def __init__(self) -> None:
+        self.count = 0  # offsets that were passed to trackers; the committer sets it back
         self.waiter: asyncio.Future[None] | None = None
+        self._enough = 0  # the count at which the waiter is woken
 
-    def wake(self) -> None:
-        """Messages have been concluded."""
+    def note(self, count: int) -> None:
+        """So many more offsets may be committed."""
+        self.count += count
+        if self.waiter is not None and self.count >= self._enough:
+            self._wake()
+
+    def _wake(self) -> None:
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def wait(self, seconds: float) -> None:
-        """Returns when the next messages are concluded, after `seconds` at the latest. For one task at a time."""
+    async def wait(self, enough: int, seconds: float | None = None) -> None:
+        """Returns when `count` is `enough`, after so many `seconds` at the latest. For one task at a time."""
+        if self.count >= enough:
+            return
         loop = asyncio.get_running_loop()
-        self.waiter = loop.create_future()
-        timer = loop.call_later(seconds, self.wake)
+        self._enough, self.waiter = enough, loop.create_future()
+        timer = loop.call_later(seconds, self._wake) if seconds is not None else None
         try:
             await self.waiter
         finally:
-            timer.cancel()
             self.waiter = None
+            if timer is not None:
+                timer.cancel()
 
 
 class PartitionStage(StrEnum):
@@ -84,9 +95,10 @@ class PartitionParts:
     """What all partitions of a session share."""
 
     low_mark: int  # more is fetched when at most this many messages are left
+    most_span: float = float("inf")  # offsets from the first that is not concluded to the last received, about
     max_bytes: float = float("inf")  # of the values of one partition's messages, about
-    has_room: Callable[[], None]  # called when a partition has fallen to its low mark
-    work_done: WorkDone  # woken when messages have been concluded
+    has_room: Callable[[], None]  # called when a partition that had no room for more has some again
+    work_done: WorkDone  # told when messages have been concluded
     delay_of: Callable[[str], Callable[[RawMessage], float] | None] = _no_delay
     """Of a retry topic: how many seconds until a message is due. None for other topics."""
 
@@ -110,17 +122,19 @@ class PartitionState:
     - `hold` and `lift` for a while, `leave` when the group takes the partition, `revoke` when it has taken it;
       `drained` waits until nothing runs.
     - `receive` takes in what was fetched; `tracker` (which settles first), `buffered`, `unfinished`, `high_offset`,
-      `low_mark`, `stamp` and the other properties say how far it is.
+      `stamp` and the other properties say how far it is, and `has_room` whether to fetch more.
     """
 
     __slots__ = (
         "_average_size",
         "_chunks",
         "_drained",
+        "_full",
         "_has_room",
         "_holds",
         "_max_bytes",
         "_most_left",
+        "_most_span",
         "_received",
         "_skip",
         "_tracker",
@@ -155,8 +169,10 @@ class PartitionState:
         self.revoked = False  # whether `stage` is REVOKED
         self._holds: set[Hold] = set()
         self._most_left = parts.low_mark
+        self._most_span = parts.most_span
         self._max_bytes = parts.max_bytes
         self._set_low_mark(0.0)
+        self._full = False  # it had no room when it was last asked
         self._has_room = parts.has_room
         self.work_done = parts.work_done
         self.stamp = stamp
@@ -230,6 +246,7 @@ class PartitionState:
         self._set_low_mark(sum(map(len, filter(None, map(_value, messages)))) / len(messages))
         if self._skip:
             messages = self._without_done(messages)
+            self.work_done.note(1)  # without those it may be time to commit, and nobody handles them
         self._received += len(messages)
         return messages
 
@@ -251,21 +268,29 @@ class PartitionState:
         return kept
 
     def settle(self) -> None:
-        """Passes concluded offsets to the tracker; wakes the committer, and the poll loop if there is room again.
+        """Passes concluded offsets to the tracker; tells the committer, and the poll loop if there is room again.
 
         It commits nothing: an offset is `OffsetTracker.settled` only after a commit.
         """
         concluded = self.concluded
         if not concluded:
             return
-        before = self._received
-        self._received = left = before - len(concluded)
+        count = len(concluded)
+        self._received -= count
         self._tracker.done_all(concluded)
         concluded.clear()
-        if self.work_done.waiter is not None:
-            self.work_done.wake()
-        if before > self.low_mark >= left:
+        self.work_done.note(count)
+        if self._full and self.has_room():
             self._has_room()
+
+    def has_room(self) -> bool:
+        """Whether to fetch more. If not, the function of that name in `PartitionParts` is called when there is room."""
+        if self.revoked:
+            return False
+        self._full = self.buffered > self.low_mark or (
+            self._tracker.span >= self._most_span and self.tracker.span >= self._most_span  # `tracker` settles
+        )
+        return not self._full
 
     @property
     def tracker(self) -> OffsetTracker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
+from ..failures.topic_watch import Heard
 from ..loop.fairness import LoopShare
 from ..messages import RawMessage, TopicPartition
 from ..observation.counters import Counters
@@ -23,8 +24,10 @@ class SessionParts:
     connect: Callable[[RebalanceListener, frozenset[str]], TransportConsumer]  # a member that follows these topics, too
     make_strategy: Callable[[Guard], ConsumptionStrategy]
     ensure_topics: Callable[[], Awaitable[frozenset[str]]]  # checks or creates the sources; returns others to follow
-    follow: Callable[[TransportConsumer, frozenset[str]], Awaitable[None]]  # then follows topics that come and go
-    prepare: Callable[[Collection[str]], Awaitable[None]]  # checks or creates the DLQ and retry topics of these
+    named: bool  # it consumes topics by their names, not by a pattern
+    follow: Callable[[TransportConsumer, frozenset[str], Heard], Awaitable[None]]
+    """Then follows topics that come and go, and passes on what the broker says of those that the app names."""
+    prepare: Callable[[Collection[str]], Awaitable[None]]  # checks or creates the own topics of these
     delay_of: Callable[[str], Callable[[RawMessage], float] | None]  # of a retry topic: seconds until due
     forget: Callable[[Collection[TopicPartition]], None]
     """Clears what blocks these partitions: they were revoked, moved by a seek, or their topic was recreated."""

@@ -17,7 +17,7 @@ from ..exceptions import CommitFailedError, ControlRefusedError, TransportError
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode, lasting
 from ..rights import missing_right
-from ..transports.base import CommittedOffset, TopicInfo, TransportConsumer
+from ..transports.base import CommittedOffset, TopicCounts, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
 from .notes import encode_note
@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.2
 """Pause between two attempts to place partitions."""
 TOPICS_SECONDS = 5.0
-"""Seconds between two questions to the broker whether the topics still exist, and are still the same."""
+"""Seconds between two questions to the broker whether the topics of a pattern still exist, and are still the same.
+
+For topics that are named `TopicWatch` asks, once for all handlers.
+"""
 
 
 class Passage(NamedTuple):
@@ -100,15 +103,22 @@ class Placement:
             return
         if self.attempt is not None and not self.attempt.cancelled():
             self.attempt.result()
-        if now - self._attempted_at > RETRY_SECONDS:
+        if not self.next_attempt_in(now):
             self._attempted_at = now
             self._place_beside()
+
+    def next_attempt_in(self, now: float) -> float:
+        """Seconds until `try_again` may start another attempt. Infinite while one is under way: its end wakes."""
+        if self.attempt is not None and not self.attempt.done():
+            return float("inf")
+        return max(0.0, self._attempted_at + RETRY_SECONDS - now)
 
     def _place_beside(self) -> asyncio.Task[None]:
         """Starts an attempt in a task of its own, and cancels one that is under way."""
         if self.attempt is not None:
             self.attempt.cancel()
         self.attempt = asyncio.create_task(self._place(), name=f"{self._name}-positions")
+        self.attempt.add_done_callback(lambda _: self._wake())
         return self.attempt
 
     async def _place(self) -> None:
@@ -184,11 +194,17 @@ class Placement:
         """Makes `watch_topics` look at once: a topic may have been deleted."""
         self._look_at_topics.set()
 
+    def hear(self, said: TopicCounts) -> None:
+        """The broker has been asked for the topics of all handlers: looks at ours if they are not as they were."""
+        known = self.topics if self._parts.named else None
+        if known is not None and not all(said.fits(topic, info) for topic, info in known.items()):
+            self.look_soon()
+
     async def watch_topics(self, joined: asyncio.Event) -> None:
-        """Looks at the topics regularly, once the session has `joined` the group, until it is cancelled."""
+        """Looks at the topics when they may have changed, once the session has `joined`, until it is cancelled."""
         while True:
             try:
-                async with asyncio.timeout(TOPICS_SECONDS):
+                async with asyncio.timeout(None if self._parts.named else TOPICS_SECONDS):
                     await self._look_at_topics.wait()
             except TimeoutError:
                 pass
@@ -223,7 +239,8 @@ class Placement:
         for place, state in gone.items():
             self.unplaced[place] = Lost(state.unfinished or 0, state.stamp.topic_id)
         self._parts.forget(gone)
-        self._wake()
+        if self.unplaced:
+            self._wake()
 
     # --- seeking
 

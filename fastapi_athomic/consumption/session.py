@@ -20,17 +20,25 @@ from ..observation.reasons import Reason, ReasonCode
 from ..settings import AthomicSettings
 from ..transports.base import TopicInfo, TransportConsumer
 from .assignment import Assignment
+from .bell import Bell
 from .commits import Committer
 from .membership import Membership
-from .notes import NOTE_SPAN
 from .partitions import PartitionState
 from .parts import SessionParts
 from .placement import Passage, Placement
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.2
-"""How long a poll waits for messages. A stop or a resumed partition is noticed after this time at the latest."""
+POLL_SECONDS = 2.0
+"""After so long the poll loop looks by itself. It need not: whatever it looks for rings its bell."""
+POLLS = 4
+"""So many polls, at least, come within each time after which somebody would miss them."""
+DOUBT_SECONDS = 0.2
+"""The pause between two questions whether this process is still a member of its group."""
+POSITIONS_SECONDS = 0.2
+"""While messages keep coming, positions are compared with what is done so often."""
+CLOSE_SECONDS = 0.4
+"""How long a closing session waits for its poll loop to end."""
 REBALANCE_MARGIN_SECONDS = 10.0
 """Seconds that it may take to notice a rebalance, to join and to be assigned, besides the drain and the requests."""
 CLOSE_RESERVE = 0.3
@@ -48,8 +56,8 @@ class ConsumerSession:
         self._settings = parts.settings
         self._counters = parts.counters
         self._connected: TransportConsumer | None = None
-        self._call = asyncio.Event()  # wakes the poll loop: messages came, a partition has room, or the session ends
-        client, wake = self.client, self._call.set
+        self._bell = Bell()  # rings when the poll loop has something to do: messages came, a partition has room, ...
+        client, wake = self.client, self._bell.ring
         self._assignment = Assignment(parts, wake)
         self._strategy = self._assignment.strategy
         self._committer = Committer(parts, self._assignment, client, lambda: self._placement.look_soon())
@@ -57,6 +65,7 @@ class ConsumerSession:
         self._membership = Membership(parts, self._assignment, self._committer, self._placement, client, wake)
         self._positions_noted_at = 0.0  # on the monotonic clock
         self._intake_ends = 0.0  # on the monotonic clock: until then fetches follow each other at once
+        self._longest_wait = longest_wait(parts.settings, self._assignment.away_limit)
         self._ended = asyncio.Event()
         self._started = False
         self._progress_at = monotonic()
@@ -80,13 +89,18 @@ class ConsumerSession:
                 asyncio.create_task(
                     self._placement.watch_topics(self._membership.joined), name=f"{self._parts.name}-topics"
                 ),
-                asyncio.ensure_future(self._parts.follow(self._connected, followed)),
+                asyncio.ensure_future(self._parts.follow(self._connected, followed, self._placement.hear)),
             ]
+            for helper in beside:
+                helper.add_done_callback(lambda _: self._bell.ring())
             try:
                 while not self._assignment.closing:
-                    await self._poll()
+                    self._bell.clear()  # who rings from now on is heard, at the latest in the next round
+                    found = await self._poll()
                     self._raise_if_broken(beside)
+                    await self._rest(found)
             finally:
+                self._bell.close()
                 beside += [self._placement.attempt] if self._placement.attempt is not None else []
                 for helper in beside:
                     helper.cancel()
@@ -109,33 +123,59 @@ class ConsumerSession:
         if monotonic() - self.progress_at > limit:
             raise TransportError(f"no progress for {limit:g} s although there is something to consume")
 
-    async def _poll(self) -> None:
+    async def _poll(self) -> int:
+        """One round: looks after the membership and the positions, and fetches.
+
+        Returns how many messages came in the last fetch. If there were none, somebody rings when there are.
+        """
         now = monotonic()
         self._assignment.suspect(now)
         self._assignment.note_poll(now)
         if self._assignment.doubtful:
             await self._membership.confirm()
-        self._call.clear()
         unplaced = self._placement.unplaced
         if unplaced:
             self._placement.try_again(now)
         states = self._assignment.states
-        wanted = [place for place, state in states.items() if self._has_room(state) and place not in unplaced]
+        wanted = [
+            place for place, state in states.items() if not state.paused and state.has_room() and place not in unplaced
+        ]
         some_are_full = len(wanted) < len(states)
         if some_are_full or self.full_since:
             self._note_full(wanted, now)
-        patience = 0.0 if some_are_full else POLL_SECONDS
-        fetched = await self.client().fetch(wanted, patience, self._intake())
-        for topic_partition, messages in fetched.items():
-            if messages:
-                self._accept(topic_partition, messages)
-        if not fetched or now - self._positions_noted_at > POLL_SECONDS:
+        most = self._intake()
+        found = last = await self._fetch(wanted, most)
+        if 0 < found < most:  # that was all, most likely: so the round need not be repeated to find nothing
+            last = await self._fetch(wanted, most - found)
+        if not last or now - self._positions_noted_at > POSITIONS_SECONDS:
             self._note_positions(wanted, now)
-        self._note_progress(wanted, bool(fetched))
-        if not fetched and (some_are_full or not wanted):
-            await self._wait_for_call()
-        elif not fetched or monotonic() >= self._intake_ends:
+        self._note_progress(wanted, bool(found))
+        return last
+
+    async def _fetch(self, wanted: Collection[TopicPartition], most: int) -> int:
+        """Takes in what there is, at most so many messages, and does not wait for any. Returns how many came."""
+        fetched, count = await self.client().fetch(wanted, 0.0, most), 0
+        for place, messages in fetched.items():
+            if messages:
+                self._accept(place, messages)
+                count += len(messages)
+        return count
+
+    async def _rest(self, found: int) -> None:
+        """Lets others have the event loop, until there is something to do, if nothing was `found`."""
+        if not found:
+            await self._bell.wait(self._patience(monotonic()))
+        elif monotonic() >= self._intake_ends:
             await self._let_workers_in()
+
+    def _patience(self, now: float) -> float:
+        """How many seconds the poll loop waits at most if nobody rings."""
+        patience = min(POLL_SECONDS, self._longest_wait)
+        if self._assignment.doubtful:
+            patience = min(patience, DOUBT_SECONDS)
+        if self._placement.pending:
+            patience = min(patience, self._placement.next_attempt_in(now))
+        return patience
 
     async def _let_workers_in(self) -> None:
         """Gives the event loop a turn: a fetch that finds messages at once does not."""
@@ -154,19 +194,6 @@ class ConsumerSession:
         """How many messages are taken in at once: fewer while the event loop is late."""
         return self._parts.share.intake(self._settings.max_poll_messages)
 
-    async def _wait_for_call(self) -> None:
-        """Waits outside of `fetch` while partitions are full: one of them may get room before messages come."""
-        await _within(self._call.wait(), POLL_SECONDS)
-
-    def _has_room(self, state: PartitionState) -> bool:
-        """Whether to fetch more of this partition. Asked once per round: reading `tracker` settles."""
-        return (
-            not state.paused
-            and not state.revoked
-            and state.buffered <= state.low_mark
-            and state.tracker.span < NOTE_SPAN - self._settings.max_poll_messages
-        )
-
     def _accept(self, place: TopicPartition, messages: Sequence[RawMessage]) -> None:
         state = self._assignment.states.get(place)
         if state is None or state.revoked:
@@ -183,19 +210,21 @@ class ConsumerSession:
         self._counters.redelivered += len(messages) - len(new)
         self.last_message_at = time()
         self._strategy.accept(state, new)
-        self._committer.expect_work()
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
-        membership, client = self._membership, self.client()
-        placed = membership.joined.is_set() and not self._placement.pending
-        complete = placed and (self._assignment.states or not client.assignment())
-        held = client.held()  # by the transport, because it cannot read the next message; not a `Hold`
+        held = self.client().held()  # by the transport, because it cannot read the next message; not a `Hold`
         if held or self._held_since:
             moment = utc_now()
             self._held_since = {place: self._held_since.get(place, moment) for place in held}
-        lagging = any(self._lags(place) for place in wanted if place not in held)
-        if fetched or membership.draining or (complete and not lagging):
+        if fetched or self._membership.draining or self._has_nothing_to_do(wanted, held):
             self._progress_at = monotonic()
+
+    def _has_nothing_to_do(self, wanted: Iterable[TopicPartition], held: Collection[TopicPartition]) -> bool:
+        if not self.joined.is_set() or self._placement.pending:
+            return False
+        if not self._assignment.states and self.client().assignment():
+            return False
+        return not any(self._lags(place) for place in wanted if place not in held)
 
     def _lags(self, topic_partition: TopicPartition) -> bool:
         client = self.client()
@@ -215,9 +244,9 @@ class ConsumerSession:
                 self._placement.lose(state)
         for place in wanted:
             state, position = states.get(place), client.position(place)
-            if state is None or position is None or state.buffered or place in self._placement.unplaced:
+            if state is None or position is None or position == state.unfinished or state.buffered:
                 continue
-            if state.tracker.advance(position):  # reading `tracker` settles
+            if place not in self._placement.unplaced and state.tracker.advance(position):  # reading `tracker` settles
                 self._committer.expect_work()
 
     # --- what the service calls
@@ -225,12 +254,12 @@ class ConsumerSession:
     def apply_pauses(self) -> None:
         """The pauses have changed: nothing new is fetched or started where one is; running handlers may finish."""
         self._assignment.apply_pauses()
-        self._call.set()
+        self._bell.ring()
 
     def apply_concurrency(self) -> None:
         """More or fewer calls may run at once; those that run go on."""
         self._assignment.apply_concurrency()
-        self._call.set()
+        self._bell.ring()
 
     async def seek(self, place: TopicPartition, offset: int) -> Passage:
         """See `Placement.seek`."""
@@ -247,13 +276,13 @@ class ConsumerSession:
         """
         end = monotonic() + timeout
         states = self._assignment.close()
-        self._call.set()
+        self._bell.ring()
         if self._connected is not None:
             self._connected.interrupt()
         await self._assignment.drain(states, timeout * (1 - CLOSE_RESERVE))
         await self._strategy.close(min(1.0, timeout * 0.1))
         if self._started:
-            await _within(self._ended.wait(), POLL_SECONDS * 2)
+            await _within(self._ended.wait(), CLOSE_SECONDS)
         try:
             await self._committer.commit(states, max(0.1, (end - monotonic()) / 2))
         except TransportError as error:
@@ -354,6 +383,14 @@ class ConsumerSession:
         if self._connected is None:
             raise TransportError("not connected yet")
         return self._connected
+
+
+def longest_wait(settings: AthomicSettings, away_limit: float) -> float:
+    """How many seconds may pass between two polls, so that nobody takes a quiet consumer for a broken one.
+
+    `away_limit`: see `Assignment`.
+    """
+    return min(away_limit, settings.health.poll_late, settings.stall_timeout / 2) / POLLS
 
 
 def longest_rebalance(settings: AthomicSettings) -> float:

@@ -32,6 +32,9 @@ class Guard(Protocol):
         """
         ...
 
+    def wake(self) -> None:
+        """Has the session look at once, because a `failure` has come."""
+
 
 class ConsumptionStrategy(Protocol):
     """Takes messages from partitions to the processor, and keeps one kind of order. Lives as long as a session."""

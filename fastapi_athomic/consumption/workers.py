@@ -34,10 +34,13 @@ class WorkerPool(Generic[L]):
     does not check whether a lane is in it already: the caller must not put it there twice.
     """
 
-    def __init__(self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str) -> None:
+    def __init__(
+        self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str, failed: Callable[[], None]
+    ) -> None:
         self._size = size
         self._serve = serve
         self._name = name
+        self._failed = failed  # called when there is a `failure`
         self._ready: deque[L] = deque()
         self._idle: list[asyncio.Future[L | None]] = []  # of workers that wait for a lane
         self.workers: list[Worker] = []  # those that live; replaced or appended to, as other threads read it
@@ -153,6 +156,8 @@ class WorkerPool(Generic[L]):
         error = asyncio.CancelledError("a handler was cancelled") if task.cancelled() else task.exception()
         if not self._closed:
             self.failure = self.failure or error
+        if self.failure is not None:
+            self._failed()
 
     async def close(self, grace: float) -> None:
         """Cancels all workers and waits up to `grace` seconds; those that have not ended by then are abandoned."""

@@ -17,7 +17,8 @@ Modules, from the ground up:
     return_topics   the return topics of one handler: which there can be, and when their messages are due
     markers         one marker, written and read
     pattern_topics  which topics a subscription by pattern consumes
-    topic_watch     which own topics exist on the broker: creates those to write to, follows those to consume
+    topic_maker     creates topics: for all handlers in one request
+    topic_watch     which of the app's topics exist: has those to write to created, follows return topics
     failure_log     tells what became of each failure: in the log, and as the last error in the status
     writing         writes one failed message to a DLQ or retry topic
     name_clashes    do the topics of different handlers get along? Asked once, at the start

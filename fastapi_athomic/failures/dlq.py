@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from ..clock import utc_now
 from ..complaints import Complaints
 from ..error_text import exc_info, type_name
-from ..exceptions import ConfigurationError, NotAuthorizedError, TopicNotFoundError
+from ..exceptions import ConfigurationError, NotAuthorizedError, TopicNotFoundError, TransportError
 from ..loop.cancellation import is_interrupt
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode
@@ -173,7 +173,7 @@ class DLQHandler:
                 raise ConfigurationError(
                     f"handler {handler_id}: its dead letters must not go to {dlq}, from which messages come back"
                 )
-            for topic in [*self._needed(source), *([self.returns.redrive(source)] if dlq is not None else [])]:
+            for topic in self._own(source):
                 if not is_topic_name(topic):
                     raise ConfigurationError(
                         f"handler {handler_id}: what fails would go to the topic {topic!r}, a name of {len(topic)} "
@@ -269,19 +269,22 @@ class DLQHandler:
     async def prepare(self, sources: Collection[str]) -> None:
         """Called when partitions of these topics are assigned to this process.
 
-        Checks that their DLQ and retry topics may be written to and, with `create_topics` off, that they exist. (Else
-        they are created when they are needed.) Writing checks again.
+        Checks that their DLQ and retry topics may be written to and, with `create_topics` "never", that they exist.
+        "at_start" creates those that are missing, and redrive topics, too. Writing checks again.
 
         Raises:
-            TransportError: topics are missing or must not be written to, the error names them; or the broker does not
-                answer.
+            TransportError: topics are missing, must not be written to or cannot be created, the error names them; or
+                the broker does not answer.
         """
         self._topics.note_move()
-        needed = sorted({topic for source in sources for topic in self._needed(self.returns.source_of(source))})
-        counts = await self._transport.partition_counts(needed, self._settings.request_timeout)
+        origins = {self.returns.source_of(source) for source in sources}
+        needed = sorted({topic for source in origins for topic in self._needed(source)})
+        counts = await self._topics.counts(needed, recent=True)
         denied = [topic for topic in needed if counts.denies("Write", topic)]
         absent = [topic for topic in needed if topic not in counts and topic not in denied]
-        problems = [missing(absent)] if absent and not self._settings.create_topics else []
+        problems = [missing(absent)] if absent and not self._settings.makes_topics else []
+        if self._settings.create_topics == "at_start":
+            await self._make(origins)
         if denied:
             problems.append(f"what fails will wait, {missing_right('Write', 'Topic', ', '.join(denied))}")
             raise NotAuthorizedError("; ".join(problems), denied)
@@ -291,6 +294,39 @@ class DLQHandler:
     def _needed(self, source: str) -> list[str]:
         dlq = self.topic_for(source)
         return [*([dlq] if dlq is not None else []), *self.returns.retries(source)]
+
+    async def make_at_start(self) -> None:
+        """Creates the own topics of the sources that are named, if `create_topics` says so. Does not raise.
+
+        What goes wrong is told after the start, see `prepare`.
+        """
+        if self._settings.create_topics == "at_start":
+            try:
+                await self._make(self._subscription.topics)
+            except TransportError as error:
+                logger.debug("%s: %s", self.handler_id, error)
+
+    async def _make(self, sources: Collection[str]) -> None:
+        """Creates missing own topics of these, with the largest partition count of their sources.
+
+        Raises:
+            TransportError: one cannot be created, or the broker does not answer.
+        """
+        own = {source: self._own(source) for source in sources}
+        counts = await self._topics.counts({*own, *(topic for topics in own.values() for topic in topics)})
+        missing = dict[str, int]()
+        for source, topics in own.items():
+            for topic in topics:
+                if topic not in counts and not counts.denies("Describe", topic):
+                    missing[topic] = max(missing.get(topic, -1), counts.get(source, -1))
+        if missing:
+            await self._topics.make(missing)
+            logger.info("%s: created %s", self.handler_id, ", ".join(missing))
+
+    def _own(self, source: str) -> list[str]:
+        """All own topics of a source: those that fail need them, and a redrive if there is a DLQ."""
+        redrives = [self.returns.redrive(source)] if self.topic_for(source) is not None else []
+        return [*self._needed(source), *redrives]
 
     def problems(self) -> list[Reason]:
         """What is wrong with the retry and redrive topics that come back to this handler."""

@@ -65,6 +65,8 @@ class LeftBehind:
 
     def _old_dead_letters(self, handler: DLQHandler, topics: list[str]) -> Iterator[tuple[str, str]]:
         """DLQ topics that a template made for this group and that no handler writes to, and their sources."""
+        if not topics:
+            return
         group = re.escape(handler.group_id)
         regexes = [re.compile(template_regex(each, group=group)) for each in templates_of(self._settings, "dlq_topic")]
         for topic in topics:

@@ -23,7 +23,8 @@ LONGEST_DELAY = "0" * 10
 
 ANY = r"[a-zA-Z0-9._-]+"
 ANY_DELAY = r"[0-9.e+-]+"
-TEMPLATES = ("dlq_topic", "retry_topic", "redrive_topic")
+RETURNING = ("retry_topic", "redrive_topic")
+TEMPLATES = ("dlq_topic", *RETURNING)
 
 
 def templates_of(settings: AthomicSettings, name: str) -> tuple[str, ...]:
@@ -64,6 +65,8 @@ class OwnTopics:
         self._templates = tuple(templates)
         self._regexes = [re.compile(template_regex(each, group=_groups(each, groups))) for each in templates]
         self._ours = [re.compile(template_regex(each, group=groups)) for each in templates]
+        returning = {each for name in RETURNING for each in templates_of(settings, name)}
+        self._returns = [regex for each, regex in zip(templates, self._ours, strict=True) if each in returning]
 
     def made(self, topic: str) -> bool:
         """The package made it, for a group of any app."""
@@ -72,6 +75,10 @@ class OwnTopics:
     def made_for_us(self, topic: str) -> bool:
         """It was made for a group of this app. With many services on a broker, others may have thousands."""
         return any(regex.fullmatch(topic) for regex in self._ours)
+
+    def may_return(self, topic: str) -> bool:
+        """It may be a retry or redrive topic of a group of this app: of which one, `ReturnTopics` finds out."""
+        return any(regex.fullmatch(topic) for regex in self._returns)
 
     def source_of_letter(self, message: RawMessage) -> str | None:
         """The source topic that a dead letter names, in a DLQ (or retry) topic whose name confirms it; else None.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from time import time
 from typing import NamedTuple
 
@@ -49,13 +49,6 @@ class ReturnTopics:
         self._full: dict[str, str] = {}  # the reverse, for names that were shortened
         self._common_source = next(iter(subscription.topics), "")  # for a template without `{topic}`
         self._plain: set[str] = set()  # topics seen whose messages were first published in them
-        group = re.escape(self._group_id)
-        self._retries = [
-            re.compile(template_regex(each, group=group)) for each in templates_of(settings, "retry_topic")
-        ]
-        self._redrives = [
-            re.compile(template_regex(each, group=group)) for each in templates_of(settings, "redrive_topic")
-        ]
 
     # --- names
 
@@ -101,8 +94,21 @@ class ReturnTopics:
             found = self._places[topic] = self._look(topic)
         return found if found is None or not self._full else found._replace(source=self.full(found.source))
 
+    @cached_property
+    def _retries(self) -> list[re.Pattern[str]]:
+        return self._regexes("retry_topic")
+
+    @cached_property
+    def _redrives(self) -> list[re.Pattern[str]]:
+        return self._regexes("redrive_topic")
+
+    def _regexes(self, template: str) -> list[re.Pattern[str]]:
+        """They match the names that a template makes for this group. Compiled late: there may be no such topics."""
+        group = re.escape(self._group_id)
+        return [re.compile(template_regex(each, group=group)) for each in templates_of(self._settings, template)]
+
     def _look(self, topic: str) -> Place | None:
-        if topic in self._subscription.topics:
+        if topic in self._subscription.topics or not self._own_topics.may_return(topic):
             return None
         for regex in self._retries:
             if match := regex.fullmatch(topic):

@@ -1,4 +1,4 @@
-"""Which own topics exist on the broker now: creates the missing ones to write to, and follows those to consume.
+"""Which of an app's topics exist on the broker now: creates missing ones, and follows own topics to consume.
 
 Nothing is remembered for long: other processes create these topics when they need them, and operators may delete them
 at any time.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic
 
@@ -18,11 +19,12 @@ from ..observation.reasons import Reason, ReasonCode
 from ..rights import missing_right
 from ..transports.base import TopicCounts, Transport, TransportConsumer
 from .return_topics import ReturnTopics
+from .topic_maker import TopicMaker
 
 logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 5.0
-"""Seconds between two requests for the retry and redrive topics that exist. One request serves all handlers."""
+"""Seconds between two requests for all topics that the app's handlers name, or would follow."""
 LISTING_SECONDS = 60.0
 """Seconds between two listings of all topics of the broker, at least: a listing takes time where there are thousands.
 
@@ -30,15 +32,19 @@ A listing finds retry topics of deploys with other delays. There is one at the s
 process of another deploy may have left.
 """
 COUNT_SECONDS = 1.0
-"""For this long the partition count of a topic to write to is taken from memory."""
+"""For this long the partition count of a topic to write to is taken from memory, and what exists at a start."""
 MISSES = 2
 """A topic counts as gone after so many requests in a row without it: not every broker knows a new topic at once."""
 
 
-class TopicWatch:
-    """Knows which of an app's own topics exist. All handlers of the app share one.
+Heard = Callable[[TopicCounts], None]
+"""Is told what the broker has just said of all topics of the app."""
 
-    Each handler asks every `FOLLOW_SECONDS`, and the first one's answer serves the others.
+
+class TopicWatch:
+    """Knows which of an app's topics exist. All handlers of the app share one, and one request serves them all.
+
+    While a handler follows, the broker is asked every `FOLLOW_SECONDS`.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class TopicWatch:
     ) -> None:
         self._transport = transport
         self._timeout = timeout
+        self._maker = TopicMaker(transport, timeout)
         self._create_topics = create_topics
         self._made = made  # tells by its name whether a topic was made for a group of this app
         self._counts: dict[str, tuple[int, float]] = {}  # by topic to write to: partitions, and when that was heard
@@ -53,10 +60,13 @@ class TopicWatch:
         self._present: dict[str, int] = {}  # topics that exist, and how many requests in a row have missed them
         self._unreadable: dict[str, datetime] = {}  # those of them that we must not read, and since when
         self._hidden: set[str] = set()  # those of which the broker does not even say whether they exist
+        self._named: set[str] = set()  # topics that handlers consume, and their DLQs
         self._wanted: set[str] = set()  # names of topics that handlers would follow
+        self._latest = TopicCounts()  # what the broker has said last of all these
         self._asked_at = self._listed_at = float("-inf")
         self._moved = True  # there was a rebalance since the last listing
-        self._asking = asyncio.Lock()
+        self._looking: asyncio.Future[None] | None = None  # the request that is under way
+        self._regular: asyncio.Future[None] | None = None  # looks again and again, while somebody follows
         self._news: list[asyncio.Event] = []
 
     # --- topics to write to
@@ -91,7 +101,7 @@ class TopicWatch:
         if topic not in counts:
             if not self._create_topics:
                 raise TopicNotFoundError(missing([topic]))
-            await self._transport.create_topics({topic: counts.get(source, -1)}, self._timeout)
+            await self._maker.make({topic: counts.get(source, -1)})
             logger.info("topic %s was created: it is needed now", topic)
             counts = await self._ask_to_write(topic)
         if topic not in counts:
@@ -109,11 +119,33 @@ class TopicWatch:
         """Called when a write to it failed: it may have been deleted or recreated. The next write asks again."""
         self._counts.pop(topic, None)
 
-    # --- topics to follow
+    # --- what exists
 
-    def expect(self, topics: Collection[str]) -> None:
-        """Topics to ask for by name. Others that were made for this app are found too, but only by a listing."""
-        self._wanted.update(topics)
+    def expect(self, named: Collection[str], returns: Collection[str]) -> None:
+        """Topics to ask for by name: those that a handler consumes and its DLQs, and those that it would follow.
+
+        Others that were made for this app are found too, but only by a listing.
+        """
+        self._named.update(named)
+        self._wanted.update(returns)
+
+    async def counts(self, topics: Collection[str], *, recent: bool = False) -> TopicCounts:
+        """What the broker says of these topics, as of at most `COUNT_SECONDS` ago. `recent`: or `FOLLOW_SECONDS` ago.
+
+        If all of them are expected, others who ask at about the same time get the same answer.
+
+        Raises:
+            TransportError: the broker does not answer.
+        """
+        if not self._named.union(self._wanted).issuperset(topics):
+            return await self._transport.partition_counts(topics, self._timeout)
+        await self._look(FOLLOW_SECONDS / 2 if recent else COUNT_SECONDS)
+        return self._latest
+
+    async def make(self, topics: Mapping[str, int]) -> None:
+        """See `TopicMaker.make`."""
+        await self._maker.make(topics)
+        self._asked_at = float("-inf")
 
     async def existing(self, belongs: Callable[[str], bool]) -> frozenset[str]:
         """The app's own topics that exist and for which `belongs` is true, as of at most `FOLLOW_SECONDS` ago.
@@ -121,9 +153,7 @@ class TopicWatch:
         Raises:
             TransportError: the broker does not answer.
         """
-        async with self._asking:
-            if monotonic() - self._asked_at >= FOLLOW_SECONDS / 2:
-                await self._look()
+        await self._look(FOLLOW_SECONDS / 2)
         return frozenset(filter(belongs, self._present))
 
     async def readable(self, belongs: Callable[[str], bool]) -> frozenset[str]:
@@ -149,17 +179,35 @@ class TopicWatch:
         """Called after a rebalance: a process of another deploy may have left retry topics."""
         self._moved = True
 
-    async def _look(self) -> None:
+    async def _look(self, max_age: float) -> None:
+        """Has the broker asked, unless that was done less than `max_age` seconds ago or is under way."""
+        if monotonic() - self._asked_at < max_age:
+            return
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._ask())
+            self._looking.add_done_callback(self._note_look)
+        await asyncio.shield(self._looking)
+
+    def _note_look(self, look: asyncio.Future[None]) -> None:
+        self._looking = None
+        if not look.cancelled():
+            look.exception()  # who waited for it may be gone: asyncio would log that nobody has seen the error
+
+    async def _ask(self) -> None:
         now = monotonic()
+        own = {*self._wanted, *self._present}
         if self._moved and now - self._listed_at >= LISTING_SECONDS:
-            counts = await self._list()
-        else:
-            counts = await self._transport.partition_counts({*self._wanted, *self._present}, self._timeout)
-        self._asked_at = now
-        hidden = {topic for topic in counts.denied if counts.denies("Describe", topic)}
+            own |= await self._list()
+        counts = await self._transport.partition_counts(own | self._named, self._timeout)
+        self._asked_at, self._latest = now, counts
+        self._note(counts, own)
+        self._tell()
+
+    def _note(self, counts: TopicCounts, own: set[str]) -> None:
+        hidden = {topic for topic in own & counts.denied.keys() if counts.denies("Describe", topic)}
         self._hidden -= counts.keys()
         self._tell_of_hidden(hidden)
-        found = {*counts, *(hidden & self._present.keys())}  # what is hidden need not be gone
+        found = {*own & counts.keys(), *(hidden & self._present.keys())}  # what is hidden need not be gone
         for topic in found:
             self._note_rights(topic, counts)
         missed = {topic: misses + 1 for topic, misses in self._present.items() if topic not in found}
@@ -167,7 +215,8 @@ class TopicWatch:
         self._present = present
         self._unreadable = {topic: since for topic, since in self._unreadable.items() if topic in present}
 
-    async def _list(self) -> TopicCounts:
+    async def _list(self) -> set[str]:
+        """The topics on the broker that were made for this app."""
         self._moved = False
         try:
             listed = await self._transport.partition_counts(None, self._timeout)
@@ -175,37 +224,55 @@ class TopicWatch:
             self._moved = True
             raise
         self._listed_at = monotonic()
-        ours = {topic: count for topic, count in listed.items() if topic in self._wanted or self._made(topic)}
-        return TopicCounts(ours, {topic: listed.denied[topic] for topic in ours if topic in listed.denied})
+        return set(filter(self._made, listed))
 
     def _tell_of_hidden(self, hidden: set[str]) -> None:
         for topic in sorted(hidden - self._hidden - self._present.keys()):
             logger.info("if there is a topic %s, it is not consumed: %s", topic, missing_right("Read", "Topic", topic))
         self._hidden |= hidden
 
-    async def follow(self, client: TransportConsumer, returns: ReturnTopics, followed: frozenset[str]) -> None:
+    # --- topics to follow
+
+    async def follow(
+        self, client: TransportConsumer, returns: ReturnTopics, followed: frozenset[str], heard: Heard
+    ) -> None:
         """Keeps a consumer subscribed to those of its retry and redrive topics that exist. Runs until it is cancelled.
 
-        `followed`: those that it is subscribed to now.
+        `followed`: those that it is subscribed to now. `heard` is told each answer of the broker.
         """
-        news = asyncio.Event()
-        self._news.append(news)
-        try:
+        with self._told() as news:
             while True:
-                if not await _comes(news, FOLLOW_SECONDS):
-                    await self._look_again(returns)
+                await news.wait()
                 news.clear()
+                heard(self._latest)
                 found = frozenset(filter(returns.brings_back, self._present)) - self._unreadable.keys()
                 if found != followed and await _subscribe(client, found):
                     followed = found
+
+    @contextmanager
+    def _told(self) -> Iterator[asyncio.Event]:
+        """An event that is set when there is something new. The broker is asked regularly meanwhile."""
+        news = asyncio.Event()
+        self._news.append(news)
+        if self._regular is None:
+            self._regular = asyncio.create_task(self._look_regularly(), name="athomic-topics")
+        try:
+            yield news
         finally:
             self._news.remove(news)
+            if not self._news:
+                self._regular.cancel()
+                self._regular = None
 
-    async def _look_again(self, returns: ReturnTopics) -> None:
-        try:
-            await self.existing(returns.brings_back)
-        except TransportError as error:  # the broker is down; the consumer warns of that
-            logger.debug("cannot ask for retry and redrive topics now, will ask again: %s", error)
+    async def _look_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                await self._look(FOLLOW_SECONDS / 2)
+            except TransportError as error:  # the broker is down; the consumers warn of that
+                logger.debug("cannot ask for topics now, will ask again: %s", error)
+            except Exception:  # else no handler would hear of a topic any more
+                logger.exception("asking for topics failed, they will be asked for again")
 
     def _tell(self) -> None:
         for event in self._news:
@@ -219,14 +286,6 @@ def _unreadable(topic: str) -> str:
 def missing(topics: Collection[str]) -> str:
     """What an error says of topics that are missing and may not be created."""
     return f"topic {', '.join(topics)} does not exist and create_topics is off"
-
-
-async def _comes(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
 
 
 async def _subscribe(client: TransportConsumer, topics: frozenset[str]) -> bool:

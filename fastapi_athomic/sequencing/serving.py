@@ -45,7 +45,7 @@ class Serving:
         self._timings = self._counters.timings
         self._share = parts["share"]
         self._guard = parts["guard"]
-        self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"])
+        self.pool: WorkerPool[Lane] = WorkerPool(parts["concurrency"], self._serve, parts["name"], self._guard.wake)
 
     # --- who acts next
 

@@ -55,6 +55,7 @@ class OrderedStrategy:
     ) -> None:
         self._processor = processor
         self._name = parts["name"]
+        self._guard = parts["guard"]
         self._counters = counters = parts["counters"]
         sequencing = ordered.sequencing
         self._assignment = assignment = Assignment()
@@ -169,3 +170,4 @@ class OrderedStrategy:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not self._assignment.closed and not task.cancelled():
             self._failure = self._failure or task.exception()
+            self._guard.wake()

@@ -79,7 +79,7 @@ class _Way:
         self._coming = deque[RawMessage]()
         diverting = _RetriesComeBack(transport, returns, self._coming)
         topics = TopicWatch(
-            diverting, timeout=settings.request_timeout, create_topics=settings.create_topics, made=returns.is_retry
+            diverting, timeout=settings.request_timeout, create_topics=settings.makes_topics, made=returns.is_retry
         )
         dlq_handler = DLQHandler(subscription, diverting, settings, returns, topics, witness=watch)
         parts = replace(watch.parts, dlq_handler=dlq_handler, patience=Patience(watch.handler_id))
@@ -157,7 +157,7 @@ class _RetriesComeBack(WrappedTransport):
         names = list(topics or ())
         ours = [name for name in names if self._returns.is_retry(name)]
         counts = await self.inner.partition_counts([name for name in names if name not in ours], timeout)
-        return TopicCounts({**counts, **dict.fromkeys(ours, 1)}, counts.denied)
+        return TopicCounts({**counts, **dict.fromkeys(ours, 1)}, counts.denied, counts.ids)
 
 
 class _Returning:

@@ -132,7 +132,7 @@ class NamespacedTransport(WrappedTransport):
         names = None if topics is None else [self._prefix.put(topic) for topic in topics]
         with self._prefix.in_errors():
             counts = await self.inner.partition_counts(names, timeout)
-        return TopicCounts(self._ours(counts), self._ours(counts.denied))
+        return TopicCounts(self._ours(counts), self._ours(counts.denied), self._ours(counts.ids))
 
     def _ours(self, by_topic: Mapping[str, V]) -> dict[str, V]:
         start = self._prefix.text

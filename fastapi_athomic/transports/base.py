@@ -69,20 +69,34 @@ class TopicInfo(NamedTuple):
 class TopicCounts(dict[str, int]):
     """The number of partitions of each topic.
 
+    `ids`: of those whose id is known, as in `TopicInfo`.
+
     `denied`: by topic, which of Describe, Read and Write the broker's authorizer refuses; topics of which nothing is
     refused, or nothing is known, are left out. Without Describe nobody knows whether the topic exists: it is in
     `denied` only.
     """
 
     def __init__(
-        self, counts: Mapping[str, int] = MappingProxyType({}), denied: Mapping[str, frozenset[Operation]] | None = None
+        self,
+        counts: Mapping[str, int] = MappingProxyType({}),
+        denied: Mapping[str, frozenset[Operation]] | None = None,
+        ids: Mapping[str, bytes] | None = None,
     ) -> None:
         super().__init__(counts)
         self.denied = denied or {}
+        self.ids = ids or {}
 
     def denies(self, operation: Operation, topic: str) -> bool:
         """Whether the authorizer refuses the operation, as far as is known."""
         return operation in self.denied.get(topic, ())
+
+    def fits(self, topic: str, info: TopicInfo | None) -> bool:
+        """Whether this says of the topic what `info` does; None: that it does not exist."""
+        if info is None:
+            return topic not in self and topic not in self.denied
+        one, other = info.id, self.ids.get(topic, b"")
+        same = self.get(topic, 0) == info.partitions and self.denied.get(topic, frozenset()) == info.denied
+        return same and (one == other or not one or not other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +122,12 @@ class RebalanceListener(Protocol):
     """
 
     def on_arrival(self) -> None:
-        """A `fetch` that found nothing may find messages now. May be called too often. Must not raise."""
+        """A `fetch` that found nothing may find messages now, or raise an error.
+
+        Also called when a position has moved past what no reader gets to see, and when a partition has become misplaced
+        or held. Nobody looks for these by the clock, or only every few seconds. May be called too often. Must not
+        raise.
+        """
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """The group has assigned these partitions, and no others, to this consumer.

@@ -21,10 +21,8 @@ from ..observation.status import ConsumerStatus, HealthReport, HealthStatus
 from ..settings import AthomicSettings
 from .asyncapi_routes import Document, add_asyncapi
 from .control_parts import ControlOptions, ControlParts
-from .control_routes import control_routers
 from .dashboard import add_dashboard
 from .examples import HEALTH, ILL, METRICS, NO_PROBE, PROBE
-from .letter_routes import letter_routers
 from .problems import ProblemRoute
 from .status_routes import INSTANCE_HEADER, StatusParts, add_statuses
 from .streams import Streams
@@ -107,6 +105,9 @@ def new_routers(parts: RouteParts, options: RouteOptions) -> tuple[APIRouter, ..
 def _control_routers(parts: RouteParts, options: RouteOptions, named: Depends) -> Iterator[APIRouter]:
     if not parts.settings.control.enabled:
         return
+    from .control_routes import control_routers  # their models take time to build, and many apps have none of them
+    from .letter_routes import letter_routers
+
     control = ControlParts(
         steering=parts.steering,
         manager=parts.manager,

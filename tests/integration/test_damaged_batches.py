@@ -11,7 +11,7 @@ import pytest
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
 from fastapi_athomic.messages import OutgoingMessage, PublishedMessage
 from fastapi_athomic.observation.reasons import ReasonCode
-from fastapi_athomic.transports.kafka import fetcher as kafka_fetcher
+from fastapi_athomic.transports.kafka import fetch_schedule
 from fastapi_athomic.transports.kafka import unreadable as kafka_unreadable
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running, sentences
@@ -170,7 +170,7 @@ async def test_p21_fault_06_what_no_checksum_covers_is_noticed_too(
     mortal_kafka: KafkaBroker, log_of: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a batch begins, and how long it is: the one leads far beyond the end, the other nowhere."""
-    monkeypatch.setattr(kafka_fetcher, "EMPTY_ANSWERS", 1)
+    monkeypatch.setattr(fetch_schedule, "EMPTY_ANSWERS", 1)
     topic, record = await written(mortal_kafka, *[(b"zero", b"one", b"two")] * 3), Record()
     log_of(topic, 0).flip_second(3)
     log_of(topic, 1).flip_second(8)

@@ -7,10 +7,7 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import RecordTooLargeError, RequestTimedOutError, TopicAuthorizationFailedError
-from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.errors import KafkaError, KafkaStorageError, RequestTimedOutError, TopicAuthorizationFailedError
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -26,8 +23,10 @@ from fastapi_athomic import (
 )
 from fastapi_athomic.messages import OutgoingMessage, PublishedMessage, TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
+from fastapi_athomic.transports.kafka import fetch_schedule
 from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
-from fastapi_athomic.transports.kafka.fetcher import PARTIAL_WAIT_MS
+from fastapi_athomic.transports.kafka.fetch_lane import Lane
+from fastapi_athomic.transports.kafka.fetch_wire import Answer, Part
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.support.apps import Record, eventually, new_app, running
@@ -191,34 +190,42 @@ async def test_seek(transport: KafkaTransport, topic: str) -> None:
 
 
 async def test_a_backlog_does_not_wait_for_empty_partitions(
-    transport: KafkaTransport, topic: str, monkeypatch: pytest.MonkeyPatch
+    apache_kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one request to a node that is on its way may hold up a partition that runs dry: then it is short."""
+    """The request that waits at the broker for messages of the empty partition is not answered before the test ends."""
+    forever = 60.0
+    monkeypatch.setattr(fetch_schedule, "SHORT_WAIT", forever)
+    monkeypatch.setattr(fetch_schedule, "TRICKLE_BYTES", 0)
+    settings = AthomicSettings(
+        broker_url=f"kafka://{apache_kafka.bootstrap}",
+        kafka=KafkaSettings(fetch_max_wait=forever, max_partition_fetch_bytes=1000),
+    )
+    transport = KafkaTransport(settings)
+    await transport.start(10)
     empty = f"{topic}-retry"
     await transport.create_topics({topic: 1, empty: 1}, 5)
-    sent = await transport.producer.send([OutgoingMessage(topic, None, b"m") for _ in range(5_000)], 30)
-    assert all(isinstance(result, PublishedMessage) for result in sent)
-    waits: dict[frozenset[str], list[int]] = {}
-    send = AIOKafkaClient.send
+    for _ in range(10):
+        await transport.producer.send([OutgoingMessage(topic, None, b"m" * 100) for _ in range(20)], 30)
+    asked: list[tuple[int, float]] = []
+    ask = Lane.ask
 
-    async def recorded(self: AIOKafkaClient, node: int, request: object, **options: object) -> object:
-        if isinstance(request, FetchRequest):
-            waits.setdefault(frozenset(name for name, _ in request.topics), []).append(request._max_wait_ms)
-        return await send(self, node, request, **options)
+    async def noted(self: Lane, wait: float) -> Answer:
+        asked.append((len(self.carried), wait))
+        return await ask(self, wait)
 
-    monkeypatch.setattr(AIOKafkaClient, "send", recorded)
+    monkeypatch.setattr(Lane, "ask", noted)
     consumer = await member(transport, topic, empty)
     taken = 0
-    while taken < 4_900:
-        found = await consumer.fetch([TopicPartition(topic, 0)], 30, 100)
-        taken += sum(map(len, found.values()))
-    await eventually(lambda: frozenset([empty]) in waits)
-    full = round(transport._settings.kafka.fetch_max_wait * 1000)
-    assert waits[frozenset([topic, empty])] == [full]
-    assert PARTIAL_WAIT_MS <= waits[frozenset([empty])][0] < full, "the last hundred will soon be taken, too"
-    # nobody takes anything from the backlog any more: the broker is left in peace
-    await eventually(lambda: waits[frozenset([empty])][-1] == full)
+    async with asyncio.timeout(forever / 2):
+        while taken < 200:
+            found = await consumer.fetch([TopicPartition(topic, 0)], 30, 100)
+            taken += sum(map(len, found.values()))
+    assert asked[0] == (2, forever), "answered at once: there is a backlog"
+    assert asked[1] == (1, forever), "the empty one, which waits"
+    assert len(asked) >= 11, "each batch was asked for beside it"
+    assert all(wait < 1 for _, wait in asked[2:]), "so that what comes next need not wait either"
     await consumer.stop(5)
+    await transport.stop(5)
 
 
 async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka: Kafka, topic: str) -> None:
@@ -255,16 +262,16 @@ async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka
 async def test_p21_fault_06_what_was_taken_beside_an_odd_record_is_not_lost(
     transport: KafkaTransport, topic: str
 ) -> None:
-    """aiokafka's parser fails on the odd one, in the middle of a `getmany` that has taken others already."""
+    """aiokafka's parser fails on the odd one, in the middle of a `fetch` that has taken others already."""
     await transport.create_topics({topic: 2}, 5)
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     odd = OutgoingMessage(topic, None, b"odd", ((name, b"1"),), partition=1)
     sound = [OutgoingMessage(topic, None, b"%d" % number, partition=0) for number in range(5)]
     assert all(isinstance(result, PublishedMessage) for result in await transport.producer.send([*sound, odd], 10))
     consumer, places = await member(transport, topic), [TopicPartition(topic, number) for number in range(2)]
-    buffer = consumer._running()._fetcher._records
+    buffer = consumer._running().ready
     await eventually(lambda: len(buffer) == 2)
-    buffer.move_to_end((topic, 1))
+    buffer.move_to_end(places[1])
     values = list[bytes | None]()
     async with asyncio.timeout(20):
         while len(values) < 6:
@@ -276,22 +283,25 @@ async def test_p21_fault_06_what_was_taken_beside_an_odd_record_is_not_lost(
 
 @pytest.mark.parametrize(
     ("error", "cause"),
-    [(TopicAuthorizationFailedError, "the right Read on topic"), (RecordTooLargeError, "RecordTooLargeError")],
+    [(TopicAuthorizationFailedError, "the right Read on topic"), (KafkaStorageError, "KafkaStorageError")],
 )
 async def test_p21_fault_06_an_error_of_one_partition_holds_it_alone_for_a_while(
-    transport: KafkaTransport, topic: str, error: type[Exception], cause: str
+    transport: KafkaTransport, topic: str, error: type[KafkaError], cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await transport.create_topics({topic: 2}, 5)
-    consumer, places = await member(transport, topic), [TopicPartition(topic, number) for number in range(2)]
-    await eventually(lambda: consumer.end_offset(places[0]) is not None)
-    fetcher, broken = consumer._running()._fetcher, KafkaPartition(topic, 0)
-    for _ in range(2):
-        await eventually(lambda: broken not in fetcher._records)
-        fetcher._set_error(broken, error())
-        if error is RecordTooLargeError:  # what aiokafka does next
-            state = consumer._running().state_of(broken)
-            state.consumed_to(state.position + 1)
-    assert cause in consumer.held()[places[0]]
+    places = [TopicPartition(topic, number) for number in range(2)]
+    ask, failures = Lane.ask, [error.errno] * 2
+
+    async def failing(self: Lane, wait: float) -> Answer:
+        answer = await ask(self, min(wait, 0.1))
+        if failures and places[0] in self.carried:
+            others = [part for part in answer.parts if part.place != places[0]]
+            return answer._replace(parts=[*others, Part(places[0], failures.pop(), -1, -1, [], b"")])
+        return answer
+
+    monkeypatch.setattr(Lane, "ask", failing)
+    consumer = await member(transport, topic)
+    await eventually(lambda: cause in consumer.held().get(places[0], ""))
     await transport.producer.send([OutgoingMessage(topic, None, b"m", partition=number) for number in range(2)], 10)
     found = dict[TopicPartition, int]()
     async with asyncio.timeout(20):

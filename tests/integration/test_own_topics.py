@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,8 @@ from confluent_kafka.cimpl import NewTopic, TopicPartition
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, RetryPolicy
 from fastapi_athomic.failures import topic_watch
 from fastapi_athomic.messages import TopicPartition as Place
-from fastapi_athomic.transports.base import ConsumerConfig
+from fastapi_athomic.transports.base import ConsumerConfig, TopicCounts
+from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
@@ -149,6 +151,68 @@ async def test_p20_fault_11_retry_and_redrive_topics_come_and_go(shop: Shop) -> 
         health = athomic.health()
     assert health is not None
     assert health.status == "healthy"
+
+
+async def test_p20_the_first_redrive_is_followed_by_all_who_run_already(shop: Shop) -> None:
+    """The redrive is made by a process that consumes nothing; none of the others has seen the topic before."""
+    topic, redrive = shop.topic, f"{shop.topic}.{shop.group}.redrive"
+    await shop.create(topic, 4)
+    values = [b"%d" % number for number in range(8)]
+    latest: Any = {"auto_offset_reset": "latest"}  # says nothing of a redrive topic: that is read from its beginning
+    workers = [shop.app(topic, shop.group, **latest) for _ in range(2)]
+    shop.settings = shop.settings.model_copy(update={"role": "web"})
+    web = shop.app(topic, shop.group, **latest)
+    async with running(workers[0]), running(workers[1]), running(web):
+        await eventually(lambda: [len(worker.consumers()[0].assignment) for worker in workers] == [2, 2])
+        for number, value in enumerate(values):
+            await web.publish(topic, value, partition=number % 4)
+        await eventually(lambda: sum(worker.consumers()[0].counters.dead_lettered for worker in workers) == 8)
+        assert set(await shop.topics()) == {topic, f"{topic}.{shop.group}.dlq"}
+        shop.sound = True
+        assert (await web.dead_letters("h").redrive()).settled == 8
+        await shop.seen(*((shop.group, redrive, value) for value in values))
+        assert (await shop.topics())[redrive] == 4
+        for worker in workers:
+            await eventually(partial(follows, worker, {topic, redrive}))
+    seen = [value for _, where, value in shop.record.seen if where == redrive]
+    assert sorted(seen) == values, "each once"
+
+
+def follows(athomic: Athomic, topics: set[str]) -> bool:
+    return {place.topic for place in athomic.consumers()[0].assignment} == topics
+
+
+async def test_who_is_idle_asks_once_for_all_handlers(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, looks = list[Any](), list[Any]()
+    count, look = KafkaTransport.partition_counts, KafkaConsumer.topics
+
+    async def partition_counts(transport: KafkaTransport, topics: Any, timeout: float) -> TopicCounts:
+        asked.append(topics)
+        return await count(transport, topics, timeout)
+
+    async def topics(consumer: KafkaConsumer, timeout: float) -> Any:
+        looks.append(consumer)
+        return await look(consumer, timeout)
+
+    names = [f"{shop.topic}-{number}" for number in range(4)]
+    for name in (*names, f"{names[0]}.{shop.group}-0.redrive"):
+        await shop.create(name, 2)
+    athomic = new_app(shop.settings)
+    for number, name in enumerate(names):
+        shop.add(athomic, name, f"{shop.group}-{number}", handler_id=f"h{number}")
+    async with running(athomic):
+        monkeypatch.setattr(KafkaTransport, "partition_counts", partition_counts)
+        monkeypatch.setattr(KafkaConsumer, "topics", topics)
+        await eventually(lambda: len(asked) >= 5)
+        looks.clear()
+        begun = len(asked)
+        await eventually(lambda: len(asked) >= begun + 10)
+        assert not looks, "nothing has changed for anybody"
+        await shop.delete(names[2])
+        await eventually(lambda: "topic_missing" in str(athomic.health()))
+        await shop.create(names[2], 3)
+        await eventually(lambda: len(athomic.consumers()[2].assignment) == 3)
+        assert {consumer._config.handler_id for consumer in looks} == {"h2"}
 
 
 async def test_p20_fault_11_a_topic_that_was_deleted_does_not_come_back_as_a_consumer_asks_for_it(

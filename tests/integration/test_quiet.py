@@ -8,11 +8,10 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from aiokafka.client import ConnectionGroup
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, RetryPolicy, subscribe_to
-from fastapi_athomic.transports.kafka import group_member as kafka_member
 from fastapi_athomic.transports.kafka import options as kafka_options
+from fastapi_athomic.transports.kafka import shared_client
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
@@ -40,7 +39,7 @@ class Shop:
         service = self.athomic.manager().consumers["h"]  # type: ignore[union-attr]
         consumer: Any = service.life.session.client()  # type: ignore[union-attr]
         (producer,) = transport._producer._clients._open.values()
-        return {"producer": producer.client, "consumer": consumer._member._client, "admin": transport._admin}
+        return {"producer": producer.client, "consumer": consumer._member._client.shared, "admin": transport._admin}
 
     async def use(self, first: int) -> None:
         """A message that is handled, one that becomes a dead letter, and the look at all dead letters."""
@@ -65,7 +64,7 @@ async def test_p18_connections_that_were_closed_for_being_idle_are_opened_again(
             f"{name} {group}"
             for name, client in shop.clients().items()
             for (_, group), connection in client._conns.items()
-            if connection.connected() and (name, group) != ("consumer", ConnectionGroup.DEFAULT)
+            if connection.connected() and group != "fetch-0"
         ]
 
     async with running(shop.athomic):
@@ -80,7 +79,7 @@ async def test_p18_what_clients_know_of_the_cluster_is_asked_for_again(
     apache_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_options, "METADATA_SECONDS", 0.1)
-    monkeypatch.setattr(kafka_member, "METADATA_MAX_AGE", 0.1)
+    monkeypatch.setattr(shared_client, "METADATA_MAX_AGE", 0.1)
     shop = Shop(apache_kafka)
     async with running(shop.athomic):
         await shop.use(0)

@@ -94,19 +94,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dlq, "MAX_WRITE_DELAY", 0.3)
 
 
-@pytest.mark.parametrize("create_topics", [True, False])
-async def test_exactly_the_rights_that_the_docs_name_are_enough(secure_kafka: SecureKafka, create_topics: bool) -> None:
+@pytest.mark.parametrize("create_topics", ["when_needed", "at_start", "never"])
+async def test_exactly_the_rights_that_the_docs_name_are_enough(secure_kafka: SecureKafka, create_topics: str) -> None:
     shop = Shop(secure_kafka)
-    own: dict[str, Any] = {"dlqs": [shop.dlq], "redrives": [shop.redrive], "create_topics": create_topics}
-    rights = rights_of(group_id=shop.group, sources=[shop.source], retries=[shop.retry], **own)
+    own: dict[str, Any] = {"dlqs": [shop.dlq], "redrives": [shop.redrive], "create_topics": create_topics != "never"}
+    at_start = create_topics == "at_start"
+    rights = rights_of(group_id=shop.group, sources=[shop.source], retries=[shop.retry], at_start=at_start, **own)
     secure_kafka.allow(shop.user, rights)
-    secure_kafka.allow(shop.user, rights_to_settle(sources=[shop.source], **own))
-    if not create_topics:
+    if create_topics != "at_start":  # else the redrive topic is there before there is anything to settle
+        secure_kafka.allow(shop.user, rights_to_settle(sources=[shop.source], **own))
+    if create_topics == "never":
+        assert {operation for right in rights for operation in right.operations} == {"Read", "Write", "Describe"}
         secure_kafka.make(shop.source, shop.retry, shop.dlq, shop.redrive)
     async with running(shop.app(create_topics=create_topics)) as athomic:
         await healthy(athomic)
-        if create_topics:
-            await eventually(lambda: shop.source in secure_kafka.topics())
+        made = {shop.source} if create_topics == "when_needed" else {shop.source, shop.retry, shop.dlq, shop.redrive}
+        assert {topic for topic in secure_kafka.topics() if topic.startswith(shop.source)} == made
+        if at_start:
+            secure_kafka.allow(shop.user, rights_to_settle(sources=[shop.source], **(own | {"create_topics": False})))
         secure_kafka.write(shop.source, "bad")
         await shop.handled(("bad", shop.source), ("bad", shop.retry))
         await eventually(lambda: athomic.consumers()[0].counters.dead_lettered == 1)
@@ -177,6 +182,45 @@ async def test_side_topics_without_rights_stop_only_what_needs_them(secure_kafka
             await athomic.dead_letters("h").count()
         shop.allow("Topic", shop.dlq, "Write", "Create")
         await eventually(lambda: athomic.consumers()[0].counters.dead_lettered == 1)
+        await healthy(athomic)
+
+
+async def test_p07_what_needs_a_topic_that_may_not_be_made_waits_until_it_may(secure_kafka: SecureKafka) -> None:
+    shop = Shop(secure_kafka, retry=RetryPolicy(max_attempts=1))
+    shop.allow_source()
+    shop.allow("Topic", shop.dlq, "Read", "Write")
+    shop.allow("Topic", shop.redrive, "Read", "Write")
+    async with running(shop.app()) as athomic:
+        await healthy(athomic)
+        await athomic.publish(shop.source, "bad")
+        await eventually(lambda: f"to {shop.dlq} refused" in health(athomic))
+        assert missing("Create", "topic", shop.dlq) in health(athomic)
+        assert committed(athomic, shop.source) in (None, 0)
+        shop.allow("Topic", shop.dlq, "Create")
+        await eventually(lambda: committed(athomic, shop.source) == 1)
+        await healthy(athomic)
+
+        shop.sound = True
+        with pytest.raises(NotAuthorizedError, match=f"Create on topic {shop.redrive}"):
+            await athomic.dead_letters("h").redrive()
+        assert await athomic.dead_letters("h").count() == 1, "it is as open as before"
+        secure_kafka.make(shop.redrive, partitions=3)  # somebody else does it
+        assert (await athomic.dead_letters("h").redrive()).settled == 1
+        await shop.handled(("bad", shop.redrive))
+
+
+async def test_what_shall_be_made_at_the_start_and_may_not_is_told_until_it_may(secure_kafka: SecureKafka) -> None:
+    shop = Shop(secure_kafka, retry=RetryPolicy(max_attempts=1))
+    shop.allow_source()
+    shop.allow("Topic", shop.dlq, "Write")
+    shop.allow("Topic", shop.redrive, "Read")
+    async with running(shop.app(create_topics="at_start")) as athomic:
+        await eventually(lambda: "failure_topics_unusable" in health(athomic))
+        await athomic.publish(shop.source, "good")
+        await shop.handled(("good", shop.source))
+        shop.allow("Topic", shop.dlq, "Create")
+        shop.allow("Topic", shop.redrive, "Create")
+        await eventually(lambda: {shop.dlq, shop.redrive} <= secure_kafka.topics())
         await healthy(athomic)
 
 

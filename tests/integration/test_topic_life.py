@@ -34,6 +34,7 @@ def topic() -> str:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Topics are looked at more often than every few seconds."""
     monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.2)
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 0.2)
 
 
 class Operator:

@@ -12,7 +12,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, subscribe_to
 from fastapi_athomic.observation.reasons import ReasonCode
-from fastapi_athomic.transports.kafka.static_membership import StaticMembership
+from fastapi_athomic.transports.kafka.coordinator import GroupMembership
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.support.apps import Record, eventually, new_app, owned, running, sentences
 from tests.support.causes import comes, goes, provokes, told
@@ -90,7 +90,7 @@ async def test_p21_fault_09_who_was_only_thrown_out_is_no_twin(apache_kafka: Kaf
     async with running(athomic):
         session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         coordinator = session.client()._member._coordinator
-        assert isinstance(coordinator, StaticMembership)
+        assert isinstance(coordinator, GroupMembership)
         before = coordinator.member_id
         await coordinator._send_req(LeaveGroupRequest(topic, before))  # as if its session had timed out
         rebalances = athomic.consumers()[0].counters.rebalances

@@ -58,6 +58,7 @@ def shorten_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Consumers and the broker's connection look around often."""
     monkeypatch.setattr("fastapi_athomic.broker.PING_INTERVAL", 0.02)
     monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.02)
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 0.02)
     monkeypatch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", 0.01)
 
 

@@ -10,4 +10,5 @@ Also at the top is what crosses rooms:
 - `test_layering`: rooms stand on floors and import from below; nothing imports in circles
 - `test_exported_members`: the public names, and what importing the package must not load
 - `test_compose`: docker-compose.yml
+- `test_benchmarks`: what benchmarks count and compute, and which build they run
 """

@@ -40,6 +40,8 @@ OPTIONAL_PARTS = (
     "fastapi_athomic.testing",
     "fastapi_athomic.transports.kafka",
     "fastapi_athomic.transports.memory",
+    "fastapi_athomic.web.control_routes",
+    "fastapi_athomic.web.letter_routes",
 )
 
 

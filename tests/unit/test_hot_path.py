@@ -164,7 +164,7 @@ async def test_a_message_of_an_ordered_consumer() -> None:
 
 
 def test_a_message_that_is_unpacked() -> None:
-    fetched = Fetched(batch(START, range(COUNT)), ours=True)
+    fetched = Fetched(batch(START, range(COUNT)))
     with Calls() as calls:
         messages, _ = fetched.take(COUNT)
     assert len(messages) == COUNT

@@ -75,7 +75,7 @@ async def test_a_web_process_steers_those_where_its_consumers_run(monkeypatch: p
     """Through the state store."""
     monkeypatch.setattr(group_pauses, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr("fastapi_athomic.control.instructions.ANSWER_PAUSE", 0.01)
-    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.02)  # there is a redrive topic now
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 0.02)  # there is a redrive topic now
     url, control = f"memory://{uuid4().hex}", ControlSettings(enabled=True, allow_anonymous=True)
     events: list[ControlEvent] = []
 

@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, TypeVar
 
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
-from aiokafka.errors import KafkaError, NodeNotReadyError
-from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.errors import KafkaError, NodeNotReadyError, StaleMetadata
 from aiokafka.protocol.metadata import MetadataRequest
 
-from .boundary import UnreachableError
+from .boundary import UnreachableError, abandon
 from .hints import connection_hint
 
 logger = logging.getLogger(__name__)
@@ -42,19 +41,31 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     aiokafka asks only the brokers it knows. When none of them answers, this asks the bootstrap servers again, and looks
     their names up again.
 
-    The code that creates or takes over a client sets `on_fetched` and `makes_topics`, before it connects.
+    One broker that does not answer keeps nobody from connecting to another one. aiokafka connects one after the other.
+
+    The code that creates or takes over a client sets `makes_topics`, before it connects.
     """
 
-    on_fetched: Callable[[Any], None] | None = None  # called with each response to a fetch request
     makes_topics = True  # a metadata request for a missing topic may create it, with the broker's default partitions
     _rebootstrapped_at = _asked_at = float("-inf")  # on the monotonic clock
     _asked_for: frozenset[str] = frozenset()
+    _opening: dict[tuple[Any, Any], asyncio.Task[AIOKafkaConnection | None]]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._opening = {}
 
     @classmethod
     def take_over(cls, client: AIOKafkaClient) -> KafkaClient:
         """Turns the client that aiokafka's producer or consumer has created into one of these, before it connects."""
         client.__class__ = cls
+        client._opening = {}
         return client  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        for opening in self._opening.values():
+            abandon(opening)
+        await super().close()
 
     async def bootstrap(self) -> None:
         """Like aiokafka's, but the error says why no server could be used, and what to do.
@@ -92,11 +103,47 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     def _hint(self, error: BaseException) -> str:
         return connection_hint(error, self._security_protocol, self._sasl_mechanism)
 
-    async def send(self, node_id: Any, request: Any, **options: Any) -> Any:
-        response = await super().send(node_id, request, **options)
-        if self.on_fetched is not None and isinstance(request, FetchRequest):
-            self.on_fetched(response)
-        return response
+    async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
+        """The connection to a broker, opened if need be; None if it cannot be. Like aiokafka's, see above."""
+        place = (node_id, group)
+        if (known := self._conns.get(place)) is not None and known.connected():
+            return known
+        opening = self._opening.get(place)
+        if opening is None:
+            opening = self._opening[place] = self._loop.create_task(self._open(place))
+            opening.add_done_callback(lambda _: self._opening.pop(place, None))
+        return await asyncio.shield(opening)
+
+    async def _open(self, place: tuple[Any, Any]) -> AIOKafkaConnection | None:
+        node, group = place
+        broker = self.cluster.broker_metadata(node)
+        try:
+            if broker is None:
+                raise StaleMetadata(f"broker {node} is not in the metadata")
+            async with asyncio.timeout(ANSWER_SECONDS):
+                connection = await create_conn(broker.host, broker.port, **self._connection_options(group))
+        except (OSError, KafkaError, TimeoutError) as error:
+            logger.error("cannot connect to broker %s: %s", node, self._hint(error))
+            self.force_metadata_update()  # it may have moved
+            return None
+        self._conns[place] = connection
+        return connection
+
+    def _connection_options(self, group: Any) -> dict[str, Any]:
+        return {
+            "client_id": self._client_id,
+            "request_timeout_ms": self._request_timeout_ms,
+            "on_close": self._on_connection_closed,
+            "max_idle_ms": self._connections_max_idle_ms,
+            "ssl_context": self._ssl_context,
+            "security_protocol": self._security_protocol,
+            "sasl_mechanism": self._sasl_mechanism,
+            "sasl_plain_username": self._sasl_plain_username,
+            "sasl_plain_password": self._sasl_plain_password,
+            "sasl_kerberos_service_name": self._sasl_kerberos_service_name,
+            "sasl_kerberos_domain_name": self._sasl_kerberos_domain_name,
+            "sasl_oauth_token_provider": self._sasl_oauth_token_provider,
+        }
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         """Never raises: that would end aiokafka's only task that updates metadata, for good."""
@@ -142,7 +189,11 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         return bool(metadata.brokers)
 
     def _question(self, topics: Any) -> MetadataRequest:
-        return MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=self.makes_topics)
+        return MetadataRequest(self._question_topics(topics), allow_auto_topic_creation=self.makes_topics)
+
+    def _question_topics(self, topics: Any) -> list[str] | None:
+        """What a metadata request names; None: all topics. As aiokafka does it: no topics stand for all."""
+        return list(topics) if topics else None
 
     async def _ask_bootstrap(self, cluster_metadata: Any, topics: Any) -> bool:
         if monotonic() < self._rebootstrapped_at + REBOOTSTRAP_PAUSE:
@@ -162,20 +213,8 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         return False
 
     async def _ask_once(self, host: str, port: int, request: Any) -> Any:
-        connection = await create_conn(
-            host,
-            port,
-            client_id=self._client_id,
-            request_timeout_ms=self._request_timeout_ms,
-            ssl_context=self._ssl_context,
-            security_protocol=self._security_protocol,
-            sasl_mechanism=self._sasl_mechanism,
-            sasl_plain_username=self._sasl_plain_username,
-            sasl_plain_password=self._sasl_plain_password,
-            sasl_kerberos_service_name=self._sasl_kerberos_service_name,
-            sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
-            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
-        )
+        options = self._connection_options(ConnectionGroup.DEFAULT) | {"on_close": None, "max_idle_ms": None}
+        connection = await create_conn(host, port, **options)
         try:
             return await connection.send(request)
         finally:

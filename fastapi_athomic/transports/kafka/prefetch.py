@@ -7,24 +7,21 @@ aiokafka that are used here are listed in the folder's `__init__`.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import dropwhile, islice
-from time import monotonic
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 from aiokafka.record.memory_records import MemoryRecords
 
-from ...messages import RawMessage
+from ...messages import RawMessage, TopicPartition
 from ...rights import missing_right
 from .damage import DamagedError, WrongChecksumError, WrongOffsetsError
 from .packed import ALL, PackedBatch, codec_at, end_of_batch
-
-IDLE_SECONDS = 1.0
-"""A buffer from which nothing was taken for this long counts as not being consumed."""
 
 _new = tuple.__new__
 
@@ -38,96 +35,93 @@ class Unreadable(NamedTuple):
     damaged: bool = False  # what was read is not what was written
 
 
-OnUnreadable = Callable[[KafkaPartition, Unreadable], None]
+OnUnreadable = Callable[[TopicPartition, Unreadable], None]
 UnpackLater = Callable[[Callable[[], None], Callable[[], None]], None]
 """Does its first argument in a thread, then calls the second one in the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The record batches in one answer, and why what follows them cannot be split into batches."""
+
+    whole: Sequence[Any]
+    damage: Exception | None = None
+
+
+def split(data: bytes, max_batch_bytes: int) -> Batches:
+    """The batches of one partition in the answer to a fetch. Unpacks none of them.
+
+    The last one may be cut off; it is left out.
+    """
+    records, batches, at = MemoryRecords(data), [], 0
+    try:
+        while records.has_next():
+            batch = records.next_batch()
+            end = end_of_batch(data, at)
+            if (codec := codec_at(data, at)) is not None:
+                batch = PackedBatch(batch, memoryview(data)[at:end], codec, max_batch_bytes)
+            at = end
+            batches.append(batch)
+    except Exception as error:  # raised when the batches before it have been taken
+        return Batches(batches, error)
+    return Batches(batches)
 
 
 class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typed
     """The buffered records of one partition, unpacked when they are taken, as many at once as are wanted.
 
-    Replaces aiokafka's generator, which unpacks one record at a time.
+    Replaces aiokafka's generator, which unpacks one record at a time. What it uses of `PartitionRecords` is how that
+    keeps account of aborted transactions.
+
+    Args:
+        place: the partition.
+        batches: what `split` made of the answer to a fetch, or batches that were read otherwise.
+        start: the wanted offset; the first batch may begin before it.
+        aborted: transactions among them: id of the producer, first offset.
+        end: the partition's high watermark, if known.
+        on_unreadable: called with the place that cannot be read.
+        unpack_later: does work in a thread, and makes the member look again when it is done.
     """
 
-    _assignment: Any
-    _batches: deque[Any]  # still to come
-    _damage: Exception | None = None  # why what follows `_batches` cannot be split into batches
-    _batch: Iterator[Any] | None = None  # the rest of the one that is being unpacked
-    _at_once = ALL  # how many records are taken from it at most, before others have their turn
-    _batch_ends = 0  # the offset after it
-    _more = True  # False: the fetcher may drop this and ask the broker again
-    _unpacking = False  # a thread is at it: gives out nothing
-    _held = False  # the next record cannot be read: gives out nothing, and keeps the fetcher from fetching
-    _last: Any = None  # the batch whose unpacking began last
-    next_fetch_offset: int
-    _first: int
-    _ends: int
-    _end: float  # the partition's high watermark
-    _taken_at: float  # on the monotonic clock
-    _on_unreadable: OnUnreadable
-    _unpack_later: UnpackLater
-
-    def hand_over(
+    def __init__(
         self,
-        result: FetchResult,
+        place: TopicPartition,
+        batches: Batches,
+        start: int,
+        *,
+        aborted: Sequence[tuple[int, int]] = (),
+        end: int | None = None,
         on_unreadable: OnUnreadable,
         unpack_later: UnpackLater,
-        data: bytes | None,
-        max_batch_bytes: int,
     ) -> None:
-        """Takes the place of `result`'s own methods. Called by `Prefetched`, once, right after the class was changed.
-
-        The class of `result` has to stay: the fetcher asks for exactly that one. `data` is what `result` was made of;
-        None: its batches are not compressed.
-        """
-        self._assignment = result._assignment
+        self._aborted_transactions = sorted(aborted, key=itemgetter(1))  # aiokafka's
+        self._aborted_producers: set[int] = set()  # aiokafka's
+        self._place = place
+        self._batches = deque(batches.whole)  # still to come
+        self._damage = batches.damage
+        self._end = end if end is not None else float("inf")
         self._on_unreadable, self._unpack_later = on_unreadable, unpack_later
-        self._records_iterator = None  # aiokafka's generator, which refers to us: a cycle
-        result.getall, result.has_more = self.take, self.has_more
-        self._batches = deque()
-        at = 0
-        try:
-            while self._records.has_next():
-                batch = self._records.next_batch()
-                if data is not None:
-                    end = end_of_batch(data, at)
-                    if (codec := codec_at(data, at)) is not None:
-                        batch = PackedBatch(batch, memoryview(data)[at:end], codec, max_batch_bytes)
-                    at = end
-                self._batches.append(batch)
-        except Exception as error:  # raised when the batches before it have been taken
-            self._damage = error
-        highwater = self._assignment.state_value(self._tp).highwater
-        self._end = highwater if highwater is not None else float("inf")
-        self._arrived_at = self._taken_at = monotonic()
-        self._first = self.next_fetch_offset
-        self._ends = self._batches[-1].next_offset if self._batches else self._first
+        self._batch: Iterator[Any] | None = None  # the rest of the one that is being unpacked
+        self._at_once = ALL  # how many records are taken from it at most, before others have their turn
+        self._batch_ends = 0  # the offset after it
+        self._more = True
+        self._unpacking = False  # a thread is at it: gives out nothing
+        self._held = False  # the next record cannot be read: gives out nothing
+        self._last: Any = None  # the batch whose unpacking began last
+        self.next_fetch_offset = start
 
-    def seconds_left(self, now: float) -> float:
-        """Seconds until all is taken, at the pace since it arrived. Infinity if nobody takes anything."""
-        position = self.next_fetch_offset
-        taken = position - self._first
-        if self._held or not taken or now - self._taken_at > IDLE_SECONDS:
-            return float("inf")
-        return (self._ends - position) * (now - self._arrived_at) / taken
-
-    def has_more(self) -> bool:
-        """Stands in for `FetchResult.has_more`. False: the fetcher drops this and asks the broker for more."""
+    @property
+    def more(self) -> bool:
+        """False: everything has been taken, the broker has to be asked for more."""
         return self._more
 
     def take(self, limit: int) -> list[RawMessage]:
-        """The next messages, `limit` at most. Stands in for `FetchResult.getall`.
+        """The next messages, `limit` at most; `next_fetch_offset` is behind them, and behind what nobody gets to see.
 
-        Empty if the position has changed, or the partition is paused or no longer ours; the fetcher asks the broker
-        again then. Also empty from the first record on that cannot be read: `on_unreadable` is called, and nothing of
-        the partition is fetched until `EagerFetcher.refetch` or a new position. Never raises: the messages that this
-        `getmany` took from other partitions would be lost.
+        Empty from the first record on that cannot be read: `on_unreadable` is called, and it stays like that until
+        others take its place. Never raises: the messages that the same call took from other partitions would be lost.
         """
         taken: list[RawMessage] = []
-        state = self._assignment.state_value(self._tp) if self._assignment.active else None
-        if not self._more or state is None or state.paused or state.position != self.next_fetch_offset:
-            self._more = False
-            return taken
         if self._held or self._unpacking:
             return taken
         try:
@@ -136,8 +130,6 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             raise
         except BaseException as error:  # from aiokafka's parser, or from a decompressor in Rust that panics
             self.hold(error)
-        self._taken_at = monotonic()
-        state.consumed_to(self.next_fetch_offset)
         return taken
 
     def _take(self, taken: list[RawMessage], limit: int) -> None:
@@ -157,10 +149,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         self._held, beyond = True, self._beyond()
         self._batch = self._last = None
         self._batches.clear()
-        self._on_unreadable(
-            self._tp,
-            Unreadable(self.next_fetch_offset, _cause(error, self._tp.topic), beyond, isinstance(error, DamagedError)),
-        )
+        cause, damaged = _cause(error, self._place.topic), isinstance(error, DamagedError)
+        self._on_unreadable(self._place, Unreadable(self.next_fetch_offset, cause, beyond, damaged))
 
     def _beyond(self) -> int | None:
         """The offset at which the batch after `_last` begins, if known.
@@ -173,7 +163,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         return following if following is not None and following > self.next_fetch_offset else None
 
     def _unpack(self, batch: Iterator[Any], limit: int) -> list[RawMessage]:
-        topic, number = self._tp
+        topic, number = self._place
         return [
             _new(
                 RawMessage,
@@ -190,7 +180,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         """
         while self._batches:
             batch = self._last = self._batches.popleft()
-            if self._check_crcs and not batch.validate_crc():
+            if not batch.validate_crc():
                 raise WrongChecksumError
             # the checksum does not cover the base offset (the old formats, without producer ids, cannot be checked)
             if batch.producer_id is not None and not self.next_fetch_offset < batch.next_offset <= self._end:
@@ -220,7 +210,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
         return bool(record.offset < self.next_fetch_offset)
 
     def _is_aborted(self, batch: Any) -> bool:
-        if self._isolation_level != READ_COMMITTED or batch.producer_id is None:
+        if batch.producer_id is None:
             return False
         self._consume_aborted_up_to(batch.base_offset)
         if batch.is_control_batch:
@@ -239,38 +229,3 @@ def _cause(error: BaseException, topic: str) -> str:
     if isinstance(error, UnsupportedCodecError):
         return f"{type(error).__name__}: {error}"
     return type(error).__name__
-
-
-class Prefetched(OrderedDict[KafkaPartition, Any]):
-    """The buffer of a fetcher. What is put into it comes out as `RawMessage`s; `on_arrival` is called each time.
-
-    Args:
-        on_arrival: something can be taken.
-        on_unreadable: the next record of a partition cannot be read.
-        unpack_later: does work in a thread, and makes the fetcher look again when it is done.
-        max_batch_bytes: to which a batch may unpack.
-    """
-
-    def __init__(
-        self,
-        on_arrival: Callable[[], None],
-        on_unreadable: OnUnreadable,
-        unpack_later: UnpackLater,
-        max_batch_bytes: int,
-    ) -> None:
-        super().__init__()
-        self._on_arrival = on_arrival
-        self._on_unreadable = on_unreadable
-        self._unpack_later = unpack_later
-        self._max_batch_bytes = max_batch_bytes
-        self.arrived: dict[KafkaPartition, bytes] = {}
-        """The batches in a response, before aiokafka puts what it makes of them into the buffer: it does so at once."""
-
-    def __setitem__(self, partition: KafkaPartition, result: Any) -> None:
-        if isinstance(result, FetchResult):
-            records = result._partition_records
-            records.__class__ = RawRecords
-            data = self.arrived.pop(partition, None) if isinstance(records._records, MemoryRecords) else None
-            records.hand_over(result, self._on_unreadable, self._unpack_later, data, self._max_batch_bytes)
-        super().__setitem__(partition, result)
-        self._on_arrival()

@@ -136,7 +136,8 @@ async def count_partitions(client: AIOKafkaClient, names: Collection[str] | None
     # a topic has an error, but counts, while one of its partitions has no leader
     counts = {topic["topic"]: len(topic["partitions"]) for topic in topics if topic["partitions"]}
     denied = {topic["topic"]: operations for topic in topics if (operations := _denied(topic))}
-    return TopicCounts(counts, denied)
+    ids = {topic["topic"]: each for topic in topics if (each := topic.get("topic_id", NO_ID)) != NO_ID}
+    return TopicCounts(counts, denied, ids)
 
 
 def _digest(cluster_id: str | None) -> bytes:

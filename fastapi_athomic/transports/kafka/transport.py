@@ -32,6 +32,7 @@ from .options import connection_options, milliseconds
 from .producer import KafkaProducer
 from .reader import KafkaReader
 from .removal import delete_groups, delete_topics
+from .shared_client import SharedClients
 from .topics import CreateTopics, count_partitions
 
 KNOWN_SECONDS, KNOWN_PAUSE = 3.0, 0.02
@@ -50,6 +51,7 @@ class KafkaTransport:
         self._settings = settings
         self._connection = connection_options(settings)
         self._producer = KafkaProducer(settings, self._connection)
+        self._clients = SharedClients(settings, self._connection)
         self._admin: KafkaClient | None = None
         self._silent = False  # the last ping was not answered
         self._twins: set[str] = set()  # static member ids that other processes use too, see `KafkaConsumer`
@@ -120,7 +122,7 @@ class KafkaTransport:
         return KafkaReader(self._running(), kafka.max_partition_fetch_bytes, kafka.max_batch_bytes)
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> KafkaConsumer:
-        return KafkaConsumer(config, listener, self._settings, self._connection, self._twins)
+        return KafkaConsumer(config, listener, self._settings, self._clients, self._twins)
 
     async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> TopicCounts:
         client = self._running()

@@ -12,9 +12,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from aiokafka.structs import TopicPartition as KafkaPartition
-
 from ...exceptions import TransportError
+from ...messages import TopicPartition
 
 LOOK_SECONDS = 5.0
 """So often it is asked where they end, in one request to each leader."""
@@ -25,16 +24,16 @@ class UnfetchedEnds:
 
     def __init__(
         self,
-        ask: Callable[[Collection[KafkaPartition]], Coroutine[Any, Any, None]],
+        ask: Callable[[Collection[TopicPartition]], Coroutine[Any, Any, None]],
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._ask = ask
         self._clock = clock or monotonic
         self._next_look = self._clock() + LOOK_SECONDS
-        self._fetched: set[KafkaPartition] = set()
+        self._fetched: set[TopicPartition] = set()
         self._asking: asyncio.Task[None] | None = None
 
-    def look(self, fetched: Collection[KafkaPartition], placed: Collection[KafkaPartition]) -> None:
+    def look(self, fetched: Collection[TopicPartition], placed: Collection[TopicPartition]) -> None:
         """Call it with each fetch: which partitions it is for, and which there are."""
         self._fetched.update(fetched)
         now = self._clock()
@@ -46,7 +45,7 @@ class UnfetchedEnds:
         if unfetched:
             self._asking = asyncio.create_task(self._learn(unfetched), name="athomic-ends")
 
-    async def _learn(self, places: Collection[KafkaPartition]) -> None:
+    async def _learn(self, places: Collection[TopicPartition]) -> None:
         with suppress(TransportError):  # the broker is away, which others tell: the next look asks again
             await self._ask(places)
 

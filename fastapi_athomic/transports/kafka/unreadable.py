@@ -11,8 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from aiokafka import TopicPartition as KafkaPartition
-
 from ...messages import TopicPartition
 from .prefetch import Unreadable
 
@@ -52,19 +50,19 @@ class UnreadablePartitions:
     def __init__(
         self,
         name: str,
-        position: Callable[[KafkaPartition], int | None],
-        read_otherwise: Callable[[KafkaPartition, int], Awaitable[bool]],
-        refetch: Callable[[KafkaPartition], None],
+        position: Callable[[TopicPartition], int | None],
+        read_otherwise: Callable[[TopicPartition, int], Awaitable[bool]],
+        refetch: Callable[[TopicPartition], None],
     ) -> None:
         self._name = name
         self._position = position
         self._read_otherwise = read_otherwise
         self._refetch = refetch
-        self._held: dict[KafkaPartition, Held] = {}
-        self._trying: dict[KafkaPartition, asyncio.Task[None]] = {}
+        self._held: dict[TopicPartition, Held] = {}
+        self._trying: dict[TopicPartition, asyncio.Task[None]] = {}
         self.reasons: Mapping[TopicPartition, str] = {}  # why partitions are held; may be read from another thread
 
-    def note(self, partition: KafkaPartition, place: Unreadable) -> None:
+    def note(self, partition: TopicPartition, place: Unreadable) -> None:
         """A place could not be read: hold the partition there, and try again."""
         before = self._held.get(partition)
         again = before is not None and before.place.offset == place.offset
@@ -72,7 +70,7 @@ class UnreadablePartitions:
         self._held[partition] = held
         if held.failures <= 2:  # the first may be chance, or only aiokafka's parser
             level = logging.ERROR if held.failures == 2 else logging.WARNING if place.damaged else logging.INFO
-            logger.log(level, "%s: %s %s", self._name, TopicPartition(*partition), held)
+            logger.log(level, "%s: %s %s", self._name, partition, held)
         self._say()
         if (trying := self._trying.get(partition)) is not None:
             trying.cancel()
@@ -84,14 +82,14 @@ class UnreadablePartitions:
             if self._position(partition) != held.place.offset:
                 self._forget(partition)
                 if held.failures > 1:
-                    logger.warning("%s: %s is no longer held", self._name, TopicPartition(*partition))
+                    logger.warning("%s: %s is no longer held", self._name, partition)
 
     def close(self) -> None:
         """Forgets all held partitions, and stops trying them again."""
         for partition in list(self._held):
             self._forget(partition)
 
-    def _forget(self, partition: KafkaPartition) -> None:
+    def _forget(self, partition: TopicPartition) -> None:
         del self._held[partition]
         self._say()
         if (trying := self._trying.pop(partition, None)) is not None:
@@ -99,9 +97,9 @@ class UnreadablePartitions:
 
     def _say(self) -> None:
         lasting = {partition: held for partition, held in self._held.items() if held.failures > 1}
-        self.reasons = {TopicPartition(*partition): str(held) for partition, held in lasting.items()}
+        self.reasons = {partition: str(held) for partition, held in lasting.items()}
 
-    async def _try_again(self, partition: KafkaPartition, held: Held) -> None:
+    async def _try_again(self, partition: TopicPartition, held: Held) -> None:
         await asyncio.sleep(held.pause)
         offset = held.place.offset
         if self._position(partition) == offset and not await self._read_otherwise(partition, offset):

@@ -60,7 +60,9 @@ class MemoryBroker:
     def delete_messages(self, partition: TopicPartition, before: int) -> None:
         """Drops the messages with a lower offset than `before`, as retention does."""
         with self._lock:
-            self._topics[partition.topic][partition.partition].drop_before(before)
+            log = self._topics[partition.topic][partition.partition]
+            log.drop_before(before)
+            _call_watchers([log])
 
     def _rebalance_followers(self, topics: Collection[str]) -> None:
         for group in self._groups.values():
@@ -91,8 +93,10 @@ class MemoryBroker:
     def delete_records(self, topic: str) -> None:
         """Deletes all messages of the topic; offsets continue from where they were."""
         with self._lock:
-            for log in self._topics[topic]:
+            logs = self._topics[topic]
+            for log in logs:
                 log.drop_before(log.end)
+            _call_watchers(logs)
 
     def partition_counts(self, topics: Collection[str] | None) -> dict[str, int]:
         """The number of partitions of each of these topics that exists. None: of all topics."""
@@ -100,6 +104,11 @@ class MemoryBroker:
             self.check_connected()
             names = self._topics if topics is None else topics
             return {name: len(self._topics[name]) for name in names if name in self._topics}
+
+    def ids_of(self, topics: Collection[str]) -> dict[str, bytes]:
+        """The ids of those of these topics that exist."""
+        with self._lock:
+            return {name: self._ids[name] for name in topics if name in self._topics}
 
     def append(
         self,
@@ -229,8 +238,7 @@ class MemoryBroker:
         with self._lock:
             self.connected = True
             for logs in self._topics.values():
-                for member in {member for log in logs for member in log.watchers}:
-                    member.arrived()
+                _call_watchers(logs)
 
     def slow(self, seconds: float) -> None:
         """Each answer takes so long from now on. What was found for a fetch comes at once, all the same."""
@@ -248,3 +256,8 @@ class MemoryBroker:
         """Raises `TransportError` while disconnected."""
         if not self.connected:
             raise TransportError("the broker is disconnected")
+
+
+def _call_watchers(logs: Iterable[Log]) -> None:
+    for member in {member for log in logs for member in log.watchers}:
+        member.arrived()

@@ -110,7 +110,8 @@ class MemoryTransport:
         return consumer
 
     async def partition_counts(self, topics: Collection[str] | None, timeout: float) -> TopicCounts:
-        return TopicCounts(self.broker.partition_counts(topics))
+        counts = self.broker.partition_counts(topics)
+        return TopicCounts(counts, ids=self.broker.ids_of(counts))
 
     async def create_topics(self, topics: Mapping[str, int], timeout: float) -> None:
         default = self._settings.partitions

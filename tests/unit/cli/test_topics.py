@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastapi_athomic.cli.topics import literal_prefix
+from fastapi_athomic.cli.topic_needs import literal_prefix
 from tests.unit.cli.conftest import Command, Write
 
 SHOP = """
@@ -90,9 +90,37 @@ def test_the_text_says_how_many_partitions(write: Write, command: Command, monke
     monkeypatch.setenv("ATHOMIC_CREATE_TOPICS", "false")
     write(topics3=SHOP)
     answer = command("topics", "--app", "topics3", "--publishes", "mails")
-    assert "create_topics is off: somebody else makes the topics." in answer.out
+    assert "create_topics is off: somebody else makes the topics, or this command with --create." in answer.out
     assert "Create" not in answer.out.partition("create_topics")[0]
     assert answer.err == ""
+
+
+def test_at_start_the_app_makes_redrive_topics_too(
+    write: Write, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(topics8=SHOP)
+    redrive = ("Topic", "orders.billing.redrive")
+    assert rights(command("topics", "--app", "topics8", "--json"))[redrive] == ["Read", "Describe"]
+    monkeypatch.setenv("ATHOMIC_CREATE_TOPICS", "at_start")
+    write(topics9=SHOP)
+    assert "The app makes what is missing at its start" in command("topics", "--app", "topics9").out
+    assert rights(command("topics", "--app", "topics9", "--json"))[redrive] == ["Read", "Describe", "Create"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dry-run"], "--dry-run, --for and --partitions go with --create"),
+        (["--for", "dlq"], "--dry-run, --for and --partitions go with --create"),
+        (["--create", "--partitions", "0"], "--partitions must be 1 or more"),
+        (["--create"], "memory://, which lives inside the app's own process"),
+    ],
+)
+def test_what_creates_nothing_says_so(write: Write, command: Command, options: list[str], said: str) -> None:
+    write(topics10=SHOP)
+    answer = command("topics", "--app", "topics10", *options)
+    assert (answer.status, answer.out) == (1, "")
+    assert said in answer.err
 
 
 def test_the_rights_that_the_app_needs(write: Write, command: Command) -> None:

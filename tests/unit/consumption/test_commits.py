@@ -11,12 +11,15 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
-from fastapi_athomic.consumption.commits import COMMIT_PAUSE, PAUSE_WHILE_BUSY, SOON
+from fastapi_athomic.consumption.commits import BUSY_PAUSE, COMMIT_PAUSE, SOON
+from fastapi_athomic.consumption.partitions import WorkDone
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 from tests.support.clock import SESSION, set_clock
 
+NEVER_LATE: dict[str, Any] = {"stall_timeout": 36_000, "health": {"poll_late": 36_000}}
+"""So that polls can be far apart."""
 ANSWER = SOON
 """Seconds that a commit takes."""
 
@@ -24,11 +27,11 @@ ANSWER = SOON
 @pytest.mark.parametrize(
     ("load", "interval", "count", "first", "then"),
     [
-        (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE, *[2 * SOON] * 7]),
+        (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE, 19 * SOON - COMMIT_PAUSE]),
         (0.5, 20 * SOON, 1, [], [COMMIT_PAUSE]),
         (0.5, 0.0, 1_000, [SOON], [SOON, SOON]),
-        (0.9, COMMIT_PAUSE, 1, [COMMIT_PAUSE * PAUSE_WHILE_BUSY], [COMMIT_PAUSE * PAUSE_WHILE_BUSY]),
-        (0.9, 0.0, 1, [SOON * PAUSE_WHILE_BUSY], [SOON * PAUSE_WHILE_BUSY]),
+        (0.9, BUSY_PAUSE, 1, [BUSY_PAUSE], [BUSY_PAUSE]),
+        (0.9, 0.0, 1, [3 * SOON], [3 * SOON]),
     ],
     ids=["the interval", "so many are done", "at once", "no time to spare", "at once, without time to spare"],
 )
@@ -52,15 +55,23 @@ async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handler
         else:
             await asyncio.sleep(0)
 
+    async def wait(work_done: WorkDone, enough: int, seconds: float | None = None) -> None:
+        if seconds is None:
+            await wait_for(work_done, enough)
+        elif work_done.count < enough:
+            await sleep(seconds)
+
     @subscribe_to("t", group_id="g", handler_id="h")
     async def handle(number: int) -> None:
         record.note(number)
 
+    wait_for = WorkDone.wait
     settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=interval, commit_count=count)
     athomic = new_app(settings, handle)
     monkeypatch.setattr(ThreadLoad, "share", lambda _: load)
     async with running(athomic):
         monkeypatch.setattr(MemoryConsumer, "commit", noted)
+        monkeypatch.setattr(WorkDone, "wait", wait)
         set_clock(monkeypatch, lambda: clock[0], *SESSION)
         monkeypatch.setattr(
             "fastapi_athomic.consumption.commits.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
@@ -94,7 +105,7 @@ async def test_p5_a_commit_comes_when_something_is_done(
 
     handler: Any = handle_batch if "batch_size" in options else handle
     subscribe_to("t", group_id="g", handler_id="h", **options)(handler)
-    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, commit_count=1)
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, commit_count=1, **NEVER_LATE)
     async with running(new_app(settings, handler)) as athomic:
         monkeypatch.setattr(MemoryConsumer, "commit", noted)
         for looks in ("session.POLL_SECONDS", "commits.LOOK_SECONDS"):  # a poll looks at what is done, too

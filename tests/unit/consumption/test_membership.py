@@ -5,6 +5,7 @@ Whether that is enough, tests/chaos tells.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from fastapi_athomic import AthomicSettings, CommitFailedError, ordered_consumer, subscribe_to
 from fastapi_athomic.loop.fairness import LoopShare
+from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, new_app, running
 from tests.support.clock import SESSION, set_clock
@@ -50,7 +52,7 @@ async def test_p4_who_was_away_asks_whether_it_still_belongs_before_it_goes_on(
 
         monkeypatch.setattr(session._membership, "confirm", confirm_membership)
         await athomic.publish_many("t", list(range(5)), key=str)
-        session._assignment._away_limit = 5_000.0
+        session._assignment.away_limit = 5_000.0
         session._assignment.note_poll(monotonic())
         gate.set()
         await record.count(6)
@@ -128,7 +130,7 @@ async def test_p05_a_worker_that_goes_on_before_the_poll_loop_asks_too(
         monkeypatch.setattr(session()._membership, "confirm", confirm_membership)
         monkeypatch.setattr(LoopShare, "turned", lambda *_: False)
         monkeypatch.setattr(LoopShare, "give_way", give_way)
-        session()._assignment._away_limit = 5.0
+        session()._assignment.away_limit = 5.0
         session()._assignment.note_poll(monotonic())
         await athomic.publish_many(
             "t", [Numbered(key="k", number=number) for number in range(1, 5)], key=lambda message: message.key
@@ -170,3 +172,40 @@ async def test_a_rebalance_while_the_membership_is_in_doubt_decides(monkeypatch:
         await athomic.publish("t", 1)
         await record.until(lambda seen: 1 in seen)
         assert athomic.consumers()[0].restarts == 0
+
+
+async def test_p13_who_hears_of_its_eviction_by_a_heartbeat_says_so_until_it_is_in_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the transport it is a rebalance like any other; only the last commit is refused."""
+    record, gate, begun = Record(), Gate(), Record()
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None:
+        begun.note(number)
+        await gate.wait()
+        record.note(number)
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, handle)
+    async with running(athomic):
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
+        partitions = frozenset(session.states)
+
+        async def refuse(*_: object) -> None:
+            raise CommitFailedError
+
+        await athomic.publish("t", 0)
+        await begun.count(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryConsumer, "commit", refuse)
+            revoking = asyncio.create_task(session._membership.on_revoked(partitions))
+            gate.set()
+            await revoking
+        assert [reason.code for reason in athomic.consumers()[0].health.reasons] == [ReasonCode.MEMBERSHIP_LOST]
+        await session._membership.on_assigned(partitions)
+        assert athomic.consumers()[0].health.reasons == []
+        await record.count(2)  # it was not committed, so it comes again

@@ -252,6 +252,7 @@ def world(**settings: Any) -> World:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Topics are looked at more often than every few seconds."""
     monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 0.05, raising=False)
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 0.05)
 
 
 def reasons(athomic: Athomic) -> str:

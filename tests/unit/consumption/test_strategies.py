@@ -35,6 +35,8 @@ async def test_p16_a_full_partition_takes_in_more_as_soon_as_there_is_room(
         broker_url=f"memory://{uuid4().hex}",
         commit_interval=3600,  # a commit would notice the room, too
         commit_count=1_000_000,
+        stall_timeout=36_000,  # polls can be far apart
+        health={"poll_late": 36_000},  # type: ignore[arg-type]
         memory={"partitions": 1},  # type: ignore[arg-type]
     )
     async with running(new_app(settings, handler)) as athomic:

@@ -17,7 +17,7 @@ class Lanes:
     def __init__(self, size: int) -> None:
         self.running: dict[int, asyncio.Event] = {}
         self.served: list[int] = []
-        self.pool: WorkerPool[int] = WorkerPool(size, self._serve, "pool")
+        self.pool: WorkerPool[int] = WorkerPool(size, self._serve, "pool", failed=lambda: None)
 
     async def _serve(self, worker: Worker, lane: int) -> None:
         assert lane not in self.running

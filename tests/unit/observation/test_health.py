@@ -42,6 +42,7 @@ async def seen_by(athomic: Athomic, shift: Shift, seconds: float) -> ConsumerHea
     """Its health when the clock has moved on, and it has polled since."""
     shift(seconds)
     session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
+    session._bell.ring()
     await eventually(lambda: session.polled_at > time.monotonic() + seconds - 1)
     return health_of(athomic)
 

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
-from fastapi_athomic import AthomicSettings, Key, RetryPolicy, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, Key, RetryPolicy, include_athomic
 from fastapi_athomic.operation_settings import AsyncApiSettings
 
 SCRIPT = "<script>alert(1)</script>"
@@ -53,6 +53,46 @@ def test_both_answer_before_the_app_runs_and_while_it_does() -> None:
     assert {*before["channels"]} == {
         *("items", "items.stock.retry.5s", "items.stock.dlq", "items.stock.redrive"),
     }
+
+
+def test_what_handlers_do_is_described_once_and_again_for_a_publisher_that_is_declared_later() -> None:
+    described = []
+
+    class Counted(BaseModel):
+        @classmethod
+        def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+            described.append(cls)
+            return handler(schema)
+
+    app = shop()
+    athomic = app.state.athomic
+    athomic.publisher("counted", Counted)
+    with TestClient(app) as client:
+        first = client.get("/consumers/asyncapi.json").json()
+        times = len(described)
+        assert times
+        client.get("/consumers/asyncapi")
+        athomic.asyncapi()["channels"].clear()
+        app.title = "Another shop"
+        assert client.get("/consumers/asyncapi.json").json() == first | {"info": {**first["info"], "title": app.title}}
+        assert len(described) == times
+        athomic.publisher("late", str)
+        assert "late" in client.get("/consumers/asyncapi.json").json()["channels"]
+        assert len(described) == 2 * times
+
+
+def test_the_next_run_of_an_app_describes_the_handlers_that_it_has() -> None:
+    app = shop()
+    with TestClient(app) as client:
+        assert "more" not in client.get("/consumers/asyncapi.json").json()["channels"]
+
+    athomic: Athomic = app.state.athomic
+
+    @athomic.subscribe_to("more", group_id="stock", handler_id="more")
+    async def more(item: Item) -> None: ...
+
+    with TestClient(app) as client:
+        assert "more" in client.get("/consumers/asyncapi.json").json()["channels"]
 
 
 def test_the_settings_say_version_and_info_and_whether_there_are_routes() -> None:

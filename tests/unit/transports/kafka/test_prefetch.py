@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import pytest
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -19,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastapi_athomic.messages import RawMessage, TopicPartition
-from fastapi_athomic.transports.kafka.prefetch import Prefetched, Unreadable
+from fastapi_athomic.transports.kafka import prefetch
+from fastapi_athomic.transports.kafka.prefetch import Unreadable
+from fastapi_athomic.transports.kafka.reading import Reading
 from fastapi_athomic.transports.kafka.records import MAX_BATCH_BYTES, decode_batch
-from tests.support.clock import set_clock
 
 PARTITION = KafkaPartition("orders", 3)
 MINE = TopicPartition(*PARTITION)
@@ -67,63 +69,61 @@ def legacy(offsets: Iterable[int]) -> bytes:
     return bytes(builder.build())
 
 
-@dataclass
-class State:
-    """Of the partition, as far as it matters here."""
+class Owner:
+    """The member whose partition is read."""
 
-    position: int = START
-    paused: bool = False
-    highwater: int = 1000
+    def __init__(self, max_batch_bytes: int) -> None:
+        self.ready: OrderedDict[TopicPartition, Reading] = OrderedDict()
+        self.max_batch_bytes = max_batch_bytes
+        self.unreadable: list[Unreadable] = []
+        self.for_a_thread: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
-    def consumed_to(self, position: int) -> None:
-        self.position = position
+    def on_arrival(self) -> None: ...
 
+    def on_unreadable(self, place: TopicPartition, where: Unreadable) -> None:
+        assert place == MINE
+        self.unreadable.append(where)
 
-@dataclass
-class Assignment:
-    state: State
-    active: bool = True
-
-    def state_value(self, partition: KafkaPartition) -> State:
-        assert partition == PARTITION
-        return self.state
+    def unpack_later(self, unpack: Callable[[], None], then: Callable[[], None]) -> None:
+        self.for_a_thread.append((unpack, then))
 
 
 class Fetched:
-    """The answer to a fetch, taken from aiokafka's buffer or from ours."""
+    """The answer to a fetch, as our member reads it."""
 
     def __init__(
-        self,
-        data: bytes | Broken,
-        *,
-        ours: bool,
-        aborted: Sequence[tuple[int, int]] = (),
-        max_batch_bytes: int = MAX_BATCH_BYTES,
+        self, data: bytes, *, aborted: Sequence[tuple[int, int]] = (), max_batch_bytes: int = MAX_BATCH_BYTES
     ) -> None:
-        batches = MemoryRecords(data) if isinstance(data, bytes) else data
-        records = PartitionRecords(PARTITION, batches, list(aborted), START, None, None, True, READ_COMMITTED)
-        self.state = State()
-        self.assignment = Assignment(self.state)
-        self.result = FetchResult(PARTITION, partition_records=records, assignment=self.assignment, backoff=0)
-        self.unreadable: list[Unreadable] = []
-        note = lambda _, place: self.unreadable.append(place)  # noqa: E731
-        self.for_a_thread: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        buffer: dict[KafkaPartition, Any] = {}
-        if ours:
-            later = lambda *work: self.for_a_thread.append(work)  # noqa: E731
-            buffer = own = Prefetched(lambda: None, note, later, max_batch_bytes)
-            own.arrived = {PARTITION: data} if isinstance(data, bytes) else {}
-        buffer[PARTITION] = self.result
-        assert type(buffer[PARTITION]) is FetchResult  # the fetcher asks for that
+        self.owner = Owner(max_batch_bytes)
+        self.unreadable, self.for_a_thread = self.owner.unreadable, self.owner.for_a_thread
+        self.reading = Reading(MINE, self.owner)
+        self.reading.position, self.reading.highwater, self.reading.stopped = START, 1000, False
+        self.reading.arrived(data, aborted)
 
-    def take(self, limit: int) -> tuple[list[Any], int]:
-        return self.result.getall(limit), self.state.position
+    def more(self) -> bool:
+        """False: the hub asks the broker."""
+        assert (self.reading.records is not None) is (MINE in self.owner.ready)
+        return not self.reading.wanted
 
-    def takes(self, limit: int) -> list[tuple[list[Any], int]]:
+    def take(self, limit: int) -> tuple[list[RawMessage], int | None]:
+        return self.reading.take(limit), self.reading.position
+
+    def takes(self, limit: int) -> list[tuple[list[RawMessage], int | None]]:
         found = []
-        while self.result.has_more():
+        while self.more():
             found.append(self.take(limit))
         return found
+
+
+def theirs(data: bytes, limit: int, aborted: Sequence[tuple[int, int]] = ()) -> list[tuple[list[RawMessage], int]]:
+    """What aiokafka makes of the same answer."""
+    records = PartitionRecords(PARTITION, MemoryRecords(data), list(aborted), START, None, None, True, READ_COMMITTED)
+    found = []
+    while True:
+        taken = [*islice(records, limit)]
+        found.append((as_messages(taken), records.next_fetch_offset))
+        if len(taken) < limit:
+            return found
 
 
 def as_messages(records: Iterable[Any]) -> list[RawMessage]:
@@ -168,8 +168,8 @@ ABORTED = (
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
 @pytest.mark.parametrize(("data", "count"), FETCHES.values(), ids=FETCHES)
 def test_what_aiokafka_gives_out(data: bytes, count: int, limit: int) -> None:
-    theirs, ours = Fetched(data, ours=False).takes(limit), Fetched(data, ours=True).takes(limit)
-    assert [(as_messages(records), position) for records, position in theirs] == ours
+    ours = Fetched(data).takes(limit)
+    assert theirs(data, limit) == ours
     assert sum(len(messages) for messages, _ in ours) == count
     assert all(type(message) is RawMessage for messages, _ in ours for message in messages)
 
@@ -177,9 +177,8 @@ def test_what_aiokafka_gives_out(data: bytes, count: int, limit: int) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
 def test_what_was_aborted_is_left_out(limit: int) -> None:
     aborted = [(7, 100)]
-    theirs = Fetched(ABORTED, ours=False, aborted=aborted).takes(limit)
-    ours = Fetched(ABORTED, ours=True, aborted=aborted).takes(limit)
-    assert [(as_messages(records), position) for records, position in theirs] == ours
+    ours = Fetched(ABORTED, aborted=aborted).takes(limit)
+    assert theirs(ABORTED, limit, aborted) == ours
     assert [message.offset for messages, _ in ours for message in messages] == [103, 104, 106, 107, 109]
 
 
@@ -197,7 +196,6 @@ BATCHES = st.builds(
     compacted=st.integers(0, 2),
     gap=st.integers(0, 3),
 )
-STEPS = st.one_of(st.integers(1, 5), st.sampled_from(("seek", "pause", "revoke")))
 
 
 def log_of(plan: Sequence[Batch]) -> tuple[bytes, list[tuple[int, int]]]:
@@ -218,48 +216,33 @@ def log_of(plan: Sequence[Batch]) -> tuple[bytes, list[tuple[int, int]]]:
     return data, aborted
 
 
-@given(st.lists(BATCHES, min_size=1, max_size=6), st.lists(STEPS, min_size=1, max_size=12))
-def test_p01_whatever_is_fetched_and_happens_meanwhile_ours_gives_out_what_aiokafka_does(
-    plan: list[Batch], steps: list[int | str]
-) -> None:
+@given(st.lists(BATCHES, min_size=1, max_size=6), st.integers(1, 5))
+def test_p01_whatever_is_fetched_ours_gives_out_what_aiokafka_does(plan: list[Batch], limit: int) -> None:
     data, aborted = log_of(plan)
-    both = [Fetched(data, ours=ours, aborted=aborted) for ours in (False, True)]
-    for step in steps:
-        seen = []
-        for fetched in both:
-            if step == "seek":
-                fetched.state.position += 1
-            elif step == "pause":
-                fetched.state.paused = True
-            elif step == "revoke":
-                fetched.assignment.active = False
-            elif fetched.result.has_more():
-                records, position = fetched.take(int(step))
-                seen.append((records if fetched is both[1] else as_messages(records), position))
-        if seen:
-            assert seen == [seen[0]] * 2
-        assert both[0].state.position == both[1].state.position
+    assert theirs(data, limit, aborted) == Fetched(data, aborted=aborted).takes(limit)
 
 
 def test_batches_before_the_position_do_not_turn_it_back() -> None:
-    fetched = Fetched(legacy((98, 99, 100, 101)), ours=True)
+    fetched = Fetched(legacy((98, 99, 100, 101)))
     assert [[message.offset for message in messages] for messages, _ in fetched.takes(1)] == [[100], [101], []]
-    assert fetched.state.position == 102
+    assert fetched.reading.position == 102
 
 
-@pytest.mark.parametrize("change", ["position", "paused", "assignment"])
-def test_nothing_is_given_out_after_a_change(change: str) -> None:
-    fetched = Fetched(batch(100, range(7)), ours=True)
+def test_nothing_is_given_out_while_it_is_stopped() -> None:
+    fetched = Fetched(batch(100, range(7)))
     assert len(fetched.take(2)[0]) == 2
-    if change == "position":
-        fetched.state.position = 100
-    elif change == "paused":
-        fetched.state.paused = True
-    else:
-        fetched.assignment.active = False
-    position = fetched.state.position
-    assert fetched.take(2) == ([], position)
-    assert not fetched.result.has_more()  # so that the fetcher asks the broker again
+    fetched.reading.stopped = True
+    assert fetched.take(2) == ([], 102)
+    fetched.reading.stopped = False
+    assert [message.offset for message in fetched.take(2)[0]] == [102, 103]
+
+
+def test_nothing_is_given_out_that_was_dropped() -> None:
+    fetched = Fetched(batch(100, range(7)))
+    assert len(fetched.take(2)[0]) == 2
+    fetched.reading.drop_records()
+    assert fetched.take(2) == ([], 102)
+    assert not fetched.more()
 
 
 def damaged(data: bytes) -> bytes:
@@ -297,7 +280,7 @@ DAMAGES = {
 @pytest.mark.parametrize(("data", "cause"), DAMAGES.values(), ids=DAMAGES)
 def test_p21_fault_06_a_partition_is_held_at_what_cannot_be_read(data: bytes, cause: str, limit: int) -> None:
     """What comes before it is given out, nothing is raised, and nothing is fetched until something is done about it."""
-    fetched = Fetched(batch(100, range(2)) + data + batch(104, range(2)), ours=True)
+    fetched = Fetched(batch(100, range(2)) + data + batch(104, range(2)))
     assert [message.offset for message in fetched.take(limit)[0]] == [100, 101]
     if limit == 2:
         assert fetched.take(limit) == ([], 102)
@@ -305,34 +288,15 @@ def test_p21_fault_06_a_partition_is_held_at_what_cannot_be_read(data: bytes, ca
     assert (offset, beyond) == (102, 104)
     assert cause in said
     assert fetched.take(limit) == ([], 102)
-    assert fetched.result.has_more(), "so that the fetcher leaves the partition out"
-    fetched.state.position = 104  # somebody seeks
-    assert fetched.take(limit) == ([], 104)
-    assert not fetched.result.has_more(), "so that the fetcher asks the broker for that"
+    assert fetched.more(), "so that it is not fetched"
     assert len(fetched.unreadable) == 1
-
-
-@pytest.mark.parametrize(
-    ("taken", "after", "left"),
-    [(0, 1.0, float("inf")), (2, 1.0, 4.0), (5, 1.0, 1.0), (10, 1.0, 0.0), (5, 2.0, 2.0), (5, 2.01, float("inf"))],
-)
-def test_when_a_buffer_runs_dry(taken: int, after: float, left: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second after it came, some of it is taken."""
-    now = 50.0
-    set_clock(monkeypatch, lambda: now, "transports.kafka.prefetch")
-    fetched = Fetched(batch(95, range(9)) + batch(104, range(6)), ours=True)
-    records = fetched.result._partition_records
-    now += 1
-    if taken:
-        fetched.take(taken)
-    assert records.seconds_left(50 + after) == pytest.approx(left)
 
 
 class Broken:
     """Batches whose second one cannot even be told from the next."""
 
-    def __init__(self) -> None:
-        self._batches = MemoryRecords(batch(100, range(2)))
+    def __init__(self, data: bytes) -> None:
+        self._batches = MemoryRecords(data)
 
     def has_next(self) -> bool:
         return True
@@ -343,12 +307,22 @@ class Broken:
         raise ValueError("the length of a batch is wrong")
 
 
-def test_what_cannot_be_split_into_batches_is_said_when_its_turn_comes() -> None:
-    fetched = Fetched(Broken(), ours=True)
+def test_what_cannot_be_split_into_batches_is_said_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MemoryRecords", Broken)
+    fetched = Fetched(batch(100, range(2)))
     assert [message.offset for message in fetched.take(2)[0]] == [100, 101]
     assert fetched.unreadable == []
     assert fetched.take(2) == ([], 102)
     assert fetched.unreadable == [Unreadable(102, "ValueError", None)]
+
+
+def test_a_batch_that_is_cut_off_holds_the_partition_if_nothing_comes_before_it() -> None:
+    """The first batch comes whole, however large it is (KIP-74): its length must be wrong."""
+    whole = batch(100, range(2))
+    assert [message.offset for message in Fetched(whole + batch(102, range(9))[:-5]).take(9)[0]] == [100, 101]
+    fetched = Fetched(whole[:-5])
+    assert "the broker gives nothing" in fetched.unreadable[0].cause
+    assert fetched.more(), "so that it is not fetched"
 
 
 def with_broken_record(data: bytes) -> bytes:
@@ -360,7 +334,7 @@ def with_broken_record(data: bytes) -> bytes:
 @pytest.mark.parametrize("codec", [0, *CODECS.values()])
 def test_our_own_parser_reads_what_aiokafka_reads(codec: int) -> None:
     data = batch(98, range(6), compression=codec, compacted=2)
-    expected = Fetched(data, ours=True).take(1000)
+    expected = Fetched(data).take(1000)
     found = decode_batch(data, MINE, START)
     assert ([*found], found.next_offset) == expected
 
@@ -385,17 +359,8 @@ def test_p21_fault_06_our_own_parser_gives_what_comes_before_a_broken_record() -
         decode_batch(data, MINE, 104)
 
 
-def test_somebody_is_told_of_what_arrives() -> None:
-    told: list[object] = []
-    buffer = Prefetched(lambda: told.append(buffer.get(PARTITION)), lambda *_: None, lambda *_: None, MAX_BATCH_BYTES)
-    buffer[PARTITION] = error = FetchError(error=ValueError(), backoff=0)
-    assert told == [error]
-
-
 def test_unpacking_leaves_nothing_to_the_garbage_collector() -> None:
-    fetched = Fetched(batch(100, range(2)), ours=True)
-    records = fetched.result._partition_records
+    fetched = Fetched(batch(100, range(2)))
+    records = fetched.reading.records
     fetched.takes(1)
-    assert sys.getrefcount(records) == 5  # ours, its own of the call, the result, and the two methods that stand in
-    del fetched.result._partition_records, fetched.result.getall, fetched.result.has_more
     assert sys.getrefcount(records) == 2

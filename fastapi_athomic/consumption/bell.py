@@ -1,0 +1,69 @@
+"""Where the poll loop waits for whatever there is to do."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Bell:
+    """Lets a task wait until somebody rings, or until its time is up.
+
+    It is an `asyncio.Event` whose waits all share one timer: while messages trickle, most waits end long before their
+    time is up. Used from one event loop, and by one task that waits.
+    """
+
+    __slots__ = ("_due", "_rung", "_timer", "_waiter")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the time of the last wait is up, by the clock of the loop
+
+    def ring(self) -> None:
+        """The wait under way ends, or the next one if none is."""
+        self._rung = True
+        self._end_wait()
+
+    def clear(self) -> None:
+        """Forgets who rang. Call it before looking at what they might ring for."""
+        self._rung = False
+
+    async def wait(self, seconds: float) -> None:
+        """Returns when it rings, or has rung since `clear`; after so many seconds at the latest.
+
+        The rest of the event loop gets a turn in any case.
+        """
+        if self._rung:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._due:
+            self.close()
+            self._timer = loop.call_at(self._due, self._look, loop)
+        self._waiter = loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The time of some wait is up, perhaps of an earlier one."""
+        self._timer = None
+        if self._waiter is None:
+            return
+        if loop.time() < self._due:
+            self._timer = loop.call_at(self._due, self._look, loop)
+        else:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Stops its timer; nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

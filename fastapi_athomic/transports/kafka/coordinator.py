@@ -1,0 +1,206 @@
+"""aiokafka's coordinator as the membership of one consumer: how soon it hears of a rebalance, and how it joins.
+
+A member hears of a rebalance only in the answer to a heartbeat, and the whole group stands still until the last one
+has heard. So heartbeats are frequent while there is something to do, and rare while there is not.
+
+It also gives way to a member that joined later with the same id (static membership, KIP-345). The private parts of
+aiokafka that are used here are listed in the folder's `__init__`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+from weakref import WeakSet
+
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance, GroupCoordinator
+from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
+
+from .static_membership import twin_of
+
+logger = logging.getLogger(__name__)
+
+FENCED_INSTANCE_ID = 82
+"""Kafka's error code: another member has joined with the same `group_instance_id`."""
+JOIN_AGAIN = frozenset({RebalanceInProgressError.errno, UnknownMemberIdError.errno, IllegalGenerationError.errno})
+"""Kafka's error codes with which an attempt to join fails although the next one can succeed at once."""
+SHORTEST_HEARTBEAT = 0.1
+"""Seconds between two heartbeats of a member while it works. Each costs about 0.15 ms of CPU."""
+SPARE_HEARTBEAT = 1.0
+"""Seconds between two heartbeats of a member without partitions: the others may be busy, and wait for it."""
+HEARTBEATS_A_SECOND = 100
+"""Of all members of a process that work, together: with more than ten of them, each sends fewer."""
+
+_working: WeakSet[GroupMembership] = WeakSet()
+"""The members in this process that have had something to do lately."""
+
+
+class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is not typed
+    """A coordinator whose heartbeats follow the load, that joins again at once, and that gives way to its twin.
+
+    While messages come, so do heartbeats, every `SHORTEST_HEARTBEAT` seconds. After the last message each waits for as
+    long again as it has been quiet, up to `heartbeat_interval`; up to `SPARE_HEARTBEAT` without partitions.
+
+    The member that is fenced because another has joined with its `group_instance_id` stays in the group without an id:
+    so the fencing ends and both work; only messages that were in flight are handled twice. (aiokafka 0.14 does not know
+    that error: it would join again with the same id, fence the other one, and so on without end.) A member that lost
+    its membership (its session timed out, say) asks to join under its former member id: the response says whether
+    another member has the id now.
+    """
+
+    _on_twin: Callable[[str], None]
+    _group_instance_id: str | None
+    _former_member_id = ""
+    _worked_at = float("-inf")  # on the monotonic clock
+    _rests = False  # the next heartbeat is not due soon
+    _called: asyncio.Event  # there is something to do again
+    _may_join_at_once = False  # the last attempt failed, but not because the broker is not ready
+    _joined_at_once = False  # so it was for the attempt before: this time it takes a pause
+
+    @classmethod
+    def take_over(cls, coordinator: GroupCoordinator, on_twin: Callable[[str], None]) -> None:
+        """Turns the coordinator that aiokafka's consumer has created into one of these, before it joins the group.
+
+        `on_twin` is called with the id when another process uses it too.
+        """
+        coordinator.__class__ = cls
+        coordinator._on_twin = on_twin
+        coordinator._called = asyncio.Event()
+
+    # --- heartbeats
+
+    def note_traffic(self) -> None:
+        """Messages have come, or were done: from now on it matters how soon this member hears of a rebalance."""
+        self._worked_at = monotonic()
+        if self._rests:
+            self._called.set()
+
+    def _heartbeat_pause(self, last: float) -> float:
+        """Seconds between the last heartbeat, sent at `last`, and the next one, as things are now."""
+        longest, quiet = self._longest_pause(), last - self._worked_at
+        if quiet > longest:
+            _working.discard(self)
+        else:
+            _working.add(self)
+        if self._rejoin_needed_fut.done():  # it has heard; these only tell the broker that it is still there
+            return longest
+        return heartbeat_pause(quiet, len(_working), longest)
+
+    def _longest_pause(self) -> float:
+        usual = float(self._heartbeat_interval_ms / 1000)
+        return usual if self._subscription.assigned_partitions() else min(usual, SPARE_HEARTBEAT)
+
+    async def _wait_until_due(self, last: float, latest: float) -> None:
+        """Returns when a heartbeat is due, if the last one was sent at `last`. Times are on the monotonic clock."""
+        while (left := min(last + self._heartbeat_pause(last), latest) - monotonic()) > 0:
+            self._called.clear()
+            self._rests = left > SHORTEST_HEARTBEAT
+            try:
+                async with asyncio.timeout(left):
+                    await self._called.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._rests = False
+
+    async def _heartbeat_routine(self) -> None:
+        """Like aiokafka's, but for the pauses."""
+        answered = sent = monotonic()
+        retry = self._retry_backoff_ms / 1000
+        latest = float("inf")
+        while self.member_id != JoinGroupRequest.UNKNOWN_MEMBER_ID:
+            try:
+                await self._wait_until_due(sent, latest)
+                await self.ensure_coordinator_known()
+                sent = monotonic()
+                latest = float("inf")
+                if await self._do_heartbeat():
+                    answered = monotonic()
+                else:
+                    latest = monotonic() + retry
+            except asyncio.CancelledError:
+                break
+            if monotonic() - answered > self._session_timeout_ms / 1000:
+                logger.error("group %s: no heartbeat was answered within the session timeout", self.group_id)
+                self.coordinator_dead()  # it is looked up again
+            idle = self._subscription.fetcher_idle_time
+            if idle >= self._max_poll_interval:
+                await self._maybe_leave_group()
+            latest = min(latest, monotonic() + self._max_poll_interval - idle)
+
+    async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
+        self.note_traffic()
+        await super()._do_commit_offsets(assignment, offsets)
+
+    async def close(self) -> None:
+        _working.discard(self)
+        await super().close()
+
+    # --- joining
+
+    async def _do_rejoin_group(self, subscription: Any) -> bool:
+        """Like aiokafka's, which takes a pause after each attempt that failed, whatever the reason."""
+        if self._former_member_id:
+            self.member_id, self._former_member_id = self._former_member_id, ""
+        given = await self._join(subscription)
+        if not subscription.active:
+            return False
+        if given is None:
+            self._joined_at_once = self._may_join_at_once and not self._joined_at_once
+            if not self._joined_at_once:
+                await asyncio.sleep(self._retry_backoff_ms / 1000)
+            return False
+        self._joined_at_once = False
+        protocol, assignment = given
+        await self._on_join_complete(self.generation, self.member_id, protocol, assignment)
+        return True
+
+    async def _join(self, subscription: Any) -> tuple[str, bytes] | None:
+        """One attempt: the protocol of the group, and what it assigns to us."""
+        self._may_join_at_once = False
+        attempt = CoordinatorGroupRebalance(
+            self,
+            self.group_id,
+            self.coordinator_id,
+            subscription,
+            self._assignors,
+            self._session_timeout_ms,
+            self._retry_backoff_ms,
+        )
+        return await attempt.perform_group_join()  # type: ignore[no-any-return]
+
+    async def _send_req(self, request: Any) -> Any:
+        response = await super()._send_req(request)
+        code = getattr(response, "error_code", None)
+        if isinstance(request, JoinGroupRequest | SyncGroupRequest):
+            self._may_join_at_once = code in JOIN_AGAIN
+        if code == FENCED_INSTANCE_ID and self._group_instance_id is not None:
+            self._give_way(self._group_instance_id)
+            raise KafkaError("fenced: another member has the same group_instance_id")
+        return response
+
+    # --- twins
+
+    def reset_generation(self) -> None:
+        if self._group_instance_id is not None and self.generation > 0:
+            self._former_member_id = self.member_id
+        super().reset_generation()
+
+    def _give_way(self, instance_id: str) -> None:
+        logger.error("group %s: %s", self.group_id, twin_of(instance_id))
+        self._on_twin(instance_id)
+        self._group_instance_id = None
+        self._former_member_id = ""
+        self.reset_generation()
+
+
+def heartbeat_pause(quiet: float, working: int, longest: float) -> float:
+    """Seconds from one heartbeat to the next. `working`: so many members of this process have something to do.
+
+    `quiet`: how many seconds before the first of the two there was something last; negative if it was after it.
+    """
+    return min(longest, max(SHORTEST_HEARTBEAT, working / HEARTBEATS_A_SECOND, quiet))

@@ -1,0 +1,88 @@
+"""Lanes: each sends one fetch request at a time to one broker, on a connection of its own."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from aiokafka.client import AIOKafkaClient
+
+from ...messages import TopicPartition
+from .fetch_wire import Answer, FetchQuestion, FetchSession, Limits, answer_of
+from .reading import Carried, Reading
+
+
+class Lane:
+    """Fetches partitions from one broker.
+
+    With a session it keeps them from one request to the next (until they are dropped); without one it asks for them
+    once.
+    """
+
+    def __init__(self, client: AIOKafkaClient, node: int, number: int, limits: Limits, *, session: bool) -> None:
+        self.node = node
+        self.carried: dict[TopicPartition, Carried] = {}
+        self.busy = False  # a request is under way
+        self.sent_at = self.ends_at = 0.0  # the request that is, or was, under way; on the monotonic clock
+        self.trickles = self.idles = False  # the last answer had little, or nothing
+        self.rests_until = 0.0  # on the monotonic clock: the next request can wait until then for what is taken soon
+        self.group = f"fetch-{number}"  # names its connection
+        self._client = client
+        self._limits = limits
+        self._session = FetchSession() if session else None
+
+    def take(self, reading: Reading) -> bool:
+        """Asks for this partition from now on. False: it cannot, as somebody else asks for it from another offset."""
+        assert reading.position is not None
+        place = reading.place
+        carried = self.carried.get(place)
+        if carried is None:
+            if self.busy:
+                return False
+            carried = self.carried[place] = Carried(self, place, reading.position)
+            if self._session is not None:
+                self._session.note(place, reading.position)
+        elif carried.offset != reading.position:
+            return False
+        carried.readers.append(reading)
+        reading.carried = carried
+        return True
+
+    def drop(self, reading: Reading) -> None:
+        """Asks for it no more."""
+        carried, reading.carried = reading.carried, None
+        if carried is None:
+            return
+        carried.readers.remove(reading)
+        if not carried.readers and self.carried.get(carried.place) is carried:
+            del self.carried[carried.place]
+            if self._session is not None:
+                self._session.note(carried.place, None)
+
+    def release(self) -> list[Reading]:
+        """Drops all; returns who wanted something."""
+        readers = [reader for carried in self.carried.values() for reader in carried.readers]
+        for reading in readers:
+            self.drop(reading)
+        return readers
+
+    async def ask(self, wait: float) -> Answer:
+        """Sends one request for all it carries. The broker answers as soon as there is a message, or after `wait`."""
+        milliseconds = round(wait * 1000)
+        if self._session is not None:
+            question = self._session.question(milliseconds, self._limits)
+        else:
+            asked = {place: carried.offset for place, carried in self.carried.items()}
+            question = FetchQuestion(milliseconds, self._limits, asked)
+        self.sent_at = monotonic()
+        try:
+            answer = answer_of(await self._client.send(self.node, question, group=self.group))
+        except BaseException:
+            if self._session is not None:
+                self._session.reset()
+            raise
+        if self._session is not None:
+            if answer.code:
+                self._session.reset()
+            else:
+                self._session.answered(answer)
+        return answer

@@ -1,0 +1,236 @@
+"""When one broker is asked, on which lane, and how long it may wait for messages.
+
+One lane stands: it asks for everything that is wanted at once, with a session, and waits at the broker until a message
+comes, for seconds if all is quiet. What is wanted meanwhile (a partition was resumed, or a buffer has been emptied)
+cannot be told to the broker on this lane, so a few more lanes ask for it, for short times, until the standing lane
+takes it over.
+
+While messages trickle, a lane rests for some milliseconds after each answer: what was just fetched is taken and wanted
+again by then, and what is on its way comes in one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from aiokafka.errors import FetchSessionIdNotFound, InvalidFetchSessionEpoch, OffsetOutOfRangeError, for_code
+
+from .boundary import abandon
+from .client import KafkaClient
+from .client_log import client_context
+from .damage import NothingThereError
+from .fetch_lane import Lane
+from .fetch_wire import Answer, Limits, Part
+from .options import RETRY_SECONDS
+from .reading import Owner, Reading
+
+logger = logging.getLogger(__name__)
+
+SHORT_WAIT = 0.25
+"""Seconds that the broker may wait for messages on the standing lane, at least. The longer nothing has happened, the
+longer it may wait, up to `kafka.fetch_max_wait`."""
+OTHER_WAITS = (0.25, 0.1, 0.02)
+"""The same for the other lanes. The last one is short: what is wanted while all lanes wait has to wait for it."""
+SOON = 0.01
+"""A lane whose time is up within so many seconds is waited for, instead of asking on another one."""
+PACE = 0.003
+"""Seconds between two requests on one lane while messages trickle: what comes meanwhile comes in one answer."""
+GATHER = 0.002
+"""Seconds for which a lane waits, at most, until what was fetched has been taken and is wanted again."""
+TRICKLE_BYTES = 16 * 1024
+"""An answer with more is no trickle: nothing is gathered, the next request goes out as soon as something is wanted."""
+EMPTY_ANSWERS = 10
+"""Empty answers in a row, though there is more, before a partition is held for them. They take some seconds."""
+MOVED = frozenset({3, 6, 74, 75})
+"""Error codes of a partition that is elsewhere now, or nowhere: unknown, another leader, another leader's epoch."""
+SESSION_LOST = (FetchSessionIdNotFound.errno, InvalidFetchSessionEpoch.errno)
+
+
+class BrokerSchedule:
+    """Asks one broker for the partitions that are wanted of it.
+
+    Args:
+        longest_wait: seconds that the broker may wait for messages.
+        on_moved: called with a partition that this broker may not lead any more.
+    """
+
+    def __init__(
+        self, client: KafkaClient, node: int, limits: Limits, longest_wait: float, on_moved: Callable[[Reading], None]
+    ) -> None:
+        self.node = node
+        self._client = client
+        self._longest_wait = longest_wait
+        self._on_moved = on_moved
+        self._loop = asyncio.get_running_loop()
+        self._standing = Lane(client, node, 0, limits, session=True)
+        self._others = [Lane(client, node, number, limits, session=False) for number in range(1, len(OTHER_WAITS) + 1)]
+        self._hungry: dict[Reading, None] = {}  # wanted, and on no lane yet
+        self._taken_soon: set[Reading] = set()  # was just fetched, and will be wanted again
+        self._changed_at = monotonic()  # something was wanted, or came
+        self._look: asyncio.Handle | None = None
+        self._looks_at = 0.0  # on the monotonic clock
+        self._asking: set[asyncio.Task[None]] = set()
+
+    # --- what is wanted
+
+    def want(self, reading: Reading) -> None:
+        """Fetch this partition from its position on, once: what comes goes into its buffer."""
+        self._changed_at = monotonic()
+        self._taken_soon.discard(reading)
+        if not self._standing.take(reading):
+            self._hungry[reading] = None
+        self._look_soon()
+
+    def forget(self, reading: Reading) -> None:
+        """Fetch it no more."""
+        self._hungry.pop(reading, None)
+        self._taken_soon.discard(reading)
+
+    def readings(self) -> list[Reading]:
+        """All that are wanted of this broker."""
+        lanes = (self._standing, *self._others)
+        carried = [reading for lane in lanes for carried in lane.carried.values() for reading in carried.readers]
+        return [*carried, *self._hungry]
+
+    def close(self) -> None:
+        """Asks no more."""
+        if self._look is not None:
+            self._look.cancel()
+        for task in self._asking:
+            abandon(task)
+
+    # --- when
+
+    def _look_soon(self, delay: float = 0.0) -> None:
+        at = monotonic() + delay
+        if self._look is not None:
+            if self._looks_at <= at:
+                return
+            self._look.cancel()
+        self._looks_at = at
+        self._look = self._loop.call_later(delay, self._act) if delay else self._loop.call_soon(self._act)
+
+    def _act(self) -> None:
+        self._look = None
+        now, standing = monotonic(), self._standing
+        if not standing.busy:
+            self._fill(standing)
+            if standing.carried:
+                rest = self._rest(standing, now)
+                if rest > 0:
+                    self._look_soon(rest)
+                else:
+                    self._send(standing, min(self._longest_wait, max(SHORT_WAIT, now - self._changed_at)))
+        if self._hungry and (not standing.busy or standing.ends_at - now > SOON):
+            self._send_others(now)
+
+    def _rest(self, lane: Lane, now: float) -> float:
+        """Seconds until the lane should be used."""
+        if lane.idles:  # other lanes that are about to end bring what this one takes over
+            ends = [other.ends_at for other in self._others if other.busy and other.ends_at - now <= SOON]
+            return max(ends, default=now) - now
+        gather = lane.rests_until - now if self._taken_soon else 0.0
+        return max(gather, lane.sent_at + PACE - now) if lane.trickles else 0.0
+
+    def _send_others(self, now: float) -> None:
+        standing = self._standing
+        for lane, wait in zip(self._others, OTHER_WAITS, strict=True):
+            if lane.busy or not self._hungry:
+                continue
+            rest = lane.sent_at + PACE - now if lane.trickles else 0.0
+            if rest > 0:
+                self._look_soon(rest)
+                return
+            self._fill(lane)
+            left = standing.ends_at - now if standing.busy else SHORT_WAIT
+            self._send(lane, max(0.0, min(wait, left)))
+
+    def _fill(self, lane: Lane) -> None:
+        for reading in list(self._hungry):
+            if lane.take(reading):
+                del self._hungry[reading]
+
+    # --- asking
+
+    def _send(self, lane: Lane, wait: float) -> None:
+        lane.busy, lane.ends_at = True, monotonic() + wait
+        task = self._loop.create_task(self._ask(lane, wait), context=client_context(), name="athomic-fetch")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, lane: Lane, wait: float) -> None:
+        answer = None
+        try:
+            answer = await lane.ask(wait)
+            if answer.code and answer.code not in SESSION_LOST:
+                raise for_code(answer.code)
+        except Exception as error:  # whatever it is, the next request may go through
+            logger.info("fetching from broker %d failed: %s", self.node, error or type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
+            answer = None
+        lane.busy = False
+        try:
+            if answer is not None:
+                self._deliver(lane, answer)
+            else:
+                for reading in lane.release():
+                    self._on_moved(reading)  # perhaps it is; else it comes back at once
+        finally:  # a fault of ours must not end the fetching of all members
+            if lane is not self._standing:
+                self._hungry |= dict.fromkeys(reading for reading in lane.release() if reading.wanted)
+            self._look_soon()
+
+    def _deliver(self, lane: Lane, answer: Answer) -> None:
+        told: set[Owner] = set()
+        size = sum(len(part.data) for part in answer.parts)
+        lane.trickles, lane.idles = 0 < size < TRICKLE_BYTES, not size
+        if size:
+            self._changed_at = now = monotonic()
+            lane.rests_until = now + GATHER
+        for part in answer.parts:
+            carried = lane.carried.get(part.place)
+            if carried is not None:
+                for reading in list(carried.readers):
+                    self._hand_over(lane, reading, part, told)
+        if not size and not answer.code:
+            self._count_empty(lane, told)
+        for owner in told:
+            owner.on_arrival()
+
+    def _hand_over(self, lane: Lane, reading: Reading, part: Part, told: set[Owner]) -> None:
+        if not part.code:
+            reading.highwater, reading.last_stable = part.highwater, part.last_stable
+            if not part.data:
+                return
+            reading.empty_answers = 0
+            lane.drop(reading)
+            try:
+                reading.arrived(part.data, part.aborted)
+            except Exception as error:  # of this partition only
+                reading.hold(error)
+            if lane.trickles:
+                self._taken_soon.add(reading)
+        else:
+            lane.drop(reading)
+            if part.code in MOVED:
+                self._on_moved(reading)
+                return
+            if part.code == OffsetOutOfRangeError.errno:
+                reading.misplace()
+            else:
+                reading.hold(for_code(part.code)(part.place.topic))
+        told.add(reading.owner)
+
+    def _count_empty(self, lane: Lane, told: set[Owner]) -> None:
+        """If the length of a batch on disk is wrong, the broker finds no whole batch, however often it is asked."""
+        for reading in [reading for carried in lane.carried.values() for reading in carried.readers if reading.lags]:
+            self._changed_at = monotonic()  # so that it is asked again before long
+            reading.empty_answers += 1
+            if reading.empty_answers >= EMPTY_ANSWERS:
+                reading.empty_answers = 0
+                lane.drop(reading)
+                reading.hold(NothingThereError())
+                told.add(reading.owner)

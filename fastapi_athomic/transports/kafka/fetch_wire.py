@@ -1,0 +1,241 @@
+"""Fetch requests and their answers as bytes, and incremental fetch sessions (KIP-227).
+
+With a session the broker remembers which partitions a connection fetches, and from where: a request names only what
+has changed, an answer only what is new. That makes one long poll for hundreds of partitions cheap. aiokafka knows the
+request, but no sessions, and makes objects of each partition in each answer.
+
+Schemas: https://kafka.apache.org/protocol.html#The_Messages_Fetch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from struct import Struct
+from typing import Any, NamedTuple
+
+from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.protocol.api import ResponseHeader_v0
+from aiokafka.protocol.fetch import FetchRequest
+
+from ...messages import TopicPartition
+
+VERSION = 11
+"""The newest version of the request that names topics by their names, without tags. Kafka 2.3 and newer have it."""
+CONSUMER = -1  # in place of the id of a replica
+ANY_EPOCH, ANY_START = -1, -1
+NO_SESSION, FIRST_EPOCH, WITHOUT_SESSION = 0, 0, -1
+LAST_EPOCH = 2**31 - 1
+
+_HEADER = Struct(">hhih")  # key and version of the request, correlation id, length of the client id
+_LIMITS = Struct(">iiiibii")  # replica, wait, least and most bytes, isolation level, id and epoch of the session
+_ASKED = Struct(">iiqqi")  # partition, leader's epoch, offset, start of the log, most bytes
+_ANSWER = Struct(">ihii")  # throttle time, error code, id of the session, number of topics
+_PART = Struct(">ihqqqi")  # partition, error code, high watermark, last stable offset, start of the log, aborted ones
+_ABORTED = Struct(">qq")  # producer id, first offset
+_REST = Struct(">ii")  # preferred replica, bytes of batches
+_COUNT, _LENGTH = Struct(">i"), Struct(">h")
+
+
+class Part(NamedTuple):
+    """What an answer says of one partition."""
+
+    place: TopicPartition
+    code: int  # of an error; 0: there is none
+    highwater: int
+    last_stable: int  # -1: unknown
+    aborted: list[tuple[int, int]]  # transactions: id of the producer, first offset
+    data: bytes  # record batches
+
+
+class Answer(NamedTuple):
+    """The answer to a fetch request."""
+
+    code: int  # of an error that concerns the session, or everything; 0: there is none
+    session: int  # its id; 0: the broker keeps none
+    parts: list[Part]
+
+    @classmethod
+    def decode(cls, stream: BytesIO) -> Answer:
+        """From the bytes after the header of a response."""
+        data, at = stream.getvalue(), stream.tell()
+        _, code, session, topics = _ANSWER.unpack_from(data, at)
+        at += _ANSWER.size
+        parts: list[Part] = []
+        for _ in range(topics):
+            (length,) = _LENGTH.unpack_from(data, at)
+            at += _LENGTH.size
+            topic = data[at : at + length].decode()
+            (count,) = _COUNT.unpack_from(data, at + length)
+            at += length + _COUNT.size
+            for _ in range(count):
+                at = _read_part(parts, topic, data, at)
+        return cls(code, session, parts)
+
+
+def _read_part(parts: list[Part], topic: str, data: bytes, at: int) -> int:
+    number, code, highwater, last_stable, _, count = _PART.unpack_from(data, at)
+    at += _PART.size
+    aborted = [_ABORTED.unpack_from(data, at + each * _ABORTED.size) for each in range(count)]
+    at += max(count, 0) * _ABORTED.size
+    _, size = _REST.unpack_from(data, at)
+    at += _REST.size
+    end: int = at + max(size, 0)
+    parts.append(Part(TopicPartition(topic, number), code, highwater, last_stable, aborted, data[at:end]))
+    return end
+
+
+def answer_of(response: Any) -> Answer:
+    """What a broker answered that knows only older versions of the request."""
+    if isinstance(response, Answer):
+        return response
+    parts = []
+    for topic, partitions in response.topics:
+        for number, code, highwater, *more in partitions:
+            last_stable, aborted = (more[0], more[-2] or []) if len(more) > 1 else (-1, [])
+            data = bytes(more[-1] or b"")
+            parts.append(Part(TopicPartition(topic, number), code, highwater, last_stable, aborted, data))
+    return Answer(getattr(response, "error_code", 0), NO_SESSION, parts)
+
+
+class Limits(NamedTuple):
+    """Of what a broker answers."""
+
+    most_bytes: int
+    most_bytes_of_partition: int
+
+
+class FetchQuestion:
+    """A fetch request. Has the methods of aiokafka's requests that its connection calls.
+
+    Args:
+        wait: milliseconds for which the broker may wait for the first message.
+        asked: from which offset each partition is fetched; with a session, those that are new or have moved.
+        forgotten: partitions that leave the session.
+    """
+
+    API_KEY, API_VERSION, RESPONSE_TYPE = 1, VERSION, Answer
+
+    def __init__(
+        self,
+        wait: int,
+        limits: Limits,
+        asked: Mapping[TopicPartition, int],
+        session: int = NO_SESSION,
+        epoch: int = WITHOUT_SESSION,
+        forgotten: Iterable[TopicPartition] = (),
+    ) -> None:
+        self._wait, self._limits = wait, limits
+        self._asked, self._forgotten = asked, forgotten
+        self._session, self._epoch = session, epoch
+        self._head = b""
+
+    def prepare(self, versions: Mapping[int, tuple[int, int]]) -> Any:
+        """The request in a version that the broker knows."""
+        oldest, newest = versions.get(self.API_KEY, (0, 0))
+        if oldest <= VERSION <= newest:
+            return self
+        most = self._limits.most_bytes_of_partition
+        topics = [(topic, [(number, offset, most) for number, offset in asked]) for topic, asked in self._by_topic()]
+        request = FetchRequest(self._wait, 1, self._limits.most_bytes, READ_COMMITTED, topics)
+        return request.prepare(versions)
+
+    def build_request_header(self, correlation_id: int, client_id: str) -> FetchQuestion:
+        """This object: `encode` gives the header once, then nothing."""
+        name = client_id.encode()
+        self._head = _HEADER.pack(self.API_KEY, VERSION, correlation_id, len(name)) + name
+        return self
+
+    def parse_response_header(self, stream: BytesIO) -> Any:
+        return ResponseHeader_v0.decode(stream)
+
+    def encode(self) -> bytes:
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        most = self._limits.most_bytes_of_partition
+        least = 1
+        body = [
+            _LIMITS.pack(
+                *(CONSUMER, self._wait, least, self._limits.most_bytes, READ_COMMITTED, self._session, self._epoch)
+            )
+        ]
+        topics = self._by_topic()
+        body.append(_COUNT.pack(len(topics)))
+        for topic, partitions in topics:
+            body += (_text(topic), _COUNT.pack(len(partitions)))
+            body += [_ASKED.pack(number, ANY_EPOCH, offset, ANY_START, most) for number, offset in partitions]
+        forgotten: dict[str, list[int]] = {}
+        for topic, number in self._forgotten:
+            forgotten.setdefault(topic, []).append(number)
+        body.append(_COUNT.pack(len(forgotten)))
+        for topic, numbers in forgotten.items():
+            body += (_text(topic), _COUNT.pack(len(numbers)), *map(_COUNT.pack, numbers))
+        body.append(_text(""))  # the rack
+        return b"".join(body)
+
+    def _by_topic(self) -> list[tuple[str, list[tuple[int, int]]]]:
+        topics: dict[str, list[tuple[int, int]]] = {}
+        for (topic, number), offset in self._asked.items():
+            topics.setdefault(topic, []).append((number, offset))
+        return list(topics.items())
+
+    def __repr__(self) -> str:
+        return f"fetch of {len(self._asked)} partitions, session {self._session}, epoch {self._epoch}"
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return _LENGTH.pack(len(data)) + data
+
+
+class FetchSession:
+    """What the broker knows of one session, and what it has to be told.
+
+    `note(place, offset)` says what is wanted: the offset from which a partition is fetched; None: it is not fetched.
+    """
+
+    def __init__(self) -> None:
+        self._id, self._epoch = NO_SESSION, FIRST_EPOCH
+        self._known: dict[TopicPartition, int] = {}
+        self._wanted: dict[TopicPartition, int] = {}
+        self._changed: set[TopicPartition] = set()
+
+    def note(self, place: TopicPartition, offset: int | None) -> None:
+        """From now on fetch this partition from there, or not at all."""
+        if offset is None:
+            self._wanted.pop(place, None)
+        else:
+            self._wanted[place] = offset
+        self._changed.add(place)
+
+    def question(self, wait: int, limits: Limits) -> FetchQuestion:
+        """The next request. After it `answered` or `reset` has to be called, before the next one."""
+        wanted, known = self._wanted, self._known
+        if self._epoch == FIRST_EPOCH:
+            self._changed.clear()
+            self._known = dict(wanted)
+            return FetchQuestion(wait, limits, self._known, self._id, FIRST_EPOCH)
+        asked = {}
+        forgotten = []
+        for place in self._changed:
+            offset = wanted.get(place)
+            if offset is None:
+                if known.pop(place, None) is not None:
+                    forgotten.append(place)
+            elif known.get(place) != offset:
+                known[place] = asked[place] = offset
+        self._changed.clear()
+        return FetchQuestion(wait, limits, asked, self._id, self._epoch, forgotten)
+
+    def answered(self, answer: Answer) -> None:
+        """The broker has taken the last request. Without a session the next request names everything again."""
+        self._id = answer.session
+        if self._id == NO_SESSION:
+            self.reset()
+            return
+        self._epoch = self._epoch + 1 if self._epoch < LAST_EPOCH else 1
+
+    def reset(self) -> None:
+        """The broker may not know the session any more: the next request begins a new one, and ends this one."""
+        self._epoch = FIRST_EPOCH

@@ -1,0 +1,126 @@
+"""What a quiet consumer and a trickled message cost, counted in turns of the event loop: the same on every machine.
+
+Everything that the loop runs counts (steps of tasks, timers), on `memory://` and a clock of its own. What the app does
+once for all handlers does not: the figures are the difference between many handlers and few. If something has become
+quieter, lower its bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from uuid import uuid4
+
+import pytest
+
+from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
+from fastapi_athomic.consumption.session import ConsumerSession
+from fastapi_athomic.loop.load import ThreadLoad
+from fastapi_athomic.transports.memory.consumer import MemoryConsumer
+from tests.support.apps import new_app, running
+from tests.support.interleaving import run_shuffled
+
+FEW, MANY = 5, 15
+"""Handlers."""
+MINUTE = 60.0
+TOLERANCE = 1.05
+"""As in test_hot_path.py."""
+MESSAGES = 40
+"""To each handler."""
+PACE = 0.02
+"""Seconds between two messages to one handler."""
+
+
+@pytest.fixture(autouse=True)
+def idle_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How busy this machine is makes no difference."""
+    monkeypatch.setattr(ThreadLoad, "share", lambda _: 0.0)
+
+
+def app_of(handlers: int) -> Athomic:
+    def handler(number: int) -> object:
+        async def handle(message: str) -> None: ...
+
+        return subscribe_to(f"t{number}", group_id=f"g{number}", handler_id=f"h{number}")(handle)
+
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}")
+    return new_app(settings, *map(handler, range(handlers)))  # type: ignore[arg-type]
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Counts what happens inside of the `with` block."""
+    counts = Counter[str]()
+    run, poll = asyncio.Handle._run, ConsumerSession._poll
+    fetch, commit = MemoryConsumer.fetch, MemoryConsumer.commit
+
+    def run_counted(handle: asyncio.Handle) -> None:
+        counts["turns"] += 1
+        run(handle)
+
+    def counting(what: str, function: object) -> object:
+        def call(*arguments: object) -> object:
+            counts[what] += 1
+            return function(*arguments)  # type: ignore[operator]
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.Handle, "_run", run_counted)
+        patch.setattr(ConsumerSession, "_poll", counting("polls", poll))
+        patch.setattr(MemoryConsumer, "fetch", counting("fetches", fetch))
+        patch.setattr(MemoryConsumer, "commit", counting("commits", commit))
+        yield counts
+
+
+def per_handler(few: Counter[str], many: Counter[str]) -> dict[str, float]:
+    return {what: (many[what] - few[what]) / (MANY - FEW) for what in many}
+
+
+async def idle_minute(handlers: int) -> Counter[str]:
+    async with running(app_of(handlers)):
+        await asyncio.sleep(MINUTE)
+        with counted() as counts:
+            await asyncio.sleep(MINUTE)
+    return counts
+
+
+async def trickle(handlers: int) -> Counter[str]:
+    """One message to each handler, and again, and so on, each time to the next one a little later."""
+    athomic = app_of(handlers)
+    async with running(athomic):
+        await asyncio.sleep(MINUTE)
+        with counted() as counts:
+            for _ in range(MESSAGES):
+                for number in range(handlers):
+                    await athomic.publish(f"t{number}", "m")
+                    await asyncio.sleep(PACE / handlers)
+            await asyncio.sleep(PACE * 10)
+        assert sum(consumer.counters.processed for consumer in athomic.consumers()) == handlers * MESSAGES
+    return counts
+
+
+def check(what: str, count: float, bound: float) -> None:
+    assert count <= bound * TOLERANCE, f"{count:.2f} {what}, {bound} are allowed: it has become less quiet"
+    assert count >= bound / TOLERANCE, f"{count:.2f} {what}: lower the bound of {bound}"
+
+
+def test_an_idle_minute() -> None:
+    few, many = (run_shuffled(idle_minute(handlers), Random(1)) for handlers in (FEW, MANY))
+    counts = per_handler(few, many)
+    check("polls", counts["polls"], 30)
+    check("requests to fetch", counts["fetches"], 30)
+    check("turns of the loop", counts["turns"], 112)
+    assert not many["commits"]
+
+
+def test_a_trickled_message() -> None:
+    few, many = (run_shuffled(trickle(handlers), Random(1)) for handlers in (FEW, MANY))
+    counts = {what: count / MESSAGES for what, count in per_handler(few, many).items()}
+    check("polls", counts["polls"], 1.02)
+    check("requests to fetch", counts["fetches"], 2.02)
+    check("commits", counts["commits"], 0.42)
+    check("turns of the loop", counts["turns"], 6.6)

@@ -1,0 +1,139 @@
+"""When heartbeats are due, and when a member joins again without a pause. tests/integration/test_rebalances.py has
+the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import GroupLoadInProgressError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka.protocol.group import SyncGroupRequest
+
+from fastapi_athomic.transports.kafka import coordinator as module
+from fastapi_athomic.transports.kafka.coordinator import GroupMembership, heartbeat_pause
+
+LONGEST = 3.0
+
+
+@pytest.fixture(autouse=True)
+def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of other tests do not count."""
+    monkeypatch.setattr(module, "_working", type(module._working)())
+
+
+class Membership(GroupMembership):
+    """One that is connected to nothing."""
+
+    def __init__(self, partitions: Collection[str] = ("t[0]",)) -> None:
+        self._subscription = SimpleNamespace(assigned_partitions=lambda: partitions)
+        self._heartbeat_interval_ms = LONGEST * 1000
+        self._rejoin_needed_fut = asyncio.get_running_loop().create_future()
+        self._called = asyncio.Event()
+        self._retry_backoff_ms = 250
+        self._group_instance_id = self.coordinator_id = self._assignors = self._session_timeout_ms = None
+        self.group_id = "g"
+
+
+def beats(worked_at: float, working: int = 1) -> Iterator[float]:
+    """The times of heartbeats after one at 0.0, if there was something to do at `worked_at` and not since."""
+    last = 0.0
+    while True:
+        last += heartbeat_pause(last - worked_at, working, LONGEST)
+        yield round(last, 3)
+
+
+def test_heartbeats_are_frequent_while_messages_come() -> None:
+    assert heartbeat_pause(-0.05, 1, LONGEST) == module.SHORTEST_HEARTBEAT
+
+
+def test_after_the_last_message_each_pause_is_as_long_as_it_has_been_quiet() -> None:
+    after = beats(worked_at=0.0)
+    assert [next(after) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.2, 9.2]
+
+
+def test_members_of_a_process_share_what_heartbeats_may_cost() -> None:
+    pauses = {working: heartbeat_pause(-0.05, working, LONGEST) for working in (1, 10, 50, 1000)}
+    assert pauses == {1: 0.1, 10: 0.1, 50: 0.5, 1000: LONGEST}
+    assert 50 / pauses[50] == module.HEARTBEATS_A_SECOND
+
+
+def test_an_interval_below_the_shortest_is_kept() -> None:
+    assert heartbeat_pause(-0.05, 50, 0.03) == 0.03
+
+
+async def test_only_members_with_something_to_do_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: clock)
+    members = [Membership() for _ in range(50)]
+    for member in members:
+        member.note_traffic()
+        member._heartbeat_pause(clock)
+    assert members[0]._heartbeat_pause(clock) == 0.5
+    for member in members[1:]:
+        assert member._heartbeat_pause(clock + LONGEST + 1) == LONGEST
+    assert members[0]._heartbeat_pause(clock) == 0.1
+
+
+async def test_a_message_after_a_quiet_spell_makes_a_heartbeat_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: clock)
+    member = Membership()
+    waiting = asyncio.create_task(member._wait_until_due(clock, float("inf")))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    clock += 1.0  # by far not `LONGEST`
+    member.note_traffic()
+    await asyncio.wait_for(waiting, LONGEST / 2)
+
+
+async def test_a_member_without_partitions_does_not_keep_the_others_waiting() -> None:
+    assert [Membership(partitions)._heartbeat_pause(0.0) for partitions in (["t[0]"], [])] == [LONGEST, 1.0]
+
+
+async def test_who_has_heard_of_the_rebalance_only_keeps_its_place() -> None:
+    member = Membership()
+    member.note_traffic()
+    assert member._heartbeat_pause(0.0) == module.SHORTEST_HEARTBEAT
+    member._rejoin_needed_fut.set_result(None)
+    assert member._heartbeat_pause(0.0) == LONGEST
+
+
+@pytest.mark.parametrize(
+    ("error", "pauses"),
+    [
+        (RebalanceInProgressError, [[], [0.25], [0.25]]),
+        (UnknownMemberIdError, [[], [0.25], [0.25]]),
+        (GroupLoadInProgressError, [[0.25], [0.5], [0.75]]),
+    ],
+)
+async def test_who_can_join_again_at_once_does_but_never_spins(
+    error: Any, pauses: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def answer(*_: object) -> Any:
+        return SimpleNamespace(error_code=error.errno)
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    class Attempt:
+        def __init__(self, member: Membership, *_: object) -> None:
+            self._member = member
+
+        async def perform_group_join(self) -> None:
+            await self._member._send_req(SyncGroupRequest("g", 1, "m", None, []))
+
+    monkeypatch.setattr(GroupCoordinator, "_send_req", answer)
+    monkeypatch.setattr(module, "CoordinatorGroupRebalance", Attempt)
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=sleep))
+    member, told = Membership(), []
+    for _ in pauses:
+        assert not await member._do_rejoin_group(SimpleNamespace(active=True))
+        told.append([sum(slept)] if slept else [])
+    assert told == pauses

@@ -1,0 +1,325 @@
+"""Whom the fetch hub asks, on which lane, and how long a broker may wait. The brokers are the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+
+from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.transports.kafka import fetch_hub, fetch_schedule
+from fastapi_athomic.transports.kafka.fetch_hub import FetchHub
+from fastapi_athomic.transports.kafka.fetch_schedule import EMPTY_ANSWERS, OTHER_WAITS, SHORT_WAIT
+from fastapi_athomic.transports.kafka.fetch_wire import Answer, FetchQuestion, Limits, Part
+from fastapi_athomic.transports.kafka.prefetch import Unreadable
+from fastapi_athomic.transports.kafka.reading import Reading
+from tests.support.apps import eventually
+from tests.support.clock import set_clock
+
+from .test_fetch_wire import told
+from .test_prefetch import batch
+
+A, B, C = (TopicPartition("t", number) for number in range(3))
+LONGEST = 5.0
+STANDING = "fetch-0"
+
+
+class Member:
+    """Reads partitions, and wants more of one as soon as something has come."""
+
+    def __init__(self, hub: FetchHub) -> None:
+        self.ready: OrderedDict[TopicPartition, Reading] = OrderedDict()
+        self.max_batch_bytes = 1_000_000
+        self.unreadable: list[tuple[TopicPartition, Unreadable]] = []
+        self.seen: list[tuple[TopicPartition, int]] = []
+        self.takes = True
+        self._hub = hub
+
+    def read(self, place: TopicPartition, offset: int) -> Reading:
+        reading = Reading(place, self)
+        reading.position, reading.stopped = offset, False
+        self._hub.want(reading)
+        return reading
+
+    def on_arrival(self) -> None:
+        if self.takes:
+            self.take()
+
+    def take(self) -> None:
+        for place, reading in list(self.ready.items()):
+            self.seen += [(place, message.offset) for message in reading.take(100)]
+            if reading.wanted:
+                self._hub.want(reading)
+
+    def on_unreadable(self, place: TopicPartition, where: Unreadable) -> None:
+        self.unreadable.append((place, where))
+
+    def unpack_later(self, unpack: Callable[[], None], then: Callable[[], None]) -> None:
+        raise NotImplementedError
+
+
+class Request:
+    """A request that waits at the broker."""
+
+    def __init__(self, node: int, question: FetchQuestion, lane: str) -> None:
+        self.node, self.lane = node, lane
+        self.wait = question._wait / 1000
+        _, _, self.asked, self.forgotten = told(question)
+        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def answer(self, *parts: Part, session: int = 1, code: int = 0) -> None:
+        self.answered.set_result(Answer(code, session, list(parts)))
+
+
+class Cluster:
+    """The metadata, and brokers that answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.cluster = self
+        self.leaders = dict.fromkeys((A, B, C), 1)
+        self.requests: list[Request] = []
+        self.asked_for_leaders = 0
+        self._listeners: set[Callable[[Any], None]] = set()
+        self.add_listener, self.remove_listener = self._listeners.add, self._listeners.remove
+
+    def leader_for_partition(self, place: TopicPartition) -> int | None:
+        return self.leaders.get(place)
+
+    async def force_metadata_update(self) -> bool:
+        self.asked_for_leaders += 1
+        for listener in list(self._listeners):
+            listener(self)
+        return True
+
+    async def send(self, node: int, question: FetchQuestion, *, group: str) -> Answer:
+        request = Request(node, question, group)
+        self.requests.append(request)
+        return await request.answered
+
+    async def request(self, number: int) -> Request:
+        await eventually(lambda: len(self.requests) > number)
+        return self.requests[number]
+
+
+def message(place: TopicPartition, offset: int, size: int = 0) -> Part:
+    data = batch(offset, range(1), keys=(bytes(size),))
+    return Part(place, 0, offset + 1, offset + 1, [], data)
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+async def hub(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FetchHub]:
+    monkeypatch.setattr(fetch_hub, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(fetch_schedule, "RETRY_SECONDS", 0.001)
+    hub = FetchHub(cluster, Limits(1000, 1000), LONGEST)  # type: ignore[arg-type]
+    yield hub
+    hub.close()
+
+
+async def test_one_request_carries_the_partitions_of_all_members(cluster: Cluster, hub: FetchHub) -> None:
+    for place in (A, B, C):
+        Member(hub).read(place, 5)
+    request = await cluster.request(0)
+    assert (request.asked, request.lane) == ({A: 5, B: 5, C: 5}, STANDING)
+
+
+async def test_a_message_costs_one_request(cluster: Cluster, hub: FetchHub) -> None:
+    """What was fetched has been taken, and is asked for from its new position, when the next request goes out."""
+    member = Member(hub)
+    for place in (A, B):
+        member.read(place, 5)
+    for number in range(5):
+        (await cluster.request(number)).answer(message(A, 5 + number))
+        assert (await cluster.request(number + 1)).asked == {A: 6 + number}
+    assert member.seen == [(A, 5 + number) for number in range(5)]
+    assert {request.lane for request in cluster.requests} == {STANDING}
+
+
+async def test_messages_that_trickle_are_gathered(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_schedule, "GATHER", 60.0)
+    slow, member = Member(hub), Member(hub)
+    slow.takes = False
+    slow.read(A, 5)
+    member.read(B, 5)
+    (await cluster.request(0)).answer(message(A, 5), message(B, 5))
+    await eventually(lambda: (A in slow.ready) and member.seen)
+    assert len(cluster.requests) == 1, "it waits for the slow one"
+    slow.take()
+    assert (await cluster.request(1)).asked == {A: 6, B: 6}
+
+
+async def test_nobody_waits_for_a_member_that_takes_its_time(cluster: Cluster, hub: FetchHub) -> None:
+    slow, member = Member(hub), Member(hub)
+    slow.takes = False
+    slow.read(A, 5)
+    member.read(B, 5)
+    (await cluster.request(0)).answer(message(A, 5), message(B, 5))
+    second = await cluster.request(1)
+    assert (second.asked, second.forgotten, second.lane) == ({B: 6}, [A], STANDING)
+    slow.take()
+    third = await cluster.request(2)
+    assert (third.asked, third.lane) == ({A: 6}, "fetch-1")
+
+
+async def test_what_is_wanted_while_a_request_waits_is_asked_for_on_other_lanes(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    member, waits = Member(hub), [SHORT_WAIT, *OTHER_WAITS]
+    places = [TopicPartition("t", number) for number in range(6)]
+    cluster.leaders = dict.fromkeys(places, 1)
+    for number, place in enumerate(places[:4]):
+        member.read(place, 5)
+        request = await cluster.request(number)
+        assert (request.asked, request.lane) == ({place: 5}, f"fetch-{number}")
+        assert request.wait <= waits[number]
+    for place in places[4:]:
+        member.read(place, 5)
+    assert cluster.requests[3].wait <= 0.02, "as long as these have to wait"
+    cluster.requests[3].answer()
+    last = await cluster.request(4)
+    assert (last.asked, last.lane) == (dict.fromkeys(places[3:], 5), "fetch-3")
+    cluster.requests[0].answer()
+    cluster.requests[1].answer(session=0)
+    takes_over = await cluster.request(5)
+    assert takes_over.lane == STANDING
+    assert takes_over.asked.keys() <= {places[1]}
+
+
+async def test_the_longer_it_is_quiet_the_longer_a_broker_may_wait(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
+    member = Member(hub)
+    member.read(A, 5)
+    waits = []
+    for number in range(8):
+        request = await cluster.request(number)
+        waits.append(request.wait)
+        now += request.wait
+        request.answer()
+    assert waits == [0.25, 0.25, 0.5, 1, 2, 4, 5, 5]
+    (await cluster.request(8)).answer(message(A, 5))
+    now += 1
+    assert (await cluster.request(9)).wait == SHORT_WAIT, "there is something to do"
+
+
+async def test_members_that_are_equally_far_share_a_fetch(cluster: Cluster, hub: FetchHub) -> None:
+    first, second, behind = Member(hub), Member(hub), Member(hub)
+    first.read(A, 5)
+    request = await cluster.request(0)
+    second.read(A, 5)
+    behind.read(A, 4)
+    beside = await cluster.request(1)
+    assert (request.asked, beside.asked) == ({A: 5}, {A: 4})
+    beside.answer(message(A, 4))
+    await eventually(lambda: behind.seen)
+    request.answer(message(A, 5))
+    await eventually(lambda: behind.seen == [(A, 4), (A, 5)])
+    assert first.seen == second.seen == [(A, 5)]
+    assert (await cluster.request(2)).asked == {A: 6}
+
+
+async def test_nothing_comes_to_who_does_not_want_it_any_more(cluster: Cluster, hub: FetchHub) -> None:
+    member, other = Member(hub), Member(hub)
+    reading = member.read(A, 5)
+    other.read(B, 5)
+    request = await cluster.request(0)
+    hub.forget(reading)
+    reading.position = 9  # as a seek does
+    hub.want(reading)
+    assert (await cluster.request(1)).asked == {A: 9}
+    request.answer(message(A, 5), message(B, 5))
+    await eventually(lambda: other.seen)
+    assert member.seen == []
+
+
+async def test_a_request_that_fails_is_sent_again(cluster: Cluster, hub: FetchHub) -> None:
+    member = Member(hub)
+    member.read(A, 5)
+    member.read(B, 5)
+    (await cluster.request(0)).answered.set_exception(KafkaConnectionError())
+    second = await cluster.request(1)
+    assert second.asked == {A: 5, B: 5}, "with a session of its own"
+    assert cluster.asked_for_leaders > 0
+    second.answer(code=70)  # the broker does not know the session
+    assert (await cluster.request(2)).asked == {A: 5, B: 5}
+
+
+async def test_a_fault_of_ours_does_not_end_the_fetching(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, other = Member(hub), Member(hub)
+    member.read(A, 5)
+    other.read(B, 5)
+    monkeypatch.setattr(Reading, "arrived", None)
+    (await cluster.request(0)).answer(message(A, 5))
+    await eventually(lambda: member.unreadable)
+    monkeypatch.undo()
+    (await cluster.request(1)).answer(message(B, 5))
+    await eventually(lambda: other.seen)
+
+
+async def test_a_partition_whose_leader_has_moved_is_asked_for_there(cluster: Cluster, hub: FetchHub) -> None:
+    member = Member(hub)
+    member.read(A, 5)
+    member.read(B, 5)
+    first = await cluster.request(0)
+    cluster.leaders[A] = 2
+    first.answer(Part(A, 6, -1, -1, [], b""))
+    await eventually(lambda: len(cluster.requests) == 3)
+    assert {request.node: request.asked for request in cluster.requests[1:]}[2] == {A: 5}
+    cluster.leaders[B] = 2  # nobody says so but the metadata
+    await cluster.force_metadata_update()
+    await eventually(lambda: any((request.node, request.asked) == (2, {B: 5}) for request in cluster.requests))
+
+
+async def test_a_partition_without_a_leader_is_asked_for_when_it_has_one(cluster: Cluster, hub: FetchHub) -> None:
+    del cluster.leaders[A]
+    Member(hub).read(A, 5)
+    await eventually(lambda: cluster.asked_for_leaders > 2)
+    assert cluster.requests == []
+    cluster.leaders[A] = 3
+    assert (await cluster.request(0)).node == 3
+
+
+async def test_an_error_is_that_of_one_partition(cluster: Cluster, hub: FetchHub) -> None:
+    member, other = Member(hub), Member(hub)
+    lost, denied = member.read(A, 5), member.read(B, 5)
+    other.read(C, 5)
+    (await cluster.request(0)).answer(
+        *(Part(A, OffsetOutOfRangeError.errno, -1, -1, [], b""), message(C, 5)),
+        Part(B, TopicAuthorizationFailedError.errno, -1, -1, [], b""),
+    )
+    second = await cluster.request(1)
+    assert (second.asked, set(second.forgotten)) == ({C: 6}, {A, B})
+    assert lost.misplaced
+    assert "the right Read on topic" in member.unreadable[0][1].cause
+    assert not denied.wanted
+    assert other.seen == [(C, 5)]
+
+
+async def test_a_partition_of_which_nothing_comes_although_there_is_more_is_held(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    member = Member(hub)
+    reading, idle = member.read(A, 5), member.read(B, 5)
+    ends = [Part(A, 0, 9, 9, [], b""), Part(B, 0, 5, 5, [], b"")]
+    for number in range(EMPTY_ANSWERS):
+        request = await cluster.request(number)
+        assert request.wait <= SHORT_WAIT, "so that it is known before long"
+        request.answer(*ends)
+        ends = []
+    await eventually(lambda: member.unreadable)
+    assert "the broker gives nothing" in member.unreadable[0][1].cause
+    assert (reading.wanted, idle.wanted) == (False, True)
