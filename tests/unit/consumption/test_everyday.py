@@ -113,7 +113,7 @@ def test_an_idle_minute() -> None:
     counts = per_handler(few, many)
     check("polls", counts["polls"], 30)
     check("requests to fetch", counts["fetches"], 30)
-    check("turns of the loop", counts["turns"], 112)
+    check("turns of the loop", counts["turns"], 75)
     assert not many["commits"]
 
 
