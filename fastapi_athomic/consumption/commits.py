@@ -122,11 +122,14 @@ class Committer:
             return
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
-        now = monotonic()
         enough = self._settings.commit_count
+        few = min(FEW, enough)
+        if (left := sent + self._settings.commit_interval * WAIT_OF_FEW - monotonic()) > 0:
+            await work_done.wait(few, left)
+            if work_done.count < few:
+                return
+        now = monotonic()
         await work_done.wait(enough, max(sent + interval, now + SOON) - now)
-        if (more := sent + self._settings.commit_interval * WAIT_OF_FEW - monotonic()) > 0:
-            await work_done.wait(min(FEW, enough), more)
 
     async def commit(self, states: Iterable[PartitionState], timeout: float) -> None:
         """Commits what is done and not yet committed in these partitions, and nothing of those that were revoked.
