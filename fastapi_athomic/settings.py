@@ -199,9 +199,9 @@ class AthomicSettings(Checked, BaseSettings):
     unclaimed_handlers: Literal["warn", "refuse", "ignore"] = "warn"
 
     # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
-    # `commit_count` messages are done; and never more often than every 5 ms. A thread that computes for more than 0.8
-    # of its time commits every 30 ms, whatever is done
-    commit_interval: Seconds = 0.05
+    # `commit_count` messages are done; and never more often than every 5 ms. One or two messages wait for up to five
+    # times as long. A thread that computes for more than 0.8 of its time commits every 30 ms, whatever is done
+    commit_interval: Seconds = 0.01
     commit_count: Count = 10  # see `commit_interval`
     drain_timeout: PositiveSeconds = 20.0  # how long handlers may still run when partitions are revoked
     shutdown_timeout: PositiveSeconds = 25.0  # a stop takes no longer, whatever happens

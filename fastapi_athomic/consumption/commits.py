@@ -26,6 +26,10 @@ BUSY = 0.8
 """A thread that computes for more than this share of its time is busy: commits take time away from handlers then."""
 BUSY_PAUSE = 0.03
 """The shortest time between two commits in a busy thread, in seconds."""
+FEW = 3
+"""Fewer messages than this are not worth a commit as often as every `commit_interval`: they trickle."""
+WAIT_OF_FEW = 5
+"""They wait for this many times `commit_interval` after the last commit."""
 LOOK_SECONDS = 0.2
 """The pause after a failed commit, in seconds."""
 
@@ -105,8 +109,9 @@ class Committer:
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
-        Sooner when `commit_count` messages are done; never at once after the last commit. In a busy thread, where much
-        is done in little time, neither counts: what is done is committed after `BUSY_PAUSE`.
+        Sooner when `commit_count` messages are done; later while there are `FEW`; never at once after the last commit.
+        In a busy thread, where much is done in little time, none of this counts: what is done is committed after
+        `BUSY_PAUSE`.
         """
         interval, work_done = max(self._settings.commit_interval, SOON), self._assignment.work_done
         for state in self._assignment.states.values():
@@ -117,8 +122,14 @@ class Committer:
             return
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
+        enough = self._settings.commit_count
+        few = min(FEW, enough)
+        if (left := sent + self._settings.commit_interval * WAIT_OF_FEW - monotonic()) > 0:
+            await work_done.wait(few, left)
+            if work_done.count < few:
+                return
         now = monotonic()
-        await work_done.wait(self._settings.commit_count, max(sent + interval, now + SOON) - now)
+        await work_done.wait(enough, max(sent + interval, now + SOON) - now)
 
     async def commit(self, states: Iterable[PartitionState], timeout: float) -> None:
         """Commits what is done and not yet committed in these partitions, and nothing of those that were revoked.

@@ -20,9 +20,6 @@ NO_STORE = (
     "set ATHOMIC_STATE_STORE_URL=redis://host:6379/0 (memory:// works for a single process that may lose its state)"
 )
 
-LONGEST_LINGER = 0.01
-"""Seconds. A longer `commit_interval` does not keep the state store from being told what is done."""
-
 
 class OrderedGroups:
     """Each group has at most one ordered consumer. `store`: None if the app has none."""
@@ -80,7 +77,7 @@ class OrderedGroups:
             store=store,
             member=self._new_member(subscription.group_id, sequencing),
             gauge=gauge,
-            linger=min(self._settings.commit_interval, LONGEST_LINGER),
+            linger=self._settings.commit_interval,
         )
         return OrderedStrategy(OrderedMessageProcessor(processor_parts), ordered, **parts)
 

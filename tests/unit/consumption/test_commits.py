@@ -27,7 +27,7 @@ ANSWER = SOON
 @pytest.mark.parametrize(
     ("load", "interval", "count", "first", "then"),
     [
-        (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE, 19 * SOON - COMMIT_PAUSE]),
+        (0.5, 20 * SOON, 1_000, [SOON], [COMMIT_PAUSE, 99 * SOON - COMMIT_PAUSE]),
         (0.5, 20 * SOON, 1, [], [COMMIT_PAUSE]),
         (0.5, 0.0, 1_000, [SOON], [SOON, SOON]),
         (0.9, BUSY_PAUSE, 1, [BUSY_PAUSE], [BUSY_PAUSE]),
