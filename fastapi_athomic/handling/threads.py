@@ -130,15 +130,40 @@ class Roster(Generic[J]):
 
 
 class _Job:
-    """A function to be called in a thread, and the future that gets its result."""
+    """A function to be called in a thread, and the task that waits for its result.
 
-    __slots__ = ("context", "function", "future", "loop")
+    Only the event loop reads and changes what comes of it.
+    """
+
+    __slots__ = ("_error", "_result", "_waiter", "context", "done", "function", "loop")
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
         self.context: Context = copy_context()
         self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.done = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Returns when the job is done. Can be cancelled, and called again: the job goes on.
+
+        `asyncio.wait` would do the same, with two futures, and a turn of the loop more for each call.
+        """
+        if not self.done:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+
+    def result(self) -> Any:
+        """What the function has returned. Raises what it has raised."""
+        error, self._error = self._error, None  # its traceback would hold this object
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return self._result
 
     def do(self) -> None:
         """Does the job in the current thread, unless the event loop that waits for it is closed."""
@@ -158,9 +183,16 @@ class _Job:
     def resolve(self, result: Any, error: BaseException | None) -> None:
         """Hands the result to the event loop. Can be called from any thread."""
         try:
-            self.loop.call_soon_threadsafe(_resolve, self.future, result, error)
+            self.loop.call_soon_threadsafe(self._conclude, result, error)
         except RuntimeError:  # the loop was closed: nobody waits any more
             return
+
+    def _conclude(self, result: Any, error: BaseException | None) -> None:
+        if isinstance(error, StopIteration):  # a coroutine cannot raise it
+            error = RuntimeError("a function raised StopIteration")
+        self.done, self._result, self._error = True, result, error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class HandlerThreads:
@@ -183,22 +215,20 @@ class HandlerThreads:
         """
         job = _Job(function)
         self._submit(job)
-        future = job.future
         cancelled: asyncio.CancelledError | None = None
         try:
-            while not future.done():
+            while not job.done:
                 try:
-                    await asyncio.wait([future])
+                    await job.wait()
                 except asyncio.CancelledError as error:
                     if withdraw and self._roster.take_back(job):
                         raise
                     cancelled = error
             if cancelled is not None:
-                future.exception()  # retrieved, so that asyncio does not log it
                 raise cancelled
-            return future.result()
+            return job.result()
         finally:
-            del job, future, cancelled  # the traceback of an error holds this frame
+            del job, cancelled  # the traceback of an error holds this frame
 
     def resize(self, size: int) -> None:
         """How many threads there may be from now on."""
@@ -245,14 +275,3 @@ class HandlerThreads:
             if self._roster.may_end(seat):
                 return False
         return True
-
-
-def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if isinstance(error, StopIteration):  # a future refuses it
-        error = RuntimeError("a function raised StopIteration")
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

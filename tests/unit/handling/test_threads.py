@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fastapi_athomic import AthomicSettings, ThreadStartError, subscribe_to
-from fastapi_athomic.handling.threads import HandlerThreads, Roster, Seat
+from fastapi_athomic.handling.threads import HandlerThreads, Roster, Seat, _Job
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.interleaving import with_seeds
 
@@ -335,6 +335,22 @@ async def test_p16_an_idle_thread_keeps_nothing_of_its_last_message(fails: bool)
         await eventually(lambda: kept() is None)
     finally:
         gc.enable()
+
+
+async def test_who_waits_goes_on_in_the_turn_after_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, turns, conclude = asyncio.get_running_loop(), list[int](), _Job._conclude
+
+    def turn() -> None:
+        turns.append(len(turns))
+        loop.call_soon(turn)
+
+    def concluded(job: _Job, *what: Any) -> None:
+        loop.call_soon(turn)
+        conclude(job, *what)
+
+    monkeypatch.setattr(_Job, "_conclude", concluded)
+    assert await HandlerThreads(1).run(lambda: "result") == "result"
+    assert turns == [0], "each turn more costs a look at the sockets"
 
 
 async def test_stop_iteration_is_an_error_like_others() -> None:
