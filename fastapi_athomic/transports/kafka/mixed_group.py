@@ -103,10 +103,10 @@ class MixedMembership(GroupMembership):
             return
         ours = {place: offset for place, offset in offsets.items() if self._is_source(place.topic)}
         its = {place: offset for place, offset in offsets.items() if place not in ours}
-        try:
-            await super()._do_commit_offsets(assignment, ours)
-        finally:
-            await side._do_commit_offsets(assignment, its)
+        commits = super()._do_commit_offsets(assignment, ours), side._do_commit_offsets(assignment, its)
+        for failure in await asyncio.gather(*commits, return_exceptions=True):  # one does not keep the other from it
+            if failure is not None:
+                raise failure
 
     async def _send_req(self, request: Any) -> Any:
         response = await super()._send_req(request)
