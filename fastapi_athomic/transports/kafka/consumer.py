@@ -81,7 +81,11 @@ class KafkaConsumer:
             is_source=self._is_source,
         )
         client = await self._clients.enter(f"connecting {self._name}")  # until `stop`
-        member = self._member = GroupMember(hooks, client, options)
+        try:
+            member = self._member = GroupMember(hooks, client, options)
+        except BaseException:
+            await self._clients.leave(0.0)
+            raise
         if self._config.pattern is not None:
             member.subscribe_to_pattern(self._config.pattern.fullmatch, _Listener(self))
         else:
@@ -108,8 +112,10 @@ class KafkaConsumer:
             self._unfetched.close()
             self._arrived()  # a `fetch` that waits learns that this is closed
             end = monotonic() + timeout
-            await member.close(timeout)
-            await self._clients.leave(max(0.0, end - monotonic()))
+            try:
+                await member.close(timeout)
+            finally:  # also if this is cancelled: nobody else would close the client that all share
+                await self._clients.leave(max(0.0, end - monotonic()))
 
     # --- rebalances
 
@@ -123,6 +129,8 @@ class KafkaConsumer:
 
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """aiokafka calls this when it has a new assignment."""
+        if self._member is None:  # stopped while it joined
+            return
         self._let_go()
         self._owned = partitions
         self._running().assign(partitions)

@@ -25,6 +25,7 @@ class Lane:
         self.sent_at = self.ends_at = 0.0  # the request that is, or was, under way; on the monotonic clock
         self.trickles = self.idles = False  # the last answer had little, or nothing
         self.rests_until = 0.0  # on the monotonic clock: the next request can wait until then for what is taken soon
+        self.counted_at = float("-inf")  # an answer was counted for what brings nothing; on the monotonic clock
         self.group = f"fetch-{number}"  # names its connection
         self._client = client
         self._limits = limits

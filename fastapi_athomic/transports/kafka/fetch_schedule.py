@@ -43,7 +43,7 @@ GATHER = 0.002
 TRICKLE_BYTES = 16 * 1024
 """An answer with more is no trickle: nothing is gathered, the next request goes out as soon as something is wanted."""
 EMPTY_ANSWERS = 10
-"""Empty answers in a row, though there is more, before a partition is held for them. They take some seconds."""
+"""Answers in a row without anything of a partition, though it has more, before it is held. They take some seconds."""
 MOVED = frozenset({3, 6, 74, 75})
 """Error codes of a partition that is elsewhere now, or nowhere: unknown, another leader, another leader's epoch."""
 SESSION_LOST = (FetchSessionIdNotFound.errno, InvalidFetchSessionEpoch.errno)
@@ -62,6 +62,7 @@ class BrokerSchedule:
     ) -> None:
         self.node = node
         self._client = client
+        self._limits = limits
         self._longest_wait = longest_wait
         self._on_moved = on_moved
         self._loop = asyncio.get_running_loop()
@@ -195,8 +196,8 @@ class BrokerSchedule:
             if carried is not None:
                 for reading in list(carried.readers):
                     self._hand_over(lane, reading, part, told)
-        if not size and not answer.code:
-            self._count_empty(lane, told)
+        if not answer.code and not answer.throttled and size <= self._limits.most_bytes // 2:
+            self._count_empty(lane, told, others_came=size > 0)
         for owner in told:
             owner.on_arrival()
 
@@ -224,10 +225,17 @@ class BrokerSchedule:
                 reading.hold(for_code(part.code)(part.place.topic))
         told.add(reading.owner)
 
-    def _count_empty(self, lane: Lane, told: set[Owner]) -> None:
-        """If the length of a batch on disk is wrong, the broker finds no whole batch, however often it is asked."""
+    def _count_empty(self, lane: Lane, told: set[Owner], *, others_came: bool) -> None:
+        """If the length of a batch on disk is wrong, the broker finds no whole batch, however often it is asked.
+
+        Where other partitions are busy, answers come fast: few of them are counted.
+        """
+        now = monotonic()
+        if others_came and now < lane.counted_at + SHORT_WAIT:
+            return
+        lane.counted_at = now
         for reading in [reading for carried in lane.carried.values() for reading in carried.readers if reading.lags]:
-            self._changed_at = monotonic()  # so that it is asked again before long
+            self._changed_at = now  # so that it is asked again before long
             reading.empty_answers += 1
             if reading.empty_answers >= EMPTY_ANSWERS:
                 reading.empty_answers = 0

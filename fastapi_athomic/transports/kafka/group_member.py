@@ -161,6 +161,7 @@ class GroupMember:
                 abandon(task)
             self._client.cluster.remove_listener(self._on_metadata)
             self._client.leave()
+            coordinator.let_side_go()
             if left:
                 await asyncio.wait(left, timeout=TEARDOWN_SECONDS)
 

@@ -81,6 +81,11 @@ class MixedMembership(GroupMembership):
         if side is not None:
             await side.end()
 
+    def let_side_go(self) -> None:
+        """Closing was broken off: the second member does not leave, its session times out."""
+        if self._side is not None:
+            self._side._client.leave()
+
     async def _maybe_leave_group(self) -> None:
         await self._end_side()
         await super()._maybe_leave_group()
@@ -131,8 +136,10 @@ class SideMembership(GroupMembership):
 
     async def end(self) -> None:
         """Leaves the group, for good."""
-        await self._maybe_leave_group()
-        self._client.leave()
+        try:
+            await self._maybe_leave_group()
+        finally:
+            self._client.leave()
 
     @property
     def coordinator_id(self) -> Any:

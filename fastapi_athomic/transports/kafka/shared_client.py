@@ -39,6 +39,8 @@ METADATA_MAX_AGE = 30.0
 """Seconds between two metadata requests of the consumers. Until the next one they do not notice new partitions."""
 METADATA_MAX_AGE_FOR_PATTERN = 5.0
 """The same while a consumer has a pattern, and for new topics that match it."""
+ALL = "*"
+"""Stands for all topics that there are, among those that are followed. No topic can have that name."""
 
 
 class SharedClient(KafkaClient):
@@ -52,8 +54,7 @@ class SharedClient(KafkaClient):
         self.hub = FetchHub(self, Limits(kafka.fetch_max_bytes, kafka.max_partition_fetch_bytes), kafka.fetch_max_wait)
         self._fetch_timeout_ms = milliseconds(kafka.request_timeout + kafka.fetch_max_wait)
         self._joins = JoinConnections(self._close_connections)
-        self._topics: set[str] = set()
-        self._asks_for_all = False
+        self._topics: set[str] = set()  # aiokafka's: if it changes while they are asked for, they are asked for again
         self._to_describe: set[str] = set()
         self._describing: asyncio.Task[dict[str, TopicInfo | None]] | None = None  # the last request for topics
         self._description_sent = False
@@ -78,10 +79,9 @@ class SharedClient(KafkaClient):
 
     def recount(self) -> Any:
         """A member follows other topics now. Returns when they are known, if that takes a request."""
-        asks_for_all = any(member.asks_for_all for member in self.members)
         topics = {topic for member in self.members for topic in member.topics}
-        known = not topics - self._topics and asks_for_all <= self._asks_for_all
-        self._topics, self._asks_for_all = topics, asks_for_all
+        known, asks_for_all = topics <= self._topics, ALL in topics
+        self._topics = topics
         self._metadata_max_age_ms = milliseconds(METADATA_MAX_AGE_FOR_PATTERN if asks_for_all else METADATA_MAX_AGE)
         if not known or asks_for_all:
             return self.force_metadata_update()
@@ -90,7 +90,7 @@ class SharedClient(KafkaClient):
         return done
 
     def _question_topics(self, topics: Any) -> list[str] | None:
-        return None if self._asks_for_all else list(topics)
+        return None if ALL in topics else list(topics)
 
     async def describe(self, names: Collection[str]) -> dict[str, TopicInfo | None]:
         """These topics as a broker knows them now. What several members ask at once is one request."""
@@ -189,7 +189,6 @@ class MemberClient:
         self.shared = shared
         self.cluster = shared.cluster
         self.topics: set[str] = set()
-        self.asks_for_all = False
         self._join_timeout_ms = join_timeout_ms
         self._client_id = client_id
         self._slot = shared.next_slot()
@@ -204,7 +203,7 @@ class MemberClient:
 
     def set_topics(self, topics: Collection[str]) -> Any:
         """Follow these topics; none stands for all that there are. Returns when the metadata is known."""
-        self.topics, self.asks_for_all = set(topics), not topics
+        self.topics = set(topics) or {ALL}
         return self.shared.recount()
 
     async def send(self, node: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:

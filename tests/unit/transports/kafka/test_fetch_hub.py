@@ -25,6 +25,7 @@ from .test_prefetch import batch
 
 A, B, C = (TopicPartition("t", number) for number in range(3))
 LONGEST = 5.0
+LIMITS = Limits(1000, 1000)
 STANDING = "fetch-0"
 
 
@@ -71,8 +72,8 @@ class Request:
         _, _, self.asked, self.forgotten = told(question)
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-    def answer(self, *parts: Part, session: int = 1, code: int = 0) -> None:
-        self.answered.set_result(Answer(code, session, list(parts)))
+    def answer(self, *parts: Part, session: int = 1, code: int = 0, throttled: bool = False) -> None:
+        self.answered.set_result(Answer(code, session, list(parts), throttled))
 
 
 class Cluster:
@@ -119,7 +120,7 @@ def cluster() -> Cluster:
 async def hub(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FetchHub]:
     monkeypatch.setattr(fetch_hub, "RETRY_SECONDS", 0.001)
     monkeypatch.setattr(fetch_schedule, "RETRY_SECONDS", 0.001)
-    hub = FetchHub(cluster, Limits(1000, 1000), LONGEST)  # type: ignore[arg-type]
+    hub = FetchHub(cluster, LIMITS, LONGEST)  # type: ignore[arg-type]
     yield hub
     hub.close()
 
@@ -323,3 +324,54 @@ async def test_a_partition_of_which_nothing_comes_although_there_is_more_is_held
     await eventually(lambda: member.unreadable)
     assert "the broker gives nothing" in member.unreadable[0][1].cause
     assert (reading.wanted, idle.wanted) == (False, True)
+
+
+async def test_a_partition_of_which_nothing_comes_is_held_beside_busy_ones_too(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their answers come fast, so few of them count: that of the partition may have been sent before it had more."""
+    now = 0.0
+    set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
+    monkeypatch.setattr(fetch_schedule, "TRICKLE_BYTES", 0)
+    member, busy = Member(hub), Member(hub)
+    reading = member.read(A, 5)
+    busy.read(B, 0)
+    ends = [Part(A, 0, 9, 9, [], b"")]
+    last = 2 * EMPTY_ANSWERS - 2
+    for number in range(last):
+        assert reading.wanted
+        now += SHORT_WAIT / 2
+        (await cluster.request(number)).answer(message(B, number), *ends)
+        ends = []
+        await eventually(lambda: len(busy.seen) > number)  # noqa: B023 - awaited here
+    now += SHORT_WAIT
+    (await cluster.request(last)).answer(message(B, last))
+    await eventually(lambda: member.unreadable)
+    assert "the broker gives nothing" in member.unreadable[0][1].cause
+    assert not reading.wanted
+
+
+async def test_answers_that_a_quota_makes_empty_hold_nothing(cluster: Cluster, hub: FetchHub) -> None:
+    member = Member(hub)
+    reading = member.read(A, 5)
+    ends = [Part(A, 0, 9, 9, [], b"")]
+    for number in range(2 * EMPTY_ANSWERS):
+        (await cluster.request(number)).answer(*ends, throttled=True)
+        ends = []
+    (await cluster.request(2 * EMPTY_ANSWERS)).answer(message(A, 5))
+    await eventually(lambda: member.seen)
+    assert member.unreadable == []
+    assert reading.wanted
+
+
+async def test_what_finds_no_room_in_a_full_answer_is_not_held(cluster: Cluster, hub: FetchHub) -> None:
+    member, busy = Member(hub), Member(hub)
+    reading = member.read(A, 5)
+    busy.read(B, 0)
+    ends = [Part(A, 0, 9, 9, [], b"")]
+    for number in range(2 * EMPTY_ANSWERS):
+        (await cluster.request(number)).answer(message(B, number, size=LIMITS.most_bytes // 2), *ends)
+        ends = []
+    await eventually(lambda: len(busy.seen) == 2 * EMPTY_ANSWERS)
+    assert member.unreadable == []
+    assert reading.wanted

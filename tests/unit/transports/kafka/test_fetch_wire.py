@@ -68,13 +68,13 @@ PARTS = st.lists(
 )
 
 
-@given(PARTS, st.integers(0, 99), st.integers(0, 2**31 - 1))
-def test_an_answer_is_read_as_aiokafka_reads_it(parts: list[Any], code: int, session: int) -> None:
+@given(PARTS, st.integers(0, 99), st.integers(0, 2**31 - 1), st.sampled_from((0, 50)))
+def test_an_answer_is_read_as_aiokafka_reads_it(parts: list[Any], code: int, session: int, throttled: int) -> None:
     topics = [
         (place.topic, [(place.partition, error, high, stable, 3, aborted, -1, data)])
         for place, error, high, stable, aborted, data in parts
     ]
-    stream = BytesIO(b"head" + FetchResponse_v11(50, code, session, topics).encode())
+    stream = BytesIO(b"head" + FetchResponse_v11(throttled, code, session, topics).encode())
     stream.seek(4)
     assert Answer.decode(stream) == Answer(
         code,
@@ -83,6 +83,7 @@ def test_an_answer_is_read_as_aiokafka_reads_it(parts: list[Any], code: int, ses
             Part(place, error, high, stable, aborted or [], data or b"")
             for place, error, high, stable, aborted, data in parts
         ],
+        throttled=throttled > 0,
     )
 
 

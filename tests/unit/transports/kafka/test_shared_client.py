@@ -1,0 +1,165 @@
+"""The client that members share: whose topics it asks for, and when it is closed. No broker is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+
+from fastapi_athomic import AthomicSettings
+from fastapi_athomic.transports.base import ConsumerConfig
+from fastapi_athomic.transports.kafka import consumer as kafka_consumer
+from fastapi_athomic.transports.kafka import shared_client
+from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
+from fastapi_athomic.transports.kafka.group_member import GroupMember
+from fastapi_athomic.transports.kafka.mixed_group import SideMembership
+from fastapi_athomic.transports.kafka.options import connection_options
+from fastapi_athomic.transports.kafka.shared_client import MemberClient, SharedClient, SharedClients
+from tests.support.apps import eventually
+
+SETTINGS = AthomicSettings(broker_url="kafka://nowhere:1")
+
+
+class Answering(SharedClient):
+    """Its brokers answer when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(SETTINGS, connection_options(SETTINGS))
+        self.asked: list[list[str] | None] = []
+        self.answers = asyncio.Event()
+        self._sync_task = asyncio.create_task(self._md_synchronizer())
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        self.asked.append(self._question_topics(topics))
+        await self.answers.wait()
+        return True
+
+    def member(self) -> MemberClient:
+        return MemberClient(self, 1000, "c")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Answering]:
+    client = Answering()
+    yield client
+    await client.close()
+
+
+async def test_who_follows_all_topics_waits_for_an_answer_that_has_all(client: Answering) -> None:
+    """A request for the topics of others is under way: its answer would look as if there were only those."""
+    client.member().set_topics(["a"])
+    await eventually(lambda: client.asked)
+    known = client.member().set_topics([])
+    client.answers.set()
+    await known
+    assert client.asked == [["a"], None]
+
+
+async def test_topics_that_nobody_follows_any_more_are_not_asked_for(client: Answering) -> None:
+    client.answers.set()
+    one, all_topics = client.member(), client.member()
+    await one.set_topics(["a"])
+    await all_topics.set_topics([])
+    all_topics.leave()
+    await client.force_metadata_update()
+    one.leave()
+    await client.force_metadata_update()
+    assert client.asked == [["a"], None, ["a"], []]
+
+
+class Listener:
+    def on_arrival(self) -> None: ...
+
+    async def on_assigned(self, _: object) -> None: ...
+
+    async def on_revoked(self, _: object) -> None: ...
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[SharedClient]:
+    """The clients that were closed. They are opened without a broker."""
+    closed = list[SharedClient]()
+
+    async def opening(*_: object) -> None: ...
+
+    async def closing(client: SharedClient, _: float) -> None:
+        closed.append(client)
+        await client.close()
+
+    monkeypatch.setattr(shared_client, "open_client", opening)
+    monkeypatch.setattr(shared_client, "close_client", closing)
+    return closed
+
+
+def consumer() -> KafkaConsumer:
+    clients = SharedClients(SETTINGS, connection_options(SETTINGS))
+    return KafkaConsumer(
+        ConsumerConfig(group_id="g", client_id="c", topics=("t",)), Listener(), SETTINGS, clients, set()
+    )
+
+
+async def test_a_member_that_cannot_be_made_gives_its_client_back(
+    closed: list[SharedClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> GroupMember:
+        raise RuntimeError
+
+    monkeypatch.setattr(kafka_consumer, "GroupMember", fails)
+    with pytest.raises(RuntimeError):
+        await consumer().start()
+    assert len(closed) == 1
+
+
+async def test_a_stop_that_is_cancelled_closes_the_client_all_the_same(
+    closed: list[SharedClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, leaving, close = consumer(), asyncio.Event(), GroupMember.close
+    await member.start()
+
+    async def hangs(self: GroupMember, _: float) -> None:
+        leaving.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close(self, 0.0)
+
+    monkeypatch.setattr(GroupMember, "close", hangs)
+    stopping = asyncio.create_task(member.stop(5))
+    await leaving.wait()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert len(closed) == 1
+
+
+async def test_a_member_that_was_stopped_while_it_joined_takes_no_partitions(closed: list[SharedClient]) -> None:
+    member = consumer()
+    await member.start()
+    await member.stop(1)
+    await member.assigned(frozenset())
+    assert member.assignment() == frozenset()
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("what", [GroupCoordinator, SideMembership])
+async def test_a_second_member_that_does_not_leave_in_time_follows_no_topics_any_more(
+    closed: list[SharedClient], monkeypatch: pytest.MonkeyPatch, what: type
+) -> None:
+    """The broker is away: the first of the two does not even come to an end, or the leaving of the second one."""
+
+    async def hangs(_: object) -> None:
+        await asyncio.Event().wait()
+
+    member = consumer()
+    await member.start()
+    coordinator = member._running()._coordinator
+    coordinator._side = SideMembership.beside(coordinator)
+    shared = coordinator._client.shared
+    assert len(shared.members) == 2
+    monkeypatch.setattr(what, "close" if what is GroupCoordinator else "_maybe_leave_group", hangs)
+    await member.stop(0.5)
+    assert shared.members == set()
+    assert closed == [shared]
