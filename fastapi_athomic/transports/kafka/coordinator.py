@@ -32,8 +32,8 @@ SHORTEST_HEARTBEAT = 0.1
 """Seconds between two heartbeats of a member while it works. Each costs about 0.15 ms of CPU."""
 SPARE_HEARTBEAT = 1.0
 """Seconds between two heartbeats of a member without partitions: the others may be busy, and wait for it."""
-HEARTBEATS_A_SECOND = 100
-"""Of all members of a process that work, together: with more than ten of them, each sends fewer."""
+HEARTBEATS_A_SECOND = 50
+"""Of all members of a process that work, together: with more than five of them, each sends fewer."""
 
 _working: WeakSet[GroupMembership] = WeakSet()
 """The members in this process that have had something to do lately."""
@@ -98,7 +98,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         """Returns when a heartbeat is due, if the last one was sent at `last`. Times are on the monotonic clock."""
         while (left := min(last + self._heartbeat_pause(last), latest) - monotonic()) > 0:
             self._called.clear()
-            self._rests = left > SHORTEST_HEARTBEAT
+            self._rests = left > heartbeat_pause(0.0, len(_working), left)
             try:
                 async with asyncio.timeout(left):
                     await self._called.wait()

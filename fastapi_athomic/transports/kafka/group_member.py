@@ -226,7 +226,7 @@ class GroupMember:
                 raise CommitFailedError
             try:
                 async with coordinator._commit_lock:
-                    await asyncio.shield(coordinator._do_commit_offsets(None, offsets))
+                    await coordinator._do_commit_offsets(None, offsets)
                 return
             except UnknownTopicOrPartitionError:
                 raise

@@ -66,6 +66,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
+    monkeypatch.setattr("fastapi_athomic.consumption.session.POLL_SECONDS", 0.01)  # tests wait until it has looked
     set_clock(monkeypatch, clock, "consumption.bucket", "consumption.breaker")
     return clock
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,8 +58,8 @@ def test_after_the_last_message_each_pause_is_as_long_as_it_has_been_quiet() -> 
 
 
 def test_members_of_a_process_share_what_heartbeats_may_cost() -> None:
-    pauses = {working: heartbeat_pause(-0.05, working, LONGEST) for working in (1, 10, 50, 1000)}
-    assert pauses == {1: 0.1, 10: 0.1, 50: 0.5, 1000: LONGEST}
+    pauses = {working: heartbeat_pause(-0.05, working, LONGEST) for working in (1, 5, 50, 1000)}
+    assert pauses == {1: 0.1, 5: 0.1, 50: 1.0, 1000: LONGEST}
     assert 50 / pauses[50] == module.HEARTBEATS_A_SECOND
 
 
@@ -73,7 +74,7 @@ async def test_only_members_with_something_to_do_count(monkeypatch: pytest.Monke
     for member in members:
         member.note_traffic()
         member._heartbeat_pause(clock)
-    assert members[0]._heartbeat_pause(clock) == 0.5
+    assert members[0]._heartbeat_pause(clock) == 1.0
     for member in members[1:]:
         assert member._heartbeat_pause(clock + LONGEST + 1) == LONGEST
     assert members[0]._heartbeat_pause(clock) == 0.1
@@ -89,6 +90,18 @@ async def test_a_message_after_a_quiet_spell_makes_a_heartbeat_due(monkeypatch: 
     clock += 1.0  # by far not `LONGEST`
     member.note_traffic()
     await asyncio.wait_for(waiting, LONGEST / 2)
+
+
+async def test_messages_wake_nobody_whose_next_heartbeat_comes_soon_enough() -> None:
+    members = [Membership() for _ in range(20)]
+    for member in members:
+        member.note_traffic()
+        member._heartbeat_pause(monotonic())
+    waiting = asyncio.create_task(members[0]._wait_until_due(monotonic(), float("inf")))
+    await asyncio.sleep(0)
+    members[0].note_traffic()
+    assert not members[0]._called.is_set()
+    waiting.cancel()
 
 
 async def test_a_member_without_partitions_does_not_keep_the_others_waiting() -> None:
