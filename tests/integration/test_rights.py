@@ -26,7 +26,7 @@ from fastapi_athomic.failures import dlq, topic_watch
 from fastapi_athomic.observation.reasons import ReasonCode as C
 from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.rights import Operation, ResourceType, Right, rights_of, rights_to_settle
-from tests.support.apps import Record, eventually, new_app, running
+from tests.support.apps import Record, eventually, new_app, owned, running
 from tests.support.causes import comes, goes, provokes, session_of
 from tests.support.clock import SESSION, set_clock
 from tests.support.secure_kafka import SecureKafka
@@ -286,6 +286,7 @@ async def test_p13_what_may_not_be_read_is_told_until_it_may(secure_kafka: Secur
         )
         shop.allow("Topic", shop.redrive, "Read")
         await goes(athomic, C.RETURN_TOPIC_UNREADABLE)
+        await eventually(lambda: owned(athomic, shop.redrive))  # else it would leave in the middle of a rebalance
         secure_kafka.take(shop.user, "topic", shop.source, "read")
         coordinator = session_of(athomic).client()._member._coordinator
         await coordinator._send_req(LeaveGroupRequest(shop.group, coordinator.member_id))  # it gets its partition anew

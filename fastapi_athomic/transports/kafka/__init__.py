@@ -1,8 +1,8 @@
 """`kafka://`: Apache Kafka, and what speaks its protocol, through aiokafka. The only room that imports it.
 
 `KafkaTransport` is the way in; it implements the protocols of `transports.base`, and only their types go in and out.
-Member: aiokafka's consumer, as one member of a group. Held: a partition whose next batch cannot be read. Twin: another
-process with the same `group_instance_id`.
+Member: one member of a group, by aiokafka's group coordinator. Held: a partition whose next batch cannot be read.
+Twin: another process with the same `group_instance_id`.
 
 aiokafka lacks some things that we need, so these modules use private parts of it. They are written for aiokafka 0.14,
 and `pyproject.toml` allows no other. Before it allows a newer version, check each of these:

@@ -46,6 +46,8 @@ class Lane:
             return False
         carried.readers.append(reading)
         reading.carried = carried
+        if self._session is not None and reading.highwater is None and place in self._session.ends:
+            reading.highwater, reading.last_stable = self._session.ends[place]
         return True
 
     def drop(self, reading: Reading) -> None:

@@ -195,6 +195,8 @@ class FetchSession:
     """What the broker knows of one session, and what it has to be told.
 
     `note(place, offset)` says what is wanted: the offset from which a partition is fetched; None: it is not fetched.
+    `ends` are where partitions of the session end (high watermark, last stable offset): the broker tells that again
+    only if it has changed, also if a partition is fetched from another offset.
     """
 
     def __init__(self) -> None:
@@ -202,6 +204,7 @@ class FetchSession:
         self._known: dict[TopicPartition, int] = {}
         self._wanted: dict[TopicPartition, int] = {}
         self._changed: set[TopicPartition] = set()
+        self.ends: dict[TopicPartition, tuple[int, int]] = {}
 
     def note(self, place: TopicPartition, offset: int | None) -> None:
         """From now on fetch this partition from there, or not at all."""
@@ -216,6 +219,7 @@ class FetchSession:
         wanted, known = self._wanted, self._known
         if self._epoch == FIRST_EPOCH:
             self._changed.clear()
+            self.ends.clear()
             self._known = dict(wanted)
             return FetchQuestion(wait, limits, self._known, self._id, FIRST_EPOCH)
         asked = {}
@@ -223,6 +227,7 @@ class FetchSession:
         for place in self._changed:
             offset = wanted.get(place)
             if offset is None:
+                self.ends.pop(place, None)
                 if known.pop(place, None) is not None:
                     forgotten.append(place)
             elif known.get(place) != offset:
@@ -236,6 +241,7 @@ class FetchSession:
         if self._id == NO_SESSION:
             self.reset()
             return
+        self.ends.update((part.place, (part.highwater, part.last_stable)) for part in answer.parts if not part.code)
         self._epoch = self._epoch + 1 if self._epoch < LAST_EPOCH else 1
 
     def reset(self) -> None:

@@ -261,6 +261,8 @@ class GroupMember:
     def take(self, places: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
         """The next messages of these partitions, `limit` at most. Partitions of which more is left are last next."""
         found: dict[TopicPartition, list[RawMessage]] = {}
+        if not self.ready:
+            return found
         wanted = places if isinstance(places, set | frozenset | dict) or len(self.ready) < 2 else set(places)
         for place in list(self.ready):
             if place not in wanted:

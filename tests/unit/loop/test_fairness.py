@@ -260,7 +260,7 @@ async def test_p12_less_is_taken_in_while_the_loop_is_late(
     async with with_backlog(athomic):
         resume(athomic)
         await record.count(BACKLOG)
-    assert set(asked) == {most}
+    assert max(asked) == most, "a second look in the same round asks for the rest"
 
 
 def test_slices_shrink_with_the_lag_to_a_limit() -> None:

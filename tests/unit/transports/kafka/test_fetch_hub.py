@@ -231,6 +231,22 @@ async def test_members_that_are_equally_far_share_a_fetch(cluster: Cluster, hub:
     assert (await cluster.request(2)).asked == {A: 6}
 
 
+async def test_who_comes_later_knows_the_end_that_the_broker_does_not_tell_again(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    first, second = Member(hub), Member(hub)
+    reading = first.read(A, 5)
+    (await cluster.request(0)).answer(Part(A, 0, 7, 6, [], b""))
+    waiting = await cluster.request(1)
+    assert second.read(A, 5).end == 6, "it shares the request that waits"
+    waiting.answer()
+    await cluster.request(2)
+    hub.forget(reading)
+    (await cluster.request(2)).answer(Part(A, 0, 8, 8, [], b""))
+    await cluster.request(3)
+    assert first.read(A, 5).end == 8, "it has been gone meanwhile"
+
+
 async def test_nothing_comes_to_who_does_not_want_it_any_more(cluster: Cluster, hub: FetchHub) -> None:
     member, other = Member(hub), Member(hub)
     reading = member.read(A, 5)
