@@ -36,6 +36,8 @@ OTHER_WAITS = (0.25, 0.1, 0.02)
 """The same for the other lanes. The last one is short: what is wanted while all lanes wait has to wait for it."""
 SOON = 0.01
 """A lane whose time is up within so many seconds is waited for, instead of asking on another one."""
+OVERDUE = 1.0
+"""A standing lane whose answer is late by so many seconds is not waited for any more: its connection may be dead."""
 PACE = 0.003
 """Seconds between two requests on one lane while messages trickle: what comes meanwhile comes in one answer."""
 GATHER = 0.002
@@ -125,7 +127,7 @@ class BrokerSchedule:
                     self._look_soon(rest)
                 else:
                     self._send(standing, min(self._longest_wait, max(SHORT_WAIT, now - self._changed_at)))
-        if self._hungry and (not standing.busy or standing.ends_at - now > SOON):
+        if self._hungry and not (standing.busy and -OVERDUE < standing.ends_at - now <= SOON):
             self._send_others(now)
 
     def _rest(self, lane: Lane, now: float) -> float:
@@ -146,8 +148,8 @@ class BrokerSchedule:
                 self._look_soon(rest)
                 return
             self._fill(lane)
-            left = standing.ends_at - now if standing.busy else SHORT_WAIT
-            self._send(lane, max(0.0, min(wait, left)))
+            left = standing.ends_at - now
+            self._send(lane, min(wait, left) if left > 0 else wait)
 
     def _fill(self, lane: Lane) -> None:
         for reading in list(self._hungry):

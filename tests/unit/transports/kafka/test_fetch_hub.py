@@ -215,6 +215,21 @@ async def test_the_longer_it_is_quiet_the_longer_a_broker_may_wait(
     assert (await cluster.request(9)).wait == SHORT_WAIT, "there is something to do"
 
 
+async def test_a_standing_lane_that_is_overdue_keeps_nobody_waiting(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is dead, and nobody knows yet."""
+    now = 100.0
+    set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
+    member = Member(hub)
+    member.read(A, 5)
+    now += (await cluster.request(0)).wait + fetch_schedule.OVERDUE
+    member.read(B, 5)
+    second = await cluster.request(1)
+    assert (second.asked, second.lane) == ({B: 5}, "fetch-1")
+    assert second.wait == OTHER_WAITS[0], "it does not ask again and again"
+
+
 async def test_members_that_are_equally_far_share_a_fetch(cluster: Cluster, hub: FetchHub) -> None:
     first, second, behind = Member(hub), Member(hub), Member(hub)
     first.read(A, 5)
