@@ -77,11 +77,19 @@ class Breaker:
             return None
         return max(0.0, self._until - monotonic())
 
-    def succeeded(self, *, probe: bool) -> None:
-        """A call has succeeded. `probe`: it began while the breaker was half open."""
+    def now(self) -> float:
+        """The time at which a call begins, for `succeeded`."""
+        return monotonic()
+
+    def succeeded(self, *, began: float | None, probe: bool) -> None:
+        """A call has succeeded. `probe`: it began while the breaker was half open.
+
+        One that `began` (on the monotonic clock; None: unknown) before the failures tells nothing about now: where
+        many run at once, the last ones that got through would hide that all others fail.
+        """
         if probe and self.state is BreakerState.HALF_OPEN:
             self._close()
-        elif self._failed_at and self.state is BreakerState.CLOSED:
+        elif self._failed_at and self.state is BreakerState.CLOSED and (began is None or began >= self._failed_at[0]):
             self._failed_at.clear()
 
     def probe_over(self) -> None:

@@ -98,6 +98,7 @@ class Gate(Generic[L]):
         self._put = put
         self._waiting = deque[tuple[L, int]]()  # with the tokens that each needs
         self._passes: dict[L, int] = {}  # lanes that may pass, with the tokens that were taken for them
+        self._began: dict[L, float] = {}  # when the running calls began, if there is a breaker; monotonic
         self._probe: L | None = None  # the lane whose message a half open breaker let through
         self._timer: asyncio.Handle | None = None
         self._closed = False
@@ -111,6 +112,12 @@ class Gate(Generic[L]):
 
         All of them; or one, to see whether it succeeds.
         """
+        allowed = self._admitted(lane, count)
+        if allowed and self._breaker.policy is not None:
+            self._began[lane] = self._breaker.now()
+        return allowed
+
+    def _admitted(self, lane: L, count: int) -> int:
         if lane is self._probe:
             if lane in self._passes:  # it was let through while it waited, and begins now
                 return self._passes.pop(lane)
@@ -133,10 +140,11 @@ class Gate(Generic[L]):
         probe = lane is self._probe
         if probe:
             self._probe = None
-        self._breaker.succeeded(probe=probe)
+        self._breaker.succeeded(began=self._began.pop(lane, None), probe=probe)
 
     def left(self, lane: L) -> None:
         """No worker serves the lane any more; it may wait here."""
+        self._began.pop(lane, None)
         if lane is self._probe and lane not in self._passes:
             self._end_probe()
         elif self._passes and (taken := self._passes.pop(lane, 0)):

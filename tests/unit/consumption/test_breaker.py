@@ -30,7 +30,7 @@ def fail(breaker: Breaker, *, times: int = 1) -> list[bool]:
 def test_it_opens_after_so_many_failures_in_a_row(clock: Clock) -> None:
     breaker = new_breaker(failures=3)
     assert fail(breaker, times=2) == [False, False]
-    breaker.succeeded(probe=False)
+    breaker.succeeded(began=None, probe=False)
     assert fail(breaker, times=2) == [False, False]
     assert not breaker.excuses(failure(ValueError())), "others do not count, and interrupt nothing"
     assert breaker.admits()
@@ -39,6 +39,20 @@ def test_it_opens_after_so_many_failures_in_a_row(clock: Clock) -> None:
     assert not breaker.admits()
     assert fail(breaker) == [True], "of a call that began before"
     assert not breaker.excuses(failure(ValueError()))
+
+
+def test_calls_that_began_before_the_failures_prove_nothing_when_they_succeed(clock: Clock) -> None:
+    breaker = new_breaker(failures=3)
+    began = breaker.now()
+    clock.now += 1
+    for opened in (False, False, True):
+        assert fail(breaker) == [opened]
+        breaker.succeeded(began=began, probe=False)
+    breaker = new_breaker(failures=3)
+    fail(breaker)
+    clock.now += 1
+    breaker.succeeded(began=breaker.now(), probe=False)
+    assert fail(breaker, times=3) == [False, False, True], "the count began anew"
 
 
 def test_failures_that_are_far_apart_do_not_open_it(clock: Clock) -> None:
@@ -58,9 +72,9 @@ def test_half_open_it_lets_one_through_which_closes_it(clock: Clock) -> None:
     clock.now += 0.1
     assert [breaker.admits() for _ in range(3)] == [True, False, False]
     assert breaker.state == "half_open"
-    breaker.succeeded(probe=False)
+    breaker.succeeded(began=None, probe=False)
     assert breaker.state == "half_open", "a call that began before it opened proves nothing"
-    breaker.succeeded(probe=True)
+    breaker.succeeded(began=None, probe=True)
     assert breaker.state == "closed"
     assert [breaker.admits() for _ in range(3)] == [True] * 3
 
@@ -88,7 +102,7 @@ def test_p18_each_opening_in_a_row_lasts_twice_as_long_up_to_the_longest(clock: 
     assert pauses == pytest.approx([10, 20, 40, 80, 160, 300, 300, 300])
     clock.now += 300
     assert breaker.admits()
-    breaker.succeeded(probe=True)
+    breaker.succeeded(began=None, probe=True)
     assert fail(breaker, times=2) == [False, True], "the count begins anew"
     assert breaker.seconds_until_half_open() == pytest.approx(10), "so does the pause"
 
@@ -101,7 +115,7 @@ def test_what_an_operator_opened_stays_open_until_one_closes_it(clock: Clock) ->
         assert breaker.seconds_until_half_open() is None
         assert breaker.watches
         assert "was opened by an operator" in str(breaker.problem())
-        breaker.succeeded(probe=False)
+        breaker.succeeded(began=None, probe=False)
         assert not breaker.admits()
         breaker.force(opened=False)
         assert breaker.admits()
@@ -129,7 +143,7 @@ def test_left_to_itself_again_it_tries_one_message_at_once(clock: Clock) -> None
         assert breaker.seconds_until_half_open() is not None, "it opens for a while, as no operator holds it"
         breaker.release()
         assert breaker.admits()
-        breaker.succeeded(probe=True)
+        breaker.succeeded(began=None, probe=True)
         assert breaker.state == "closed"
         breaker.release()
         assert breaker.state == "closed", "nothing to do"
@@ -168,7 +182,7 @@ def test_each_change_is_told_and_shown(clock: Clock, caplog: pytest.LogCaptureFi
     clock.now += 10
     breaker.admits()
     assert "is half open" in str(breaker.problem())
-    breaker.succeeded(probe=True)
+    breaker.succeeded(began=None, probe=True)
     assert told == [("open", "OSError"), ("half_open", None), ("closed", None)]
     breaker.force(opened=True)
     breaker.force(opened=False)

@@ -17,16 +17,18 @@ import pytest
 from fastapi_athomic import (
     Actor,
     Athomic,
+    AthomicSettings,
     CircuitBreaker,
     ConfigurationError,
     ControlEvent,
     HandlerTuning,
     RateLimit,
     RetryPolicy,
+    subscribe_to,
 )
 from fastapi_athomic.observation.status import HealthStatus
 from fastapi_athomic.operation_settings import HealthSettings
-from tests.support.apps import eventually, owned, running
+from tests.support.apps import Record, eventually, new_app, owned, running
 from tests.support.clock import set_clock
 
 from .steered import KINDS, Steered
@@ -551,3 +553,28 @@ async def test_a_rate_limit_and_a_breaker_together(kind: str, clock: Clock) -> N
         await athomic.drain()
     handled = app.record.seen[begun:]
     assert sorted(handled) == [(order, number) for order in ORDERS for number in range(1, 9)]
+
+
+async def test_the_last_calls_that_get_through_do_not_hide_that_all_others_fail() -> None:
+    """A server goes away while calls to it are under way: they succeed, one after the other."""
+    under_way, record = {name: asyncio.Event() for name in ("a", "b", "c")}, Record()
+    breaker = CircuitBreaker(exceptions=(ConnectionError,), failures=3, pause=60)
+
+    @subscribe_to("t", group_id="g", handler_id="h", ordering="none", concurrency=5, breaker=breaker)
+    async def call(message: str) -> None:
+        record.note(message)
+        if message in under_way:
+            await under_way[message].wait()
+        else:
+            raise ConnectionError
+
+    async with running(new_app(AthomicSettings(), call)) as athomic:
+        await athomic.publish_many("t", [*under_way])
+        await record.count(3)
+        (consumer,) = athomic.manager().consumers.values()  # type: ignore[union-attr]
+        for number, event in enumerate(under_way.values()):
+            await athomic.publish("t", f"fails {number}")
+            await record.count(4 + number)
+            event.set()
+            await eventually(lambda number=number: athomic.consumers()[0].counters.processed == number + 1)  # type: ignore[misc]
+        await eventually(lambda: consumer.controls.limits.breaker.state == "open")
