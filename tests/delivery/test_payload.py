@@ -68,15 +68,15 @@ async def test_each_topic_handler_and_publish_has_its_pipeline(broker: Broker, t
         await broker.create_topic(each, 1)
     record = Record()
 
-    @subscribe_to(topics[0], group_id=topic, handler_id="app")
+    @subscribe_to(topics[0], group_id=topics[0], handler_id="app")
     async def of_app(order: Order) -> None:
         record.note(("app", order.number))
 
-    @subscribe_to(topics[1], group_id=topic, handler_id="topic")
+    @subscribe_to(topics[1], group_id=topics[1], handler_id="topic")
     async def of_topic(order: Order, key: Key[int]) -> None:
         record.note(("topic", order.number, key))
 
-    @subscribe_to(topics[2], group_id=topic, handler_id="own", payload=PayloadPipeline([Sealed()]))
+    @subscribe_to(topics[2], group_id=topics[2], handler_id="own", payload=PayloadPipeline([Sealed()]))
     async def of_handler(order: Order) -> None:
         record.note(("handler", order.number))
 

@@ -12,7 +12,7 @@ from tests.support.grounds import Ground, KafkaGround, MemoryGround
 async def ground(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """Where a cause is provoked, with the topics of its app. Consumers look around often."""
     shorten_intervals(monkeypatch)
-    monkeypatch.setattr("fastapi_athomic.transports.kafka.group_member.METADATA_MAX_AGE_FOR_PATTERN", 0.5)
+    monkeypatch.setattr("fastapi_athomic.transports.kafka.shared_client.METADATA_MAX_AGE_FOR_PATTERN", 0.5)
     if request.param == "memory":
         found: Ground = MemoryGround()
     else:
