@@ -158,8 +158,8 @@ async def test_when_all_shared_connections_break_no_session_is_rebuilt(shop: Sho
     sessions = [shop.session(name) for name in shop.names]
     for _ in range(times):
         await shop.send()
+        await eventually(lambda: any(each.connected() for each in shop.shared._conns.values()))
         connections = [each for each in shop.shared._conns.values() if each.connected()]
-        assert connections
         for connection in connections:
             connection._writer.transport.abort()
         await eventually(lambda: not any(each.connected() for each in connections))  # noqa: B023 - awaited here
