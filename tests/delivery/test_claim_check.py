@@ -147,6 +147,7 @@ async def test_messages_wait_for_a_store_that_is_away(broker: Broker, topic: str
 
 
 async def test_a_publish_fails_if_the_store_stays_away(broker: Broker, topic: str, tmp_path: Path) -> None:
+    await broker.create_topic(topic, 1)  # which may take longer than what follows
     athomic = include_athomic(FastAPI(), broker.settings(publish_timeout=0.3), payload=claims(tmp_path / "missing"))
     async with running(athomic):
         await athomic.publish(topic, b"small")
