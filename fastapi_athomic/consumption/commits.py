@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from threading import local
 from time import monotonic
+from weakref import WeakKeyDictionary
 
 from ..exceptions import CommitFailedError, NotAuthorizedError, TopicNotFoundError, TransportError
 from ..loop.load import ThreadLoad
@@ -30,8 +32,28 @@ FEW = 3
 """Fewer messages than this are not worth a commit as often as every `commit_interval`: they trickle."""
 WAIT_OF_FEW = 5
 """They wait for this many times `commit_interval` after the last commit."""
+TRICKLES_A_SECOND = 200
+"""Commits of all consumers of a thread in which messages trickle, together: with more than ten of them each commits
+seldomer, and more at once."""
+TRICKLING_SECONDS = 1.0
+"""A consumer that has committed within so many seconds counts."""
 LOOK_SECONDS = 0.2
 """The pause after a failed commit, in seconds."""
+
+
+class _Trickles(local):
+    """The consumers of one thread in which messages have trickled lately."""
+
+    def __init__(self) -> None:
+        self._at: WeakKeyDictionary[Committer, float] = WeakKeyDictionary()
+
+    def count(self, committer: Committer, now: float) -> int:
+        """How many there are. Counts this one from now on. `now` is on the monotonic clock."""
+        self._at[committer] = now
+        return sum(0 <= now - at < TRICKLING_SECONDS for at in self._at.values())
+
+
+_trickles = _Trickles()
 
 
 class Committer:
@@ -123,13 +145,20 @@ class Committer:
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
         enough = self._settings.commit_count
-        few = min(FEW, enough)
-        if (left := sent + self._settings.commit_interval * WAIT_OF_FEW - monotonic()) > 0:
+        few, wait = self._few()
+        if (left := sent + wait - monotonic()) > 0:
             await work_done.wait(few, left)
             if work_done.count < few:
                 return
         now = monotonic()
         await work_done.wait(enough, max(sent + interval, now + SOON) - now)
+
+    def _few(self) -> tuple[int, float]:
+        """Fewer messages than this wait for more, and for how many seconds after the last commit."""
+        wait = self._settings.commit_interval * WAIT_OF_FEW
+        together = _trickles.count(self, monotonic()) / TRICKLES_A_SECOND
+        more = max(1.0, together / wait) if wait else 1.0
+        return min(round(FEW * more), self._settings.commit_count), wait * more
 
     async def commit(self, states: Iterable[PartitionState], timeout: float) -> None:
         """Commits what is done and not yet committed in these partitions, and nothing of those that were revoked.

@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
-from fastapi_athomic.consumption.commits import BUSY_PAUSE, COMMIT_PAUSE, SOON
+from fastapi_athomic.consumption import commits
+from fastapi_athomic.consumption.commits import BUSY_PAUSE, COMMIT_PAUSE, SOON, Committer
 from fastapi_athomic.consumption.partitions import WorkDone
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
@@ -117,3 +118,22 @@ async def test_p5_a_commit_comes_when_something_is_done(
         monkeypatch.undo()
         await athomic.publish("t", 1)  # ends the last poll, which is a long one
         await record.count(3)
+
+
+def test_p5_the_more_consumers_have_a_trickle_the_more_waits_for_each_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they commit as often as ten would; none keeps more than `commit_count` waiting."""
+    now = 100.0
+    monkeypatch.setattr(commits, "monotonic", lambda: now)
+    monkeypatch.setattr(commits, "_trickles", type(commits._trickles)())
+
+    def new() -> Committer:
+        committer = Committer.__new__(Committer)
+        committer._settings = AthomicSettings()
+        return committer
+
+    company = [new() for _ in range(60)]
+    found = [committer._few() for committer in company]
+    assert [found[number - 1][0] for number in (1, 10, 20, 60)] == [3, 3, 6, 10], "messages"
+    assert [found[number - 1][1] for number in (1, 10, 20, 60)] == pytest.approx([0.05, 0.05, 0.1, 0.3]), "seconds"
+    now += commits.TRICKLING_SECONDS
+    assert company[0]._few()[0] == 3, "the others are quiet"

@@ -23,7 +23,7 @@ from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import new_app, running
 from tests.support.interleaving import run_shuffled
 
-FEW, MANY = 5, 15
+FEW, MANY = 4, 10
 """Handlers."""
 MINUTE = 60.0
 TOLERANCE = 1.05
