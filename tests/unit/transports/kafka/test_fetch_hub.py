@@ -159,6 +159,45 @@ async def test_messages_that_trickle_are_gathered(
     assert (await cluster.request(1)).asked == {A: 6, B: 6}
 
 
+async def test_while_messages_trickle_requests_keep_a_distance(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes meanwhile comes in one answer. What comes in bulk waits for nothing."""
+    now = 100.0
+    set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
+    member = Member(hub)
+    member.read(A, 5)
+    (await cluster.request(0)).answer(message(A, 5))
+    await eventually(lambda: member.seen)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(cluster.requests) == 1
+    now += fetch_schedule.PACE
+    (await cluster.request(1)).answer(message(A, 6, size=fetch_schedule.TRICKLE_BYTES))
+    assert (await cluster.request(2)).asked == {A: 7}, "at once: the clock stands still"
+
+
+async def test_the_standing_lane_takes_over_what_other_lanes_are_about_to_bring(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else both would ask for their own partitions, each while the other is under way, without end."""
+    now = 100.0
+    set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
+    member = Member(hub)
+    member.read(A, 5)
+    await cluster.request(0)
+    member.read(B, 5)
+    assert (await cluster.request(1)).lane == "fetch-1"
+    now += SHORT_WAIT - fetch_schedule.SOON / 2
+    cluster.requests[0].answer()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(cluster.requests) == 2
+    cluster.requests[1].answer(session=0)
+    third = await cluster.request(2)
+    assert (third.asked, third.lane) == ({B: 5}, STANDING)
+
+
 async def test_nobody_waits_for_a_member_that_takes_its_time(cluster: Cluster, hub: FetchHub) -> None:
     slow, member = Member(hub), Member(hub)
     slow.takes = False
