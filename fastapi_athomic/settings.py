@@ -74,8 +74,9 @@ class KafkaSettings(Checked):
     heartbeat_interval: PositiveSeconds = 3.0  # the longest, while idle; while messages come it is 0.1 s
     max_poll_interval: PositiveSeconds = 300.0  # the longest that the group waits in a rebalance for who drains
     request_timeout: PositiveSeconds = 40.0  # for the answer to one request
-    # the broker answers after this long, if there are no messages; sooner while something has just happened
-    fetch_max_wait: PositiveSeconds = 5.0
+    # the broker answers after this long, if there are no messages; sooner while something has just happened. At most
+    # 60: firewalls drop a connection on which nothing is said for minutes
+    fetch_max_wait: Annotated[PositiveSeconds, Field(le=60)] = 5.0
     fetch_max_bytes: Count = 4_194_304  # of one answer with messages, for all handlers together
     max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
     max_batch_bytes: Count = 268_435_456  # to which a compressed batch may unpack; a larger one holds its partition

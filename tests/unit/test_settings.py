@@ -83,6 +83,7 @@ def test_a_wrong_setting_is_named_by_its_variable(
         ({"kafka": {"group_instance_id": "x" * 241}}, "1 to 240 of the characters"),
         ({"kafka": {"heartbeat_interval": 20}}, "heartbeat_interval must be smaller than session_timeout"),
         ({"kafka": {"session_timeout": 0}}, "greater than 0"),
+        ({"kafka": {"fetch_max_wait": 61}}, "less than or equal to 60"),
         ({"no_such_setting": 1}, "no_such_setting\n  there is no such setting"),
         ({"dlq_topic": "{topic.x}"}, "may use {topic}"),
         ({"dlq_topic": "{topic} letters"}, "may have letters, digits, dots, - and _"),
