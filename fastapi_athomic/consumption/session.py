@@ -277,8 +277,6 @@ class ConsumerSession:
         end = monotonic() + timeout
         states = self._assignment.close()
         self._bell.ring()
-        if self._connected is not None:
-            self._connected.interrupt()
         await self._assignment.drain(states, timeout * (1 - CLOSE_RESERVE))
         await self._strategy.close(min(1.0, timeout * 0.1))
         if self._started:

@@ -225,9 +225,6 @@ class _Consumer:
             for place, messages in found.items()
         }
 
-    def interrupt(self) -> None:
-        self._inner.interrupt()
-
     def misplaced(self) -> frozenset[TopicPartition]:
         return frozenset(map(self._prefix.stripped, self._inner.misplaced()))
 

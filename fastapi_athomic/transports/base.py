@@ -177,9 +177,6 @@ class TransportConsumer(Protocol):
         """
         ...
 
-    def interrupt(self) -> None:
-        """A `fetch` that waits for messages returns now, with nothing. For the event loop that it waits in."""
-
     def misplaced(self) -> frozenset[TopicPartition]:
         """Assigned partitions whose position is not in the log: it was deleted, or lies beyond the end.
 

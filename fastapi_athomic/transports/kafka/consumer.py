@@ -186,12 +186,9 @@ class KafkaConsumer:
         return found
 
     def _arrived(self) -> None:
-        self.interrupt()
-        self._listener.on_arrival()
-
-    def interrupt(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+        self._listener.on_arrival()
 
     async def _read_otherwise(self, partition: TopicPartition, offset: int) -> bool:
         doing = f"reading the record at offset {offset} of {partition}"

@@ -10,7 +10,6 @@ from time import monotonic
 from ...exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
 from ..base import BEGINNING, END, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
-from ..waits import cut_short
 from .answers import answer
 from .broker import MemoryBroker
 from .groups import Member
@@ -32,7 +31,6 @@ class MemoryConsumer:
         self._following: asyncio.Task[None] | None = None
         self._called = asyncio.Event()
         self._arrived = asyncio.Event()
-        self._waiting: asyncio.Timeout | None = None  # of the `fetch` that waits
         self._generation = -1
         self._owned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[TopicPartition, int] = {}  # of the owned partitions that had a `seek`
@@ -128,15 +126,10 @@ class MemoryConsumer:
             if found or not partitions or remaining <= 0:
                 return found
             try:
-                async with asyncio.timeout(remaining) as self._waiting:
+                async with asyncio.timeout(remaining):
                     await self._arrived.wait()
             except TimeoutError:
                 return {}
-            finally:
-                self._waiting = None
-
-    def interrupt(self) -> None:
-        cut_short(self._waiting)
 
     def _read(self, partitions: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
         """Reads from all partitions in equal shares, so that one with a long backlog does not starve the others."""
