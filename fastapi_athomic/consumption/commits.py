@@ -32,7 +32,7 @@ FEW = 3
 """Fewer messages than this are not worth a commit as often as every `commit_interval`: they trickle."""
 WAIT_OF_FEW = 5
 """They wait for this many times `commit_interval` after the last commit."""
-TRICKLES_A_SECOND = 200
+TRICKLES_A_SECOND = 100
 """Commits of all consumers of a thread in which messages trickle, together: with more than ten of them each commits
 seldomer, and more at once."""
 TRICKLING_SECONDS = 1.0

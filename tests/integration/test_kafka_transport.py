@@ -26,6 +26,7 @@ from fastapi_athomic.transports.base import CommittedOffset, ConsumerConfig
 from fastapi_athomic.transports.kafka import fetch_schedule
 from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
 from fastapi_athomic.transports.kafka.fetch_lane import Lane
+from fastapi_athomic.transports.kafka.fetch_schedule import BrokerSchedule
 from fastapi_athomic.transports.kafka.fetch_wire import Answer, Part
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.delivery.brokers import KafkaBroker as Foreign
@@ -209,9 +210,9 @@ async def test_a_backlog_does_not_wait_for_empty_partitions(
     asked: list[tuple[int, float]] = []
     ask = Lane.ask
 
-    async def noted(self: Lane, wait: float) -> Answer:
+    def noted(self: Lane, wait: float) -> None:
         asked.append((len(self.carried), wait))
-        return await ask(self, wait)
+        ask(self, wait)
 
     monkeypatch.setattr(Lane, "ask", noted)
     consumer = await member(transport, topic, empty)
@@ -290,16 +291,15 @@ async def test_p21_fault_06_an_error_of_one_partition_holds_it_alone_for_a_while
 ) -> None:
     await transport.create_topics({topic: 2}, 5)
     places = [TopicPartition(topic, number) for number in range(2)]
-    ask, failures = Lane.ask, [error.errno] * 2
+    hear, failures = BrokerSchedule._hear, [error.errno] * 2
 
-    async def failing(self: Lane, wait: float) -> Answer:
-        answer = await ask(self, min(wait, 0.1))
-        if failures and places[0] in self.carried:
-            others = [part for part in answer.parts if part.place != places[0]]
-            return answer._replace(parts=[*others, Part(places[0], failures.pop(), -1, -1, [], b"")])
-        return answer
+    def failing(self: BrokerSchedule, lane: Lane, heard: Answer | BaseException) -> None:
+        if failures and places[0] in lane.carried and isinstance(heard, Answer):
+            others = [part for part in heard.parts if part.place != places[0]]
+            heard = heard._replace(parts=[*others, Part(places[0], failures.pop(), -1, -1, [], b"")])
+        hear(self, lane, heard)
 
-    monkeypatch.setattr(Lane, "ask", failing)
+    monkeypatch.setattr(BrokerSchedule, "_hear", failing)
     consumer = await member(transport, topic)
     await eventually(lambda: cause in consumer.held().get(places[0], ""))
     await transport.producer.send([OutgoingMessage(topic, None, b"m", partition=number) for number in range(2)], 10)

@@ -64,7 +64,7 @@ async def test_p18_connections_that_were_closed_for_being_idle_are_opened_again(
             f"{name} {group}"
             for name, client in shop.clients().items()
             for (_, group), connection in client._conns.items()
-            if connection.connected() and group != "fetch-0"
+            if connection.connected() and group != "standing-0"
         ]
 
     async with running(shop.athomic):

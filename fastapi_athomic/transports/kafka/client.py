@@ -9,15 +9,19 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
-from aiokafka.errors import KafkaError, NodeNotReadyError, StaleMetadata
+from aiokafka.conn import CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError, StaleMetadata
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest
 
 from .boundary import UnreachableError, abandon
+from .client_log import client_context
+from .connection import Asker, Connection, open_connection
 from .hints import connection_hint
 
 logger = logging.getLogger(__name__)
@@ -49,7 +53,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     makes_topics = True  # a metadata request for a missing topic may create it, with the broker's default partitions
     _rebootstrapped_at = _asked_at = float("-inf")  # on the monotonic clock
     _asked_for: frozenset[str] = frozenset()
-    _opening: dict[tuple[Any, Any], asyncio.Task[AIOKafkaConnection | None]]
+    _opening: dict[tuple[Any, Any], asyncio.Task[Connection | None]]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -103,25 +107,58 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     def _hint(self, error: BaseException) -> str:
         return connection_hint(error, self._security_protocol, self._sasl_mechanism)
 
+    def _known(self, node: Any, group: Any) -> Connection | None:
+        """The connection to a broker that is open."""
+        known: Connection | None = self._conns.get((node, group))
+        return known if known is not None and known.connected() else None
+
+    async def send(self, node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        """The broker's answer. Like aiokafka's, with less in between."""
+        connection = self._known(node_id, group)
+        if connection is None or isinstance(request, ProduceRequest):  # some are not answered
+            return await super().send(node_id, request, group=group)
+        try:
+            return await connection.send(request)
+        except TimeoutError as error:
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)  # the next request opens another one
+            raise RequestTimedOutError from error
+
+    def ask(self, node: Any, request: Any, group: Any, asker: Asker) -> None:
+        """As `send`, without a task: `asker` gets the answer or the error, which may happen before this returns.
+
+        If that is a `TimeoutError`, it should close the connection (`give_up`).
+        """
+        connection = self._known(node, group)
+        if connection is not None:
+            _ask_on(connection, request, asker)
+        else:
+            opening = self._loop.create_task(self._get_conn(node, group=group), context=client_context())
+            opening.add_done_callback(partial(_ask_when_open, node, request, asker))
+
+    def give_up(self, node: Any, group: Any) -> None:
+        """An answer took too long: the next request goes over another connection."""
+        if (connection := self._known(node, group)) is not None:
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+
     async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
         """The connection to a broker, opened if need be; None if it cannot be. Like aiokafka's, see above."""
-        place = (node_id, group)
-        if (known := self._conns.get(place)) is not None and known.connected():
+        if (known := self._known(node_id, group)) is not None:
             return known
+        place = (node_id, group)
         opening = self._opening.get(place)
         if opening is None:
             opening = self._opening[place] = self._loop.create_task(self._open(place))
             opening.add_done_callback(lambda _: self._opening.pop(place, None))
         return await asyncio.shield(opening)
 
-    async def _open(self, place: tuple[Any, Any]) -> AIOKafkaConnection | None:
+    async def _open(self, place: tuple[Any, Any]) -> Connection | None:
         node, group = place
         broker = self.cluster.broker_metadata(node)
         try:
             if broker is None:
                 raise StaleMetadata(f"broker {node} is not in the metadata")
             async with asyncio.timeout(ANSWER_SECONDS):
-                connection = await create_conn(broker.host, broker.port, **self._connection_options(group))
+                connection = await open_connection(broker.host, broker.port, **self._connection_options(group))
         except (OSError, KafkaError, TimeoutError) as error:
             logger.error("cannot connect to broker %s: %s", node, self._hint(error))
             self.force_metadata_update()  # it may have moved
@@ -214,7 +251,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
 
     async def _ask_once(self, host: str, port: int, request: Any) -> Any:
         options = self._connection_options(ConnectionGroup.DEFAULT) | {"on_close": None, "max_idle_ms": None}
-        connection = await create_conn(host, port, **options)
+        connection = await open_connection(host, port, **options)
         try:
             return await connection.send(request)
         finally:
@@ -242,5 +279,23 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
                 await asyncio.sleep(FIND_PAUSE)
 
 
-def _leads_to(connection: AIOKafkaConnection, broker: Any) -> bool:
+def _leads_to(connection: Connection, broker: Any) -> bool:
     return bool((connection.host, connection.port) == (broker.host, broker.port))
+
+
+def _ask_when_open(node: Any, request: Any, asker: Asker, opening: asyncio.Task[Connection | None]) -> None:
+    if opening.cancelled():
+        asker.set_exception(KafkaConnectionError("the client is closed"))
+    elif (error := opening.exception()) is not None:
+        asker.set_exception(error)
+    elif (connection := opening.result()) is None:
+        asker.set_exception(NodeNotReadyError(f"broker {node} cannot be reached"))
+    else:
+        _ask_on(connection, request, asker)
+
+
+def _ask_on(connection: Connection, request: Any, asker: Asker) -> None:
+    try:
+        connection.ask(request, asker)
+    except KafkaError as error:
+        asker.set_exception(error)

@@ -100,3 +100,4 @@ class FetchHub:
                     self.forget(reading)
                     if reading.wanted:
                         self.want(reading)
+            broker.keep_only(self._client.cluster.partitions_for_broker(node) or ())

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
-
-from aiokafka.client import AIOKafkaClient
+from typing import Any
 
 from ...messages import TopicPartition
+from .client import KafkaClient
 from .fetch_wire import Answer, FetchQuestion, FetchSession, Limits, answer_of
 from .reading import Carried, Reading
 
+Tell = Callable[["Lane", Answer | BaseException], None]
+
 
 class Lane:
-    """Fetches partitions from one broker.
+    """Fetches partitions from one broker. Calls `tell` with each answer, or with the error. That must not raise.
 
     With a session it keeps them from one request to the next (until they are dropped); without one it asks for them
     once.
     """
 
-    def __init__(self, client: AIOKafkaClient, node: int, number: int, limits: Limits, *, session: bool) -> None:
+    def __init__(self, client: KafkaClient, node: int, name: str, limits: Limits, tell: Tell, *, session: bool) -> None:
         self.node = node
         self.carried: dict[TopicPartition, Carried] = {}
         self.busy = False  # a request is under way
         self.sent_at = self.ends_at = 0.0  # the request that is, or was, under way; on the monotonic clock
         self.trickles = self.idles = False  # the last answer had little, or nothing
+        self.changed_at = float("-inf")  # something was wanted, or came; on the monotonic clock
+        self.taken_soon: set[Reading] = set()  # was just fetched, and will be wanted again
         self.rests_until = 0.0  # on the monotonic clock: the next request can wait until then for what is taken soon
         self.counted_at = float("-inf")  # an answer was counted for what brings nothing; on the monotonic clock
-        self.group = f"fetch-{number}"  # names its connection
+        self.group = name  # of its connection
         self._client = client
         self._limits = limits
+        self._tell = tell
         self._session = FetchSession() if session else None
 
     def take(self, reading: Reading) -> bool:
@@ -68,7 +74,7 @@ class Lane:
             self.drop(reading)
         return readers
 
-    async def ask(self, wait: float) -> Answer:
+    def ask(self, wait: float) -> None:
         """Sends one request for all it carries. The broker answers as soon as there is a message, or after `wait`."""
         milliseconds = round(wait * 1000)
         if self._session is not None:
@@ -77,15 +83,27 @@ class Lane:
             asked = {place: carried.offset for place, carried in self.carried.items()}
             question = FetchQuestion(milliseconds, self._limits, asked)
         self.sent_at = monotonic()
-        try:
-            answer = answer_of(await self._client.send(self.node, question, group=self.group))
-        except BaseException:
-            if self._session is not None:
-                self._session.reset()
-            raise
+        self._client.ask(self.node, question, self.group, self)
+
+    # --- what the connection calls
+
+    def done(self) -> bool:
+        """It always waits for the answer."""
+        return False
+
+    def set_result(self, answer: Any) -> None:
+        if not isinstance(answer, Answer):
+            answer = answer_of(answer)
         if self._session is not None:
             if answer.code:
                 self._session.reset()
             else:
                 self._session.answered(answer)
-        return answer
+        self._tell(self, answer)
+
+    def set_exception(self, error: BaseException) -> None:
+        if self._session is not None:
+            self._session.reset()
+        if isinstance(error, TimeoutError):
+            self._client.give_up(self.node, self.group)
+        self._tell(self, error)

@@ -10,12 +10,10 @@ Schemas: https://kafka.apache.org/protocol.html#The_Messages_Fetch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from io import BytesIO
 from struct import Struct
 from typing import Any, NamedTuple
 
 from aiokafka.consumer.fetcher import READ_COMMITTED
-from aiokafka.protocol.api import ResponseHeader_v0
 from aiokafka.protocol.fetch import FetchRequest
 
 from ...messages import TopicPartition
@@ -57,9 +55,8 @@ class Answer(NamedTuple):
     throttled: bool = False  # a quota is used up: there may be more than it holds
 
     @classmethod
-    def decode(cls, stream: BytesIO) -> Answer:
-        """From the bytes after the header of a response."""
-        data, at = stream.getvalue(), stream.tell()
+    def read(cls, data: bytes, at: int) -> Answer:
+        """From the bytes after the header of a response, which begin there."""
         throttle_time, code, session, topics = _ANSWER.unpack_from(data, at)
         at += _ANSWER.size
         parts: list[Part] = []
@@ -70,20 +67,19 @@ class Answer(NamedTuple):
             (count,) = _COUNT.unpack_from(data, at + length)
             at += length + _COUNT.size
             for _ in range(count):
-                at = _read_part(parts, topic, data, at)
-        return cls(code, session, parts, throttled=throttle_time > 0)
-
-
-def _read_part(parts: list[Part], topic: str, data: bytes, at: int) -> int:
-    number, code, highwater, last_stable, _, count = _PART.unpack_from(data, at)
-    at += _PART.size
-    aborted = [_ABORTED.unpack_from(data, at + each * _ABORTED.size) for each in range(count)]
-    at += max(count, 0) * _ABORTED.size
-    _, size = _REST.unpack_from(data, at)
-    at += _REST.size
-    end: int = at + max(size, 0)
-    parts.append(Part(TopicPartition(topic, number), code, highwater, last_stable, aborted, data[at:end]))
-    return end
+                number, error, highwater, last_stable, _, transactions = _PART.unpack_from(data, at)
+                at += _PART.size
+                aborted = []
+                if transactions > 0:
+                    end = at + transactions * _ABORTED.size
+                    aborted = list(_ABORTED.iter_unpack(data[at:end]))
+                    at = end
+                _, size = _REST.unpack_from(data, at)
+                at += _REST.size
+                end = at + size if size > 0 else at
+                parts.append(Part(TopicPartition(topic, number), error, highwater, last_stable, aborted, data[at:end]))
+                at = end
+        return cls(code, session, parts, throttle_time > 0)
 
 
 def answer_of(response: Any) -> Answer:
@@ -116,7 +112,8 @@ class FetchQuestion:
         forgotten: partitions that leave the session.
     """
 
-    API_KEY, API_VERSION, RESPONSE_TYPE = 1, VERSION, Answer
+    API_KEY, API_VERSION = 1, VERSION
+    answer_in = staticmethod(Answer.read)
 
     def __init__(
         self,
@@ -147,9 +144,6 @@ class FetchQuestion:
         name = client_id.encode()
         self._head = _HEADER.pack(self.API_KEY, VERSION, correlation_id, len(name)) + name
         return self
-
-    def parse_response_header(self, stream: BytesIO) -> Any:
-        return ResponseHeader_v0.decode(stream)
 
     def encode(self) -> bytes:
         if self._head:
@@ -241,7 +235,9 @@ class FetchSession:
         if self._id == NO_SESSION:
             self.reset()
             return
-        self.ends.update((part.place, (part.highwater, part.last_stable)) for part in answer.parts if not part.code)
+        for part in answer.parts:
+            if not part.code:
+                self.ends[part.place] = (part.highwater, part.last_stable)
         self._epoch = self._epoch + 1 if self._epoch < LAST_EPOCH else 1
 
     def reset(self) -> None:

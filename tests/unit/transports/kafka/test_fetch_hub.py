@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAu
 
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.transports.kafka import fetch_hub, fetch_schedule
+from fastapi_athomic.transports.kafka.connection import Asker
 from fastapi_athomic.transports.kafka.fetch_hub import FetchHub
 from fastapi_athomic.transports.kafka.fetch_schedule import EMPTY_ANSWERS, OTHER_WAITS, SHORT_WAIT
 from fastapi_athomic.transports.kafka.fetch_wire import Answer, FetchQuestion, Limits, Part
@@ -26,7 +27,7 @@ from .test_prefetch import batch
 A, B, C = (TopicPartition("t", number) for number in range(3))
 LONGEST = 5.0
 LIMITS = Limits(1000, 1000)
-STANDING = "fetch-0"
+STANDING = "standing-0"
 
 
 class Member:
@@ -90,16 +91,25 @@ class Cluster:
     def leader_for_partition(self, place: TopicPartition) -> int | None:
         return self.leaders.get(place)
 
+    def partitions_for_broker(self, node: int) -> set[TopicPartition]:
+        return {place for place, leader in self.leaders.items() if leader == node}
+
     async def force_metadata_update(self) -> bool:
         self.asked_for_leaders += 1
         for listener in list(self._listeners):
             listener(self)
         return True
 
-    async def send(self, node: int, question: FetchQuestion, *, group: str) -> Answer:
+    def ask(self, node: int, question: FetchQuestion, group: str, asker: Asker) -> None:
+        def answer(answered: asyncio.Future[Answer]) -> None:
+            if (error := answered.exception()) is not None:
+                asker.set_exception(error)
+            else:
+                asker.set_result(answered.result())
+
         request = Request(node, question, group)
         self.requests.append(request)
-        return await request.answered
+        request.answered.add_done_callback(answer)
 
     async def request(self, number: int) -> Request:
         await eventually(lambda: len(self.requests) > number)
@@ -220,7 +230,7 @@ async def test_what_is_wanted_while_a_request_waits_is_asked_for_on_other_lanes(
     for number, place in enumerate(places[:4]):
         member.read(place, 5)
         request = await cluster.request(number)
-        assert (request.asked, request.lane) == ({place: 5}, f"fetch-{number}")
+        assert (request.asked, request.lane) == ({place: 5}, f"fetch-{number}" if number else STANDING)
         assert request.wait <= waits[number]
     for place in places[4:]:
         member.read(place, 5)
