@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from time import monotonic
 
-from aiokafka.client import AIOKafkaClient
-
 from ...messages import TopicPartition
+from .client import KafkaClient
 from .fetch_wire import Answer, FetchQuestion, FetchSession, Limits, answer_of
 from .reading import Carried, Reading
+
+NOTHING = object()
+OVERDUE = 1.0
+"""A lane whose answer is late by so many seconds is doubted: its connection may be dead."""
+SILENT_SECONDS = 4.0
+"""If nothing has come for so long after that, it is, and is closed. A large answer may take longer to come."""
 
 
 class Lane:
@@ -18,18 +23,21 @@ class Lane:
     once.
     """
 
-    def __init__(self, client: AIOKafkaClient, node: int, number: int, limits: Limits, *, session: bool) -> None:
+    def __init__(self, client: KafkaClient, node: int, number: int, limits: Limits, *, session: bool) -> None:
         self.node = node
         self.carried: dict[TopicPartition, Carried] = {}
         self.busy = False  # a request is under way
         self.sent_at = self.ends_at = 0.0  # the request that is, or was, under way; on the monotonic clock
         self.trickles = self.idles = False  # the last answer had little, or nothing
         self.rests_until = 0.0  # on the monotonic clock: the next request can wait until then for what is taken soon
+        self.doubted_at = 0.0  # from then on it is asked whether anything has come; on the monotonic clock
         self.counted_at = float("-inf")  # an answer was counted for what brings nothing; on the monotonic clock
         self.group = f"fetch-{number}"  # names its connection
         self._client = client
         self._limits = limits
         self._session = FetchSession() if session else None
+        self._throttled = 0.0  # so many seconds the broker lets pass before it looks at the request
+        self._heard: object = NOTHING
 
     def take(self, reading: Reading) -> bool:
         """Asks for this partition from now on. False: it cannot, as somebody else asks for it from another offset."""
@@ -68,6 +76,18 @@ class Lane:
             self.drop(reading)
         return readers
 
+    def starts(self, wait: float) -> None:
+        """A request is about to be sent."""
+        self.busy, self.ends_at = True, monotonic() + wait
+        self.doubted_at, self._heard = self.ends_at + self._throttled + OVERDUE, NOTHING
+
+    def doubt(self, now: float) -> None:
+        """Call it at `doubted_at`: closes the connection if nothing has come since the last call."""
+        heard = self._client.heard(self.node, self.group)
+        if heard == self._heard:
+            self._client.hang_up(self.node, self.group)
+        self.doubted_at, self._heard = now + SILENT_SECONDS, heard
+
     async def ask(self, wait: float) -> Answer:
         """Sends one request for all it carries. The broker answers as soon as there is a message, or after `wait`."""
         milliseconds = round(wait * 1000)
@@ -83,6 +103,7 @@ class Lane:
             if self._session is not None:
                 self._session.reset()
             raise
+        self._throttled = answer.throttled
         if self._session is not None:
             if answer.code:
                 self._session.reset()

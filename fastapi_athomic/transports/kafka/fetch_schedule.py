@@ -22,7 +22,7 @@ from .boundary import abandon
 from .client import KafkaClient
 from .client_log import client_context
 from .damage import NothingThereError
-from .fetch_lane import Lane
+from .fetch_lane import OVERDUE, Lane
 from .fetch_wire import Answer, Limits, Part
 from .options import RETRY_SECONDS
 from .reading import Owner, Reading
@@ -36,8 +36,6 @@ OTHER_WAITS = (0.25, 0.1, 0.02)
 """The same for the other lanes. The last one is short: what is wanted while all lanes wait has to wait for it."""
 SOON = 0.01
 """A lane whose time is up within so many seconds is waited for, instead of asking on another one."""
-OVERDUE = 1.0
-"""A standing lane whose answer is late by so many seconds is not waited for any more: its connection may be dead."""
 PACE = 0.003
 """Seconds between two requests on one lane while messages trickle: what comes meanwhile comes in one answer."""
 GATHER = 0.002
@@ -76,6 +74,8 @@ class BrokerSchedule:
         self._look: asyncio.Handle | None = None
         self._looks_at = 0.0  # on the monotonic clock
         self._asking: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.TimerHandle | None = None
+        self._watches_at = 0.0  # on the monotonic clock
 
     # --- what is wanted
 
@@ -102,6 +102,8 @@ class BrokerSchedule:
         """Asks no more."""
         if self._look is not None:
             self._look.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         for task in self._asking:
             abandon(task)
 
@@ -159,10 +161,29 @@ class BrokerSchedule:
     # --- asking
 
     def _send(self, lane: Lane, wait: float) -> None:
-        lane.busy, lane.ends_at = True, monotonic() + wait
+        lane.starts(wait)
+        self._watch_from(lane.doubted_at)
         task = self._loop.create_task(self._ask(lane, wait), context=client_context(), name="athomic-fetch")
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
+
+    def _watch_from(self, at: float) -> None:
+        if self._watching is not None:
+            if self._watches_at <= at:
+                return
+            self._watching.cancel()
+        self._watches_at = at
+        self._watching = self._loop.call_later(at - monotonic(), self._watch)
+
+    def _watch(self) -> None:
+        """Answers may be late."""
+        self._watching, now = None, monotonic()
+        busy = [lane for lane in (self._standing, *self._others) if lane.busy]
+        for lane in busy:
+            if lane.doubted_at <= now:
+                lane.doubt(now)
+        if busy:
+            self._watch_from(min(lane.doubted_at for lane in busy))
 
     async def _ask(self, lane: Lane, wait: float) -> None:
         answer = None

@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     code: int  # of an error that concerns the session, or everything; 0: there is none
     session: int  # its id; 0: the broker keeps none
     parts: list[Part]
-    throttled: bool = False  # a quota is used up: there may be more than it holds
+    throttled: float = 0.0  # a quota is used up: there may be more than it holds, and the next one is late, in seconds
 
     @classmethod
     def decode(cls, stream: BytesIO) -> Answer:
@@ -71,7 +71,7 @@ class Answer(NamedTuple):
             at += length + _COUNT.size
             for _ in range(count):
                 at = _read_part(parts, topic, data, at)
-        return cls(code, session, parts, throttled=throttle_time > 0)
+        return cls(code, session, parts, throttled=throttle_time / 1000)
 
 
 def _read_part(parts: list[Part], topic: str, data: bytes, at: int) -> int:
@@ -96,7 +96,7 @@ def answer_of(response: Any) -> Answer:
             last_stable, aborted = (more[0], more[-2] or []) if len(more) > 1 else (-1, [])
             data = bytes(more[-1] or b"")
             parts.append(Part(TopicPartition(topic, number), code, highwater, last_stable, aborted, data))
-    throttled = getattr(response, "throttle_time_ms", 0) > 0
+    throttled = getattr(response, "throttle_time_ms", 0) / 1000
     return Answer(getattr(response, "error_code", 0), NO_SESSION, parts, throttled=throttled)
 
 
