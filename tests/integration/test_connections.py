@@ -62,11 +62,13 @@ async def test_p21_a_broker_that_does_not_answer_keeps_the_others_from_telling_n
 
 @pytest.mark.usefixtures("patient")
 async def test_p19_a_bootstrap_server_that_does_not_answer_does_not_hold_up_the_start(
-    mock_cluster: MockCluster,
+    mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(random, "shuffle", lambda hosts: None)  # aiokafka shuffles them
     with SilentServer() as silent:
         client = KafkaClient(bootstrap_servers=[urlsplit(silent.url).netloc, mock_cluster.bootstrap])
         await open_client(client, 20, "connecting")
+        assert silent.asked.acquire(blocking=False)
         assert client.cluster.brokers()
         await close_client(client, 5)
 
