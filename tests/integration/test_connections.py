@@ -14,6 +14,7 @@ from aiokafka.structs import BrokerMetadata
 from fastapi_athomic.transports.kafka import client as kafka_client
 from fastapi_athomic.transports.kafka.client import KafkaClient
 from fastapi_athomic.transports.kafka.client_life import close_client, open_client
+from fastapi_athomic.transports.kafka.group_offsets import GROUP
 from tests.support.apps import eventually
 from tests.support.mock_cluster import MockCluster
 from tests.support.silent_server import SilentServer
@@ -51,10 +52,12 @@ async def test_p21_a_broker_that_does_not_answer_keeps_the_others_from_telling_n
     monkeypatch.setattr(random, "shuffle", lambda nodes: nodes.sort(reverse=True))
     client = KafkaClient(bootstrap_servers=mock_cluster.bootstrap)
     await open_client(client, 10, "connecting")
+    (known,) = [broker.nodeId for broker in client.cluster.brokers()]
     with SilentServer() as silent:
         where = urlsplit(silent.url)
         client.cluster._brokers[99] = BrokerMetadata(99, where.hostname, where.port, None)
         async with asyncio.timeout(20):
+            assert await client.coordinator_lookup(GROUP, "g") == known
             assert await client.force_metadata_update()
         assert silent.asked.acquire(blocking=False)
         await close_client(client, 5)

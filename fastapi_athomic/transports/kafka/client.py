@@ -242,7 +242,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         except NodeNotReadyError:  # why has been told
             return None
         except (KafkaError, TimeoutError) as error:
-            logger.warning("broker %s did not answer %s: %r", node, type(request).__name__, error)
+            logger.info("broker %s did not answer %s: %r", node, type(request).__name__, error)
             return None
         return answer if is_answer(answer) else None
 
