@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, subscribe_to
+from fastapi_athomic.transports.kafka import fetch_lane, shared_client
 from fastapi_athomic.transports.kafka.shared_client import SharedClient
 from tests.support.apps import Record, eventually, new_app, running
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
@@ -67,6 +68,10 @@ class Shop:
             status.id: (status.restarts, status.counters.rebalances, status.counters.redelivered)
             for status in self.athomic.consumers()
         }
+
+    def places(self) -> list[Any]:
+        """All partitions, as the status shows them."""
+        return [place for status in self.athomic.consumers() for place in status.assignment]
 
     def service(self, name: str) -> Any:
         return self.athomic.manager().consumers[name]  # type: ignore[union-attr]
@@ -165,6 +170,31 @@ async def test_when_all_shared_connections_break_no_session_is_rebuilt(shop: Sho
         await eventually(lambda: not any(each.connected() for each in connections))  # noqa: B023 - awaited here
         await shop.send()
     await shop.all_handled_once()
+    counts = shop.counts()
+    assert counts == dict.fromkeys(counts, UNTOUCHED)
+    assert [shop.session(name) for name in shop.names] == sessions
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is noticed after a second instead of some."""
+    monkeypatch.setattr(fetch_lane, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(shared_client, "COORDINATION_SHARE", 0.0)
+    monkeypatch.setattr(shared_client, "LEAST_COORDINATION_SECONDS", 1.0)
+
+
+async def test_p19_connections_that_fall_silent_are_replaced_before_the_group_notices(
+    impatient: None, shop: Shop
+) -> None:
+    """No packet comes through on those that are open, as behind a firewall that has forgotten them."""
+    sessions = [shop.session(name) for name in shop.names]
+    silent = [connection for connection in shop.shared._conns.values() if connection.connected()]
+    assert {group for _, group in shop.shared._conns} >= {"standing-0", shop.member(BROKEN)._client._slot}
+    for connection in silent:
+        connection._writer.transport.pause_reading()
+    await shop.send()
+    await shop.all_handled_once()
+    await eventually(lambda: all(place.committed == place.position for place in shop.places()))
     counts = shop.counts()
     assert counts == dict.fromkeys(counts, UNTOUCHED)
     assert [shop.session(name) for name in shop.names] == sessions

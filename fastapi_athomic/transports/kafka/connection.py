@@ -114,14 +114,22 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
         if (self := of()) is None:
             return
         self._watch = None
-        oldest = monotonic() - self._request_timeout
+        oldest, late = monotonic() - self._request_timeout, False
         asked = [asker for number, _, asker in self._requests if number is not None]
         for sent, asker in zip(list(self._sent), asked, strict=False):
             if sent > oldest:
-                self._watch = self._loop.call_later(sent - oldest, self._look, of)
-                return
+                if not late:
+                    self._watch = self._loop.call_later(sent - oldest, self._look, of)
+                break
             if not asker.done():
                 asker.set_exception(TimeoutError())
+            late = True
+        if late:  # also if nobody waits for the answer any more: the next one would not come either
+            self.close(reason=CloseReason.CONNECTION_TIMEOUT)
+
+    def heard(self) -> object:
+        """Changes with all that comes."""
+        return self._last_action, self._protocol.missing
 
     def close(self, reason: Any = None, exc: Any = None) -> Any:
         self._sent.clear()
@@ -138,13 +146,13 @@ class _Frames(AIOKafkaProtocol):  # type: ignore[misc]  # aiokafka is not typed
         """From now on all that comes are answers for this connection."""
         self._connection = ref(connection)
         self._parts: list[bytes] = []  # of an answer that has not come whole
-        self._missing = 0  # so many bytes of it, at least
+        self.missing = 0  # so many bytes of it, at least
 
     def data_received(self, data: bytes) -> None:
         if self._parts:
             self._parts.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
+            self.missing -= len(data)
+            if self.missing > 0:
                 return
             data = b"".join(self._parts)
             self._parts = []
@@ -152,7 +160,7 @@ class _Frames(AIOKafkaProtocol):  # type: ignore[misc]  # aiokafka is not typed
         if connection is None:
             return
         try:
-            rest, self._missing = take_frames(data, connection.take)
+            rest, self.missing = take_frames(data, connection.take)
         except Exception as error:
             if connection.connected():
                 logger.exception("an answer from %s:%d cannot be read", connection.host, connection.port)

@@ -11,6 +11,12 @@ from .client import KafkaClient
 from .fetch_wire import Answer, FetchQuestion, FetchSession, Limits, answer_of
 from .reading import Carried, Reading
 
+NOTHING = object()
+OVERDUE = 1.0
+"""A lane whose answer is late by so many seconds is doubted: its connection may be dead."""
+SILENT_SECONDS = 4.0
+"""If nothing has come for so long after that, it is, and is closed. A large answer may take longer to come."""
+
 Tell = Callable[["Lane", Answer | BaseException], None]
 
 
@@ -30,12 +36,15 @@ class Lane:
         self.changed_at = float("-inf")  # something was wanted, or came; on the monotonic clock
         self.taken_soon: set[Reading] = set()  # was just fetched, and will be wanted again
         self.rests_until = 0.0  # on the monotonic clock: the next request can wait until then for what is taken soon
+        self.doubted_at = 0.0  # from then on it is asked whether anything has come; on the monotonic clock
         self.counted_at = float("-inf")  # an answer was counted for what brings nothing; on the monotonic clock
         self.group = name  # of its connection
         self._client = client
         self._limits = limits
         self._tell = tell
         self._session = FetchSession() if session else None
+        self._throttled = 0.0  # so many seconds the broker lets pass before it looks at the request
+        self._heard: object = NOTHING
 
     def take(self, reading: Reading) -> bool:
         """Asks for this partition from now on. False: it cannot, as somebody else asks for it from another offset."""
@@ -74,6 +83,18 @@ class Lane:
             self.drop(reading)
         return readers
 
+    def starts(self, wait: float) -> None:
+        """A request is about to be sent."""
+        self.busy, self.ends_at = True, monotonic() + wait
+        self.doubted_at, self._heard = self.ends_at + self._throttled + OVERDUE, NOTHING
+
+    def doubt(self, now: float) -> None:
+        """Call it at `doubted_at`: closes the connection if nothing has come since the last call."""
+        heard = self._client.heard(self.node, self.group)
+        if heard == self._heard:
+            self._client.hang_up(self.node, self.group)
+        self.doubted_at, self._heard = now + SILENT_SECONDS, heard
+
     def ask(self, wait: float) -> None:
         """Sends one request for all it carries. The broker answers as soon as there is a message, or after `wait`."""
         milliseconds = round(wait * 1000)
@@ -94,6 +115,7 @@ class Lane:
     def set_result(self, answer: Any) -> None:
         if not isinstance(answer, Answer):
             answer = answer_of(answer)
+        self._throttled = answer.throttled
         if self._session is not None:
             if answer.code:
                 self._session.reset()
@@ -104,6 +126,4 @@ class Lane:
     def set_exception(self, error: BaseException) -> None:
         if self._session is not None:
             self._session.reset()
-        if isinstance(error, TimeoutError):
-            self._client.give_up(self.node, self.group)
         self._tell(self, error)

@@ -24,7 +24,7 @@ from aiokafka.errors import FetchSessionIdNotFound, InvalidFetchSessionEpoch, Of
 from ...messages import TopicPartition
 from .client import KafkaClient
 from .damage import NothingThereError
-from .fetch_lane import Lane
+from .fetch_lane import OVERDUE, Lane
 from .fetch_wire import Answer, Limits, Part
 from .options import RETRY_SECONDS
 from .reading import Owner, Reading
@@ -40,8 +40,6 @@ OTHER_WAITS = (0.25, 0.1, 0.02)
 """The same for the other lanes. The last one is short: what is wanted while all lanes wait has to wait for it."""
 SOON = 0.01
 """A lane whose time is up within so many seconds is waited for, instead of asking on another one."""
-OVERDUE = 1.0
-"""A standing lane whose answer is late by so many seconds is not waited for any more: its connection may be dead."""
 PACE = 0.002
 """Seconds between two requests on one lane while messages trickle: what comes meanwhile comes in one answer."""
 GATHER = 0.002
@@ -86,6 +84,8 @@ class BrokerSchedule:
         self._hungry: dict[Reading, None] = {}  # wanted, and on no lane yet
         self._look: asyncio.Handle | None = None
         self._looks_at = 0.0  # on the monotonic clock
+        self._watching: asyncio.TimerHandle | None = None
+        self._watches_at = 0.0  # on the monotonic clock
         self._closed = False
 
     # --- what is wanted
@@ -136,6 +136,8 @@ class BrokerSchedule:
         self._closed = True
         if self._look is not None:
             self._look.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
     # --- when
 
@@ -207,8 +209,27 @@ class BrokerSchedule:
     # --- asking
 
     def _send(self, lane: Lane, wait: float) -> None:
-        lane.busy, lane.ends_at = True, monotonic() + wait
+        lane.starts(wait)
+        self._watch_from(lane.doubted_at)
         lane.ask(wait)
+
+    def _watch_from(self, at: float) -> None:
+        if self._watching is not None:
+            if self._watches_at <= at:
+                return
+            self._watching.cancel()
+        self._watches_at = at
+        self._watching = self._loop.call_later(at - monotonic(), self._watch)
+
+    def _watch(self) -> None:
+        """Answers may be late."""
+        self._watching, now = None, monotonic()
+        busy = [lane for lane in (*self._standing, *self._others) if lane.busy]
+        for lane in busy:
+            if lane.doubted_at <= now:
+                lane.doubt(now)
+        if busy:
+            self._watch_from(min(lane.doubted_at for lane in busy))
 
     def _hear(self, lane: Lane, heard: Answer | BaseException) -> None:
         """What came of a request. Never raises: whatever it is, the next request may go through."""

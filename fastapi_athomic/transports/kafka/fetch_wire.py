@@ -52,7 +52,7 @@ class Answer(NamedTuple):
     code: int  # of an error that concerns the session, or everything; 0: there is none
     session: int  # its id; 0: the broker keeps none
     parts: list[Part]
-    throttled: bool = False  # a quota is used up: there may be more than it holds
+    throttled: float = 0.0  # a quota is used up: there may be more than it holds, and the next one is late, in seconds
 
     @classmethod
     def read(cls, data: bytes, at: int) -> Answer:
@@ -79,7 +79,7 @@ class Answer(NamedTuple):
                 end = at + size if size > 0 else at
                 parts.append(Part(TopicPartition(topic, number), error, highwater, last_stable, aborted, data[at:end]))
                 at = end
-        return cls(code, session, parts, throttle_time > 0)
+        return cls(code, session, parts, throttle_time / 1000)
 
 
 def answer_of(response: Any) -> Answer:
@@ -92,7 +92,7 @@ def answer_of(response: Any) -> Answer:
             last_stable, aborted = (more[0], more[-2] or []) if len(more) > 1 else (-1, [])
             data = bytes(more[-1] or b"")
             parts.append(Part(TopicPartition(topic, number), code, highwater, last_stable, aborted, data))
-    throttled = getattr(response, "throttle_time_ms", 0) > 0
+    throttled = getattr(response, "throttle_time_ms", 0) / 1000
     return Answer(getattr(response, "error_code", 0), NO_SESSION, parts, throttled=throttled)
 
 

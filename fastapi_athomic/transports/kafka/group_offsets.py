@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from ...messages import TopicPartition
 from ..base import CommittedOffset
+from .client import KafkaClient
 
 GROUP = 0
 """The kind of coordinator."""
@@ -21,7 +21,7 @@ RETRY_PAUSE = 0.1
 
 
 async def group_offsets(
-    client: AIOKafkaClient, group_id: str, partitions: Collection[TopicPartition]
+    client: KafkaClient, group_id: str, partitions: Collection[TopicPartition]
 ) -> Mapping[TopicPartition, CommittedOffset]:
     """The offsets with their metadata. Partitions without a commit are left out. The caller sets the deadline."""
     while True:
@@ -34,9 +34,9 @@ async def group_offsets(
 
 
 async def _ask(
-    client: AIOKafkaClient, group_id: str, partitions: Collection[TopicPartition]
+    client: KafkaClient, group_id: str, partitions: Collection[TopicPartition]
 ) -> Mapping[TopicPartition, CommittedOffset]:
-    found = await client.send(client.get_random_node(), FindCoordinatorRequest(group_id, GROUP))
+    found = await client.ask_any(FindCoordinatorRequest(group_id, GROUP))
     _check(found.error_code, group_id)
     response = await client.send(found.coordinator_id, OffsetFetchRequest(group_id, _by_topic(partitions)))
     _check(getattr(response, "error_code", 0), group_id)  # old brokers have none for the whole

@@ -22,7 +22,7 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
 from ...settings import AthomicSettings
 from ..base import TopicInfo
-from .boundary import retrieve
+from .boundary import abandon, retrieve
 from .client import KafkaClient
 from .client_life import close_client, open_client
 from .client_log import client_context
@@ -33,6 +33,9 @@ from .topics import ask_for_topics
 
 COORDINATION_CONNECTIONS = 4
 """To each broker, for heartbeats and commits: a broker answers the requests of one connection one after the other."""
+COORDINATION_SHARE, LEAST_COORDINATION_SECONDS = 0.6, 2.0
+"""A heartbeat or commit has to be answered within this share of `session_timeout`. After that the connection is closed:
+there is time left to keep the membership over another one. It is never less than so many seconds."""
 JOIN_IDLE_SECONDS = 5.0
 """A connection for joins that was not used for so long is closed."""
 METADATA_MAX_AGE = 30.0
@@ -50,9 +53,12 @@ class SharedClient(KafkaClient):
         super().__init__(**connection | {"metadata_max_age_ms": milliseconds(METADATA_MAX_AGE)})
         kafka = settings.kafka
         self.makes_topics = False  # asking for a topic that an operator has deleted would create it again
+        self.patience = settings.request_timeout
         self.members: set[MemberClient] = set()
         self.hub = FetchHub(self, Limits(kafka.fetch_max_bytes, kafka.max_partition_fetch_bytes), kafka.fetch_max_wait)
         self._fetch_timeout_ms = milliseconds(kafka.request_timeout + kafka.fetch_max_wait)
+        seconds = max(LEAST_COORDINATION_SECONDS, kafka.session_timeout * COORDINATION_SHARE)
+        self._coordination_timeout_ms = milliseconds(min(kafka.request_timeout, settings.request_timeout, seconds))
         self._joins = JoinConnections(self._close_connections)
         self._topics: set[str] = set()  # aiokafka's: if it changes while they are asked for, they are asked for again
         self._to_describe: set[str] = set()
@@ -66,6 +72,8 @@ class SharedClient(KafkaClient):
             return options | {"request_timeout_ms": group.timeout_ms, "client_id": group.client_id}
         if isinstance(group, str):  # a lane of the fetch hub
             return options | {"request_timeout_ms": self._fetch_timeout_ms}
+        if isinstance(group, tuple):  # see `next_slot`
+            return options | {"request_timeout_ms": self._coordination_timeout_ms}
         return options
 
     async def close(self) -> None:
@@ -124,6 +132,8 @@ class SharedClient(KafkaClient):
         self._joins.give_back(connection, whole=whole)
 
     def _close_connections(self, group: Any) -> None:
+        for opening in [opening for place, opening in self._opening.items() if place[1] is group]:
+            abandon(opening)
         for place in [place for place in self._conns if place[1] is group]:
             self._conns.pop(place).close(reason=CloseReason.SHUTDOWN)
 

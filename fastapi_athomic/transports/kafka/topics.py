@@ -12,7 +12,6 @@ from hashlib import blake2s
 from io import BytesIO
 from typing import Any
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from aiokafka.protocol.admin import CreateTopicsRequest, CreateTopicsRequest_v3, CreateTopicsResponse_v3
 from aiokafka.protocol.api import RequestStruct, Response
@@ -21,6 +20,7 @@ from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16,
 
 from ...rights import Operation
 from ..base import TopicCounts, TopicInfo
+from .client import KafkaClient
 
 WITH_IDS = 10
 NO_ID = bytes(16)
@@ -116,22 +116,22 @@ class _AskForTopics(MetadataRequest):  # type: ignore[misc]  # aiokafka is not t
         return MetadataRequest_v10(topics, False, False, True, {})
 
 
-async def ask_for_topics(client: AIOKafkaClient, names: Collection[str]) -> dict[str, TopicInfo | None]:
+async def ask_for_topics(client: KafkaClient, names: Collection[str]) -> dict[str, TopicInfo | None]:
     """Each topic as some broker knows it now; None for one that does not exist. Raises errors of aiokafka."""
     if not names:
         return {}
-    response = await client.send(client.get_random_node(), _AskForTopics(names))
+    response = await client.ask_any(_AskForTopics(names))
     answer = response.to_object()
     found = {topic["topic"]: topic for topic in answer["topics"]}
     cluster = _digest(answer.get("cluster_id"))
     return {name: _info(found.get(name), cluster) for name in names}
 
 
-async def count_partitions(client: AIOKafkaClient, names: Collection[str] | None) -> TopicCounts:
+async def count_partitions(client: KafkaClient, names: Collection[str] | None) -> TopicCounts:
     """See `Transport.partition_counts`. Raises errors of aiokafka."""
     if names is not None and not names:
         return TopicCounts()
-    response = await client.send(client.get_random_node(), _AskForTopics(names))
+    response = await client.ask_any(_AskForTopics(names))
     topics = response.to_object()["topics"]
     # a topic has an error, but counts, while one of its partitions has no leader
     counts = {topic["topic"]: len(topic["partitions"]) for topic in topics if topic["partitions"]}

@@ -66,7 +66,7 @@ class KafkaTransport:
         client_log.attach(self)  # before an attempt that may fail: each logs the same again
         end = monotonic() + timeout
         admin = KafkaClient(**self._connection)
-        admin.makes_topics = False
+        admin.makes_topics, admin.patience = False, self._settings.request_timeout
         await open_client(admin, timeout, "connecting to Kafka")
         try:
             await self._producer.start(end - monotonic())
@@ -177,7 +177,7 @@ class KafkaTransport:
 
     async def _ask_any(self, request: Any) -> Any:
         client = self._running()
-        return await client.find_and(lambda: client.send(client.get_random_node(), request))
+        return await client.find_and(lambda: client.ask_any(request))
 
     async def _ask_controller(self, request: Any) -> Any:
         """Looks for the controller again if it has just moved."""

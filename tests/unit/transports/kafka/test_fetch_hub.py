@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from fastapi_athomic.messages import TopicPartition
-from fastapi_athomic.transports.kafka import fetch_hub, fetch_schedule
+from fastapi_athomic.transports.kafka import fetch_hub, fetch_lane, fetch_schedule
 from fastapi_athomic.transports.kafka.connection import Asker
 from fastapi_athomic.transports.kafka.fetch_hub import FetchHub
 from fastapi_athomic.transports.kafka.fetch_schedule import EMPTY_ANSWERS, OTHER_WAITS, SHORT_WAIT
@@ -73,7 +74,7 @@ class Request:
         _, _, self.asked, self.forgotten = told(question)
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-    def answer(self, *parts: Part, session: int = 1, code: int = 0, throttled: bool = False) -> None:
+    def answer(self, *parts: Part, session: int = 1, code: int = 0, throttled: float = 0.0) -> None:
         self.answered.set_result(Answer(code, session, list(parts), throttled))
 
 
@@ -85,6 +86,7 @@ class Cluster:
         self.leaders = dict.fromkeys((A, B, C), 1)
         self.requests: list[Request] = []
         self.asked_for_leaders = 0
+        self.came: dict[str, int] = {}  # bytes of an answer that is not whole yet, by lane
         self._listeners: set[Callable[[Any], None]] = set()
         self.add_listener, self.remove_listener = self._listeners.add, self._listeners.remove
 
@@ -110,6 +112,14 @@ class Cluster:
         request = Request(node, question, group)
         self.requests.append(request)
         request.answered.add_done_callback(answer)
+
+    def heard(self, node: int, lane: str) -> int:
+        return self.came.get(lane, 0)
+
+    def hang_up(self, node: int, lane: str) -> None:
+        for request in self.requests:
+            if (request.node, request.lane) == (node, lane) and not request.answered.done():
+                request.answered.set_exception(KafkaConnectionError())
 
     async def request(self, number: int) -> Request:
         await eventually(lambda: len(self.requests) > number)
@@ -272,11 +282,65 @@ async def test_a_standing_lane_that_is_overdue_keeps_nobody_waiting(
     set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
     member = Member(hub)
     member.read(A, 5)
-    now += (await cluster.request(0)).wait + fetch_schedule.OVERDUE
+    now += (await cluster.request(0)).wait + fetch_lane.OVERDUE
     member.read(B, 5)
     second = await cluster.request(1)
     assert (second.asked, second.lane) == ({B: 5}, "fetch-1")
     assert second.wait == OTHER_WAITS[0], "it does not ask again and again"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are over at once, so all answers are late."""
+    monkeypatch.setattr(fetch_schedule, "SHORT_WAIT", 0.01)
+    monkeypatch.setattr(fetch_lane, "OVERDUE", 0.01)
+    monkeypatch.setattr(fetch_lane, "SILENT_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_connection_that_fell_silent_does_not_bring_is_asked_for_on_a_new_one(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    """Also what was on the standing lane before: nobody waits until a request has timed out."""
+    member = Member(hub)
+    member.read(A, 5)
+    first = await cluster.request(0)
+    second = await cluster.request(1)
+    assert first.answered.done()
+    assert second.asked == {A: 5}
+    second.answer(message(A, 5))
+    await eventually(lambda: member.seen)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_large_answer_may_take_its_time(cluster: Cluster, hub: FetchHub) -> None:
+    """Else it would be asked for again and again, and never come."""
+    member = Member(hub)
+    member.read(A, 5)
+    first = await cluster.request(0)
+    looks = count(1)
+
+    def heard(node: int, lane: str) -> int:
+        return next(looks)
+
+    cluster.heard = heard  # type: ignore[method-assign]
+    await eventually(lambda: next(looks) > 20)
+    assert not first.answered.done()
+    first.answer(message(A, 5))
+    await eventually(lambda: member.seen)
+
+
+async def test_an_answer_that_a_quota_delays_is_not_late(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker does not look at the connection for so long."""
+    now = 100.0
+    set_clock(monkeypatch, lambda: now, "transports.kafka.fetch_schedule", "transports.kafka.fetch_lane")
+    Member(hub).read(A, 5)
+    (await cluster.request(0)).answer(throttled=60.0)
+    wait = (await cluster.request(1)).wait
+    (broker,) = hub._brokers.values()
+    assert broker._standing[0].doubted_at == now + wait + 60.0 + fetch_lane.OVERDUE
 
 
 async def test_members_that_are_equally_far_share_a_fetch(cluster: Cluster, hub: FetchHub) -> None:
@@ -436,7 +500,7 @@ async def test_answers_that_a_quota_makes_empty_hold_nothing(cluster: Cluster, h
     reading = member.read(A, 5)
     ends = [Part(A, 0, 9, 9, [], b"")]
     for number in range(2 * EMPTY_ANSWERS):
-        (await cluster.request(number)).answer(*ends, throttled=True)
+        (await cluster.request(number)).answer(*ends, throttled=1.0)
         ends = []
     (await cluster.request(2 * EMPTY_ANSWERS)).answer(message(A, 5))
     await eventually(lambda: member.seen)

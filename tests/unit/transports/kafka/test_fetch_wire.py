@@ -82,7 +82,7 @@ def test_an_answer_is_read_as_aiokafka_reads_it(parts: list[Any], code: int, ses
             Part(place, error, high, stable, aborted or [], data or b"")
             for place, error, high, stable, aborted, data in parts
         ],
-        throttled=throttled > 0,
+        throttled=throttled / 1000,
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.group import JoinGroupRequest
+from aiokafka.structs import BrokerMetadata
 
 from fastapi_athomic import AthomicSettings
 from fastapi_athomic.transports.base import ConsumerConfig
@@ -19,6 +22,7 @@ from fastapi_athomic.transports.kafka.mixed_group import SideMembership
 from fastapi_athomic.transports.kafka.options import connection_options
 from fastapi_athomic.transports.kafka.shared_client import MemberClient, SharedClient, SharedClients
 from tests.support.apps import eventually
+from tests.support.silent_server import SilentServer
 
 SETTINGS = AthomicSettings(broker_url="kafka://nowhere:1")
 
@@ -68,6 +72,19 @@ async def test_topics_that_nobody_follows_any_more_are_not_asked_for(client: Ans
     one.leave()
     await client.force_metadata_update()
     assert client.asked == [["a"], None, ["a"], []]
+
+
+async def test_a_join_that_is_broken_off_while_it_connects_leaves_no_connection(client: Answering) -> None:
+    member = client.member()
+    with SilentServer() as silent:
+        where = urlsplit(silent.url)
+        client.cluster._brokers = {1: BrokerMetadata(1, where.hostname, where.port, None)}
+        joining = asyncio.create_task(member.send(1, JoinGroupRequest("g", 1000, 1000, "", None, "consumer", [])))
+        assert await asyncio.to_thread(silent.asked.acquire, timeout=10)
+        (opening,) = client._opening.values()
+        joining.cancel()
+        await asyncio.wait([joining, opening])
+    assert opening.cancelled()
 
 
 class Listener:
