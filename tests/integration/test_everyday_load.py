@@ -24,8 +24,8 @@ Kafka = KafkaBroker | ExternalKafka
 HANDLERS = 10
 ROUNDS = 20
 IDLE = 4
-"""So many fetch requests go out while the requests of an idle app are counted. The broker waits a little longer on each,
-until it waits as long as it may: then the app is idle for good."""
+"""So many fetch requests go out while the requests of an idle app are counted. The broker may wait a little longer on
+each, until it is as long as it may ever be: then the app is idle for good."""
 CONNECTIONS_AT_START, REQUESTS_AT_START = 27, 13
 """The latter for each handler. They are 24 and 10, and were 34 and 15 with a client for each handler."""
 IDLE_REQUESTS_A_FETCH = 30
