@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -82,29 +83,33 @@ def is_defined(name: str, node: ast.AST) -> bool:
 
 
 @cache
-def nodes() -> list[ast.AST]:
-    """All of all sources: they are many, and walked through once."""
-    return [node for path in SOURCES for node in ast.walk(tree(path))]
+def texts() -> dict[Path, str]:
+    """They are many: a test looks here first, and into the trees of those only that have what it looks for."""
+    return {path: path.read_text() for path in SOURCES}
+
+
+def classes(name: str) -> Iterator[ast.ClassDef]:
+    for path, text in texts().items():
+        if f"class {name}" in text:
+            yield from (node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef) and node.name == name)
 
 
 @cache
-def classes() -> dict[str, list[ast.ClassDef]]:
-    found: dict[str, list[ast.ClassDef]] = {}
-    for node in nodes():
-        if isinstance(node, ast.ClassDef):
-            found.setdefault(node.name, []).append(node)
-    return found
-
-
-@cache
-def words() -> frozenset[str]:
-    """Every name in the sources."""
-    found = {part for path in SOURCES for part in (*path.parts, path.stem)}
-    for node in nodes():
+def words(path: Path) -> frozenset[str]:
+    """Every name in a source."""
+    found = {*path.parts, path.stem}
+    for node in ast.walk(tree(path)):
         for field in ("name", "id", "attr", "arg", "asname"):
             if isinstance(value := getattr(node, field, None), str):
                 found.add(value)
     return frozenset(found)
+
+
+def is_named(name: str) -> bool:
+    """Something in the sources is, or one of them."""
+    if any(name in (*path.parts, path.stem) for path in SOURCES):
+        return True
+    return any(name in text and name in words(path) for path, text in texts().items())
 
 
 def problems(text: str) -> tuple[list[str], int]:
@@ -119,10 +124,10 @@ def problems(text: str) -> tuple[list[str], int]:
             wrong.append(f"{path}: {name} does not exist")
     own = [(name, member) for name, member in MEMBER.findall(text) if member not in ("md", "py")]
     for name, member in own:
-        if not any(is_defined(member, node) for node in classes().get(name, ())):
+        if not any(is_defined(member, node) for node in classes(name)):
             wrong.append(f"{name}.{member} does not exist")
     names = [span for span in spans if NAME.fullmatch(span) and not VARIABLE.fullmatch(span)]
-    wrong += [f"nothing is named {name}" for name in names if name not in words()]
+    wrong += [f"nothing is named {name}" for name in names if not is_named(name)]
     settings = VARIABLE.findall(text)
     wrong += [f"nobody reads {name}" for name in settings if not is_read(name)]
     return list(dict.fromkeys(wrong)), len(places) + len(paths) + len(own)
@@ -132,7 +137,7 @@ def is_read(variable: str) -> bool:
     """By the tests, or as a setting."""
     field = variable.removeprefix("ATHOMIC_").lower()
     return field in fastapi_athomic.AthomicSettings.model_fields or any(
-        f'"{variable}"' in path.read_text() for path in SOURCES
+        f'"{variable}"' in text for text in texts().values()
     )
 
 
@@ -198,6 +203,7 @@ def test_only_the_kafka_transport_knows_aiokafka() -> None:
     knowing = {
         path.relative_to(PACKAGE).parent.as_posix()
         for path in PACKAGE.rglob("*.py")
+        if "aiokafka" in path.read_text()
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])

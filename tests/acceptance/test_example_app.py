@@ -174,8 +174,7 @@ def test_a_dead_letter_is_found_and_sent_back_and_the_order_is_shipped_after_all
 
     shop.until(shipped)
     assert shop.letters("billing") == []
-    totals = shop.get("/totals")
-    assert set(totals.values()) == {totals["placed"]}
+    shop.until(lambda: len(set(shop.get("/totals").values())) == 1)  # analytics may count after the mail was sent
 
 
 def test_the_status_says_that_all_is_done(shop: Shop) -> None:

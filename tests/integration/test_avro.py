@@ -25,6 +25,7 @@ from fastapi_athomic.schemas.wire import Framing
 from tests.support.avro import logical, record
 from tests.support.http_registry import HttpRegistry
 from tests.support.payloads import arrived, message
+from tests.support.schema_registry import BY_TOPIC, for_confluent
 
 
 class Colour(Enum):
@@ -97,13 +98,13 @@ def url_with_guids() -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": url}) as client:
+    with SchemaRegistryClient(for_confluent(url)) as client:
         yield client
 
 
 @pytest.fixture
 def client_with_guids(url_with_guids: str) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": url_with_guids}) as client:
+    with SchemaRegistryClient(for_confluent(url_with_guids)) as client:
         yield client
 
 
@@ -114,9 +115,8 @@ def topic() -> str:
 
 def theirs(client: SchemaRegistryClient, schema: Any = TEXT, **conf: Any) -> Any:
     """Their serializer."""
-    by_topic = {"subject.name.strategy.type": "TOPIC"}
     return AvroSerializer(
-        client, schema, conf=by_topic | {name.replace("_", "."): value for name, value in conf.items()}
+        client, schema, conf=BY_TOPIC | {name.replace("_", "."): value for name, value in conf.items()}
     )
 
 
@@ -158,7 +158,7 @@ async def test_their_deserializer_reads_what_is_published(
     registry = SchemaRegistry(url_with_guids)
     await registry.register(f"{topic}-{part}", "AVRO", TEXT)
     data, outgoing = await published(Avro(registry, framing=framing), ORDER, topic, part)
-    deserialize = AvroDeserializer(client_with_guids)
+    deserialize = AvroDeserializer(client_with_guids, conf=BY_TOPIC)
     field = MessageField.VALUE if part == "value" else MessageField.KEY
     found: Any = deserialize(data, SerializationContext(topic, field, list(outgoing.headers)))
     assert found == AS_DICT | {"event": {"number": 3}}
@@ -168,7 +168,7 @@ async def test_their_deserializer_reads_what_is_published(
 async def test_a_schema_is_registered_and_read_by_theirs(url: str, client: SchemaRegistryClient, topic: str) -> None:
     avro = Avro(SchemaRegistry(url), auto_register=True, namespace=topic.replace("-", "_"))
     data, outgoing = await published(avro, Placed(number=1), topic)
-    deserialize = AvroDeserializer(client)
+    deserialize = AvroDeserializer(client, conf=BY_TOPIC)
     assert deserialize(data, SerializationContext(topic, MessageField.VALUE)) == {"number": 1}
     assert await consumed(avro, Placed, arrived(data, outgoing)) == Placed(number=1)
 
@@ -195,7 +195,7 @@ async def test_bytes_by_themselves_are_bare_for_both(url: str, client: SchemaReg
     avro = Avro(SchemaRegistry(url))
     assert await consumed(avro, bytes, message(data)) == b"abc"
     assert (await published(avro, b"abc", topic))[0] == data
-    assert AvroDeserializer(client)(data, context) == b"abc"
+    assert AvroDeserializer(client, conf=BY_TOPIC)(data, context) == b"abc"
 
 
 async def test_a_message_of_one_byte_in_a_header_s_framing_is_read(url_with_guids: str, topic: str) -> None:

@@ -56,7 +56,7 @@ async def test_p08_the_app_is_up_before_the_broker_and_recovers_without_a_restar
         assert status(athomic) == "starting"
         assert "new (its start waits for the broker)" in str(athomic.health())
         publishing = asyncio.create_task(athomic.publish("p08-start", Event(number=1)))
-        mortal_kafka.start()
+        await mortal_kafka.start_beside()
         await eventually(lambda: status(athomic) == "healthy", 60)
         await publishing
         assert await record.count(1) == [1]
@@ -93,7 +93,7 @@ async def test_p08_a_broker_that_dies_under_load_costs_nothing_but_time(
         mortal_kafka.kill()
         await eventually(lambda: status(athomic) != "healthy", 60)
         assert not publishing.done(), "the broker died under load"
-        mortal_kafka.start()
+        await mortal_kafka.start_beside()
         await publishing
         await record.until(lambda seen: set(seen) >= set(range(300)), 60)
         await eventually(lambda: status(athomic) == "healthy", 60)

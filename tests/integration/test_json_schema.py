@@ -20,6 +20,7 @@ from fastapi_athomic.schemas.registered import Reference
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.http_registry import HttpRegistry
 from tests.support.payloads import arrived, message
+from tests.support.schema_registry import BY_TOPIC, for_confluent
 
 
 class Order(BaseModel):
@@ -50,7 +51,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": url}) as client:
+    with SchemaRegistryClient(for_confluent(url)) as client:
         yield client
 
 
@@ -76,7 +77,7 @@ async def test_confluents_serializer_is_read(
     client: SchemaRegistryClient, registry: SchemaRegistry, topic: str, validate_reads: bool
 ) -> None:
     context = SerializationContext(topic, MessageField.VALUE, [])
-    data = JSONSerializer(json.dumps(SCHEMA), client)({"number": 1, "shop": "x"}, context)
+    data = JSONSerializer(json.dumps(SCHEMA), client, conf=BY_TOPIC)({"number": 1, "shop": "x"}, context)
     serializer = JsonSchema(registry, validate_reads=validate_reads)
     assert await done(serializer.decoder(Order)(message(data, topic=topic))) == Order(number=1, shop="x")
 
@@ -87,7 +88,7 @@ async def test_confluents_deserializer_reads_ours(
     outgoing = Outgoing(topic)
     data = await done(JsonSchema(registry, auto_register=True).encode(Order(number=1), outgoing))
     context = SerializationContext(topic, MessageField.VALUE, list(outgoing.headers))
-    deserialize = JSONDeserializer(None, schema_registry_client=client)
+    deserialize = JSONDeserializer(None, conf=BY_TOPIC, schema_registry_client=client)
     assert deserialize(data, context) == {"number": 1, "shop": "s"}
 
 
@@ -98,7 +99,7 @@ async def test_a_schema_that_confluent_registered_is_followed(
     serializer = JsonSchema(registry)
     data = await done(serializer.encode(Order(number=9), Outgoing(topic)))
     context = SerializationContext(topic, MessageField.VALUE, [])
-    assert JSONDeserializer(None, schema_registry_client=client)(data, context)["number"] == 9
+    assert JSONDeserializer(None, conf=BY_TOPIC, schema_registry_client=client)(data, context)["number"] == 9
     with pytest.raises(PayloadEncodeError, match="maximum"):
         await done(serializer.encode(Order(number=10), Outgoing(topic)))
 
@@ -114,21 +115,21 @@ async def test_references_are_the_same_for_both(
     with pytest.raises(PayloadEncodeError, match="number: maximum"):
         await done(serializer.encode({"number": 10}, Outgoing(topic)))
     context = SerializationContext(topic, MessageField.VALUE, [])
-    assert JSONDeserializer(None, schema_registry_client=client)(data, context) == {"number": 9}
+    assert JSONDeserializer(None, conf=BY_TOPIC, schema_registry_client=client)(data, context) == {"number": 9}
     theirs = Schema(json.dumps(schema), "JSON", [SchemaReference("number.json", f"{topic}-number", 1)])
-    written = JSONSerializer(theirs, client)({"number": 3}, context)
+    written = JSONSerializer(theirs, client, conf=BY_TOPIC)({"number": 3}, context)
     reading = JsonSchema(registry, validate_reads=True)
     assert await done(reading.decoder(dict[str, int])(message(written, topic=topic))) == {"number": 3}
 
 
 async def test_ids_in_headers_both_ways(topic: str) -> None:
     """Apicurio has no GUIDs, so only the small registry takes part."""
-    with HttpRegistry() as running, SchemaRegistryClient({"url": running.url}) as client:
+    with HttpRegistry() as running, SchemaRegistryClient(for_confluent(running.url)) as client:
         registry = SchemaRegistry(running.url)
         await registry.open()
         headers: list[Any] = []
         context = SerializationContext(topic, MessageField.VALUE, headers)
-        options = {"schema.id.serializer": header_schema_id_serializer}
+        options = BY_TOPIC | {"schema.id.serializer": header_schema_id_serializer}
         data = JSONSerializer(json.dumps(SCHEMA), client, conf=options)({"number": 1}, context)
         serializer = JsonSchema(registry, framing="header", validate_reads=True)
         received = message(data, topic=topic, headers=tuple(headers))
@@ -137,5 +138,6 @@ async def test_ids_in_headers_both_ways(topic: str) -> None:
         outgoing = Outgoing(topic)
         ours = arrived(await done(serializer.encode({"number": 2}, outgoing)), outgoing)
         context = SerializationContext(topic, MessageField.VALUE, list(ours.headers))
-        assert JSONDeserializer(None, schema_registry_client=client)(ours.value, context) == {"number": 2}
+        deserialize = JSONDeserializer(None, conf=BY_TOPIC, schema_registry_client=client)
+        assert deserialize(ours.value, context) == {"number": 2}
         await registry.close()

@@ -24,6 +24,7 @@ from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.apps import Gate, running
 from tests.support.http_registry import HttpRegistry
 from tests.support.payloads import arrived, message, settled
+from tests.support.schema_registry import for_confluent
 from tests.support.shop_proto import Address, Cash, Line, Order, Status, register_shop, shop_pb2
 
 Framing = Literal["prefix", "header"]
@@ -81,7 +82,7 @@ def written_by_confluent(url: str, topic: str, value: Any, framing: Framing = "p
         "schema.id.serializer": put,
         "subject.name.strategy": lambda context, record: f"{context.topic}-{context.field}",
     }
-    with SchemaRegistryClient({"url": url}) as client:
+    with SchemaRegistryClient(for_confluent(url)) as client:
         data = ProtobufSerializer(type(value), client, conf)(value, context)
     assert data is not None
     return data, tuple(headers)
@@ -118,7 +119,7 @@ async def test_confluents_deserializer_reads_what_is_written(topic: str, framing
         data = await settled(protobuf.encode(value, outgoing))
         expected = MESSAGE if value is ORDER else value
         context = SerializationContext(topic, MessageField.VALUE, list(outgoing.headers))
-        with SchemaRegistryClient({"url": server.url}) as client:
+        with SchemaRegistryClient(for_confluent(server.url)) as client:
             conf = {"subject.name.strategy": lambda context, record: f"{context.topic}-{context.field}"}
             read = ProtobufDeserializer(type(expected), conf, client)(data, context)
 

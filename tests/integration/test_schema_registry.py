@@ -20,7 +20,7 @@ from fastapi_athomic.schemas.registry import SchemaRegistry
 from fastapi_athomic.schemas.wire import Frame, read_frame
 from tests.support.http_registry import HttpRegistry
 from tests.support.payloads import message
-from tests.support.schema_registry import ApicurioRegistry, ExternalRegistry
+from tests.support.schema_registry import ApicurioRegistry, ExternalRegistry, for_confluent
 
 
 def asking(url: str, **options: Any) -> SchemaRegistry:
@@ -88,7 +88,7 @@ async def test_an_incompatible_version_is_refused_with_the_registrys_reason(
 ) -> None:
     registry = asking(schema_registry.url)
     await registry.register(subject, "AVRO", record(id="int"))
-    async with AsyncSchemaRegistryClient({"url": schema_registry.url}) as client:
+    async with AsyncSchemaRegistryClient(for_confluent(schema_registry.url)) as client:
         await client.set_compatibility(subject, "BACKWARD")
     assert await registry.incompatibilities(subject, "AVRO", record(id="long")) == []
     (reason,) = await registry.incompatibilities(subject, "AVRO", record(id="string"))
@@ -150,7 +150,7 @@ async def test_ids_of_confluent_kafkas_serializer_lead_to_its_schema(framing: st
 
     put = prefix_schema_id_serializer if framing == "prefix" else header_schema_id_serializer
     with HttpRegistry() as server:
-        async with AsyncSchemaRegistryClient({"url": server.url}) as client:
+        async with AsyncSchemaRegistryClient(for_confluent(server.url)) as client:
             serializer = await AsyncAvroSerializer(client, record(id="int"), conf={"schema.id.serializer": put})
             headers: Any = []
             value = await serializer({"id": 7}, context(subject, headers))
@@ -166,14 +166,14 @@ async def test_confluent_kafkas_deserializer_finds_what_we_register(framing: Any
         schema = await asking(server.url).register(subject, "AVRO", record(id="string"))
         outgoing = Outgoing(subject.removesuffix("-value"))
         value = Frame(framing, schema).put(b"\x0ca dozen"[:7], outgoing)
-        async with AsyncSchemaRegistryClient({"url": server.url}) as client:
+        async with AsyncSchemaRegistryClient(for_confluent(server.url)) as client:
             deserializer = await AsyncAvroDeserializer(client)
             read = await deserializer(value, context(subject, list(outgoing.headers)))
     assert read == {"id": "a doze"}
 
 
 async def test_schemas_with_references_are_registered_as_confluent_kafka_does(url: str, subject: str) -> None:
-    async with AsyncSchemaRegistryClient({"url": url}) as client:
+    async with AsyncSchemaRegistryClient(for_confluent(url)) as client:
         await client.register_schema(f"{subject}-order", Schema(PROTO, "PROTOBUF"))
         uses = [SchemaReference("order.proto", f"{subject}-order", 1)]
         number = await client.register_schema(subject, Schema(USING, "PROTOBUF", uses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import secrets
@@ -88,6 +89,11 @@ class KafkaBroker:
     def start(self) -> None:
         self.process.start()
         self.wait()
+
+    async def start_beside(self) -> None:
+        """As `start`, but the event loop goes on: an app that runs in it would tell for 30 s that it was blocked."""
+        self.process.start()
+        await asyncio.to_thread(self.wait)
 
     def wait(self) -> None:
         """Returns when the broker answers."""

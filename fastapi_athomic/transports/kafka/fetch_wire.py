@@ -124,7 +124,7 @@ class FetchQuestion:
         epoch: int = WITHOUT_SESSION,
         forgotten: Iterable[TopicPartition] = (),
     ) -> None:
-        self._wait, self._limits = wait, limits
+        self.wait, self._limits = wait, limits
         self._asked, self._forgotten = asked, forgotten
         self._session, self._epoch = session, epoch
         self._head = b""
@@ -136,7 +136,7 @@ class FetchQuestion:
             return self
         most = self._limits.most_bytes_of_partition
         topics = [(topic, [(number, offset, most) for number, offset in asked]) for topic, asked in self._by_topic()]
-        request = FetchRequest(self._wait, 1, self._limits.most_bytes, READ_COMMITTED, topics)
+        request = FetchRequest(self.wait, 1, self._limits.most_bytes, READ_COMMITTED, topics)
         return request.prepare(versions)
 
     def build_request_header(self, correlation_id: int, client_id: str) -> FetchQuestion:
@@ -153,7 +153,7 @@ class FetchQuestion:
         least = 1
         body = [
             _LIMITS.pack(
-                *(CONSUMER, self._wait, least, self._limits.most_bytes, READ_COMMITTED, self._session, self._epoch)
+                *(CONSUMER, self.wait, least, self._limits.most_bytes, READ_COMMITTED, self._session, self._epoch)
             )
         ]
         topics = self._by_topic()

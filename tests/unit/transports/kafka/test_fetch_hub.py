@@ -70,7 +70,7 @@ class Request:
 
     def __init__(self, node: int, question: FetchQuestion, lane: str) -> None:
         self.node, self.lane = node, lane
-        self.wait = question._wait / 1000
+        self.wait = question.wait / 1000
         _, _, self.asked, self.forgotten = told(question)
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
