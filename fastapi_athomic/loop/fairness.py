@@ -7,7 +7,7 @@ from collections import deque
 from time import monotonic
 
 from .load import LoopLag, RequestGauge
-from .turns import Loan, Tries, Turns, readiness
+from .turns import Loan, Turns, readiness
 
 SHARE_BESIDE_REQUESTS = 0.5
 """Part of the slice that consumers use while requests are being answered."""
@@ -39,8 +39,7 @@ class LoopShare:
 
     How to use it: work until `deadline`. Then ask `turned`; if that is False, `await give_way()`.
 
-    `routes`: the loop of the HTTP routes. `own_thread`: the consumers run in another loop, in a thread of its own. If
-    what they compute lets go of the GIL, they hold up no request, and work as if the routes were quiet.
+    `routes`: the loop of the HTTP routes. `own_thread`: the consumers run in another loop, in a thread of its own.
     """
 
     __slots__ = (
@@ -54,7 +53,6 @@ class LoopShare:
         "_requests",
         "_resting",
         "_slice_seconds",
-        "_tries",
         "_turned",
         "_waiting",
         "deadline",
@@ -73,7 +71,6 @@ class LoopShare:
         self._requests = requests or RequestGauge()
         self._lag = lag or LoopLag()
         self._lent_to = routes if own_thread else None
-        self._tries = Tries(routes) if routes is not None and own_thread else None
         self._loan: Loan | None = None
         self._ready = readiness(routes) if routes is not None else None
         self._ready_there = readiness(routes) if routes is not None else None  # for use in that loop's own thread
@@ -87,14 +84,14 @@ class LoopShare:
         """Asked after the deadline: True if the caller can go on at once, False if it must `give_way`.
 
         Within a slice: True if nothing waits at the sockets. After the slice: True if the loop has turned while the
-        handler awaited something; unless nobody is held up, it must also be true that no request is being answered and
-        that nobody else has given way. A new slice then begins.
+        handler awaited something; unless the routes are quiet, it must also be true that no request is being answered
+        and that nobody else has given way. A new slice then begins.
 
         `since` is when the caller's last piece of work began, `now` when it ended; both are on the monotonic clock.
         """
         if now < self._ends:
             return self._look(now)
-        if self._holds_up_nobody(now):
+        if self._requests.quiet(now):
             if not (self._turned or since < self._began):
                 return False
         elif not self._turned or self._resting or self._requests.in_flight:
@@ -102,13 +99,6 @@ class LoopShare:
         self._begin(now)
         self._watch_turn(asyncio.get_running_loop())
         return True
-
-    def _unaided(self) -> bool:
-        """Whether the routes get on in their thread, whatever the consumers compute in theirs."""
-        return self._tries is not None and self._tries.unaided
-
-    def _holds_up_nobody(self, now: float) -> bool:
-        return self._unaided() or self._requests.quiet(now)
 
     def _look(self, now: float) -> bool:
         if self._ready is not None and self._ready():
@@ -120,14 +110,12 @@ class LoopShare:
         return True
 
     def _look_again(self, now: float) -> None:
-        looks = self._ready is not None and not self._holds_up_nobody(now)
+        looks = self._ready is not None and not self._requests.quiet(now)
         self.deadline = min(self._ends, now + LOOK_SECONDS) if looks else self._ends
 
     def _begin(self, now: float) -> None:
         self._began, self._ends = now, now + self.slice(now)
         self._look_again(now)
-        if self._tries is not None and not self._requests.quiet(now):
-            self._tries.begin(now)
 
     def _watch_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned = False
@@ -156,15 +144,12 @@ class LoopShare:
             loop.call_soon(self._new_slice)
 
     def _new_slice(self) -> None:
-        if self._lent_to is not None and not self._unaided() and self._asked_there():
+        if self._lent_to is not None and (self._requests.in_flight or (self._ready is not None and self._ready())):
             self._lend(self._lent_to)
         loop = asyncio.get_running_loop()
         self._begin(monotonic())
         self._let_in(loop)
         self._watch_turn(loop)  # after those that were let in: the slice begins with their turn
-
-    def _asked_there(self) -> bool:
-        return bool(self._requests.in_flight or (self._ready is not None and self._ready()))
 
     def _lend(self, routes: asyncio.AbstractEventLoop) -> None:
         loan = self._loan
@@ -196,9 +181,9 @@ class LoopShare:
 
     def slice(self, now: float) -> float:
         """The length of a slice that begins `now`, in seconds."""
-        calm, busy = self._holds_up_nobody(now), self._requests.in_flight
+        quiet, busy = self._requests.quiet(now), self._requests.in_flight
         noticed = self._ready is not None  # a request would end the slice
-        share = QUIET_SHARE if calm or (noticed and not busy) else SHARE_BESIDE_REQUESTS if busy else 1.0
+        share = SHARE_BESIDE_REQUESTS if busy else QUIET_SHARE if quiet or noticed else 1.0
         seconds = self._slice_seconds * share
         return max(min(SHORTEST_SLICE, seconds), seconds * self._eased())
 
@@ -212,9 +197,9 @@ class LoopShare:
         `turn`: how many seconds the last turn of the loop took. While the routes are quiet, turns can be long, and many
         workers may be out of messages after one.
         """
-        return turn * INTAKE_SHARE if self._holds_up_nobody(now) else 0.0
+        return turn * INTAKE_SHARE if self._requests.quiet(now) else 0.0
 
     def _eased(self) -> float:
-        """1 if the loop does not lag, or not because of consumers; else less."""
+        """1 if the loop does not lag, less if it does."""
         late = self._lag.seconds
-        return 1.0 if late <= LATE_SECONDS or self._unaided() else LATE_SECONDS / late
+        return 1.0 if late <= LATE_SECONDS else LATE_SECONDS / late

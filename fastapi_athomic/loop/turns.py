@@ -1,7 +1,5 @@
 """Lets an event loop turn a few times, so that requests get on; also that of another thread, by lending it the GIL.
 
-A thread that computes in numpy or the like lets go of the GIL all the time: `Tries` tells that nothing need be lent.
-
 A turn is one pass of the loop: it looks at its sockets, and calls everything that is due.
 """
 
@@ -10,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import select
 import threading
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from time import monotonic, sleep
+from time import monotonic
 
 from .load import RequestGauge
 
@@ -26,19 +22,6 @@ TURNS_FOR_REQUESTS = 5
 """At most this many more, while requests are being answered or something waits at the sockets."""
 LENT_SECONDS = 0.005
 """How long a consumers' thread waits, at most, until the routes' loop has had its turns."""
-TRY_SECONDS = 0.2
-"""How often the routes' thread tries how long it waits for the GIL, while there are requests."""
-LET_GO_SECONDS = 0.000_05
-"""For so long it lets go of the GIL then. By the clock of the system it becomes some 0.1 ms."""
-PROMPT_SECONDS = 0.000_3
-"""Back within this time, it did not wait: beside a thread that keeps the GIL it takes `isolation.SWITCH_SECONDS` more.
-
-Measured: nine times in ten 0.19 ms or less beside numpy, mostly 0.36 to 0.67 ms beside plain Python.
-"""
-TRIES = 16
-"""So many of the last tries count."""
-PROMPT_TRIES = 14
-"""If so many of them were prompt, nothing is lent."""
 
 Ready = Callable[[], bool]
 
@@ -135,35 +118,3 @@ class Loan:
 
     def _progress(self) -> object:
         return self._turns.made, self._requests.in_flight, self._requests.ended_at
-
-
-class Tries:
-    """Whether the routes' thread gets the GIL at once, also while consumers compute in another thread.
-
-    It does if they let go of it all the time, as numpy, torch, zlib and the like do: `unaided` is True then. Only the
-    routes' thread changes that.
-    """
-
-    __slots__ = ("_out", "_prompt", "_routes", "_tried_at", "unaided")
-
-    def __init__(self, routes: asyncio.AbstractEventLoop) -> None:
-        self._routes = routes
-        self._tried_at = float("-inf")  # on the monotonic clock
-        self._out = False  # between the call of the loop and its try: a loop that stands still is called once
-        self._prompt: deque[bool] = deque(maxlen=TRIES)
-        self.unaided = False
-
-    def begin(self, now: float) -> None:
-        """Called in the consumers' thread when they begin to work. `now` is on the monotonic clock."""
-        if self._out or now - self._tried_at < TRY_SECONDS:
-            return
-        self._tried_at, self._out = now, True
-        with suppress(RuntimeError):  # the loop is closed: nobody is held up
-            self._routes.call_soon_threadsafe(self._try)
-
-    def _try(self) -> None:
-        began = monotonic()
-        sleep(LET_GO_SECONDS)  # consumers who wait for the GIL take it now
-        self._prompt.append(monotonic() - began < PROMPT_SECONDS)
-        self.unaided = sum(self._prompt) >= PROMPT_TRIES
-        self._out = False

@@ -25,16 +25,7 @@ from fastapi_athomic.loop.fairness import (
     LoopShare,
 )
 from fastapi_athomic.loop.load import QUIET_SECONDS, LoopLag, RequestGauge
-from fastapi_athomic.loop.turns import (
-    PROMPT_SECONDS,
-    PROMPT_TRIES,
-    TRIES,
-    TRY_SECONDS,
-    TURNS,
-    TURNS_FOR_REQUESTS,
-    Tries,
-    Turns,
-)
+from fastapi_athomic.loop.turns import TURNS, TURNS_FOR_REQUESTS
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Record, running
 from tests.support.clock import set_clock
@@ -375,7 +366,6 @@ async def test_a_thread_of_its_own_lends_the_gil(
     in_flight: int, waits: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastapi_athomic.loop.turns.LENT_SECONDS", 10.0)
-    monkeypatch.setattr(Tries, "begin", lambda *_: None)  # it calls the loop: then something waits there
     routes, lend = asyncio.get_running_loop(), LoopShare._lend
     turned: list[int] = []  # how often the loop of the routes has, each time before this thread went on
 
@@ -404,8 +394,7 @@ def test_a_loop_of_routes_that_stands_holds_up_the_thread_once(monkeypatch: pyte
     ask, asked = routes.call_soon_threadsafe, list[Any]()
 
     def noted(callback: Callable[..., Any], *arguments: Any) -> asyncio.Handle:
-        if isinstance(callback.__self__, Turns):  # type: ignore[attr-defined]  # not `Tries`
-            asked.append(callback)
+        asked.append(callback)
         return ask(callback, *arguments)
 
     monkeypatch.setattr(routes, "call_soon_threadsafe", noted)
@@ -451,77 +440,6 @@ def test_a_loop_of_routes_that_gets_on_is_lent_the_gil_for_longer(what: str, mon
     assert share._loan is loan, "it is still out"
     assert len(waits) == (what != "stands"), "no more than once for what has become of it"
     routes.close()
-
-
-class Routes:
-    """The loop of the routes, which a share of consumers in another thread asks for tries of the GIL."""
-
-    def __init__(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.loop, self.requests = asyncio.new_event_loop(), RequestGauge()
-        self.share = LoopShare(SLICE, self.requests, routes=self.loop, own_thread=True)
-        self.lent, self.tries, self._clock = 0, 0, clock
-        self.wait = 0.0  # for the GIL, in seconds
-        monkeypatch.setattr("fastapi_athomic.loop.turns.sleep", self._sleep)
-        monkeypatch.setattr(LoopShare, "_lend", self._lend)
-
-    def _sleep(self, seconds: float) -> None:
-        self.tries += 1
-        self._clock.now += self.wait
-
-    def _lend(self, _: asyncio.AbstractEventLoop) -> None:
-        self.lent += 1
-
-    def work(self, slices: int, wait: float) -> None:
-        self.wait = wait
-        for _ in range(slices):
-            self._clock.now += TRY_SECONDS
-            asyncio.run(asyncio.wait_for(self.share.give_way(), 10))
-            self.loop.run_until_complete(asyncio.sleep(0))
-
-
-def test_nothing_is_lent_to_routes_that_get_the_gil_at_once(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    routes = Routes(clock, monkeypatch)
-    routes.requests.in_flight = 1
-    routes.work(PROMPT_TRIES, 0.0)
-    assert routes.lent == PROMPT_TRIES, "until it is known"
-    routes.work(TRIES, 0.0)
-    assert routes.lent == PROMPT_TRIES
-    assert routes.share.slice(clock.now) == SLICE * QUIET_SHARE, "no request is held up by a long one"
-    routes.work(TRIES - PROMPT_TRIES + 1, PROMPT_SECONDS)
-    assert routes.lent == PROMPT_TRIES
-    routes.work(1, PROMPT_SECONDS)
-    assert routes.lent == PROMPT_TRIES + 1, "the handlers keep the GIL now"
-    assert routes.share.slice(clock.now) == SLICE * SHARE_BESIDE_REQUESTS
-    routes.loop.close()
-
-
-def test_the_gil_is_tried_now_and_then_while_somebody_asks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    routes = Routes(clock, monkeypatch)
-    routes.work(3, 0.0)
-    assert routes.tries == 0, "nobody asks"
-    routes.requests.in_flight = 1
-    routes.work(3, 0.0)
-    asyncio.run(asyncio.wait_for(routes.share.give_way(), 10))
-    routes.loop.run_until_complete(asyncio.sleep(0))
-    assert routes.tries == 3, "no time has passed since"
-    for _ in range(3):  # the loop stands still
-        clock.now += TRY_SECONDS
-        asyncio.run(asyncio.wait_for(routes.share.give_way(), 10))
-    routes.loop.run_until_complete(asyncio.sleep(0))
-    assert routes.tries == 4
-    routes.loop.close()
-
-
-def test_the_lag_of_routes_that_get_the_gil_at_once_is_not_the_consumers(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    routes = Routes(clock, monkeypatch)
-    routes.requests.in_flight = 1
-    routes.share._lag.seconds = LATE_SECONDS * 2
-    assert routes.share.intake(100) == 50
-    routes.work(PROMPT_TRIES, 0.0)
-    assert routes.share.intake(100) == 100
-    routes.loop.close()
 
 
 def test_a_loop_of_routes_that_is_closed_does_not_hold_up_the_thread() -> None:
