@@ -33,7 +33,7 @@ FEW = 3
 WAIT_OF_FEW = 5
 """They wait for this many times `commit_interval` after the last commit."""
 TRICKLES_A_SECOND = 100
-"""Commits of all consumers of a thread in which messages trickle, together: with more than ten of them each commits
+"""Commits of all consumers of a thread in which messages trickle, together: with more than five of them each commits
 seldomer, and more at once."""
 TRICKLING_SECONDS = 1.0
 """A consumer that has committed within so many seconds counts."""

@@ -9,8 +9,11 @@ and `pyproject.toml` allows no other. Before it allows a newer version, check ea
 
 - `client`, to find brokers that have moved, to say why none answers, and to connect to one while another is silent:
   `_metadata_update`, `_md_synchronizer`, `_sync_task`, `_get_conn`, `_conns`, `_on_connection_closed` of
-  `AIOKafkaClient`, and its connection options (`_ssl_context`, `_sasl_...`). To see whether anything comes over a
-  connection: `_reader`, `_last_action`, `_requests` of `AIOKafkaConnection`.
+  `AIOKafkaClient`, and its connection options (`_ssl_context`, `_sasl_...`). To close those that are
+  not in use: `_requests` of `AIOKafkaConnection`.
+- `connection`, to read answers where they arrive: `connect`, `send`, `close`, `_handle_frame`, `_requests`,
+  `_versions`, `_protocol`, `_writer`, `_last_action`, `_next_correlation_id` of `AIOKafkaConnection`; that its reading
+  task closes it when its stream ends; `_closed_fut` of `AIOKafkaProtocol`.
 - `client_log`, to calm its log: the names of its loggers; and that each of its tasks begins in a call from here.
 - `shared_client`, so that consumers share a client: `_topics`, `_md_update_fut`, `_metadata_max_age_ms` of
   `AIOKafkaClient`, and all that `GroupCoordinator` calls of its client (`MemberClient` has it).

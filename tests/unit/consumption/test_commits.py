@@ -121,7 +121,7 @@ async def test_p5_a_commit_comes_when_something_is_done(
 
 
 def test_p5_the_more_consumers_have_a_trickle_the_more_waits_for_each_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Together they commit as often as ten would; none keeps more than `commit_count` waiting."""
+    """Together they commit as often as five would; none keeps more than `commit_count` waiting."""
     now = 100.0
     monkeypatch.setattr(commits, "monotonic", lambda: now)
     monkeypatch.setattr(commits, "_trickles", type(commits._trickles)())
@@ -133,7 +133,7 @@ def test_p5_the_more_consumers_have_a_trickle_the_more_waits_for_each_commit(mon
 
     company = [new() for _ in range(60)]
     found = [committer._few() for committer in company]
-    assert [found[number - 1][0] for number in (1, 10, 20, 60)] == [3, 3, 6, 10], "messages"
-    assert [found[number - 1][1] for number in (1, 10, 20, 60)] == pytest.approx([0.05, 0.05, 0.1, 0.3]), "seconds"
+    assert [found[number - 1][0] for number in (1, 5, 10, 20, 60)] == [3, 3, 6, 10, 10], "messages"
+    assert [found[number - 1][1] for number in (1, 5, 10, 20)] == pytest.approx([0.05, 0.05, 0.1, 0.2]), "seconds"
     now += commits.TRICKLING_SECONDS
     assert company[0]._few()[0] == 3, "the others are quiet"

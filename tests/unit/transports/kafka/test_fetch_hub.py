@@ -343,6 +343,52 @@ async def test_an_answer_that_a_quota_delays_is_not_late(
     assert broker._standing[0].doubted_at == now + wait + 60.0 + fetch_lane.OVERDUE
 
 
+async def test_many_partitions_are_spread_over_several_lanes(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each answer the broker looks at all of the lane's."""
+    monkeypatch.setattr(fetch_schedule, "PARTITIONS_A_LANE", 2)
+    monkeypatch.setattr(fetch_schedule, "MOST_STANDING", 2)
+    member, places = Member(hub), [TopicPartition("t", number) for number in range(6)]
+    cluster.leaders = dict.fromkeys(places, 1)
+    for place in places:
+        member.read(place, 5)
+    for number in range(2):
+        await cluster.request(number)
+    asked = {request.lane: request.asked.keys() for request in cluster.requests}
+    assert asked == {STANDING: {*places[:2], places[4]}, "standing-1": {*places[2:4], places[5]}}
+    cluster.requests[1].answer(message(places[2], 5))
+    again = await cluster.request(2)
+    assert (again.lane, again.asked) == ("standing-1", {places[2]: 6}), "it stays where it is"
+
+
+async def test_who_has_moved_away_leaves_room_for_others(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_schedule, "PARTITIONS_A_LANE", 1)
+    member = Member(hub)
+    member.read(A, 5)
+    await cluster.request(0)
+    cluster.leaders[A] = 2
+    await cluster.force_metadata_update()
+    moved = await cluster.request(1)
+    assert (moved.node, moved.lane) == (2, STANDING)
+    cluster.requests[0].answer()
+    member.read(B, 5)
+    third = await cluster.request(2)
+    assert (third.node, third.lane, third.asked) == (1, STANDING, {B: 5})
+
+
+async def test_a_fault_while_it_asks_does_not_end_the_fetching(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fetch_schedule.BrokerSchedule, "_use", None)
+    Member(hub).read(A, 5)
+    await eventually(lambda: "cannot be asked" in caplog.text)
+    monkeypatch.undo()
+    assert (await cluster.request(0)).asked == {A: 5}
+
+
 async def test_members_that_are_equally_far_share_a_fetch(cluster: Cluster, hub: FetchHub) -> None:
     first, second, behind = Member(hub), Member(hub), Member(hub)
     first.read(A, 5)
