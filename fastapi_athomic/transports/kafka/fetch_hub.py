@@ -23,10 +23,10 @@ NOBODY = -1
 class FetchHub:
     """Fetches what is wanted from the brokers that lead it. For one event loop."""
 
-    def __init__(self, client: KafkaClient, limits: Limits, longest_wait: float) -> None:
+    def __init__(self, client: KafkaClient, limits: Limits, longest_wait: float, pace: float) -> None:
         self._client = client
         self._limits = limits
-        self._longest_wait = longest_wait
+        self._longest_wait, self._pace = longest_wait, pace
         self._brokers: dict[int, BrokerSchedule] = {}
         self._homeless: dict[Reading, None] = {}  # wanted, but nobody is known to lead them
         self._finding: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class FetchHub:
 
     def _broker(self, node: int) -> BrokerSchedule:
         if (broker := self._brokers.get(node)) is None:
-            broker = BrokerSchedule(self._client, node, self._limits, self._longest_wait, self._find)
+            broker = BrokerSchedule(self._client, node, self._limits, self._longest_wait, self._pace, self._find)
             self._brokers[node] = broker
         return broker
 

@@ -40,8 +40,6 @@ OTHER_WAITS = (0.25, 0.1, 0.02)
 """The same for the other lanes. The last one is short: what is wanted while all lanes wait has to wait for it."""
 SOON = 0.01
 """A lane whose time is up within so many seconds is waited for, instead of asking on another one."""
-PACE = 0.002
-"""Seconds between two requests on one lane while messages trickle: what comes meanwhile comes in one answer."""
 GATHER = 0.002
 """Seconds for which a lane waits, at most, until what was fetched has been taken and is wanted again."""
 TRICKLE_BYTES = 16 * 1024
@@ -58,6 +56,7 @@ class BrokerSchedule:
 
     Args:
         longest_wait: seconds that the broker may wait for messages.
+        pace: seconds between two requests on one lane while messages trickle.
         on_moved: called with a partition that this broker may not lead any more.
     """
 
@@ -67,12 +66,14 @@ class BrokerSchedule:
         node: int,
         limits: Limits,
         longest_wait: float,
+        pace: float,
         on_moved: Callable[[Reading], None],
     ) -> None:
         self.node = node
         self._client = client
         self._limits = limits
         self._longest_wait = longest_wait
+        self._pace = pace
         self._on_moved = on_moved
         self._loop = asyncio.get_running_loop()
         self._standing: list[Lane] = []
@@ -187,7 +188,7 @@ class BrokerSchedule:
             ends = [other.ends_at for other in self._others if other.busy and other.ends_at - now <= SOON]
             return max(ends, default=now) - now
         gather = lane.rests_until - now if lane.taken_soon else 0.0
-        return max(gather, lane.sent_at + PACE - now) if lane.trickles else 0.0
+        return max(gather, lane.sent_at + self._pace - now) if lane.trickles else 0.0
 
     def _send_others(self, now: float) -> None:
         """Asks for what its home cannot ask for now, unless that is about to end."""
@@ -195,7 +196,7 @@ class BrokerSchedule:
         for lane, wait in zip(self._others, OTHER_WAITS, strict=True):
             if lane.busy or not waiting:
                 continue
-            rest = lane.sent_at + PACE - now if lane.trickles else 0.0
+            rest = lane.sent_at + self._pace - now if lane.trickles else 0.0
             if rest > 0:
                 self._look_soon(rest)
                 return

@@ -55,7 +55,8 @@ class SharedClient(KafkaClient):
         self.makes_topics = False  # asking for a topic that an operator has deleted would create it again
         self.patience = settings.request_timeout
         self.members: set[MemberClient] = set()
-        self.hub = FetchHub(self, Limits(kafka.fetch_max_bytes, kafka.max_partition_fetch_bytes), kafka.fetch_max_wait)
+        limits = Limits(kafka.fetch_max_bytes, kafka.max_partition_fetch_bytes)
+        self.hub = FetchHub(self, limits, kafka.fetch_max_wait, kafka.fetch_pace)
         self._fetch_timeout_ms = milliseconds(kafka.request_timeout + kafka.fetch_max_wait)
         seconds = max(LEAST_COORDINATION_SECONDS, kafka.session_timeout * COORDINATION_SHARE)
         self._coordination_timeout_ms = milliseconds(min(kafka.request_timeout, settings.request_timeout, seconds))

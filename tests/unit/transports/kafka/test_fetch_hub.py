@@ -26,7 +26,7 @@ from .test_fetch_wire import told
 from .test_prefetch import batch
 
 A, B, C = (TopicPartition("t", number) for number in range(3))
-LONGEST = 5.0
+LONGEST, PACE = 5.0, 0.002
 LIMITS = Limits(1000, 1000)
 STANDING = "standing-0"
 
@@ -140,7 +140,7 @@ def cluster() -> Cluster:
 async def hub(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FetchHub]:
     monkeypatch.setattr(fetch_hub, "RETRY_SECONDS", 0.001)
     monkeypatch.setattr(fetch_schedule, "RETRY_SECONDS", 0.001)
-    hub = FetchHub(cluster, LIMITS, LONGEST)  # type: ignore[arg-type]
+    hub = FetchHub(cluster, LIMITS, LONGEST, PACE)  # type: ignore[arg-type]
     yield hub
     hub.close()
 
@@ -192,7 +192,7 @@ async def test_while_messages_trickle_requests_keep_a_distance(
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(cluster.requests) == 1
-    now += fetch_schedule.PACE
+    now += PACE
     (await cluster.request(1)).answer(message(A, 6, size=fetch_schedule.TRICKLE_BYTES))
     assert (await cluster.request(2)).asked == {A: 7}, "at once: the clock stands still"
 
