@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 logger = logging.getLogger(__name__)
 
-OURS = (f"{__package__}.client",)
+OURS = (f"{__package__}.client", f"{__package__}.connection")
 """Loggers of this package that write as often as aiokafka's."""
 SILENT_SECONDS, SHORT_SECONDS = 60.0, 5.0
 """A state is over if nothing was logged of it for so long, or if the broker answers again. The shorter time is for
@@ -47,6 +47,13 @@ _of_our_clients: ContextVar[bool] = ContextVar("of_our_clients", default=False)
 def client_context() -> Context:
     """For tasks that call aiokafka: all tasks that it starts in them inherit the mark that they are ours."""
     context = copy_context()
+    context.run(_of_our_clients.set, True)
+    return context
+
+
+def lasting_context() -> Context:
+    """The same for what goes on for long: it keeps nothing of who happened to begin it."""
+    context = Context()
     context.run(_of_our_clients.set, True)
     return context
 
