@@ -65,8 +65,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
     makes_topics = True  # a metadata request for a missing topic may create it, with the broker's default partitions
     patience: float | None = None
     """Seconds in which a request of connection group `DEFAULT` has to be answered. After them its connection is closed,
-    also if who asked waits no more: the next one would wait in vain, too. None: after `kafka.request_timeout`, if
-    somebody still waits."""
+    also if who asked waits no more: the next one would wait in vain, too. None: after `kafka.request_timeout`."""
     _rebootstrapped_at = _asked_at = float("-inf")  # on the monotonic clock
     _asked_for: frozenset[str] = frozenset()
     _opening: dict[tuple[Any, Any], asyncio.Task[Connection | None]]
@@ -185,6 +184,11 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         """Changes with all that comes over this connection. None: it is not open."""
         connection = self._known(node, group)
         return connection.heard() if connection is not None else None
+
+    def waits_since(self, node: int, group: Any) -> float | None:
+        """When the request was sent that waits on this connection; None: none does. It may still be opened."""
+        connection = self._known(node, group)
+        return connection.waits_since() if connection is not None else None
 
     def hang_up(self, node: int, group: Any) -> None:
         """Closes a connection on which the broker has fallen silent: who waits for an answer gets an error."""
@@ -375,5 +379,5 @@ def _ask_when_open(node: Any, request: Any, asker: Asker, opening: asyncio.Task[
 def _ask_on(connection: Connection, request: Any, asker: Asker) -> None:
     try:
         connection.ask(request, asker)
-    except KafkaError as error:
+    except Exception as error:  # whatever it is: who asked must not wait for ever
         asker.set_exception(error)

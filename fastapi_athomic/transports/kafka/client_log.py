@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 logger = logging.getLogger(__name__)
 
-OURS = (f"{__package__}.client",)
+OURS = (f"{__package__}.client", f"{__package__}.connection")
 """Loggers of this package that write as often as aiokafka's."""
 SILENT_SECONDS, SHORT_SECONDS = 60.0, 5.0
 """A state is over if nothing was logged of it for so long, or if the broker answers again. The shorter time is for

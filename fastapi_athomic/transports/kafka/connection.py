@@ -52,6 +52,8 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
     async def connect(self) -> Any:
         """Connects as aiokafka does, and then reads the answers itself. aiokafka's task notices the end."""
         streams = await super().connect()
+        if self._writer is None:  # the broker has hung up while aiokafka took the last step of SASL, in a thread
+            raise KafkaConnectionError(f"Connection at {self._host}:{self._port} closed")
         protocol = self._protocol
         protocol.__class__ = _Frames
         protocol.read_for(self)
@@ -76,7 +78,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
         message = header.encode() + prepared.encode()
         try:
             self._writer.write(_NUMBER.pack(len(message)) + message)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # uvloop raises the latter, if the end has not been noticed yet
             self.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"Connection at {self._host}:{self._port} broken: {error}") from error
         self._requests.append((number, prepared, asker))
@@ -131,6 +133,10 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
         """Changes with all that comes."""
         return self._last_action, self._protocol.missing
 
+    def waits_since(self) -> float | None:
+        """When the oldest request was sent that has no answer, on the monotonic clock; None: there is none."""
+        return self._sent[0] if self._sent else None
+
     def close(self, reason: Any = None, exc: Any = None) -> Any:
         self._sent.clear()
         if self._watch is not None:
@@ -156,6 +162,7 @@ class _Frames(AIOKafkaProtocol):  # type: ignore[misc]  # aiokafka is not typed
                 return
             data = b"".join(self._parts)
             self._parts = []
+        data = bytes(data)  # asyncio's loop on Windows gives a bytearray; of bytes this makes no copy
         connection = self._connection()
         if connection is None:
             return

@@ -45,6 +45,8 @@ class Lane:
         self._session = FetchSession() if session else None
         self._throttled = 0.0  # so many seconds the broker lets pass before it looks at the request
         self._heard: object = NOTHING
+        self._wait = 0.0  # seconds for which the broker may wait for messages
+        self._waits = False  # for an answer
 
     def take(self, reading: Reading) -> bool:
         """Asks for this partition from now on. False: it cannot, as somebody else asks for it from another offset."""
@@ -85,11 +87,16 @@ class Lane:
 
     def starts(self, wait: float) -> None:
         """A request is about to be sent."""
-        self.busy, self.ends_at = True, monotonic() + wait
+        self.busy, self.ends_at, self._wait = True, monotonic() + wait, wait
         self.doubted_at, self._heard = self.ends_at + self._throttled + OVERDUE, NOTHING
 
     def doubt(self, now: float) -> None:
         """Call it at `doubted_at`: closes the connection if nothing has come since the last call."""
+        sent = self._client.waits_since(self.node, self.group)  # later than `sent_at` if it had to be opened
+        late_at = (now if sent is None else sent) + self._wait + self._throttled + OVERDUE
+        if late_at > now:
+            self.doubted_at = late_at
+            return
         heard = self._client.heard(self.node, self.group)
         if heard == self._heard:
             self._client.hang_up(self.node, self.group)
@@ -98,6 +105,7 @@ class Lane:
     def ask(self, wait: float) -> None:
         """Sends one request for all it carries. The broker answers as soon as there is a message, or after `wait`."""
         milliseconds = round(wait * 1000)
+        self._waits = True
         if self._session is not None:
             question = self._session.question(milliseconds, self._limits)
         else:
@@ -109,10 +117,11 @@ class Lane:
     # --- what the connection calls
 
     def done(self) -> bool:
-        """It always waits for the answer."""
-        return False
+        """It has got an answer or an error: a connection that closes asks before it tells another one."""
+        return not self._waits
 
     def set_result(self, answer: Any) -> None:
+        self._waits = False
         if not isinstance(answer, Answer):
             answer = answer_of(answer)
         self._throttled = answer.throttled
@@ -124,6 +133,7 @@ class Lane:
         self._tell(self, answer)
 
     def set_exception(self, error: BaseException) -> None:
+        self._waits = False
         if self._session is not None:
             self._session.reset()
         self._tell(self, error)

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Container
+from contextvars import Context
 from time import monotonic
 
 from aiokafka.errors import FetchSessionIdNotFound, InvalidFetchSessionEpoch, OffsetOutOfRangeError, for_code
@@ -58,6 +59,7 @@ class BrokerSchedule:
         longest_wait: seconds that the broker may wait for messages.
         pace: seconds between two requests on one lane while messages trickle.
         on_moved: called with a partition that this broker may not lead any more.
+        context: of all that it does by itself. It lives for long, and so do connections that are opened in it.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class BrokerSchedule:
         longest_wait: float,
         pace: float,
         on_moved: Callable[[Reading], None],
+        context: Context,
     ) -> None:
         self.node = node
         self._client = client
@@ -83,6 +86,7 @@ class BrokerSchedule:
             for number in range(1, len(OTHER_WAITS) + 1)
         ]
         self._hungry: dict[Reading, None] = {}  # wanted, and on no lane yet
+        self._context = context
         self._look: asyncio.Handle | None = None
         self._looks_at = 0.0  # on the monotonic clock
         self._watching: asyncio.TimerHandle | None = None
@@ -119,12 +123,14 @@ class BrokerSchedule:
     def keep_only(self, led: Container[TopicPartition]) -> None:
         """Other partitions have no home here any more: the broker does not lead them."""
         for place in [place for place in self._homes if place not in led]:
-            del self._homes[place]
+            home = self._homes.pop(place)
+            home.taken_soon -= {reading for reading in home.taken_soon if reading.place == place}
 
     def forget(self, reading: Reading) -> None:
         """Fetch it no more."""
         self._hungry.pop(reading, None)
-        self._home(reading).taken_soon.discard(reading)
+        if (home := self._homes.get(reading.place)) is not None:
+            home.taken_soon.discard(reading)
 
     def readings(self) -> list[Reading]:
         """All that are wanted of this broker."""
@@ -149,7 +155,10 @@ class BrokerSchedule:
                 return
             self._look.cancel()
         self._looks_at = at
-        self._look = self._loop.call_later(delay, self._act) if delay else self._loop.call_soon(self._act)
+        if delay:
+            self._look = self._loop.call_later(delay, self._act, context=self._context)
+        else:
+            self._look = self._loop.call_soon(self._act, context=self._context)
 
     def _act(self) -> None:
         self._look = None
@@ -212,7 +221,11 @@ class BrokerSchedule:
     def _send(self, lane: Lane, wait: float) -> None:
         lane.starts(wait)
         self._watch_from(lane.doubted_at)
-        lane.ask(wait)
+        try:
+            lane.ask(wait)
+        except Exception as error:  # a fault of ours must not leave the lane waiting for ever
+            logger.exception("broker %d cannot be asked, trying again", self.node)
+            lane.set_exception(error)
 
     def _watch_from(self, at: float) -> None:
         if self._watching is not None:
@@ -226,9 +239,11 @@ class BrokerSchedule:
         """Answers may be late."""
         self._watching, now = None, monotonic()
         busy = [lane for lane in (*self._standing, *self._others) if lane.busy]
-        for lane in busy:
-            if lane.doubted_at <= now:
-                lane.doubt(now)
+        late = [lane for lane in busy if lane.doubted_at <= now]
+        for lane in late:
+            lane.doubt(now)
+        if late:
+            self._look_soon()  # what has its home there need not wait for it any more
         if busy:
             self._watch_from(min(lane.doubted_at for lane in busy))
 
@@ -289,7 +304,7 @@ class BrokerSchedule:
                 reading.arrived(part.data, part.aborted)
             except Exception as error:  # of this partition only
                 reading.hold(error)
-            if lane.trickles:
+            if lane.trickles and lane is self._homes.get(reading.place):  # else nobody would look at it, nor drop it
                 lane.taken_soon.add(reading)
         else:
             lane.drop(reading)

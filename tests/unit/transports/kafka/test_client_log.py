@@ -69,6 +69,16 @@ def test_the_first_line_of_each_kind_comes_and_the_rest_is_counted(
     assert caplog.messages[-1] == "heartbeat failed", "the next outage is another state"
 
 
+@pytest.mark.parametrize("module", ["client", "connection"])
+def test_what_we_say_as_often_as_aiokafka_is_calmed_too(
+    calmed: Calmed, caplog: pytest.LogCaptureFixture, module: str
+) -> None:
+    calmed.logger = logging.getLogger(f"fastapi_athomic.transports.kafka.{module}")
+    for _ in range(2):
+        calmed.ours("cannot be read")
+    assert caplog.messages == ["cannot be read"]
+
+
 def test_a_state_is_over_when_nothing_more_is_said_of_it(calmed: Calmed, caplog: pytest.LogCaptureFixture) -> None:
     calmed.ours("no rights")
     calmed.ours("no rights")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from struct import pack, unpack_from
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastapi_athomic.messages import TopicPartition
-from fastapi_athomic.transports.kafka.connection import Connection, open_connection, take_frames
+from fastapi_athomic.transports.kafka import client
+from fastapi_athomic.transports.kafka.connection import Asker, Connection, open_connection, take_frames
+from fastapi_athomic.transports.kafka.fetch_lane import Lane
 from fastapi_athomic.transports.kafka.fetch_wire import Answer, FetchQuestion, Limits
 from tests.support.apps import eventually
 
@@ -169,6 +172,49 @@ async def test_a_late_answer_closes_the_connection(
         connection.ask(QUESTION, Note())
 
 
+class OneBroker:
+    """A lane's client, with a single connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def ask(self, node: int, question: FetchQuestion, group: str, asker: Asker) -> None:
+        self._connection.ask(question, asker)
+
+
+@pytest.fixture
+def lane(connection: Connection) -> Lane:
+    told: list[Any] = []
+    lane = Lane(
+        OneBroker(connection),  # type: ignore[arg-type]
+        *(1, "standing-0", Limits(1, 1), lambda _, heard: told.append(heard)),
+        session=True,
+    )
+    lane.told = told  # type: ignore[attr-defined]
+    return lane
+
+
+async def test_a_lane_whose_answer_is_late_is_told_once(
+    broker: Broker, connection: Connection, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its next request would be taken for a failed one. The connection is closed then, and tells who waits."""
+    be_impatient(connection, monkeypatch)
+    lane.ask(0.0)
+    await eventually(lambda: not connection.connected())
+    assert [type(heard) for heard in lane.told] == [TimeoutError]  # type: ignore[attr-defined]
+
+
+async def test_a_lane_that_gets_the_answer_to_another_request_of_an_old_version_is_told_once(
+    broker: Broker, connection: Connection, lane: Lane
+) -> None:
+    connection._versions = {1: (0, 4)}
+    lane.ask(0.0)
+    await eventually(lambda: len(broker.asked) == 2)
+    broker.writer.write(broker.answer(number=99))
+    await eventually(lambda: not connection.connected())
+    assert [type(heard) for heard in lane.told] == [CorrelationIdError]  # type: ignore[attr-defined]
+
+
 async def test_what_is_in_time_is_not_late(
     broker: Broker, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +265,71 @@ async def test_a_broker_that_hangs_up_is_told_to_who_waits(broker: Broker, conne
     await eventually(note.done)
     assert isinstance(note.told, KafkaConnectionError)
     assert not connection.connected()
+
+
+async def test_a_broker_that_hangs_up_within_the_last_step_of_sasl_is_told(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka takes it in a thread. An error of another kind would end its tasks."""
+
+    async def hang_up(connection: Connection) -> None:
+        broker.writer.close()
+        await eventually(lambda: not connection.connected())
+
+    monkeypatch.setattr(Connection, "_do_sasl_handshake", hang_up)
+    with pytest.raises(KafkaConnectionError):
+        await open_connection("127.0.0.1", await broker.start(), security_protocol="SASL_PLAINTEXT")
+
+
+async def test_what_the_loop_cannot_send_closes_the_connection(
+    broker: Broker, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop raises a RuntimeError for a connection that was lost just now."""
+
+    def write(data: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    monkeypatch.setattr(connection._writer, "write", write)
+    with pytest.raises(KafkaConnectionError):
+        connection.ask(QUESTION, Note())
+    assert not connection.connected()
+
+
+async def test_whatever_is_wrong_with_a_request_is_told_to_who_asks(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a lane would wait for ever."""
+    monkeypatch.setattr(FetchQuestion, "prepare", None)
+    note = Note()
+    client._ask_on(connection, QUESTION, note)
+    assert isinstance(note.told, TypeError)
+
+
+async def test_what_a_loop_gives_in_another_form_comes_as_bytes(broker: Broker, connection: Connection) -> None:
+    """asyncio's loop on Windows gives a bytearray."""
+    note = Note()
+    connection.ask(QUESTION, note)
+    await eventually(lambda: len(broker.asked) == 2)
+    part = pack(">h1si" + "ihqqqi" + "ii", 1, b"t", 1, 0, 0, 9, 9, 0, 0, -1, 3) + b"abc"
+    connection._protocol.data_received(bytearray(broker.answer(pack(">ihii", 0, 0, 7, 1) + part)))
+    assert [type(part.data) for part in note.told.parts] == [bytes]
+
+
+async def test_it_is_known_since_when_somebody_waits(broker: Broker, connection: Connection) -> None:
+    assert connection.waits_since() is None
+    notes = [Note(), Note()]
+    before = monotonic()
+    connection.ask(QUESTION, notes[0])
+    between = monotonic()
+    connection.ask(QUESTION, notes[1])
+    await eventually(lambda: len(broker.asked) == 3)
+    for note, (earliest, latest) in zip(notes, ((before, between), (between, monotonic())), strict=True):
+        since = connection.waits_since()
+        assert since is not None
+        assert earliest <= since <= latest
+        broker.writer.write(broker.answer())
+        await eventually(note.done)
+    assert connection.waits_since() is None
 
 
 async def test_it_is_seen_that_a_large_answer_is_on_its_way(broker: Broker, connection: Connection) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context, ContextVar, copy_context
 from itertools import count
+from time import monotonic
 from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from fastapi_athomic.messages import TopicPartition
-from fastapi_athomic.transports.kafka import fetch_hub, fetch_lane, fetch_schedule
+from fastapi_athomic.transports.kafka import client_log, fetch_hub, fetch_lane, fetch_schedule
 from fastapi_athomic.transports.kafka.connection import Asker
 from fastapi_athomic.transports.kafka.fetch_hub import FetchHub
 from fastapi_athomic.transports.kafka.fetch_schedule import EMPTY_ANSWERS, OTHER_WAITS, SHORT_WAIT
@@ -87,6 +89,7 @@ class Cluster:
         self.requests: list[Request] = []
         self.asked_for_leaders = 0
         self.came: dict[str, int] = {}  # bytes of an answer that is not whole yet, by lane
+        self.contexts: list[Context] = []  # in which requests were sent
         self._listeners: set[Callable[[Any], None]] = set()
         self.add_listener, self.remove_listener = self._listeners.add, self._listeners.remove
 
@@ -111,10 +114,14 @@ class Cluster:
 
         request = Request(node, question, group)
         self.requests.append(request)
+        self.contexts.append(copy_context())
         request.answered.add_done_callback(answer)
 
     def heard(self, node: int, lane: str) -> int:
         return self.came.get(lane, 0)
+
+    def waits_since(self, node: int, lane: str) -> float | None:
+        return float("-inf")
 
     def hang_up(self, node: int, lane: str) -> None:
         for request in self.requests:
@@ -330,6 +337,40 @@ async def test_a_large_answer_may_take_its_time(cluster: Cluster, hub: FetchHub)
     await eventually(lambda: member.seen)
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_connection_that_takes_long_to_open_is_not_taken_for_a_silent_one(
+    cluster: Cluster, hub: FetchHub, opened: bool
+) -> None:
+    """The broker may wait for messages from when the request was sent, not from when it was to be."""
+    looks = count(1)
+
+    def waits_since(node: int, lane: str) -> float | None:
+        next(looks)
+        return monotonic() if opened else None
+
+    cluster.waits_since = waits_since  # type: ignore[method-assign]
+    Member(hub).read(A, 5)
+    first = await cluster.request(0)
+    await eventually(lambda: next(looks) > 20)
+    assert not first.answered.done()
+
+
+async def test_what_waits_for_a_lane_that_is_about_to_end_does_not_wait_until_it_is_found_dead(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_schedule, "SHORT_WAIT", 0.01)
+    for module in (fetch_lane, fetch_schedule):
+        monkeypatch.setattr(module, "OVERDUE", 0.01)
+    member = Member(hub)
+    member.read(A, 5)
+    await cluster.request(0)
+    member.read(B, 5)
+    second = await cluster.request(1)
+    assert (second.asked, second.lane) == ({B: 5}, "fetch-1")
+    assert not cluster.requests[0].answered.done()
+
+
 async def test_an_answer_that_a_quota_delays_is_not_late(
     cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +418,60 @@ async def test_who_has_moved_away_leaves_room_for_others(
     member.read(B, 5)
     third = await cluster.request(2)
     assert (third.node, third.lane, third.asked) == (1, STANDING, {B: 5})
+
+
+async def test_who_only_goes_has_no_home(cluster: Cluster, hub: FetchHub) -> None:
+    """Else brokers would count partitions that they do not lead."""
+    cluster.leaders[B] = 2
+    member = Member(hub)
+    first, second = member.read(A, 5), member.read(B, 5)
+    await cluster.request(1)
+    for reading in (first, second):
+        hub.forget(reading)
+    assert {node: list(broker._homes) for node, broker in hub._brokers.items()} == {1: [A], 2: [B]}
+
+
+async def test_no_lane_keeps_a_partition_that_is_gone(cluster: Cluster, hub: FetchHub) -> None:
+    """Each rebalance makes new readings: in a week they would add up. And a lane would wait for them in vain."""
+    member = Member(hub)
+    member.takes = False
+    readings = [member.read(A, 5)]
+    home = await cluster.request(0)
+    readings.append(member.read(B, 5))
+    (await cluster.request(1)).answer(message(B, 5), session=0)
+    home.answer(message(A, 5))
+    await eventually(lambda: len(member.ready) == 2)
+    (broker,) = hub._brokers.values()
+    lanes = (*broker._standing, *broker._others)
+    assert [lane.taken_soon for lane in lanes if lane.taken_soon] == [{readings[0]}]
+    del cluster.leaders[A]
+    await cluster.force_metadata_update()
+    for reading in readings:
+        hub.forget(reading)
+    assert not any(lane.taken_soon for lane in lanes)
+
+
+async def test_what_lasts_keeps_nothing_of_who_happened_to_begin_it(cluster: Cluster, hub: FetchHub) -> None:
+    """A connection is opened where a request is sent, and lives for days. What it logs is calmed, whoever began it."""
+    span = ContextVar[str]("span")
+    span.set("of a handler")
+    member = Member(hub)
+    member.read(A, 5)
+    (await cluster.request(0)).answer(message(A, 5))
+    await cluster.request(1)
+    assert [(span in context, context[client_log._of_our_clients]) for context in cluster.contexts] == [
+        (False, True)
+    ] * 2
+
+
+async def test_a_fault_while_a_lane_asks_does_not_leave_it_waiting(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "ask", None)
+    Member(hub).read(A, 5)
+    await eventually(lambda: "cannot be asked" in caplog.text)
+    monkeypatch.undo()
+    assert (await cluster.request(0)).asked == {A: 5}
 
 
 async def test_a_fault_while_it_asks_does_not_end_the_fetching(
