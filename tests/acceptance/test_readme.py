@@ -108,9 +108,10 @@ def test_it_takes_a_screen_and_a_half() -> None:
     assert len(README.splitlines()) <= 100
 
 
-def test_its_figures_are_those_of_the_last_run() -> None:
+@pytest.mark.parametrize("part", ["figures", "everyday load"])
+def test_its_figures_are_those_of_the_last_run(part: str) -> None:
     """`scripts/bench` writes those into the page; the sentence is written by hand."""
-    between = re.compile(r"<!-- figures -->(.*?)<!-- end of figures -->", re.DOTALL)
+    between = re.compile(rf"<!-- {part} -->(.*?)<!-- end of {part} -->", re.DOTALL)
     (sentence,), (page,) = between.findall(README), between.findall((ROOT / "docs" / "performance.md").read_text())
     figures = re.findall(r"\d+\.\d+", sentence)
     assert len(figures) == 3
