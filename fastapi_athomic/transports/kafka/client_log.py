@@ -51,13 +51,6 @@ def client_context() -> Context:
     return context
 
 
-def lasting_context() -> Context:
-    """The same for what goes on for long: it keeps nothing of who happened to begin it."""
-    context = Context()
-    context.run(_of_our_clients.set, True)
-    return context
-
-
 @dataclass(slots=True)
 class _Kind:
     level: int

@@ -27,6 +27,7 @@ class FetchHub:
         self._client = client
         self._limits = limits
         self._longest_wait = longest_wait
+        self._context = client_context()  # not that of whoever happens to want something first
         self._brokers: dict[int, BrokerSchedule] = {}
         self._homeless: dict[Reading, None] = {}  # wanted, but nobody is known to lead them
         self._finding: asyncio.Task[None] | None = None
@@ -68,8 +69,9 @@ class FetchHub:
 
     def _broker(self, node: int) -> BrokerSchedule:
         if (broker := self._brokers.get(node)) is None:
-            broker = BrokerSchedule(self._client, node, self._limits, self._longest_wait, self._find)
-            self._brokers[node] = broker
+            broker = self._brokers[node] = BrokerSchedule(
+                self._client, node, self._limits, self._longest_wait, self._find, self._context
+            )
         return broker
 
     def _find(self, reading: Reading) -> None:

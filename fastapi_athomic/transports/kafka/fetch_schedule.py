@@ -17,13 +17,13 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Container
+from contextvars import Context
 from time import monotonic
 
 from aiokafka.errors import FetchSessionIdNotFound, InvalidFetchSessionEpoch, OffsetOutOfRangeError, for_code
 
 from ...messages import TopicPartition
 from .client import KafkaClient
-from .client_log import lasting_context
 from .damage import NothingThereError
 from .fetch_lane import OVERDUE, Lane
 from .fetch_wire import Answer, Limits, Part
@@ -60,6 +60,7 @@ class BrokerSchedule:
     Args:
         longest_wait: seconds that the broker may wait for messages.
         on_moved: called with a partition that this broker may not lead any more.
+        context: of all that it does by itself. It lives for long, and so do connections that are opened in it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class BrokerSchedule:
         limits: Limits,
         longest_wait: float,
         on_moved: Callable[[Reading], None],
+        context: Context,
     ) -> None:
         self.node = node
         self._client = client
@@ -83,7 +85,7 @@ class BrokerSchedule:
             for number in range(1, len(OTHER_WAITS) + 1)
         ]
         self._hungry: dict[Reading, None] = {}  # wanted, and on no lane yet
-        self._context = lasting_context()  # of all that it does by itself
+        self._context = context
         self._look: asyncio.Handle | None = None
         self._looks_at = 0.0  # on the monotonic clock
         self._watching: asyncio.TimerHandle | None = None
