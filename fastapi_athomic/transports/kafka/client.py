@@ -72,14 +72,18 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._opening = {}
+        self._prepare()
 
     @classmethod
     def take_over(cls, client: AIOKafkaClient) -> KafkaClient:
         """Turns the client that aiokafka's producer or consumer has created into one of these, before it connects."""
         client.__class__ = cls
-        client._opening = {}
+        client._prepare()
         return client  # type: ignore[no-any-return]
+
+    def _prepare(self) -> None:
+        self._opening = {}
+        self._context = client_context()  # of its connections: they outlive the request that one is opened for
 
     async def close(self) -> None:
         for opening in self._opening.values():
@@ -137,7 +141,7 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         place = (node_id, group)
         opening = self._opening.get(place)
         if opening is None:
-            opening = self._opening[place] = self._loop.create_task(self._open(place))
+            opening = self._opening[place] = self._loop.create_task(self._open(place), context=self._context)
             opening.add_done_callback(lambda _: self._opening.pop(place, None))
         return await asyncio.shield(opening)
 

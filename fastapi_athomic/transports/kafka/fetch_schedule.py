@@ -81,6 +81,7 @@ class BrokerSchedule:
         self._loop = asyncio.get_running_loop()
         self._standing: list[Lane] = []
         self._homes: dict[TopicPartition, Lane] = {}
+        self._lives = Counter[Lane]()  # for how many partitions each is the home
         self._others = [
             Lane(client, node, f"fetch-{number}", limits, self._hear, session=False)
             for number in range(1, len(OTHER_WAITS) + 1)
@@ -109,13 +110,13 @@ class BrokerSchedule:
         home = self._homes.get(reading.place)
         if home is None:
             home = self._homes[reading.place] = self._emptiest()
+            self._lives[home] += 1
         return home
 
     def _emptiest(self) -> Lane:
-        lives = Counter(self._homes.values())
-        emptiest = min(self._standing, key=lives.__getitem__, default=None)
+        emptiest = min(self._standing, key=self._lives.__getitem__, default=None)
         number = len(self._standing)
-        if emptiest is None or (lives[emptiest] >= PARTITIONS_A_LANE and number < MOST_STANDING):
+        if emptiest is None or (self._lives[emptiest] >= PARTITIONS_A_LANE and number < MOST_STANDING):
             emptiest = Lane(self._client, self.node, f"standing-{number}", self._limits, self._hear, session=True)
             self._standing.append(emptiest)
         return emptiest
@@ -124,6 +125,7 @@ class BrokerSchedule:
         """Other partitions have no home here any more: the broker does not lead them."""
         for place in [place for place in self._homes if place not in led]:
             home = self._homes.pop(place)
+            self._lives[home] -= 1
             home.taken_soon -= {reading for reading in home.taken_soon if reading.place == place}
 
     def forget(self, reading: Reading) -> None:
@@ -210,7 +212,7 @@ class BrokerSchedule:
                 self._look_soon(rest)
                 return
             taken = [reading for reading in waiting if lane.take(reading)]
-            waiting = [reading for reading in waiting if reading not in taken]
+            waiting = [reading for reading in waiting if reading.carried is None]
             for reading in taken:
                 del self._hungry[reading]
             ends = [self._home(reading).ends_at for reading in taken]

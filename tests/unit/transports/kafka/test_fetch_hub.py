@@ -403,6 +403,33 @@ async def test_many_partitions_are_spread_over_several_lanes(
     assert (again.lane, again.asked) == ("standing-1", {places[2]: 6}), "it stays where it is"
 
 
+async def test_each_of_many_partitions_costs_the_same(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it gets its home, and when it is wanted while that waits. Thousands would block the event loop else."""
+    looked_at = count()
+
+    def hash_of(thing: object) -> int:
+        next(looked_at)
+        return id(thing)
+
+    def equal(thing: object, other: object) -> bool:
+        next(looked_at)
+        return thing is other
+
+    cluster.leaders = dict.fromkeys((TopicPartition("t", number) for number in range(51)), 1)
+    first, *others = cluster.leaders
+    member = Member(hub)
+    member.read(first, 5)
+    await cluster.request(0)
+    monkeypatch.setattr(fetch_lane.Lane, "__hash__", hash_of)
+    monkeypatch.setattr(Reading, "__eq__", equal)
+    for place in others:
+        member.read(place, 5)
+    assert (await cluster.request(1)).asked == dict.fromkeys(others, 5)
+    assert next(looked_at) < 10 * len(others)
+
+
 async def test_who_has_moved_away_leaves_room_for_others(
     cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

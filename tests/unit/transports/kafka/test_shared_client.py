@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import ContextVar, copy_context
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.group import JoinGroupRequest
 from aiokafka.structs import BrokerMetadata
@@ -16,6 +18,7 @@ from fastapi_athomic import AthomicSettings
 from fastapi_athomic.transports.base import ConsumerConfig
 from fastapi_athomic.transports.kafka import consumer as kafka_consumer
 from fastapi_athomic.transports.kafka import shared_client
+from fastapi_athomic.transports.kafka.client import KafkaClient
 from fastapi_athomic.transports.kafka.consumer import KafkaConsumer
 from fastapi_athomic.transports.kafka.group_member import GroupMember
 from fastapi_athomic.transports.kafka.mixed_group import SideMembership
@@ -72,6 +75,19 @@ async def test_topics_that_nobody_follows_any_more_are_not_asked_for(client: Ans
     one.leave()
     await client.force_metadata_update()
     assert client.asked == [["a"], None, ["a"], []]
+
+
+async def test_a_connection_keeps_nothing_of_what_it_was_opened_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler's span, say: the connection lives for days."""
+
+    async def open_(client: KafkaClient, place: object) -> Any:
+        return copy_context()
+
+    monkeypatch.setattr(KafkaClient, "_open", open_)
+    span = ContextVar[str]("span")
+    clients = [KafkaClient(), KafkaClient.take_over(AIOKafkaClient())]
+    span.set("of a handler")
+    assert [span in await client._get_conn(1) for client in clients] == [False, False]
 
 
 async def test_a_join_that_is_broken_off_while_it_connects_leaves_no_connection(client: Answering) -> None:
