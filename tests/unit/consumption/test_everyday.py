@@ -123,4 +123,4 @@ def test_a_trickled_message() -> None:
     check("polls", counts["polls"], 1.02)
     check("requests to fetch", counts["fetches"], 2.02)
     check("commits", counts["commits"], 0.09)
-    check("turns of the loop", counts["turns"], 6.6)
+    check("turns of the loop", counts["turns"], 5.2)
