@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -114,6 +115,14 @@ async def test_what_is_not_registered_is_waited_for(url: str, subject: str) -> N
         await registry.find(subject, "AVRO", record(id="int"))
 
 
+async def by_id_in_the_end(url: str, schema_id: Any) -> Any:
+    """Apicurio 3.3 leaves two or three of 1,000 requests for GUIDs that it does not know without an answer."""
+    for _ in range(5):
+        with suppress(PayloadUnavailableError):
+            return await SchemaRegistry(url, timeout=5.0, unknown_after=0.0).by_id(schema_id)
+    pytest.fail("the registry does not answer")
+
+
 @pytest.mark.parametrize(
     "schema_id", [0, 2**31 - 1, 2**31, 2**32 - 1, uuid4()], ids=["0", "2^31-1", "2^31", "2^32-1", "guid"]
 )
@@ -121,7 +130,7 @@ async def test_unknown_ids_are_the_messages_fault(url: str, schema_id: Any) -> N
     """Numbers above Java's `int` and, for Apicurio, GUIDs, too."""
     named = f"the id {schema_id}" if isinstance(schema_id, int) else "the GUID that the message names"
     with pytest.raises(PayloadDecodeError, match=f"has no schema with {named}"):
-        await asking(url, unknown_after=0.0).by_id(schema_id)
+        await by_id_in_the_end(url, schema_id)
 
 
 @pytest.mark.parametrize("path", ["", "/apis/registry/v2", "/nowhere"])

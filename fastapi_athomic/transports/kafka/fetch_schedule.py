@@ -47,8 +47,10 @@ TRICKLE_BYTES = 16 * 1024
 """An answer with more is no trickle: nothing is gathered, the next request goes out as soon as something is wanted."""
 EMPTY_ANSWERS = 10
 """Answers in a row without anything of a partition, though it has more, before it is held. They take some seconds."""
-MOVED = frozenset({3, 6, 74, 75})
-"""Error codes of a partition that is elsewhere now, or nowhere: unknown, another leader, another leader's epoch."""
+GONE = 3
+"""The error code of a partition that the broker does not know (any more)."""
+MOVED = frozenset({6, 74, 75})
+"""Error codes of a partition that is elsewhere now: another leader, another leader's epoch."""
 SESSION_LOST = (FetchSessionIdNotFound.errno, InvalidFetchSessionEpoch.errno)
 
 
@@ -59,6 +61,7 @@ class BrokerSchedule:
         longest_wait: seconds that the broker may wait for messages.
         pace: seconds between two requests on one lane while messages trickle.
         on_moved: called with a partition that this broker may not lead any more.
+        on_gone: called with a partition that this broker does not know.
         context: of all that it does by itself. It lives for long, and so do connections that are opened in it.
     """
 
@@ -70,6 +73,7 @@ class BrokerSchedule:
         longest_wait: float,
         pace: float,
         on_moved: Callable[[Reading], None],
+        on_gone: Callable[[Reading], None],
         context: Context,
     ) -> None:
         self.node = node
@@ -77,7 +81,7 @@ class BrokerSchedule:
         self._limits = limits
         self._longest_wait = longest_wait
         self._pace = pace
-        self._on_moved = on_moved
+        self._on_moved, self._on_gone = on_moved, on_gone
         self._loop = asyncio.get_running_loop()
         self._standing: list[Lane] = []
         self._homes: dict[TopicPartition, Lane] = {}
@@ -312,6 +316,9 @@ class BrokerSchedule:
             lane.drop(reading)
             if part.code in MOVED:
                 self._on_moved(reading)
+                return
+            if part.code == GONE:
+                self._on_gone(reading)
                 return
             if part.code == OffsetOutOfRangeError.errno:
                 reading.misplace()

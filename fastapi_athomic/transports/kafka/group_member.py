@@ -286,6 +286,7 @@ class GroupMember:
         self._hub.forget(reading)
         reading.drop_records()
         reading.position, reading.misplaced, reading.empty_answers = offset, False, 0
+        reading.topic_id = self._client.shared.topic_ids.get(place.topic, b"")
         if reading.wanted:
             self._hub.want(reading)
 

@@ -44,6 +44,7 @@ class Reading:
         "position",
         "records",
         "stopped",
+        "topic_id",
     )
 
     def __init__(self, place: TopicPartition, owner: Owner) -> None:
@@ -57,6 +58,7 @@ class Reading:
         self.empty_answers = 0  # in a row, although the log has more
         self.carried: Carried | None = None  # the fetch that asks for it. The fetch hub's
         self.misplaced = False  # its position is not in the log
+        self.topic_id = b""  # of the topic in whose log its position is; empty: unknown
 
     @property
     def wanted(self) -> bool:
@@ -117,7 +119,7 @@ class Reading:
         self.owner.ready.pop(self.place, None)
 
     def misplace(self) -> None:
-        """The log does not have its position: nothing is fetched until the next seek."""
+        """The log does not have its position, or is another one: nothing is fetched until the next seek."""
         self.stopped = self.misplaced = True
 
 

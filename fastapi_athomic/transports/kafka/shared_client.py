@@ -62,6 +62,7 @@ class SharedClient(KafkaClient):
         self._coordination_timeout_ms = milliseconds(min(kafka.request_timeout, settings.request_timeout, seconds))
         self._joins = JoinConnections(self._close_connections)
         self._topics: set[str] = set()  # aiokafka's: if it changes while they are asked for, they are asked for again
+        self.topic_ids: dict[str, bytes] = {}  # of those that were described, as they were last
         self._to_describe: set[str] = set()
         self._describing: asyncio.Task[dict[str, TopicInfo | None]] | None = None  # the last request for topics
         self._description_sent = False
@@ -115,7 +116,9 @@ class SharedClient(KafkaClient):
         if before is not None and not before.done():
             await asyncio.wait((before,))
         names, self._to_describe, self._description_sent = self._to_describe, set(), True
-        return await ask_for_topics(self, sorted(names))
+        found = await ask_for_topics(self, sorted(names))
+        self.topic_ids |= {name: topic.id for name, topic in found.items() if topic is not None and topic.id}
+        return found
 
     # --- connections
 

@@ -14,6 +14,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.transports.base import TopicInfo
 from fastapi_athomic.transports.kafka import client_log, fetch_hub, fetch_lane, fetch_schedule
 from fastapi_athomic.transports.kafka.connection import Asker
 from fastapi_athomic.transports.kafka.fetch_hub import FetchHub
@@ -89,6 +90,8 @@ class Cluster:
         self.requests: list[Request] = []
         self.asked_for_leaders = 0
         self.came: dict[str, int] = {}  # bytes of an answer that is not whole yet, by lane
+        self.topic_id: bytes | None = b"one"  # empty: there is no topic; None: no answer
+        self.described = 0
         self.contexts: list[Context] = []  # in which requests were sent
         self._listeners: set[Callable[[Any], None]] = set()
         self.add_listener, self.remove_listener = self._listeners.add, self._listeners.remove
@@ -116,6 +119,12 @@ class Cluster:
         self.requests.append(request)
         self.contexts.append(copy_context())
         request.answered.add_done_callback(answer)
+
+    async def describe(self, names: set[str]) -> dict[str, TopicInfo | None]:
+        self.described += 1
+        if self.topic_id is None:
+            raise KafkaConnectionError
+        return dict.fromkeys(names, TopicInfo(self.topic_id, 3) if self.topic_id else None)
 
     def heard(self, node: int, lane: str) -> int:
         return self.came.get(lane, 0)
@@ -595,6 +604,60 @@ async def test_a_partition_whose_leader_has_moved_is_asked_for_there(cluster: Cl
     cluster.leaders[B] = 2  # nobody says so but the metadata
     await cluster.force_metadata_update()
     await eventually(lambda: any((request.node, request.asked) == (2, {B: 5}) for request in cluster.requests))
+
+
+async def gone(cluster: Cluster, hub: FetchHub, member: Member, *, known: bytes) -> Reading:
+    """A partition that the broker does not know when it is asked, and for some time."""
+    reading = member.read(A, 5)
+    reading.topic_id = known
+    first = await cluster.request(0)
+    cluster.topic_id = None
+    first.answer(Part(A, 3, -1, -1, [], b""))
+    await eventually(lambda: cluster.described > 2)
+    cluster.topic_id = b""
+    await eventually(lambda: cluster.described > 5)
+    hub.want(reading)
+    assert len(cluster.requests) == 1
+    return reading
+
+
+async def test_another_topic_by_the_same_name_is_not_read_from_where_the_old_one_was_left(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    """It may have grown beyond that: its first messages would come after those that follow."""
+    member = Member(hub)
+    reading = await gone(cluster, hub, member, known=b"one")
+    cluster.topic_id = b"other"
+    await eventually(lambda: reading.misplaced)
+    member.read(B, 0)
+    assert A not in (await cluster.request(1)).asked
+
+
+@pytest.mark.parametrize("known", [b"one", b""], ids=["known", "unknown before"])
+async def test_a_topic_that_the_broker_did_not_know_for_a_moment_is_read_on(
+    cluster: Cluster, hub: FetchHub, known: bytes
+) -> None:
+    member = Member(hub)
+    reading = await gone(cluster, hub, member, known=known)
+    cluster.topic_id = b"one"
+    again = await cluster.request(1)
+    assert again.forgotten == [], "the session has it still, from the same offset"
+    again.answer(message(A, 5))
+    await eventually(lambda: member.seen == [(A, 5)])
+    assert not reading.misplaced
+
+
+async def test_a_topic_of_which_the_metadata_knows_nothing_any_more_may_be_another_one(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    reading = Member(hub).read(A, 5)
+    reading.topic_id = b"one"
+    await cluster.request(0)
+    leader = cluster.leaders.pop(A)
+    cluster.topic_id = b"other"
+    await cluster.force_metadata_update()
+    cluster.leaders[A] = leader
+    await eventually(lambda: reading.misplaced)
 
 
 async def test_a_partition_without_a_leader_is_asked_for_when_it_has_one(cluster: Cluster, hub: FetchHub) -> None:
