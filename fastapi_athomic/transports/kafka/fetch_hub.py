@@ -137,7 +137,11 @@ class FetchHub:
         """The metadata is new: partitions may have another leader, or have one again."""
         homeless, self._homeless = self._homeless, {}
         for reading in homeless:
-            if reading.wanted:
+            if not reading.wanted:
+                continue
+            if self._client.cluster.partitions_for_topic(reading.place.topic) is None:
+                self._doubt(reading)
+            else:
                 self.want(reading)
         for node, broker in list(self._brokers.items()):
             for reading in broker.readings():

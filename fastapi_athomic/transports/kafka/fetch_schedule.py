@@ -61,7 +61,7 @@ class BrokerSchedule:
         longest_wait: seconds that the broker may wait for messages.
         pace: seconds between two requests on one lane while messages trickle.
         on_moved: called with a partition that this broker may not lead any more.
-        on_gone: called with a partition that this broker does not know.
+        on_gone: called with a partition that this broker does not know, or of which it could not be asked.
         context: of all that it does by itself. It lives for long, and so do connections that are opened in it.
     """
 
@@ -275,7 +275,7 @@ class BrokerSchedule:
                 self._deliver(lane, answer)
             else:
                 for reading in lane.release():
-                    self._on_moved(reading)  # perhaps it is; else it comes back at once
+                    self._on_gone(reading)  # perhaps it is, and nobody could say so; else it comes back at once
         except Exception:  # a fault of ours must not end the fetching of all members
             logger.exception("an answer of broker %d cannot be given on", self.node)
         if lane in self._others:

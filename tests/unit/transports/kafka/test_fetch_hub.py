@@ -99,6 +99,9 @@ class Cluster:
     def leader_for_partition(self, place: TopicPartition) -> int | None:
         return self.leaders.get(place)
 
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return {place.partition for place in self.leaders if place.topic == topic} or None
+
     def partitions_for_broker(self, node: int) -> set[TopicPartition]:
         return {place for place, leader in self.leaders.items() if leader == node}
 
@@ -658,6 +661,31 @@ async def test_a_topic_of_which_the_metadata_knows_nothing_any_more_may_be_anoth
     await cluster.force_metadata_update()
     cluster.leaders[A] = leader
     await eventually(lambda: reading.misplaced)
+
+
+async def test_what_came_by_the_name_of_a_topic_while_a_broker_was_away_is_not_read_on(
+    cluster: Cluster, hub: FetchHub
+) -> None:
+    reading = Member(hub).read(A, 5)
+    reading.topic_id = b"one"
+    cluster.topic_id = b"other"
+    (await cluster.request(0)).answered.set_exception(KafkaConnectionError())
+    await eventually(lambda: reading.misplaced)
+    assert len(cluster.requests) == 1
+
+
+async def test_what_is_homeless_may_get_another_topic_by_its_name(cluster: Cluster, hub: FetchHub) -> None:
+    """Its leader was looked for when the topic was deleted."""
+    cluster.leaders[A] = -1
+    reading = Member(hub).read(A, 5)
+    reading.topic_id = b"one"
+    await eventually(lambda: cluster.asked_for_leaders > 2)
+    cluster.topic_id = b""
+    leaders, cluster.leaders = cluster.leaders, {}
+    await eventually(lambda: cluster.described > 2)
+    cluster.leaders, cluster.topic_id = {**leaders, A: 1}, b"other"
+    await eventually(lambda: reading.misplaced)
+    assert cluster.requests == []
 
 
 async def test_a_partition_without_a_leader_is_asked_for_when_it_has_one(cluster: Cluster, hub: FetchHub) -> None:
