@@ -16,6 +16,7 @@ from confluent_kafka.cimpl import NewPartitions
 from fastapi_athomic import Athomic, AthomicSettings, RawMessage, subscribe_to
 from fastapi_athomic.consumption.notes import Stamp, encode_note
 from fastapi_athomic.observation.status import HealthReport
+from fastapi_athomic.transports.kafka.shared_client import SharedClient
 from tests.delivery.brokers import KafkaBroker as Foreign
 from tests.delivery.brokers import Record as Written
 from tests.support.apps import Gate, Record, eventually, new_app, running
@@ -241,6 +242,35 @@ async def test_p19_fault_15_nothing_of_a_topic_that_was_made_anew_is_lost_to_wha
         await nothing_is_left(athomic, operator, topic)
         assert record.seen.count("old") == 2, "what was not begun is dropped"
         assert athomic.consumers()[0].restarts == 0
+
+
+async def test_p19_fault_15_a_topic_that_comes_back_longer_than_the_old_one_is_read_from_its_beginning(
+    operator: Operator, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a fetch has met the gap between the two: whoever asks for the metadata is answered when it is over."""
+    back, update = asyncio.Event(), SharedClient._metadata_update
+    back.set()
+
+    async def late(client: SharedClient, *arguments: Any) -> bool:
+        await back.wait()
+        return await update(client, *arguments)
+
+    monkeypatch.setattr(SharedClient, "_metadata_update", late)
+    monkeypatch.setattr("fastapi_athomic.consumption.placement.TOPICS_SECONDS", 3600.0)
+    monkeypatch.setattr("fastapi_athomic.failures.topic_watch.FOLLOW_SECONDS", 3600.0)
+    record = Record()
+    await operator.create(topic)
+    old, new = ["old 0", "old 1"], [f"new {number}" for number in range(5)]
+    async with running(new_app(settings(operator), reader(topic, record))):
+        await operator.write(topic, *old)
+        await record.count(2)
+        back.clear()
+        await operator.delete(topic)
+        await operator.create(topic)
+        await operator.write(topic, *new)
+        back.set()
+        await record.count(7)
+    assert record.seen == [*old, *new]
 
 
 async def test_p19_fault_15_what_retention_took_is_counted(

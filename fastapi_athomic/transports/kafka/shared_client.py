@@ -117,7 +117,9 @@ class SharedClient(KafkaClient):
             await asyncio.wait((before,))
         names, self._to_describe, self._description_sent = self._to_describe, set(), True
         found = await ask_for_topics(self, sorted(names))
-        self.topic_ids |= {name: topic.id for name, topic in found.items() if topic is not None and topic.id}
+        for name, topic in found.items():
+            self.topic_ids[name] = topic.id if topic is not None else b""
+        self.topic_ids = {name: known for name, known in self.topic_ids.items() if known}  # of those that there are
         return found
 
     # --- connections
