@@ -33,7 +33,10 @@ class Burials:
 
     async def bury(self, worker: Worker, aggregate: Aggregate) -> float | None:
         """For messages from an aggregate's waiting room. Stops if the missing message comes after all."""
-        while aggregate.burials and aggregate.held(monotonic()) and (host := self._assignment.host()) is not None:
+        while aggregate.burials and (host := self._assignment.host()) is not None:
+            now = monotonic()
+            if not aggregate.held(now) or now >= self._agenda.silent_from:
+                break
             burial = aggregate.burials[0]
             if burial.for_gap and aggregate.last + 1 in aggregate.items:
                 aggregate.burials.clear()

@@ -8,11 +8,18 @@ does not wait.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import NamedTuple
 
 from ..stores.base import Call, Drop, Park, Take, Write
 from .aggregates import Aggregate, Item
 from .packing import pack
+
+PATIENCE = 0.25
+"""Seconds that a call to the store may take before no more messages start until it has answered.
+
+What is handled meanwhile is not written, and is handled again if this process is killed, or if its leases end first.
+"""
 
 
 class Agenda:
@@ -28,6 +35,7 @@ class Agenda:
         `mark` puts one in. The ledger takes them out, and `Holdings` those that it forgets. The ledger and
         `Holdings.renew` also put some in directly, when no timer is needed because a call is about to be sent.
         """
+        self.silent_from = math.inf  # monotonic; from then on no message starts, as the store does not answer
         self._woken = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,6 +62,19 @@ class Agenda:
         except TimeoutError:
             pass
         self._woken.clear()
+
+    def asked(self, now: float) -> None:
+        """A call is sent. `now` is on the monotonic clock."""
+        self.silent_from = min(self.silent_from, now + PATIENCE)
+
+    def failed(self) -> None:
+        """The call failed: no message starts until another one is answered."""
+        self.silent_from = -math.inf
+
+    def answered(self, now: float) -> bool:
+        """The call was answered. True if messages may have waited for that."""
+        waited, self.silent_from = now >= self.silent_from, math.inf
+        return waited
 
     def stop_timer(self) -> None:
         """Cancels the timer. Called before each look for something to send, and at the end."""

@@ -94,9 +94,11 @@ class Ledger:
 
     async def _ask(self, asked: PendingCall) -> None:
         began = monotonic()
+        self._agenda.asked(began)
         try:
             reply = await self._store.call(self._member, asked.call)
         except StateStoreError as error:
+            self._agenda.failed()
             self._excuse(error, asked)
             await asyncio.sleep(self._delay)
             self._delay = min(self._delay * 2, MAX_DELAY)
@@ -107,7 +109,11 @@ class Ledger:
             self._gauge.trouble = None
         self._delay = FIRST_DELAY
         self._called_at = began
+        waited = self._agenda.answered(monotonic())
         self._apply(asked, reply, began + self._member.lease * CERTAIN)
+        if waited:
+            for aggregate in list(self._holdings.aggregates.values()):
+                self._dispatch(aggregate)
 
     def _excuse(self, error: StateStoreError, asked: PendingCall) -> None:
         """The call failed. Concludes nothing, and has the next call ask the same again; repeating it is harmless."""

@@ -103,14 +103,19 @@ class LazyStore(MemoryStateStore):
         super().__init__(clock or Clock())
         self.away = False
         self.asked: list[Call] = []
+        self.failed = 0
+        self.answers = Gate()
+        self.answers.set()
 
     def forget(self) -> None:
         self._groups.clear()
 
     async def call(self, member: Member, call: Call) -> Reply:
         if self.away:
+            self.failed += 1
             raise StateStoreError("the state store cannot be reached: ConnectionError")
         self.asked.append(call)
+        await self.answers.wait()
         return await super().call(member, call)
 
 
@@ -229,9 +234,11 @@ async def test_p17_nothing_is_committed_before_the_store_has_taken_note() -> Non
     async with running(shop.athomic):
         await shop.publish(1)
         await shop.athomic.drain()
-        store.away = True
+        shop.held_up = {2}
         await shop.publish(2, 4)
-        await shop.record.count(2)
+        await shop.begun.count(2)
+        store.away = True
+        shop.gate.set()
         await eventually(lambda: shop.status.health.status == "degraded")
         assert sentences(shop.status.health) == ["the state store cannot be reached: ConnectionError"]
         assert shop.status.assignment[0].committed == 1
@@ -242,6 +249,52 @@ async def test_p17_nothing_is_committed_before_the_store_has_taken_note() -> Non
         assert (shop.record.seen, shop.status.counters.parked) == ([1, 2], 1)
 
 
+async def test_p17_nothing_starts_while_the_store_is_away() -> None:
+    store = LazyStore()
+    shop = Shop(store)
+    shop.held_up = {2}
+    async with running(shop.athomic):
+        await shop.publish(1)
+        await shop.athomic.drain()
+        await shop.publish(2, 3, 4, 5)
+        await shop.begun.count(2)
+        store.away = True
+        await eventually(lambda: store.failed)
+        shop.gate.set()
+        await shop.record.count(2)
+        failed = store.failed
+        await eventually(lambda: store.failed > failed + 1)
+        assert shop.begun.seen == [1, 2], "who takes the aggregate over would handle 3, 4 and 5 once more"
+        store.away = False
+        await shop.athomic.drain()
+        assert shop.record.seen == [1, 2, 3, 4, 5]
+
+
+async def test_p17_little_starts_while_the_store_is_slow(clock: Clock) -> None:
+    store = LazyStore(clock)
+    shop = Shop(store)
+    shop.held_up = {2, 3}
+    async with running(shop.athomic):
+        await shop.publish(1)
+        await shop.athomic.drain()
+        await shop.publish(2, 3, 4)
+        await shop.begun.count(2)
+        store.answers.clear()
+        asked = len(store.asked)
+        await eventually(lambda: len(store.asked) > asked)
+        shop.gate.set()
+        shop.gate.clear()
+        await shop.begun.count(3)  # it is not waited for at once
+        clock.ahead += 0.3
+        shop.gate.set()
+        await shop.record.count(3)
+        await eventually(lambda: shop.strategy._agenda.lanes == 0)  # no worker is left to start one
+        assert shop.begun.seen == [1, 2, 3]
+        store.answers.set()
+        await shop.athomic.drain()
+        assert shop.record.seen == [1, 2, 3, 4]
+
+
 async def test_p10_a_stop_ends_with_the_store_away() -> None:
     clock = Clock()
     store = LazyStore(clock)
@@ -249,8 +302,11 @@ async def test_p10_a_stop_ends_with_the_store_away() -> None:
     async with running(shop.athomic):
         await shop.publish(1)
         await shop.athomic.drain()
-        store.away = True
+        shop.held_up = {2}
         await shop.publish(2)
+        await shop.begun.count(2)
+        store.away = True
+        shop.gate.set()
         await shop.record.count(2)
     assert len(shop.record.seen) == 2
     assert shop.athomic.consumers() == [], "it has ended"
