@@ -12,13 +12,14 @@ class Bell:
     time is up. Used from one event loop, and by one task that waits.
     """
 
-    __slots__ = ("_due", "_rung", "_timer", "_waiter")
+    __slots__ = ("_due", "_loop", "_rung", "_timer", "_waiter")
 
     def __init__(self) -> None:
         self._rung = False
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when the time of the last wait is up, by the clock of the loop
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the task that waits
 
     def ring(self) -> None:
         """The wait under way ends, or the next one if none is."""
@@ -37,7 +38,8 @@ class Bell:
         if self._rung:
             await asyncio.sleep(0)
             return
-        loop = asyncio.get_running_loop()
+        if (loop := self._loop) is None:  # in Python 3.11 it takes a call of the system to find it
+            loop = self._loop = asyncio.get_running_loop()
         self._due = loop.time() + seconds
         if self._timer is None or self._timer.when() > self._due:
             self.close()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from threading import local
 from time import monotonic
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from ..exceptions import CommitFailedError, NotAuthorizedError, TopicNotFoundError, TransportError
 from ..loop.load import ThreadLoad
@@ -45,12 +45,16 @@ class _Trickles(local):
     """The consumers of one thread in which messages have trickled lately."""
 
     def __init__(self) -> None:
-        self._at: WeakKeyDictionary[Committer, float] = WeakKeyDictionary()
+        self._at: dict[ref[Committer], float] = {}  # the newest last
 
     def count(self, committer: Committer, now: float) -> int:
         """How many there are. Counts this one from now on. `now` is on the monotonic clock."""
-        self._at[committer] = now
-        return sum(0 <= now - at < TRICKLING_SECONDS for at in self._at.values())
+        counted, at = ref(committer), self._at
+        at.pop(counted, None)
+        at[counted] = now
+        while not 0 <= now - at[oldest := next(iter(at))] < TRICKLING_SECONDS:
+            del at[oldest]
+        return len(at)
 
 
 _trickles = _Trickles()

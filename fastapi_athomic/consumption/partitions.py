@@ -32,9 +32,10 @@ class WorkDone:
     somebody does, they settle each message at once.
     """
 
-    __slots__ = ("_enough", "count", "waiter")
+    __slots__ = ("_enough", "_loop", "count", "waiter")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the task that waits
         self.count = 0  # offsets that were passed to trackers; the committer sets it back
         self.waiter: asyncio.Future[None] | None = None
         self._enough = 0  # the count at which the waiter is woken
@@ -54,7 +55,8 @@ class WorkDone:
         """Returns when `count` is `enough`, after so many `seconds` at the latest. For one task at a time."""
         if self.count >= enough:
             return
-        loop = asyncio.get_running_loop()
+        if (loop := self._loop) is None:  # in Python 3.11 it takes a call of the system to find it
+            loop = self._loop = asyncio.get_running_loop()
         self._enough, self.waiter = enough, loop.create_future()
         timer = loop.call_later(seconds, self._wake) if seconds is not None else None
         try:
@@ -287,7 +289,7 @@ class PartitionState:
         """Whether to fetch more. If not, the function of that name in `PartitionParts` is called when there is room."""
         if self.revoked:
             return False
-        self._full = self.buffered > self.low_mark or (
+        self._full = self._received - len(self.concluded) > self.low_mark or (
             self._tracker.span >= self._most_span and self.tracker.span >= self._most_span  # `tracker` settles
         )
         return not self._full

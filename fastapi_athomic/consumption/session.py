@@ -36,7 +36,7 @@ POLLS = 4
 DOUBT_SECONDS = 0.2
 """The pause between two questions whether this process is still a member of its group."""
 POSITIONS_SECONDS = 0.2
-"""While messages keep coming, positions are compared with what is done so often."""
+"""While messages come, and after the last one, positions are compared with what is done so often."""
 CLOSE_SECONDS = 0.4
 """How long a closing session waits for its poll loop to end."""
 REBALANCE_MARGIN_SECONDS = 10.0
@@ -64,6 +64,7 @@ class ConsumerSession:
         self._placement = Placement(parts, self._assignment, self._committer, client, wake)
         self._membership = Membership(parts, self._assignment, self._committer, self._placement, client, wake)
         self._positions_noted_at = 0.0  # on the monotonic clock
+        self._positions_due = False  # messages came in the last round
         self._intake_ends = 0.0  # on the monotonic clock: until then fetches follow each other at once
         self._longest_wait = longest_wait(parts.settings, self._assignment.away_limit)
         self._ended = asyncio.Event()
@@ -126,7 +127,7 @@ class ConsumerSession:
     async def _poll(self) -> int:
         """One round: looks after the membership and the positions, and fetches.
 
-        Returns how many messages came in the last fetch. If there were none, somebody rings when there are.
+        Returns how many messages came if there may be more; 0: somebody rings when there are.
         """
         now = monotonic()
         self._assignment.suspect(now)
@@ -138,19 +139,20 @@ class ConsumerSession:
             self._placement.try_again(now)
         states = self._assignment.states
         wanted = [
-            place for place, state in states.items() if not state.paused and state.has_room() and place not in unplaced
+            place
+            for place, state in states.items()
+            if (state.open or not state.paused) and state.has_room() and place not in unplaced
         ]
         some_are_full = len(wanted) < len(states)
         if some_are_full or self.full_since:
             self._note_full(wanted, now)
         most = self._intake()
-        found = last = await self._fetch(wanted, most)
-        if 0 < found < most:  # that was all, most likely: so the round need not be repeated to find nothing
-            last = await self._fetch(wanted, most - found)
-        if not last or now - self._positions_noted_at > POSITIONS_SECONDS:
+        found = await self._fetch(wanted, most)
+        if not found or now - self._positions_noted_at > POSITIONS_SECONDS:
             self._note_positions(wanted, now)
+        self._positions_due = bool(found)
         self._note_progress(wanted, bool(found))
-        return last
+        return found if found >= most else 0  # if there is more than that, the bell has rung
 
     async def _fetch(self, wanted: Collection[TopicPartition], most: int) -> int:
         """Takes in what there is, at most so many messages, and does not wait for any. Returns how many came."""
@@ -170,7 +172,7 @@ class ConsumerSession:
 
     def _patience(self, now: float) -> float:
         """How many seconds the poll loop waits at most if nobody rings."""
-        patience = min(POLL_SECONDS, self._longest_wait)
+        patience = min(POSITIONS_SECONDS if self._positions_due else POLL_SECONDS, self._longest_wait)
         if self._assignment.doubtful:
             patience = min(patience, DOUBT_SECONDS)
         if self._placement.pending:

@@ -48,6 +48,7 @@ class WorkerPool(Generic[L]):
         self._closed = False
         self.excess = False  # closed, or there are more workers than `size`: each looks before it goes on
         self._owner = Owner()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the workers
         self.failure: BaseException | None = None  # the first error that ended a worker
 
     @property
@@ -142,7 +143,9 @@ class WorkerPool(Generic[L]):
 
     async def _next_lane(self) -> L | None:
         """None: look whether there are too many workers."""
-        waiter: asyncio.Future[L | None] = asyncio.get_running_loop().create_future()
+        if self._loop is None:  # in Python 3.11 it takes a call of the system to find it
+            self._loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[L | None] = self._loop.create_future()
         self._idle.append(waiter)
         try:
             return await waiter

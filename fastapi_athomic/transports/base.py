@@ -169,7 +169,8 @@ class TransportConsumer(Protocol):
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
         """The next messages of the given partitions, at most `max_messages` in all, in offset order in each partition.
 
-        Waits up to `timeout` seconds for the first message. With no partitions it returns nothing, at once. Each
+        Waits up to `timeout` seconds for the first message. With no partitions it returns nothing, at once. If it
+        returns fewer than `max_messages` although more are there, the listener's `on_arrival` is called. Each
         call counts as progress for the group membership. Advances the positions of the partitions it returns
         messages for, and keeps what was prefetched for the others. A partition with a long backlog must not starve
         the others. Returns nothing from partitions that are not assigned, are misplaced, or are held. Raises

@@ -259,11 +259,15 @@ class GroupMember:
         return self._readings.get(place)
 
     def take(self, places: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
-        """The next messages of these partitions, `limit` at most. Partitions of which more is left are last next."""
+        """The next messages of these partitions, `limit` at most. Partitions of which more is left are last next time.
+
+        If more is left of one that gives out few at once, `on_arrival` is called.
+        """
         found: dict[TopicPartition, list[RawMessage]] = {}
         if not self.ready:
             return found
         wanted = places if isinstance(places, set | frozenset | dict) or len(self.ready) < 2 else set(places)
+        more = False
         for place in list(self.ready):
             if place not in wanted:
                 continue
@@ -276,8 +280,11 @@ class GroupMember:
                 limit -= len(messages)
                 if place in self.ready:
                     self.ready.move_to_end(place)
+                    more = True
                 if limit <= 0:
-                    break
+                    return found
+        if more:
+            self.on_arrival()
         return found
 
     def seek(self, place: TopicPartition, offset: int) -> None:

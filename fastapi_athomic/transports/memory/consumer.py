@@ -134,16 +134,20 @@ class MemoryConsumer:
     def _read(self, partitions: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
         """Reads from all partitions in equal shares, so that one with a long backlog does not starve the others."""
         found: dict[TopicPartition, list[RawMessage]] = {}
+        more = False
         waiting = [partition for partition in partitions if self._fetchable and self._is_placed(partition)]
         for place, partition in enumerate(waiting):
-            share = max(1, limit // (len(waiting) - place))
-            messages = self._broker.read(partition, self._positions[partition], min(share, limit))
+            share = min(max(1, limit // (len(waiting) - place)), limit)
+            messages = self._broker.read(partition, self._positions[partition], share)
             if messages:
                 found[partition] = messages
                 limit -= len(messages)
                 self._positions[partition] = messages[-1].offset + 1
+                more = more or len(messages) == share
             if limit <= 0:
-                break
+                return found
+        if more:
+            self._listener.on_arrival()
         return found
 
     def _is_placed(self, partition: TopicPartition) -> bool:
