@@ -97,11 +97,17 @@ class MessagingTelemetryAdapter:
 
     def _start_single(self, message: RawMessage, links: Sequence[Link]) -> tuple[Span, Context]:
         topic, partition, offset, _, key, value, headers = message
-        name, common = self._span_of_topic(topic)
-        parent = self._remote_context(headers)
-        if REDRIVES in map(_name, headers):
-            parent, links = self._as_links(parent, headers, links)
-        attributes = {**common, PARTITION: str(partition), OFFSET: offset, **_of_value(value)}
+        name, common = self._spans_of_topics.get(topic) or self._span_of_topic(topic)
+        parent = NO_CONTEXT
+        if headers:
+            parent = self._remote_context(headers)
+            if REDRIVES in map(_name, headers):
+                parent, links = self._as_links(parent, headers, links)
+        attributes = {**common, PARTITION: str(partition), OFFSET: offset}
+        if value is None:
+            attributes[TOMBSTONE] = True
+        else:
+            attributes[BODY_SIZE] = len(value)
         if self._record_keys and key is not None:
             attributes[KEY] = key.decode("utf-8", "replace")
         span = self._tracer.start_span(name, parent, SpanKind.CONSUMER, attributes, links)
