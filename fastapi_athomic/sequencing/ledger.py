@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
+from ..complaints import Complaints
 from ..consumption.partitions import PartitionState
 from ..exceptions import StateStoreError
 from ..observation.counters import Counters
@@ -79,6 +80,7 @@ class Ledger:
         self._survey = Survey(parts.gauge, parts.holdings, parts.agenda, parts.on_gap)
         self._called_at = 0.0
         self._delay = FIRST_DELAY
+        self._complaints = Complaints(burst=1)
 
     # --- calls
 
@@ -104,16 +106,28 @@ class Ledger:
             self._delay = min(self._delay * 2, MAX_DELAY)
             self._agenda.wake()
             return
+        now = monotonic()
+        if waited := self._agenda.answered(now):
+            self._note_slow(now - began)
         if self._gauge.trouble is not None:
             logger.info("group %s: the state store answers again", self._member.group_id)
             self._gauge.trouble = None
         self._delay = FIRST_DELAY
         self._called_at = began
-        waited = self._agenda.answered(monotonic())
         self._apply(asked, reply, began + self._member.lease * CERTAIN)
         if waited:
             for aggregate in list(self._holdings.aggregates.values()):
                 self._dispatch(aggregate)
+
+    def _note_slow(self, seconds: float) -> None:
+        if self._gauge.trouble is None and (more := self._complaints.due("slow")) is not None:
+            logger.warning(
+                "group %s: the state store took %.2f s to answer, or the event loop was blocked; no message started "
+                "meanwhile (%d more since the last such warning)",
+                self._member.group_id,
+                seconds,
+                more,
+            )
 
     def _excuse(self, error: StateStoreError, asked: PendingCall) -> None:
         """The call failed. Concludes nothing, and has the next call ask the same again; repeating it is harmless."""

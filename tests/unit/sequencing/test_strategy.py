@@ -270,7 +270,7 @@ async def test_p17_nothing_starts_while_the_store_is_away() -> None:
         assert shop.record.seen == [1, 2, 3, 4, 5]
 
 
-async def test_p17_little_starts_while_the_store_is_slow(clock: Clock) -> None:
+async def test_p17_little_starts_while_the_store_is_slow(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     store = LazyStore(clock)
     shop = Shop(store)
     shop.held_up = {2, 3}
@@ -293,6 +293,8 @@ async def test_p17_little_starts_while_the_store_is_slow(clock: Clock) -> None:
         store.answers.set()
         await shop.athomic.drain()
         assert shop.record.seen == [1, 2, 3, 4]
+    (said,) = [record.message for record in caplog.records if "to answer" in record.message]
+    assert said.startswith("group g: the state store took 0.3") and said.endswith("(0 more since the last such warning)")
 
 
 async def test_p10_a_stop_ends_with_the_store_away() -> None:
