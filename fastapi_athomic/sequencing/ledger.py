@@ -41,6 +41,8 @@ CERTAIN = 0.8
 """We rely on a lease for this share of it. The rest allows for clocks that differ, and the way to the store."""
 FULL_SECONDS = 1.0
 """Seconds after which an aggregate that is full or refused tries again."""
+SLOW_SECONDS = 1.0
+"""A call that took longer is told of in the log."""
 FIRST_DELAY, MAX_DELAY = 0.05, 2.0
 """Seconds between two calls while the store does not answer. They double from the first to the second."""
 
@@ -106,23 +108,23 @@ class Ledger:
             self._delay = min(self._delay * 2, MAX_DELAY)
             self._agenda.wake()
             return
-        now = monotonic()
-        if waited := self._agenda.answered(now):
-            self._note_slow(now - began)
+        hindered = self._agenda.answered()
+        self._note_seconds(monotonic() - began)
         if self._gauge.trouble is not None:
             logger.info("group %s: the state store answers again", self._member.group_id)
             self._gauge.trouble = None
         self._delay = FIRST_DELAY
         self._called_at = began
         self._apply(asked, reply, began + self._member.lease * CERTAIN)
-        if waited:
-            for aggregate in list(self._holdings.aggregates.values()):
-                self._dispatch(aggregate)
+        for aggregate in hindered:
+            self._dispatch(aggregate)
 
-    def _note_slow(self, seconds: float) -> None:
-        if self._gauge.trouble is None and (more := self._complaints.due("slow")) is not None:
+    def _note_seconds(self, seconds: float) -> None:
+        if seconds < SLOW_SECONDS:
+            return
+        if (more := self._complaints.due("slow")) is not None:
             logger.warning(
-                "group %s: the state store took %.2f s to answer, or the event loop was blocked; no message started "
+                "group %s: the state store took %.1f s to answer, or the event loop was blocked; no message started "
                 "meanwhile (%d more since the last such warning)",
                 self._member.group_id,
                 seconds,

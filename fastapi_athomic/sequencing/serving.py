@@ -61,7 +61,10 @@ class Serving:
     def _to_worker(self, aggregate: Aggregate) -> bool:
         """Passes it to a worker. False: it has no work that may start now."""
         now = monotonic()
-        if self._assignment.closed or not self._may_work(aggregate, now):
+        if self._assignment.closed or not aggregate.held(now):
+            return False
+        if now >= self._agenda.silent_from:
+            self._agenda.hindered[aggregate] = None
             return False
         if aggregate.burials:
             startable = self._assignment.host() is not None
@@ -73,12 +76,8 @@ class Serving:
             self.enqueue(aggregate)
         return startable
 
-    def _may_work(self, aggregate: Aggregate, now: float) -> bool:
-        """It is ours, and the store answers: what is done now can be written soon."""
-        return aggregate.held(now) and now < self._agenda.silent_from
-
     def _may_start(self, aggregate: Aggregate, item: Item, now: float) -> bool:
-        if aggregate.rests_until > now or not self._may_work(aggregate, now):
+        if aggregate.rests_until > now or not aggregate.held(now) or now >= self._agenda.silent_from:
             return False
         if item.partition is not None:
             return item.partition.open

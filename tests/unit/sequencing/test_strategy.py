@@ -285,7 +285,7 @@ async def test_p17_little_starts_while_the_store_is_slow(clock: Clock, caplog: p
         shop.gate.set()
         shop.gate.clear()
         await shop.begun.count(3)  # it is not waited for at once
-        clock.ahead += 0.3
+        clock.ahead += 1.5
         shop.gate.set()
         await shop.record.count(3)
         await eventually(lambda: shop.strategy._agenda.lanes == 0)  # no worker is left to start one
@@ -294,7 +294,7 @@ async def test_p17_little_starts_while_the_store_is_slow(clock: Clock, caplog: p
         await shop.athomic.drain()
         assert shop.record.seen == [1, 2, 3, 4]
     (said,) = [record.message for record in caplog.records if "to answer" in record.message]
-    assert said.startswith("group g: the state store took 0.3") and said.endswith("(0 more since the last such warning)")
+    assert said.startswith("group g: the state store took 1.5 s to answer")
 
 
 async def test_p10_a_stop_ends_with_the_store_away() -> None:
