@@ -59,7 +59,8 @@ class Holdings:
         self.note_room(aggregate)
         self._idle.pop(aggregate, None)
         self._agenda.dirty.pop(aggregate, None)
-        self.aggregates.pop(aggregate.key, None)
+        if self.aggregates.get(aggregate.key) is aggregate:  # else it was forgotten, and its key has come again
+            del self.aggregates[aggregate.key]
 
     def _release(self, aggregate: Aggregate) -> None:
         aggregate.releasing = True

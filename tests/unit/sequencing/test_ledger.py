@@ -71,3 +71,14 @@ async def _hold(store: MemoryStateStore, *keys: bytes) -> dict[bytes, Aggregate]
         assert isinstance(claim, Claim)
         held[key].grant(claim, valid_until=float("inf"))
     return held
+
+
+async def test_p17_who_forgets_an_aggregate_twice_keeps_the_one_that_came_with_its_key_meanwhile() -> None:
+    """The answer to a call, or the end of a silence, may be about an aggregate that was forgotten by then."""
+    holdings = Holdings(MEMBER, Agenda(0.1), Assignment(), SequenceGauge(gap_timeout=60.0))
+    forgotten = holdings.aggregate(b"a")
+    holdings.keep_idle(forgotten)
+    assert not holdings.aggregates
+    present = holdings.aggregate(b"a")
+    holdings.keep_idle(forgotten)
+    assert holdings.aggregates == {b"a": present}
