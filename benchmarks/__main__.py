@@ -11,7 +11,7 @@ from typing import get_args
 
 from benchmarks.builds import BEFORE, UnknownRevisionError, built
 from benchmarks.figures import BROKER_OF, EVERYDAY, FIGURES
-from benchmarks.report import RESULTS, Table, machine, publish, publish_everyday, summarize
+from benchmarks.report import RESULTS, NoFigureError, Table, machine, publish, publish_everyday, summarize
 from benchmarks.runs import BrokerName, Options
 from benchmarks.workload import Keys
 
@@ -49,11 +49,13 @@ def main() -> None:
             keys: Sequence[Keys] = [options.keys] if options.keys else get_args(Keys)
             other = everyday if name in EVERYDAY else against
             began = time.monotonic()
-            for table in FIGURES[name].tables(
-                name, Options(broker, options.rounds, keys, options.seconds, options.scale, other)
-            ):
-                show(table, began, write=not options.no_files)
-                tables.append(table)
+            wanted = Options(broker, options.rounds, keys, options.seconds, options.scale, other)
+            try:
+                for table in FIGURES[name].tables(name, wanted):
+                    show(table, began, write=not options.no_files)
+                    tables.append(table)
+            except NoFigureError as problem:  # of a whole figure; that of one contender is in its table
+                sys.exit(f"{name}: {problem}")
         if options.no_files:
             continue
         if name in EVERYDAY:

@@ -268,6 +268,8 @@ def samples(*arguments: str, build: Build = HERE) -> list[Measured]:
 
 def summary(curve: Sequence[Measured]) -> Measured:
     settled = [sample for sample in curve if sample["seconds"] > curve[0]["seconds"] + 2]
+    if not settled:
+        raise NoFigureError("all was handled within 2 s, of which memory tells nothing: take a larger --scale")
     half = settled[len(settled) // 2]
     working = [sample for sample in curve if sample["handled"] < curve[-1]["handled"]]
     return {

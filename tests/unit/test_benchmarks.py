@@ -10,7 +10,7 @@ import pytest
 from benchmarks.builds import HERE, Build, UnknownRevisionError, built, check_build, origin, with_twins
 from benchmarks.deploys import Handling, handlings, judged
 from benchmarks.everyday_apps import Ledger
-from benchmarks.figures import EVERYDAY, FIGURES
+from benchmarks.figures import EVERYDAY, FIGURES, summary
 from benchmarks.report import EVERYDAY as MARKS
 from benchmarks.report import PAGE, Goal, Measured, NoFigureError, NoWorse, Table, everyday_lines, filled
 from benchmarks.runs import interleave, no_worse, of, python
@@ -214,3 +214,9 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
 def test_everyday_load_has_all_its_figures() -> None:
     assert list(EVERYDAY) == ["e1", "e2", "e3", "e4", "e5", "e6"]
     assert EVERYDAY.items() <= FIGURES.items()
+
+
+def test_f8_says_when_a_run_was_too_short() -> None:
+    curve = [{"seconds": float(second), "resident": 100.0, "handled": float(second)} for second in range(1, 4)]
+    with pytest.raises(NoFigureError, match="take a larger --scale"):
+        summary(curve)
