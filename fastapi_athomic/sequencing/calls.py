@@ -38,7 +38,9 @@ class Agenda:
         `Holdings.renew` also put some in directly, when no timer is needed because a call is about to be sent.
         """
         self.silent_from = math.inf  # monotonic; from then on no message starts, as the store does not answer
-        self.hindered: dict[Aggregate, None] = {}  # by that, in this order. `Serving` puts them in
+        self.hindered: dict[Aggregate, None] = {}
+        """Aggregates with a message that has not started for that reason. `Serving` puts them in, `Holdings` takes out
+        those that it forgets."""
         self._woken = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 

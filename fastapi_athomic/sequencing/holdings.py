@@ -59,6 +59,7 @@ class Holdings:
         self.note_room(aggregate)
         self._idle.pop(aggregate, None)
         self._agenda.dirty.pop(aggregate, None)
+        self._agenda.hindered.pop(aggregate, None)
         if self.aggregates.get(aggregate.key) is aggregate:  # else it was forgotten, and its key has come again
             del self.aggregates[aggregate.key]
 

@@ -136,7 +136,8 @@ class OrderedStrategy:
 
     def settled(self) -> bool:
         """A message from the waiting room has its offset committed already, and may be in its handler."""
-        return not any(aggregate.busy or aggregate.unwritten for aggregate in self._holdings.aggregates.values())
+        aggregates = self._holdings.aggregates.values()
+        return not self._agenda.hindered and not any(aggregate.busy or aggregate.unwritten for aggregate in aggregates)
 
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()

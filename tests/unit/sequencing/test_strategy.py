@@ -270,6 +270,24 @@ async def test_p17_nothing_starts_while_the_store_is_away() -> None:
         assert shop.record.seen == [1, 2, 3, 4, 5]
 
 
+async def test_p17_what_waits_for_the_store_is_not_settled() -> None:
+    """A message from the waiting room has its offset committed: nobody else knows that it is still to be handled."""
+    store = LazyStore()
+    shop = Shop(store)
+    async with running(shop.athomic):
+        await shop.publish(1)
+        await shop.athomic.drain()
+        assert shop.strategy.settled()
+        store.away = True
+        await eventually(lambda: store.failed)
+        await shop.publish(2)
+        await eventually(lambda: not shop.strategy.settled())
+        assert shop.begun.seen == [1]
+        store.away = False
+        await shop.athomic.drain()
+        assert shop.record.seen == [1, 2]
+
+
 async def test_p17_little_starts_while_the_store_is_slow(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     store = LazyStore(clock)
     shop = Shop(store)

@@ -95,10 +95,15 @@ async def test_a_long_backlog_does_not_keep_other_partitions_waiting(transport: 
     await put(transport, 5, partition=1)
     consumer = await join(transport, listener := Listener())
     await listener.assigned.get()
+    listener.told.clear()
     found = await consumer.fetch([P0, P1], 1, 100)
     assert (len(found[P0]), len(found[P1])) == (50, 5)
+    assert listener.told.is_set(), "there are more, though fewer came than were asked for"
+    listener.told.clear()
+    assert len((await consumer.fetch([P0], 1, 10))[P0]) == 10
+    assert not listener.told.is_set(), "whoever got as many as were asked for asks again"
     assert await consumer.fetch([P1], 0, 100) == {}
-    assert consumer.position(P0) == 50
+    assert consumer.position(P0) == 60
     assert consumer.end_offset(P0) == 1_000
 
 
