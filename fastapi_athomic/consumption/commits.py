@@ -14,7 +14,7 @@ from ..loop.load import ThreadLoad
 from ..observation.reasons import Reason, ReasonCode, lasting
 from ..transports.base import CommittedOffset, TransportConsumer
 from .assignment import Assignment
-from .partitions import PartitionState
+from .partitions import PartitionState, WorkDone
 from .parts import SessionParts
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,11 @@ FEW = 3
 WAIT_OF_FEW = 5
 """They wait for this many times `commit_interval` after the last commit."""
 TRICKLES_A_SECOND = 100
-"""Commits of all consumers of a thread in which messages trickle, together: with more than five of them each commits
-seldomer, and more at once."""
+"""So often do all consumers of a thread commit in which messages trickle, about: with more than five of them each
+commits seldomer, and more at once."""
+GOES_ALONG = 1 / 2
+"""One that has waited for this share of its wait commits when another does: commits one after the other cost a third of
+what they cost one by one."""
 TRICKLING_SECONDS = 1.0
 """A consumer that has committed within so many seconds counts."""
 LOOK_SECONDS = 0.2
@@ -46,6 +49,7 @@ class _Trickles(local):
 
     def __init__(self) -> None:
         self._at: dict[ref[Committer], float] = {}  # the newest last
+        self._waiting: dict[WorkDone, float] = {}  # for more to commit, and from when on they go along
 
     def count(self, committer: Committer, now: float) -> int:
         """How many there are. Counts this one from now on. `now` is on the monotonic clock."""
@@ -55,6 +59,20 @@ class _Trickles(local):
         while not 0 <= now - at[oldest := next(iter(at))] < TRICKLING_SECONDS:
             del at[oldest]
         return len(at)
+
+    async def wait(self, done: WorkDone, enough: int, seconds: float, goes_along: float) -> None:
+        """Waits as `done` does, but from `goes_along` on, on the monotonic clock, only until another one commits."""
+        self._waiting[done] = goes_along
+        try:
+            await done.wait(enough, seconds)
+        finally:
+            self._waiting.pop(done, None)
+
+    def take_along(self, now: float) -> None:
+        """One of them commits now: those that have waited long enough do so, too."""
+        for done in [done for done, goes_along in self._waiting.items() if now >= goes_along]:
+            del self._waiting[done]
+            done.wake()
 
 
 _trickles = _Trickles()
@@ -97,6 +115,7 @@ class Committer:
         while True:
             await self._due(sent, answered)
             sent = monotonic()
+            _trickles.take_along(sent)
             try:
                 await self.commit(self._settled(), self._settings.request_timeout)
             except TopicNotFoundError as error:
@@ -135,7 +154,8 @@ class Committer:
     async def _due(self, sent: float, answered: float) -> None:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
-        Sooner when `commit_count` messages are done; later while there are `FEW`; never at once after the last commit.
+        Sooner when `commit_count` messages are done; later while there are `FEW`, but then along with other consumers;
+        never at once after the last commit.
         In a busy thread, where much is done in little time, none of this counts: what is done is committed after
         `BUSY_PAUSE`.
         """
@@ -151,7 +171,7 @@ class Committer:
         enough = self._settings.commit_count
         few, wait = self._few()
         if (left := sent + wait - monotonic()) > 0:
-            await work_done.wait(few, left)
+            await _trickles.wait(work_done, few, left, sent + wait * GOES_ALONG)
             if work_done.count < few:
                 return
         now = monotonic()

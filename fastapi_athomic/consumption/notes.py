@@ -28,6 +28,8 @@ NOTE_SPAN = 22_000
 _STAMP = struct.Struct(">16sII8sQ")
 _NO_ID = bytes(16)
 _NO_CLUSTER = bytes(8)
+_NOTHING_DONE = zlib.compress(b"")
+"""An empty bitmap, packed. It is in nearly every note, and packing even nothing clears a quarter of a megabyte."""
 _BROKEN = (ValueError, binascii.Error, zlib.error, struct.error)
 
 
@@ -63,7 +65,7 @@ def encode_note(done: int, stamp: Stamp = UNSTAMPED, position: int = 0) -> str:
     """
     if not done and stamp == UNSTAMPED:
         return ""
-    packed = zlib.compress(done.to_bytes((done.bit_length() + 7) // 8, "little"), 1)
+    packed = zlib.compress(done.to_bytes((done.bit_length() + 7) // 8, "little"), 1) if done else _NOTHING_DONE
     if stamp != UNSTAMPED:
         topic_id, cluster = stamp.topic_id or _NO_ID, stamp.cluster or _NO_CLUSTER
         packed += _STAMP.pack(topic_id, stamp.partitions, stamp.began, cluster, position)

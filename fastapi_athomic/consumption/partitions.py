@@ -44,9 +44,10 @@ class WorkDone:
         """So many more offsets may be committed."""
         self.count += count
         if self.waiter is not None and self.count >= self._enough:
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Ends the wait, whatever the count is."""
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -58,7 +59,7 @@ class WorkDone:
         if (loop := self._loop) is None:  # in Python 3.11 it takes a call of the system to find it
             loop = self._loop = asyncio.get_running_loop()
         self._enough, self.waiter = enough, loop.create_future()
-        timer = loop.call_later(seconds, self._wake) if seconds is not None else None
+        timer = loop.call_later(seconds, self.wake) if seconds is not None else None
         try:
             await self.waiter
         finally:

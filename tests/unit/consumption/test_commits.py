@@ -137,3 +137,17 @@ def test_p5_the_more_consumers_have_a_trickle_the_more_waits_for_each_commit(mon
     assert [found[number - 1][1] for number in (1, 5, 10, 20)] == pytest.approx([0.05, 0.05, 0.1, 0.2]), "seconds"
     now += commits.TRICKLING_SECONDS
     assert company[0]._few()[0] == 3, "the others are quiet"
+
+
+async def test_who_has_waited_for_half_of_its_wait_commits_when_another_consumer_does() -> None:
+    trickles, early, late = type(commits._trickles)(), WorkDone(), WorkDone()
+    goes_along = {early: 100.0, late: 101.0}
+    waits = {done: asyncio.create_task(trickles.wait(done, 10, 3600, at)) for done, at in goes_along.items()}
+    await asyncio.sleep(0)
+    trickles.take_along(100.5)
+    await waits[early]
+    assert not waits[late].done()
+    trickles.take_along(101.0)
+    await waits[late]
+    trickles.take_along(102.0)  # nobody waits any more
+    assert early.waiter is late.waiter is None

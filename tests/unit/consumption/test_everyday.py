@@ -122,5 +122,5 @@ def test_a_trickled_message() -> None:
     counts = {what: count / MESSAGES for what, count in per_handler(few, many).items()}
     check("polls", counts["polls"], 1.02)
     check("requests to fetch", counts["fetches"], 1.04)
-    check("commits", counts["commits"], 0.09)
+    check("commits", counts["commits"], 0.06)
     check("turns of the loop", counts["turns"], 5.2)
