@@ -36,7 +36,7 @@ TRICKLES_A_SECOND = 100
 """So often do all consumers of a thread commit in which messages trickle, about: with more than five of them each
 commits seldomer, and more at once."""
 GOES_ALONG = 1 / 2
-"""One that has waited for this share of its wait commits when another does: commits one after the other cost a third of
+"""One that has waited for this share of its wait commits when another does: many commits at once cost about half of
 what they cost one by one."""
 TRICKLING_SECONDS = 1.0
 """A consumer that has committed within so many seconds counts."""
