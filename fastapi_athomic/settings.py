@@ -204,7 +204,7 @@ class AthomicSettings(Checked, BaseSettings):
 
     # offsets are committed 1 ms after a message is done, but not within `commit_interval` of the last commit, unless
     # `commit_count` messages are done; and never more often than every 5 ms. One or two messages wait for up to five
-    # times as long; longer where messages trickle for more than five handlers, which then commit along with each other.
+    # times as long, less if another handler commits, longer where messages trickle for more than five handlers.
     # A thread that computes for more than 0.8 of its time commits every 30 ms, whatever is done
     commit_interval: Seconds = 0.01
     commit_count: Count = 10  # see `commit_interval`

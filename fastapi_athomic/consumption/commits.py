@@ -36,8 +36,8 @@ TRICKLES_A_SECOND = 100
 """So often do all consumers of a thread commit in which messages trickle, about: with more than five of them each
 commits seldomer, and more at once."""
 GOES_ALONG = 1 / 2
-"""One that has waited for this share of its wait commits when another does: many commits at once cost about half of
-what they cost one by one."""
+"""One that has waited for this share of its wait commits when another does: commits that follow each other closely
+cost about half of what they cost one by one."""
 TRICKLING_SECONDS = 1.0
 """A consumer that has committed within so many seconds counts."""
 LOOK_SECONDS = 0.2
@@ -69,10 +69,15 @@ class _Trickles(local):
             self._waiting.pop(done, None)
 
     def take_along(self, now: float) -> None:
-        """One of them commits now: those that have waited long enough do so, too."""
-        for done in [done for done, goes_along in self._waiting.items() if now >= goes_along]:
-            del self._waiting[done]
-            done.wake()
+        """One of them commits now: so does another that has waited long enough, which takes the next one along.
+
+        They come one after the other, each in a turn of the event loop of its own: requests get on in between.
+        """
+        for done, goes_along in self._waiting.items():
+            if now >= goes_along:
+                del self._waiting[done]
+                done.wake()
+                return
 
 
 _trickles = _Trickles()
@@ -134,11 +139,14 @@ class Committer:
 
     def _settled(self) -> list[PartitionState]:
         """All partitions, when all that is concluded by now has been counted: from here on the count begins anew."""
-        states = list(self._assignment.states.values())
-        for state in states:
-            state.settle()
+        self._settle_all()
         self._assignment.work_done.count = 0
-        return states
+        return list(self._assignment.states.values())
+
+    def _settle_all(self) -> None:
+        """Counts what was concluded while nobody waited. Call it before each wait."""
+        for state in self._assignment.states.values():
+            state.settle()
 
     async def _pause_before_retry(self) -> None:
         self._assignment.work_done.note(1)
@@ -155,13 +163,11 @@ class Committer:
         """Returns when something is done and `commit_interval` has passed since the last commit was `sent`.
 
         Sooner when `commit_count` messages are done; later while there are `FEW`, but then along with other consumers;
-        never at once after the last commit.
-        In a busy thread, where much is done in little time, none of this counts: what is done is committed after
-        `BUSY_PAUSE`.
+        never at once after the last commit. In a busy thread, where much is done in little time, none of this counts:
+        what is done is committed after `BUSY_PAUSE`.
         """
         interval, work_done = max(self._settings.commit_interval, SOON), self._assignment.work_done
-        for state in self._assignment.states.values():
-            state.settle()  # what was concluded while nobody waited
+        self._settle_all()
         await work_done.wait(1)
         if self._load.share() > BUSY:
             await asyncio.sleep(min(3 * interval, BUSY_PAUSE))
@@ -170,10 +176,12 @@ class Committer:
             await asyncio.sleep(pause)
         enough = self._settings.commit_count
         few, wait = self._few()
+        self._settle_all()
         if (left := sent + wait - monotonic()) > 0:
             await _trickles.wait(work_done, few, left, sent + wait * GOES_ALONG)
             if work_done.count < few:
                 return
+        self._settle_all()
         now = monotonic()
         await work_done.wait(enough, max(sent + interval, now + SOON) - now)
 

@@ -49,7 +49,7 @@ class WorkDone:
     def wake(self) -> None:
         """Ends the wait, whatever the count is."""
         waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
+        if waiter is not None and not waiter.done() and not waiter.get_loop().is_closed():
             waiter.set_result(None)
 
     async def wait(self, enough: int, seconds: float | None = None) -> None:

@@ -14,9 +14,10 @@ from fastapi_athomic import AthomicSettings, subscribe_to
 from fastapi_athomic.consumption import commits
 from fastapi_athomic.consumption.commits import BUSY_PAUSE, COMMIT_PAUSE, SOON, Committer
 from fastapi_athomic.consumption.partitions import WorkDone
+from fastapi_athomic.consumption.session import ConsumerSession
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
-from tests.support.apps import Gate, Record, new_app, running
+from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.clock import SESSION, set_clock
 
 NEVER_LATE: dict[str, Any] = {"stall_timeout": 36_000, "health": {"poll_late": 36_000}}
@@ -139,15 +140,73 @@ def test_p5_the_more_consumers_have_a_trickle_the_more_waits_for_each_commit(mon
     assert company[0]._few()[0] == 3, "the others are quiet"
 
 
-async def test_who_has_waited_for_half_of_its_wait_commits_when_another_consumer_does() -> None:
-    trickles, early, late = type(commits._trickles)(), WorkDone(), WorkDone()
-    goes_along = {early: 100.0, late: 101.0}
-    waits = {done: asyncio.create_task(trickles.wait(done, 10, 3600, at)) for done, at in goes_along.items()}
+async def test_p5_no_more_than_commit_count_waits_while_messages_trickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many that came at once may be done before the committer has its turn."""
+    record, gate, clock, commit = Record(), Gate(), [monotonic()], MemoryConsumer.commit
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None:
+        if number == 1:
+            await gate.wait()
+
+    async def noted(consumer: MemoryConsumer, offsets: Any, timeout: float) -> None:
+        await commit(consumer, offsets, timeout)
+        record.note([committed.offset for committed in offsets.values()])
+
+    settings = AthomicSettings(broker_url=f"memory://{uuid4().hex}", commit_interval=3600, **NEVER_LATE)
+    monkeypatch.setattr(ThreadLoad, "share", lambda _: 0.0)
+    monkeypatch.setattr(ConsumerSession, "_note_positions", lambda *_: None)  # it looks at what is done, too
+    async with running(new_app(settings, handle)) as athomic:
+        set_clock(monkeypatch, lambda: clock[0], *SESSION)
+        monkeypatch.setattr(MemoryConsumer, "commit", noted)
+        clock[0] += 36_000  # the last commit was long ago
+        await athomic.publish("t", 0, key="k")
+        assert len(await record.count(1)) == 1
+        clock[0] += COMMIT_PAUSE  # now one or two would wait
+        await athomic.publish_many("t", range(1, 41), key=lambda _: "k")
+        await eventually(lambda: athomic.consumers()[0].counters.received == 41)
+        gate.set()
+        _, (committed,) = await record.count(2)
+        assert 41 - settings.commit_count <= committed <= 41
+        monkeypatch.undo()
+
+
+async def test_consumers_in_which_messages_trickle_commit_one_after_the_other() -> None:
+    """Once they have waited for half of their wait. Each has a turn of the event loop of its own."""
+    trickles = type(commits._trickles)()
+    done = [WorkDone() for _ in range(4)]
+
+    async def wait(number: int, goes_along: float) -> None:
+        await trickles.wait(done[number], 10, 3600, goes_along)
+        trickles.take_along(100.5)  # as a committer does then
+
+    waits = [asyncio.create_task(wait(*place)) for place in ((0, 100.0), (1, 101.0), (2, 100.0), (3, 100.0))]
     await asyncio.sleep(0)
     trickles.take_along(100.5)
-    await waits[early]
-    assert not waits[late].done()
+    ended = []
+    for _ in range(8):
+        await asyncio.sleep(0)
+        ended.append([task.done() for task in waits])
+    assert ended[-1] == [True, False, True, True]
+    assert [True, False, False, False] in ended, "all at once"
     trickles.take_along(101.0)
-    await waits[late]
+    await waits[1]
     trickles.take_along(102.0)  # nobody waits any more
-    assert early.waiter is late.waiter is None
+
+
+def test_an_event_loop_that_was_closed_in_the_midst_of_a_wait_harms_no_later_one() -> None:
+    trickles, left, loop = type(commits._trickles)(), WorkDone(), asyncio.new_event_loop()
+    task = loop.create_task(trickles.wait(left, 10, 3600, 100.0))
+    loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is left on purpose
+    loop.close()
+
+    async def later() -> None:
+        wait, done = asyncio.get_running_loop().create_task, WorkDone()
+        task = wait(trickles.wait(done, 10, 3600, 100.0))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            trickles.take_along(101.0)
+        await task
+
+    asyncio.run(later())
