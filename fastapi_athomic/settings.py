@@ -78,8 +78,8 @@ class KafkaSettings(Checked):
     # 60: firewalls drop a connection on which nothing is said for minutes
     fetch_max_wait: Annotated[PositiveSeconds, Field(le=60)] = 5.0
     # while messages trickle, the next ones are asked for this long after the last, so that one answer brings more of
-    # them. With 0 a message waits for none of this, and takes more CPU of this process and of the broker; at most 1
-    fetch_pace: Annotated[Seconds, Field(le=1)] = 0.002
+    # them. Each waits for up to as long, and takes less CPU of this process and of the broker; at most 1
+    fetch_pace: Annotated[Seconds, Field(le=1)] = 0.0
     fetch_max_bytes: Count = 4_194_304  # of one answer with messages, for all handlers together
     max_partition_fetch_bytes: Count = 1_048_576  # of one partition in such an answer
     max_batch_bytes: Count = 268_435_456  # to which a compressed batch may unpack; a larger one holds its partition

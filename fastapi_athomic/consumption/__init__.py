@@ -37,8 +37,9 @@ Modules, from the ground up:
     assignment   all partitions of a session: holds them, drains them, lets go of them
     commits      decides when to commit, and commits
     placement    carries out what `positions` decides; also seeks for operators
+    intake       takes messages from the client into the partitions: for the poll loop, or where they arrive
     membership   what a session does when the group gives and takes partitions
-    session      connects and polls; joins `assignment`, `commits`, `placement` and `membership`
+    session      connects and polls; joins `assignment`, `commits`, `placement`, `intake` and `membership`
     states       of a service, and which may follow which
     supervision  runs one session after the other, with a back-off after each that broke
     account      tells how a consumer does: health, status, what is left to do

@@ -26,6 +26,11 @@ class Bell:
         self._rung = True
         self._end_wait()
 
+    @property
+    def waited_for(self) -> bool:
+        """A task waits, and nobody has rung for it yet."""
+        return self._waiter is not None and not self._rung
+
     def clear(self) -> None:
         """Forgets who rang. Call it before looking at what they might ring for."""
         self._rung = False

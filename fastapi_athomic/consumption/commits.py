@@ -44,12 +44,17 @@ LOOK_SECONDS = 0.2
 """The pause after a failed commit, in seconds."""
 
 
-class _Trickles(local):
-    """The consumers of one thread in which messages have trickled lately."""
+class _Thread(local):
+    """What the consumers of one thread know of each other: how busy it is, and in which of them messages trickle."""
 
     def __init__(self) -> None:
         self._at: dict[ref[Committer], float] = {}  # the newest last
         self._waiting: dict[WorkDone, float] = {}  # for more to commit, and from when on they go along
+        self._load = ThreadLoad()
+
+    def busy(self) -> bool:
+        """The thread computes for more than `BUSY` of its time."""
+        return self._load.share() > BUSY
 
     def count(self, committer: Committer, now: float) -> int:
         """How many there are. Counts this one from now on. `now` is on the monotonic clock."""
@@ -80,7 +85,7 @@ class _Trickles(local):
                 return
 
 
-_trickles = _Trickles()
+_thread = _Thread()
 
 
 class Committer:
@@ -107,7 +112,6 @@ class Committer:
         self._client = client
         self._topic_gone = topic_gone  # called when a commit was refused because its topic was deleted
         self.lock = asyncio.Lock()
-        self._load = ThreadLoad()
         self.problem: Reason | None = None  # why the last commit failed; that does not stop consumption
 
     def expect_work(self) -> None:
@@ -120,7 +124,7 @@ class Committer:
         while True:
             await self._due(sent, answered)
             sent = monotonic()
-            _trickles.take_along(sent)
+            _thread.take_along(sent)
             try:
                 await self.commit(self._settled(), self._settings.request_timeout)
             except TopicNotFoundError as error:
@@ -167,28 +171,37 @@ class Committer:
         what is done is committed after `BUSY_PAUSE`.
         """
         interval, work_done = max(self._settings.commit_interval, SOON), self._assignment.work_done
+        few, wait = self._few()
+        trickled = not _thread.busy() and await self._trickle(few, sent, wait)
         self._settle_all()
         await work_done.wait(1)
-        if self._load.share() > BUSY:
+        if _thread.busy():
             await asyncio.sleep(min(3 * interval, BUSY_PAUSE))
             return
         if (pause := answered + min(interval, COMMIT_PAUSE) - monotonic()) > 0:
             await asyncio.sleep(pause)
-        enough = self._settings.commit_count
-        few, wait = self._few()
-        self._settle_all()
-        if (left := sent + wait - monotonic()) > 0:
-            await _trickles.wait(work_done, few, left, sent + wait * GOES_ALONG)
-            if work_done.count < few:
-                return
+        if trickled or await self._trickle(few, sent, wait):
+            return
         self._settle_all()
         now = monotonic()
-        await work_done.wait(enough, max(sent + interval, now + SOON) - now)
+        await work_done.wait(self._settings.commit_count, max(sent + interval, now + SOON) - now)
+
+    async def _trickle(self, few: int, sent: float, wait: float) -> bool:
+        """Waits until there are `few` messages to commit, but no longer than `wait` seconds from `sent` on.
+
+        True: there are some, though fewer, and they have waited for long enough.
+        """
+        self._settle_all()
+        work_done = self._assignment.work_done
+        if (left := sent + wait - monotonic()) <= 0:
+            return False
+        await _thread.wait(work_done, few, left, sent + wait * GOES_ALONG)
+        return 0 < work_done.count < few
 
     def _few(self) -> tuple[int, float]:
         """Fewer messages than this wait for more, and for how many seconds after the last commit."""
         wait = self._settings.commit_interval * WAIT_OF_FEW
-        together = _trickles.count(self, monotonic()) / TRICKLES_A_SECOND
+        together = _thread.count(self, monotonic()) / TRICKLES_A_SECOND
         more = max(1.0, together / wait) if wait else 1.0
         return min(round(FEW * more), self._settings.commit_count), wait * more
 

@@ -37,6 +37,7 @@ class Membership:
         placement: Placement,
         client: Callable[[], TransportConsumer],
         wake: Callable[[], None],
+        arrived: Callable[[], None],
     ) -> None:
         self._parts = parts
         self._name = parts.name
@@ -46,6 +47,7 @@ class Membership:
         self._placement = placement
         self._client = client
         self._wake = wake
+        self._arrived = arrived
         self._preparing: asyncio.Task[None] | None = None
         self.joined = asyncio.Event()  # the group has given us partitions for the first time, perhaps none
         self.moving = False  # the group has taken our partitions, and not given us any since
@@ -58,8 +60,8 @@ class Membership:
     # --- what the transport reports
 
     def on_arrival(self) -> None:
-        """The client has received messages: the poll loop need not wait any longer."""
-        self._wake()
+        """The client has received messages, or met an error."""
+        self._arrived()
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """The group has given us these partitions, and no others. Returns after the first attempt to place them."""

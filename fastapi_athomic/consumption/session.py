@@ -1,27 +1,28 @@
 """One membership in a consumer group, from connecting to leaving: its life, and its poll loop.
 
-The rest is in its four components: `Assignment` (the partitions, and what may start on them), `Placement` (where each
-is read from), `Committer` (what is committed, and when) and `Membership` (what happens when the group moves
-partitions).
+The rest is in its five components: `Assignment` (the partitions, and what may start on them), `Placement` (where each
+is read from), `Intake` (what is taken in), `Committer` (what is committed, and when) and `Membership` (what happens
+when the group moves partitions).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping
 from datetime import datetime
-from time import monotonic, time
+from time import monotonic
 
 from ..clock import utc_now
 from ..exceptions import TransportError, WorkerDiedError
-from ..messages import RawMessage, TopicPartition
+from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode
 from ..settings import AthomicSettings
 from ..transports.base import TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .bell import Bell
 from .commits import Committer
+from .intake import Intake
 from .membership import Membership
 from .partitions import PartitionState
 from .parts import SessionParts
@@ -48,7 +49,7 @@ CLOSE_RESERVE = 0.3
 class ConsumerSession:
     """Consumes as one member of the group. Used once: the service builds a new session when this one breaks.
 
-    What the section "status" holds, and `last_message_at`, may be read from another thread.
+    What the section "status" holds may be read from another thread.
     """
 
     def __init__(self, parts: SessionParts) -> None:
@@ -62,16 +63,16 @@ class ConsumerSession:
         self._strategy = self._assignment.strategy
         self._committer = Committer(parts, self._assignment, client, lambda: self._placement.look_soon())
         self._placement = Placement(parts, self._assignment, self._committer, client, wake)
-        self._membership = Membership(parts, self._assignment, self._committer, self._placement, client, wake)
+        self._intake = Intake(parts, self._assignment, self._placement, client, self._bell)
+        self._membership = Membership(
+            parts, self._assignment, self._committer, self._placement, client, wake, self._intake.arrived
+        )
         self._positions_noted_at = 0.0  # on the monotonic clock
-        self._positions_due = False  # messages came in the last round
         self._intake_ends = 0.0  # on the monotonic clock: until then fetches follow each other at once
         self._longest_wait = longest_wait(parts.settings, self._assignment.away_limit)
         self._ended = asyncio.Event()
         self._started = False
         self._progress_at = monotonic()
-        self.last_message_at: float | None = None  # seconds since the epoch
-        self.full_since: Mapping[TopicPartition, float] = {}  # partitions without room for more; monotonic
         self._held_since: Mapping[TopicPartition, datetime] = {}
 
     # --- running
@@ -115,6 +116,8 @@ class ConsumerSession:
             raise failure
         if failure is not None:  # SystemExit would end the event loop, a cancellation would look like ours
             raise WorkerDiedError(f"the handler raised {type(failure).__name__}") from failure
+        if self._intake.failure is not None:
+            raise self._intake.failure
         for helper in helpers:
             if helper.done():
                 helper.result()
@@ -125,43 +128,26 @@ class ConsumerSession:
             raise TransportError(f"no progress for {limit:g} s although there is something to consume")
 
     async def _poll(self) -> int:
-        """One round: looks after the membership and the positions, and fetches.
+        """One round: looks after the membership and the positions, and takes messages in.
 
-        Returns how many messages came if there may be more; 0: somebody rings when there are.
+        Returns how many came if there may be more; 0: somebody rings when there are.
         """
-        now = monotonic()
+        now, intake = monotonic(), self._intake
         self._assignment.suspect(now)
         self._assignment.note_poll(now)
         if self._assignment.doubtful:
             await self._membership.confirm()
-        unplaced = self._placement.unplaced
-        if unplaced:
+        if self._placement.unplaced:
             self._placement.try_again(now)
-        states = self._assignment.states
-        wanted = [
-            place
-            for place, state in states.items()
-            if (state.open or not state.paused) and state.has_room() and place not in unplaced
-        ]
-        some_are_full = len(wanted) < len(states)
-        if some_are_full or self.full_since:
-            self._note_full(wanted, now)
-        most = self._intake()
-        found = await self._fetch(wanted, most)
+        wanted, most = intake.wanted(now), self._parts.share.intake(self._settings.max_poll_messages)
+        self.client().poll(wanted)
+        found = intake.take(wanted, most)
         if not found or now - self._positions_noted_at > POSITIONS_SECONDS:
             self._note_positions(wanted, now)
-        self._positions_due = bool(found)
-        self._note_progress(wanted, bool(found))
+        came, intake.came = intake.came, False
+        intake.trickles = came
+        self._note_progress(wanted, came)
         return found if found >= most else 0  # if there is more than that, the bell has rung
-
-    async def _fetch(self, wanted: Collection[TopicPartition], most: int) -> int:
-        """Takes in what there is, at most so many messages, and does not wait for any. Returns how many came."""
-        fetched, count = await self.client().fetch(wanted, 0.0, most), 0
-        for place, messages in fetched.items():
-            if messages:
-                self._accept(place, messages)
-                count += len(messages)
-        return count
 
     async def _rest(self, found: int) -> None:
         """Lets others have the event loop, until there is something to do, if nothing was `found`."""
@@ -172,7 +158,7 @@ class ConsumerSession:
 
     def _patience(self, now: float) -> float:
         """How many seconds the poll loop waits at most if nobody rings."""
-        patience = min(POSITIONS_SECONDS if self._positions_due else POLL_SECONDS, self._longest_wait)
+        patience = min(POSITIONS_SECONDS if self._intake.trickles else POLL_SECONDS, self._longest_wait)
         if self._assignment.doubtful:
             patience = min(patience, DOUBT_SECONDS)
         if self._placement.pending:
@@ -185,33 +171,6 @@ class ConsumerSession:
         await asyncio.sleep(0)
         now = monotonic()
         self._intake_ends = now + self._parts.share.intake_seconds(now, turn=now - began)
-
-    def _note_full(self, wanted: Collection[TopicPartition], now: float) -> None:
-        """Which partitions are not fetched because they have no room; others are paused, or are not placed yet."""
-        states, asked = self._assignment.states, {*wanted, *self._placement.unplaced}
-        full = [place for place, state in states.items() if state.open and place not in asked]
-        self.full_since = {place: self.full_since.get(place, now) for place in full}
-
-    def _intake(self) -> int:
-        """How many messages are taken in at once: fewer while the event loop is late."""
-        return self._parts.share.intake(self._settings.max_poll_messages)
-
-    def _accept(self, place: TopicPartition, messages: Sequence[RawMessage]) -> None:
-        state = self._assignment.states.get(place)
-        if state is None or state.revoked:
-            return
-        if messages[0].offset <= state.high_offset:  # handlers that still run for the old position are fenced
-            logger.warning(
-                "%s: offsets of %s went back to %d: its position or its log was reset; reading goes on from there",
-                *(self._parts.name, place, messages[0].offset),
-            )
-            self._assignment.revoke([state])
-            state = self._assignment.add(place, None, state.stamp)
-        new = state.receive(messages)
-        self._counters.received += len(messages)
-        self._counters.redelivered += len(messages) - len(new)
-        self.last_message_at = time()
-        self._strategy.accept(state, new)
 
     def _note_progress(self, wanted: Collection[TopicPartition], fetched: bool) -> None:
         held = self.client().held()  # by the transport, because it cannot read the next message; not a `Hold`
@@ -318,6 +277,16 @@ class ConsumerSession:
     def topics(self) -> Mapping[str, TopicInfo | None] | None:
         """The topics that are followed, as the broker knew them when it was last asked; None before that."""
         return self._placement.topics
+
+    @property
+    def last_message_at(self) -> float | None:
+        """When messages were taken in last, in seconds since the epoch."""
+        return self._intake.last_message_at
+
+    @property
+    def full_since(self) -> Mapping[TopicPartition, float]:
+        """Partitions that have no room for more, and since when; on the monotonic clock."""
+        return self._intake.full_since
 
     @property
     def polled_at(self) -> float:

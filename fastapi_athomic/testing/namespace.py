@@ -215,11 +215,18 @@ class _Consumer:
     async def stop(self, timeout: float) -> None:
         await self._inner.stop(timeout)
 
-    async def fetch(
-        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
+    def poll(self, wanted: Collection[TopicPartition]) -> None:
+        with self._prefix.in_errors():
+            self._inner.poll(self._prefix.put_all(wanted))
+
+    def ready(self) -> Collection[TopicPartition]:
+        return list(map(self._prefix.stripped, self._inner.ready()))
+
+    def take(
+        self, partitions: Collection[TopicPartition], max_messages: int
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
         with self._prefix.in_errors():
-            found = await self._inner.fetch(self._prefix.put_all(partitions), timeout, max_messages)
+            found = self._inner.take(self._prefix.put_all(partitions), max_messages)
         return {
             self._prefix.stripped(place): [self._prefix.stripped(message) for message in messages]
             for place, messages in found.items()

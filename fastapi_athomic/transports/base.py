@@ -111,7 +111,7 @@ class ConsumerConfig:
     drain_timeout: float = 30.0  # seconds `on_revoked` may take; the group's rebalance timeout must be longer
     group_instance_id: str | None = None  # static membership (KIP-345)
     handler_id: str = ""  # the handler it consumes for; makes static member ids of one app differ
-    max_poll_messages: int = 125  # at most this many messages from one `fetch`
+    max_poll_messages: int = 125  # at most this many messages from one `take`
 
 
 class RebalanceListener(Protocol):
@@ -122,7 +122,7 @@ class RebalanceListener(Protocol):
     """
 
     def on_arrival(self) -> None:
-        """A `fetch` that found nothing may find messages now, or raise an error.
+        """A `take` that found nothing may find messages now, or a `poll` raise an error.
 
         Also called when a position has moved past what no reader gets to see, and when a partition has become misplaced
         or held. Nobody looks for these by the clock, or only every few seconds. May be called too often. Must not
@@ -132,7 +132,7 @@ class RebalanceListener(Protocol):
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """The group has assigned these partitions, and no others, to this consumer.
 
-        It calls `seek` for each partition it wants to read. `fetch` returns nothing before this returns, and nothing
+        It calls `seek` for each partition it wants to read. `take` returns nothing before this returns, and nothing
         from a partition that has had no `seek` since.
         """
 
@@ -148,7 +148,7 @@ class RebalanceListener(Protocol):
 class TransportConsumer(Protocol):
     """One member of one consumer group. It commits offsets only when told to.
 
-    It is started once. Before `start` and after `stop` its `fetch`, `commit`, `follow` and `topics` raise
+    It is started once. Before `start` and after `stop` its `poll`, `take`, `commit`, `follow` and `topics` raise
     `TransportClosedError`.
     """
 
@@ -164,24 +164,33 @@ class TransportConsumer(Protocol):
         Does not call `on_revoked`: drain and commit first.
         """
 
-    async def fetch(
-        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
+    def poll(self, wanted: Collection[TopicPartition]) -> None:
+        """Call it every few seconds, and before `take`, with the partitions of which messages are wanted.
+
+        Counts as progress for the group membership. Raises `TransportError` if it cannot go on.
+        """
+
+    def ready(self) -> Collection[TopicPartition]:
+        """Partitions of which `take` may have something; for the listener's `on_arrival`, which may get few at once."""
+        ...
+
+    def take(
+        self, partitions: Collection[TopicPartition], max_messages: int
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
         """The next messages of the given partitions, at most `max_messages` in all, in offset order in each partition.
 
-        Waits up to `timeout` seconds for the first message. With no partitions it returns nothing, at once. If it
-        returns fewer than `max_messages` although more are there, the listener's `on_arrival` is called. Each
-        call counts as progress for the group membership. Advances the positions of the partitions it returns
-        messages for, and keeps what was prefetched for the others. A partition with a long backlog must not starve
-        the others. Returns nothing from partitions that are not assigned, are misplaced, or are held. Raises
-        `TransportError`.
+        Those that have arrived: it does not wait for any. If it returns fewer than `max_messages` although more are
+        there, the listener's `on_arrival` is called. Advances the positions of the partitions it returns messages for,
+        and keeps what was prefetched for the others. A partition with a long backlog must not starve the others.
+        Returns nothing from partitions that are not assigned, are misplaced, or are held. Raises
+        `TransportClosedError`.
         """
         ...
 
     def misplaced(self) -> frozenset[TopicPartition]:
         """Assigned partitions whose position is not in the log: it was deleted, or lies beyond the end.
 
-        `fetch` returns nothing from them until the next `seek`.
+        `take` returns nothing from them until the next `seek`.
         """
         ...
 
@@ -225,9 +234,9 @@ class TransportConsumer(Protocol):
         ...
 
     def position(self, partition: TopicPartition) -> int | None:
-        """The offset at which `fetch` continues. None until `seek` has set it.
+        """The offset at which `take` continues. None until `seek` has set it.
 
-        It is after every message that `fetch` has returned, and after everything that no reader gets to see: aborted
+        It is after every message that `take` has returned, and after everything that no reader gets to see: aborted
         transactions, markers of their ends, and messages that compaction has removed.
         """
         ...
@@ -241,7 +250,7 @@ class TransportConsumer(Protocol):
         ...
 
     def held(self) -> Mapping[TopicPartition, str]:
-        """Assigned partitions whose next message cannot be read, and why. `fetch` goes on with the others."""
+        """Assigned partitions whose next message cannot be read, and why. `take` goes on with the others."""
         ...
 
     def troubles(self) -> Sequence[str]:

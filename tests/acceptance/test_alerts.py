@@ -171,17 +171,14 @@ async def test_what_waits_in_a_retry_topic_until_it_is_due_is_not_late(
 
 
 async def test_nothing_comes_although_there_is_something(promtool: Promtool, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch, works = MemoryConsumer.fetch, Gate()
+    take, works = MemoryConsumer.take, Gate()
 
-    async def empty(consumer: MemoryConsumer, *arguments: Any) -> Any:
-        if not works._open:
-            await asyncio.sleep(0.005)
-            return {}
-        return await fetch(consumer, *arguments)
+    def empty(consumer: MemoryConsumer, *arguments: Any) -> Any:
+        return take(consumer, *arguments) if works._open else {}
 
     story, athomic = Story(), new_app(settings(), handler())
     async with healthy_before(athomic, story):
-        monkeypatch.setattr(MemoryConsumer, "fetch", empty)
+        monkeypatch.setattr(MemoryConsumer, "take", empty)
         await athomic.publish("t", "unseen", partition=1)
         await eventually(lambda: athomic.consumers()[0].lag == 1)
         await story.scrape(athomic)
@@ -284,16 +281,16 @@ async def test_messages_that_retention_deleted_unread(promtool: Promtool) -> Non
 
 
 async def test_a_consumer_that_breaks_again_and_again(promtool: Promtool, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch, deaths = MemoryConsumer.fetch, iter([True] * 4)
+    poll, deaths = MemoryConsumer.poll, iter([True] * 4)
 
-    async def dies(consumer: MemoryConsumer, *arguments: Any) -> Any:
+    def dies(consumer: MemoryConsumer, wanted: Any) -> None:
         if next(deaths, False):
             raise TransportError("the client died")
-        return await fetch(consumer, *arguments)
+        poll(consumer, wanted)
 
     story, athomic = Story(), new_app(settings(), handler())
     async with healthy_before(athomic, story):
-        monkeypatch.setattr(MemoryConsumer, "fetch", dies)
+        monkeypatch.setattr(MemoryConsumer, "poll", dies)
         await eventually(lambda: athomic.consumers()[0].restarts == 4)
         await athomic.wait_until_ready()
         await athomic.drain()

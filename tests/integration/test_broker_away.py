@@ -144,7 +144,7 @@ async def test_every_call_returns_by_its_deadline_with_the_broker_dead(mortal_ka
     await consumer.start()
     async with asyncio.timeout(30):
         while not Listener.assigned.is_set():
-            await consumer.fetch([], 0, 1)
+            consumer.poll([])
             await asyncio.sleep(0.01)
     place = TopicPartition("deadline", 0)
     mortal_kafka.kill()

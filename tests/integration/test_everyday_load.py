@@ -30,8 +30,9 @@ CONNECTIONS_AT_START, REQUESTS_AT_START = 27, 13
 """The latter for each handler. They are 24 and 10, and were 34 and 15 with a client for each handler."""
 IDLE_REQUESTS_A_FETCH = 30
 """They are 22, most of them heartbeats, which go by the clock: of each group every 3 s, and a fetch takes 5 s."""
-FETCHES_A_MESSAGE, REQUESTS_A_MESSAGE = 0.2, 0.7
-"""They are 0.1 and 0.35, and were 1.0 and 2.1. What is sent by the clock does not count: heartbeats, metadata."""
+PACES = {0.0: (0.3, 0.7), 0.002: (0.2, 0.7)}
+"""Fetch requests and all requests for each message, by `kafka.fetch_pace`. They are 0.2 and 0.4, and 0.13 and 0.35; and
+were 1.0 and 2.1. What is sent by the clock does not count: heartbeats, metadata."""
 KINDS = {
     0: "Produce",
     1: "Fetch",
@@ -101,8 +102,14 @@ class Day:
     def __init__(self, broker: Kafka) -> None:
         self.handled = Record()
         self.topics = [f"day-{uuid4().hex[:12]}" for _ in range(HANDLERS)]
-        settings = AthomicSettings(broker_url=f"kafka://{broker.bootstrap}")
-        self.athomic: Athomic = new_app(settings, *map(self._handler, self.topics))
+        self._broker = broker
+        self.athomic = self.paced(KafkaSettings().fetch_pace)
+
+    def paced(self, pace: float) -> Athomic:
+        """The app with this pause between two fetches."""
+        settings = AthomicSettings(broker_url=f"kafka://{self._broker.bootstrap}", kafka=KafkaSettings(fetch_pace=pace))
+        self.athomic = new_app(settings, *map(self._handler, self.topics))
+        return self.athomic
 
     def _handler(self, topic: str) -> Any:
         @subscribe_to(topic, group_id=topic, handler_id=topic)
@@ -144,13 +151,15 @@ async def test_an_idle_app_sends_few_requests(day: Day, requests: Requests) -> N
         assert requests.sent.total() <= IDLE_REQUESTS_A_FETCH * IDLE, requests.sent
 
 
-async def test_messages_that_trickle_in_cost_few_requests_each(day: Day, requests: Requests) -> None:
+@pytest.mark.parametrize("pace", PACES)
+async def test_messages_that_trickle_in_cost_few_requests_each(day: Day, requests: Requests, pace: float) -> None:
     messages = HANDLERS * ROUNDS
-    async with running(day.athomic):
+    fetches, all_together = (messages * count for count in PACES[pace])
+    async with running(day.paced(pace)):
         await day.trickle(1)
         requests.clear()
         for number in range(2, ROUNDS + 2):
             await day.trickle(number)
-        assert 0 < requests.sent["Fetch"] <= FETCHES_A_MESSAGE * messages, requests.sent
+        assert 0 < requests.sent["Fetch"] <= fetches, requests.sent
         caused = sum(requests.sent[kind] for kind in ("Produce", "Fetch", "OffsetCommit"))
-        assert caused <= REQUESTS_A_MESSAGE * messages, requests.sent
+        assert caused <= all_together, requests.sent

@@ -30,7 +30,7 @@ from fastapi_athomic.transports.kafka.fetch_schedule import BrokerSchedule
 from fastapi_athomic.transports.kafka.fetch_wire import Answer, Part
 from fastapi_athomic.transports.kafka.transport import KafkaTransport
 from tests.delivery.brokers import KafkaBroker as Foreign
-from tests.support.apps import Record, eventually, new_app, running
+from tests.support.apps import Record, eventually, new_app, running, take
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
 Kafka = KafkaBroker | ExternalKafka
@@ -141,27 +141,35 @@ async def test_a_member_that_was_replaced_commits_nothing(transport: KafkaTransp
     await consumer.stop(5)
 
 
+@pytest.mark.parametrize("attempt", ["_ask_open", "_do_commit_offsets"])
 async def test_p04_fault_03_a_commit_is_not_sent_again_as_a_member_of_the_next_generation(
-    transport: KafkaTransport, topic: str, monkeypatch: pytest.MonkeyPatch
+    transport: KafkaTransport, topic: str, attempt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By then the partition may be another's, who has got further."""
     await transport.create_topics({topic: 1}, 5)
     consumer = await member(transport, topic)
     assert consumer._member is not None
     coordinator = consumer._member._coordinator
-    generation, send = coordinator.generation, coordinator._do_commit_offsets
+    generation, send = coordinator.generation, getattr(coordinator, attempt)
 
     async def unanswered(*arguments: object) -> None:
-        monkeypatch.setattr(coordinator, "_do_commit_offsets", send)
+        monkeypatch.setattr(coordinator, attempt, send)
         coordinator.request_rejoin()
         await eventually(lambda: coordinator.generation > generation)
         raise RequestTimedOutError
 
-    monkeypatch.setattr(coordinator, "_do_commit_offsets", unanswered)
+    if attempt != "_ask_open":
+        monkeypatch.setattr(coordinator, "commit_open", not_at_hand)
+    monkeypatch.setattr(coordinator, attempt, unanswered)
     with pytest.raises(CommitFailedError):
         await consumer.commit({TopicPartition(topic, 0): CommittedOffset(1)}, 10)
     assert await consumer.committed([TopicPartition(topic, 0)], 5) == {}
     await consumer.stop(5)
+
+
+async def not_at_hand(offsets: object) -> bool:
+    """`GroupMembership.commit_open`, if no connection is open."""
+    return False
 
 
 async def test_p21_fault_15_a_deleted_topic_does_not_hold_up_the_commits_of_others(
@@ -183,9 +191,7 @@ async def test_seek(transport: KafkaTransport, topic: str) -> None:
     place = TopicPartition(topic, 0)
     for offset, expected in ((7, b"7"), (-2, b"0")):
         await consumer.seek(place, offset)
-        found: dict[TopicPartition, list[RawMessage]] = {}
-        while not found:
-            found = dict(await consumer.fetch([place], 5, 1))  # type: ignore[arg-type]
+        found = await take(consumer, [place], 1)
         assert found[place][0].value == expected
     await consumer.stop(5)
 
@@ -219,7 +225,7 @@ async def test_a_backlog_does_not_wait_for_empty_partitions(
     taken = 0
     async with asyncio.timeout(forever / 2):
         while taken < 200:
-            found = await consumer.fetch([TopicPartition(topic, 0)], 30, 100)
+            found = await take(consumer, [TopicPartition(topic, 0)])
             taken += sum(map(len, found.values()))
     assert asked[0] == (2, forever), "answered at once: there is a backlog"
     assert asked[1] == (1, forever), "the empty one, which waits"
@@ -251,9 +257,7 @@ async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka
         assert isinstance(transport, KafkaTransport)
         letters = await member(transport, f"{topic}.{topic}.dlq")
         place = TopicPartition(f"{topic}.{topic}.dlq", 0)
-        found = dict(await letters.fetch([place], 10, 10))
-        while place not in found:
-            found = dict(await letters.fetch([place], 10, 10))
+        found = await take(letters, [place])
         await letters.stop(5)
     assert [message for message, _ in record.seen] == ["before", "odd", "after"]
     assert record.seen[1][1][0] == (name, b"1")
@@ -263,7 +267,7 @@ async def test_header_names_that_are_not_utf8_pass_through_unharmed(apache_kafka
 async def test_p21_fault_06_what_was_taken_beside_an_odd_record_is_not_lost(
     transport: KafkaTransport, topic: str
 ) -> None:
-    """aiokafka's parser fails on the odd one, in the middle of a `fetch` that has taken others already."""
+    """aiokafka's parser fails on the odd one, in the middle of a `take` that has taken others already."""
     await transport.create_topics({topic: 2}, 5)
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     odd = OutgoingMessage(topic, None, b"odd", ((name, b"1"),), partition=1)
@@ -276,7 +280,7 @@ async def test_p21_fault_06_what_was_taken_beside_an_odd_record_is_not_lost(
     values = list[bytes | None]()
     async with asyncio.timeout(20):
         while len(values) < 6:
-            for messages in (await consumer.fetch(places, 1, 100)).values():
+            for messages in (await take(consumer, places)).values():
                 values += [message.value for message in messages]
     assert sorted(filter(None, values)) == [b"0", b"1", b"2", b"3", b"4", b"odd"]
     await consumer.stop(5)
@@ -306,9 +310,9 @@ async def test_p21_fault_06_an_error_of_one_partition_holds_it_alone_for_a_while
     found = dict[TopicPartition, int]()
     async with asyncio.timeout(20):
         while len(found) < 2:
-            found |= {place: messages[0].offset for place, messages in (await consumer.fetch(places, 1, 100)).items()}
+            found |= {place: messages[0].offset for place, messages in (await take(consumer, places)).items()}
     assert found == dict.fromkeys(places, 0)
-    await consumer.fetch((), 0, 1)
+    consumer.poll(())
     assert consumer.held() == {}
     await consumer.stop(5)
 

@@ -5,7 +5,6 @@ On `memory://` and on Apache Kafka.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -26,17 +25,16 @@ C = ReasonCode
 async def test_p13_a_consumer_that_gets_nothing_although_there_is_something(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch, works = ground.consumer.fetch, Gate()
+    take, works = ground.consumer.take, Gate()
 
-    async def empty(consumer: Any, *arguments: Any) -> Any:
+    def empty(consumer: Any, *arguments: Any) -> Any:
         if consumer is session_of(athomic).client() and not works._open:
-            await asyncio.sleep(0.005)
             return {}
-        return await fetch(consumer, *arguments)
+        return take(consumer, *arguments)
 
     athomic = ground.app(ground.handler(), settings=ground.settings(stall_timeout=20.0))
     async with running(athomic):
-        monkeypatch.setattr(ground.consumer, "fetch", empty)
+        monkeypatch.setattr(ground.consumer, "take", empty)
         await athomic.publish(ground.topic, "m")
         session = session_of(athomic)
         session._membership.changed_at -= 11

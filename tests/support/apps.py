@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
-from fastapi_athomic import Athomic, AthomicSettings, include_athomic
+from fastapi_athomic import Athomic, AthomicSettings, RawMessage, include_athomic
+from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.observation.status import ConsumerHealth, HealthReport
+from fastapi_athomic.transports.base import TransportConsumer
 
 SECONDS = 30.0
 """How long a test waits for something that should happen at once."""
@@ -100,6 +102,21 @@ async def eventually(holds: Callable[[], Any], seconds: float = SECONDS) -> None
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.005)
+
+
+async def take(
+    consumer: TransportConsumer, places: Collection[TopicPartition], limit: int = 100, seconds: float = SECONDS
+) -> dict[TopicPartition, Sequence[RawMessage]]:
+    """The next messages of these partitions, as soon as there are some."""
+    found = dict[TopicPartition, Sequence[RawMessage]]()
+
+    def look() -> bool:
+        consumer.poll(places)
+        found.update(consumer.take(places, limit))
+        return bool(found)
+
+    await eventually(look, seconds)
+    return found
 
 
 def sentences(health: ConsumerHealth | HealthReport) -> list[str]:

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-SESSION = tuple(f"consumption.{module}" for module in ("session", "assignment", "membership", "commits"))
+SESSION = tuple(f"consumption.{module}" for module in ("session", "assignment", "membership", "intake", "commits"))
 """The rooms of a session that look at the clock."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -420,21 +420,18 @@ async def test_what_is_published_while_the_ends_of_topics_are_read_is_waited_for
     @subscribe_to("second", group_id="second", handler_id="second")
     async def end(message: str) -> None: ...
 
-    fetch, end_offset = MemoryConsumer.fetch, MemoryConsumer.end_offset
+    take, end_offset = MemoryConsumer.take, MemoryConsumer.end_offset
 
     def is_unheard(place: TopicPartition) -> bool:
         return place.topic == "second" and not heard.is_set()
 
-    async def late_fetch(self: MemoryConsumer, *given: Any) -> Any:
-        found = await fetch(self, *given)
-        if any(map(is_unheard, found)):
-            await heard.wait()
-        return found
+    def take_heard(self: MemoryConsumer, places: Collection[TopicPartition], limit: int) -> Any:
+        return take(self, [place for place in places if not is_unheard(place)], limit)
 
     def heard_of(self: MemoryConsumer, place: TopicPartition) -> int | None:
         return self.position(place) if is_unheard(place) else end_offset(self, place)
 
-    monkeypatch.setattr(MemoryConsumer, "fetch", late_fetch)
+    monkeypatch.setattr(MemoryConsumer, "take", take_heard)
     monkeypatch.setattr(MemoryConsumer, "end_offset", heard_of)
     async with running(new_app(MEMORY, pass_on, end)) as athomic:
         read = athomic._transport.bounds

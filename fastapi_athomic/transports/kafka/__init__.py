@@ -20,12 +20,11 @@ and `pyproject.toml` allows no other. Before it allows a newer version, check ea
 - `group_member`, to commit as the member we are, and to leave within a time: `_commit_lock`, `_do_commit_offsets`,
   `_handle_metadata_update` and the tasks of `GroupCoordinator`. To keep its idle clock right: `_last_fetch_ended` of
   `SubscriptionState`.
-- `fetch_wire`, to send fetch requests of our own: what a connection calls of a request (`prepare`,
-  `build_request_header`, `encode`, `parse_response_header`, `RESPONSE_TYPE`).
+- `fetch_wire`, to ask old brokers: what a connection calls of a request (`prepare`, `build_request_header`, `encode`).
 - `coordinator`, to send heartbeats by the load, to join again at once, and to give way to a twin: `_heartbeat_routine`,
   `_do_heartbeat`, `_maybe_leave_group`, `_do_rejoin_group`, `_on_join_complete`, `_do_commit_offsets`, `_send_req`,
-  `_rejoin_needed_fut`, `_group_instance_id` and its options (`_heartbeat_interval_ms` ...) of `GroupCoordinator`;
-  `CoordinatorGroupRebalance`; `fetcher_idle_time` of `SubscriptionState`.
+  `_commit_lock`, `_rejoin_needed_fut`, `_group_instance_id` and its options (`_heartbeat_interval_ms` ...) of
+  `GroupCoordinator`; `CoordinatorGroupRebalance`; `fetcher_idle_time` of `SubscriptionState`.
 - `mixed_group`, to be two members: `_maybe_leave_group`, `_do_heartbeat`, `_do_commit_offsets`, `_send_req` of
   `GroupCoordinator`; that a copy of one works; that a join reads only `topics` and `active` of a subscription.
 - `prefetch`, to leave out what was aborted: `_consume_aborted_up_to`, `_contains_abort_marker`,

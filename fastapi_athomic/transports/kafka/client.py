@@ -32,6 +32,7 @@ from .client_log import client_context
 from .connection import Asker, Connection, open_connection
 from .hints import connection_hint
 from .options import milliseconds
+from .wire import Question
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +184,18 @@ class KafkaClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not type
         else:
             opening = self._loop.create_task(self._get_conn(node, group=group), context=client_context())
             opening.add_done_callback(partial(_ask_when_open, node, request, asker))
+
+    def ask_open(self, node: Any, question: Question, group: Any) -> asyncio.Future[Any] | None:
+        """The answer, over a connection that is open. None: none is, or the broker does not know the question.
+
+        Raises `KafkaConnectionError`; awaiting the answer does, too, or raises `TimeoutError`.
+        """
+        connection = self._known(node, group)
+        if connection is None or not connection.understands(question):
+            return None
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        connection.ask(question, answer)
+        return answer
 
     def heard(self, node: int, group: Any) -> object:
         """Changes with all that comes over this connection. None: it is not open."""

@@ -18,6 +18,8 @@ from weakref import ref
 from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol, CloseReason
 from aiokafka.errors import CorrelationIdError, KafkaConnectionError
 
+from .wire import Question, text
+
 logger = logging.getLogger(__name__)
 
 _NUMBER = Struct(">i")
@@ -37,11 +39,7 @@ class Asker(Protocol):
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not typed
-    """aiokafka's connection, for all kinds of requests.
-
-    A request that has `answer_in(data, start)` reads its own answer, out of the bytes that came: `start` is behind the
-    header.
-    """
+    """aiokafka's connection, for all kinds of requests, and for our own."""
 
     _watch: asyncio.TimerHandle | None = None
 
@@ -60,6 +58,10 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
         self._writer.transport.set_protocol(protocol)  # it may have kept methods of the former class
         return streams
 
+    def understands(self, question: Question) -> bool:
+        """Whether the broker knows this version of the request."""
+        return question.fits(self._versions)
+
     def send(self, request: Any, expect_response: bool = True) -> Any:
         """The answer, to be awaited. Raises `KafkaConnectionError`, and `TimeoutError` when it is awaited."""
         if not expect_response:
@@ -74,10 +76,14 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
             raise KafkaConnectionError(f"No connection to broker at {self._host}:{self._port}")
         prepared = request.prepare(self._versions)
         number = self._next_correlation_id()
-        header = prepared.build_request_header(correlation_id=number, client_id=self._client_id)
-        message = header.encode() + prepared.encode()
+        if isinstance(prepared, Question):
+            message = prepared.message(number, text(self._client_id))
+        else:
+            header = prepared.build_request_header(correlation_id=number, client_id=self._client_id)
+            encoded = header.encode() + prepared.encode()
+            message = _NUMBER.pack(len(encoded)) + encoded
         try:
-            self._writer.write(_NUMBER.pack(len(message)) + message)
+            self._writer.write(message)
         except (OSError, RuntimeError) as error:  # uvloop raises the latter, if the end has not been noticed yet
             self.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"Connection at {self._host}:{self._port} broken: {error}") from error
@@ -89,15 +95,14 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is not t
     def take(self, data: bytes, start: int, end: int) -> None:
         """An answer lies between these two."""
         number, request, asker = self._requests[0]
-        answer_in = getattr(request, "answer_in", None)
-        if answer_in is None:
+        if not isinstance(request, Question):
             self._handle_frame(data[start:end])
             return
         (answered,) = _NUMBER.unpack_from(data, start)
         if answered != number:
             raise CorrelationIdError(f"Correlation ids do not match: sent {number}, received {answered}")
         waits = not asker.done()
-        answer = answer_in(data, start + _NUMBER.size) if waits else None
+        answer = request.answer_in(data, start + _NUMBER.size) if waits else None
         self._last_action = monotonic()
         self._requests.popleft()
         self._sent.popleft()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic
@@ -65,7 +64,6 @@ class KafkaConsumer:
         self._owned: frozenset[TopicPartition] = frozenset()
         self._placed: set[TopicPartition] = set()  # the owned partitions that had a `seek`
         self._may_fetch = False  # `on_assigned` has returned
-        self._arrival: asyncio.Future[None] | None = None  # a `fetch` waits for it
         self._unfetched = UnfetchedEnds(self._learn_ends)
         self._unreadable = UnreadablePartitions(self._name, self._known_position, self._read_otherwise, self._refetch)
 
@@ -75,7 +73,7 @@ class KafkaConsumer:
         instance_id = None if self._instance_id in self._twins else self._instance_id
         options = MemberOptions.of(self._settings, self._config, instance_id)
         hooks = MemberHooks(
-            on_arrival=self._arrived,
+            on_arrival=self._listener.on_arrival,
             on_twin=self._twins.add,
             on_unreadable=self._unreadable.note,
             is_source=self._is_source,
@@ -110,7 +108,7 @@ class KafkaConsumer:
             self._owned = frozenset()
             self._unreadable.close()
             self._unfetched.close()
-            self._arrived()  # a `fetch` that waits learns that this is closed
+            self._listener.on_arrival()  # `poll` says now that this is closed
             end = monotonic() + timeout
             try:
                 await member.close(timeout)
@@ -155,40 +153,28 @@ class KafkaConsumer:
 
     # --- fetching
 
-    async def fetch(
-        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
-    ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
-        found = self._take(partitions, max_messages)
-        if found or not partitions or timeout <= 0:
-            return found
-        self._arrival = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait((self._arrival,), timeout=timeout)
-        finally:
-            self._arrival = None
-        return self._take(partitions, max_messages)
-
-    def _take(
-        self, partitions: Collection[TopicPartition], max_messages: int
-    ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
+    def poll(self, wanted: Collection[TopicPartition]) -> None:
         member = self._running()
         self._unreadable.look()
-        self._unfetched.look(partitions, self._placed)
+        self._unfetched.look(wanted, self._placed)
         try:
             member.check()
         except ConsumerStoppedError:
             raise TransportClosedError(f"{self._name} is closed") from None
         except KafkaError as error:
             raise translate(error, f"fetching for {self._name}") from error
+
+    def ready(self) -> Collection[TopicPartition]:
+        return self._member.ready if self._member is not None and self._may_fetch else ()
+
+    def take(
+        self, partitions: Collection[TopicPartition], max_messages: int
+    ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
+        member = self._running()
         found = member.take(partitions, max_messages) if self._may_fetch else {}
         if found:
             member.note_traffic()
         return found
-
-    def _arrived(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
-        self._listener.on_arrival()
 
     async def _read_otherwise(self, partition: TopicPartition, offset: int) -> bool:
         doing = f"reading the record at offset {offset} of {partition}"
@@ -227,7 +213,10 @@ class KafkaConsumer:
         return await within(asked, timeout, doing, needs="Describe")
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
-        await within(self._running().commit_now(offsets), timeout, f"committing for {self._name}")
+        member, end = self._running(), monotonic() + timeout
+        generation = member.generation  # in the next one the partitions may be another's
+        if not await member.commit_at_once(offsets, timeout):
+            await within(member.commit_now(offsets, generation), end - monotonic(), f"committing for {self._name}")
 
     async def committed(
         self, partitions: Collection[TopicPartition], timeout: float

@@ -11,16 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance, GroupCoordinator
-from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    RequestTimedOutError,
+    UnknownMemberIdError,
+)
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
+from ...messages import TopicPartition
+from ..base import CommittedOffset
+from .group_wire import CommitQuestion, HeartbeatQuestion, Member
 from .static_membership import twin_of
+from .wire import Question
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +110,9 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         while (left := min(last + self._heartbeat_pause(last), latest) - monotonic()) > 0:
             self._called.clear()
             self._rests = left > heartbeat_pause(0.0, len(_working), left)
+            if not self._rests:  # it cannot be called earlier
+                await asyncio.sleep(left)
+                continue
             try:
                 async with asyncio.timeout(left):
                     await self._called.wait()
@@ -118,7 +132,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
                 await self.ensure_coordinator_known()
                 sent = monotonic()
                 latest = float("inf")
-                if await self._do_heartbeat():
+                if await self._beat():
                     answered = monotonic()
                 else:
                     latest = monotonic() + retry
@@ -131,6 +145,43 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
             if idle >= self._max_poll_interval:
                 await self._maybe_leave_group()
             latest = min(latest, monotonic() + self._max_poll_interval - idle)
+
+    async def _beat(self) -> bool:
+        """One heartbeat: whether it was answered. What is out of the ordinary is aiokafka's, which asks once more."""
+        try:
+            return bool(await self._ask_open(HeartbeatQuestion) or await self._do_heartbeat())
+        except KafkaError as error:
+            logger.info("group %s: a heartbeat was not answered: %s", self.group_id, error)
+            return False
+
+    async def commit_open(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> bool:
+        """Commits with one request, if all that it takes is at hand. False: it is not, or not all were accepted."""
+        if self._commit_lock.locked():
+            return False
+        self.note_traffic()
+        try:
+            return await self._ask_open(partial(CommitQuestion, offsets=offsets))
+        except KafkaError as error:
+            logger.info("group %s: a commit was not answered: %s", self.group_id, error)
+            return False
+
+    async def _ask_open(self, question: Callable[[Member], Question]) -> bool:
+        """Whether the coordinator says that all is well. False also if it cannot be asked at once.
+
+        Raises `KafkaError`: it does not answer, so it is looked for again.
+        """
+        node = self.coordinator_id
+        if node is None or self.generation < 0:
+            return False
+        try:
+            answer = self._client.ask_open(node, question(Member(self.group_id, self.generation, self.member_id)))
+            return answer is not None and bool(await answer)
+        except TimeoutError as error:
+            self.coordinator_dead()
+            raise RequestTimedOutError from error
+        except KafkaError:
+            self.coordinator_dead()
+            raise
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         self.note_traffic()

@@ -48,7 +48,7 @@ class FetchHub:
         if node is None:
             self._find(reading)
         else:
-            self._broker(node).want(reading)
+            (self._brokers.get(node) or self._broker(node)).want(reading)
 
     def forget(self, reading: Reading) -> None:
         """Call it before a reading is stopped or sought, or if it ends."""

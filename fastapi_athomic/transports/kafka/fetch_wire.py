@@ -9,7 +9,7 @@ Schemas: https://kafka.apache.org/protocol.html#The_Messages_Fetch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.protocol.fetch import FetchRequest
 
 from ...messages import TopicPartition
+from .wire import COUNT, LENGTH, Question, by_topic, text
 
 VERSION = 11
 """The newest version of the request that names topics by their names, without tags. Kafka 2.3 and newer have it."""
@@ -25,14 +26,15 @@ ANY_EPOCH, ANY_START = -1, -1
 NO_SESSION, FIRST_EPOCH, WITHOUT_SESSION = 0, 0, -1
 LAST_EPOCH = 2**31 - 1
 
-_HEADER = Struct(">hhih")  # key and version of the request, correlation id, length of the client id
-_LIMITS = Struct(">iiiibii")  # replica, wait, least and most bytes, isolation level, id and epoch of the session
+NO_RACK = text("")
+
+# replica, wait, least and most bytes, isolation level, id and epoch of the session, number of topics
+_HEAD = Struct(">iiiibiii")
 _ASKED = Struct(">iiqqi")  # partition, leader's epoch, offset, start of the log, most bytes
 _ANSWER = Struct(">ihii")  # throttle time, error code, id of the session, number of topics
 _PART = Struct(">ihqqqi")  # partition, error code, high watermark, last stable offset, start of the log, aborted ones
 _ABORTED = Struct(">qq")  # producer id, first offset
 _REST = Struct(">ii")  # preferred replica, bytes of batches
-_COUNT, _LENGTH = Struct(">i"), Struct(">h")
 
 
 class Part(NamedTuple):
@@ -55,17 +57,17 @@ class Answer(NamedTuple):
     throttled: float = 0.0  # a quota is used up: there may be more than it holds, and the next one is late, in seconds
 
     @classmethod
-    def read(cls, data: bytes, at: int) -> Answer:
+    def read(cls, data: bytes, start: int) -> Answer:
         """From the bytes after the header of a response, which begin there."""
-        throttle_time, code, session, topics = _ANSWER.unpack_from(data, at)
-        at += _ANSWER.size
+        throttle_time, code, session, topics = _ANSWER.unpack_from(data, start)
+        at = start + _ANSWER.size
         parts: list[Part] = []
         for _ in range(topics):
-            (length,) = _LENGTH.unpack_from(data, at)
-            at += _LENGTH.size
+            (length,) = LENGTH.unpack_from(data, at)
+            at += LENGTH.size
             topic = data[at : at + length].decode()
-            (count,) = _COUNT.unpack_from(data, at + length)
-            at += length + _COUNT.size
+            (count,) = COUNT.unpack_from(data, at + length)
+            at += length + COUNT.size
             for _ in range(count):
                 number, error, highwater, last_stable, _, transactions = _PART.unpack_from(data, at)
                 at += _PART.size
@@ -103,8 +105,8 @@ class Limits(NamedTuple):
     most_bytes_of_partition: int
 
 
-class FetchQuestion:
-    """A fetch request. Has the methods of aiokafka's requests that its connection calls.
+class FetchQuestion(Question):
+    """A fetch request.
 
     Args:
         wait: milliseconds for which the broker may wait for the first message.
@@ -122,67 +124,38 @@ class FetchQuestion:
         asked: Mapping[TopicPartition, int],
         session: int = NO_SESSION,
         epoch: int = WITHOUT_SESSION,
-        forgotten: Iterable[TopicPartition] = (),
+        forgotten: Collection[TopicPartition] = (),
     ) -> None:
         self.wait, self._limits = wait, limits
         self._asked, self._forgotten = asked, forgotten
         self._session, self._epoch = session, epoch
-        self._head = b""
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> Any:
-        """The request in a version that the broker knows."""
-        oldest, newest = versions.get(self.API_KEY, (0, 0))
-        if oldest <= VERSION <= newest:
+        if self.fits(versions):
             return self
         most = self._limits.most_bytes_of_partition
-        topics = [(topic, [(number, offset, most) for number, offset in asked]) for topic, asked in self._by_topic()]
+        asked = by_topic(self._asked.items())
+        topics = [(topic, [(number, offset, most) for number, offset in places]) for topic, places in asked]
         request = FetchRequest(self.wait, 1, self._limits.most_bytes, READ_COMMITTED, topics)
         return request.prepare(versions)
 
-    def build_request_header(self, correlation_id: int, client_id: str) -> FetchQuestion:
-        """This object: `encode` gives the header once, then nothing."""
-        name = client_id.encode()
-        self._head = _HEADER.pack(self.API_KEY, VERSION, correlation_id, len(name)) + name
-        return self
-
-    def encode(self) -> bytes:
-        if self._head:
-            head, self._head = self._head, b""
-            return head
-        most = self._limits.most_bytes_of_partition
-        least = 1
-        body = [
-            _LIMITS.pack(
-                *(CONSUMER, self.wait, least, self._limits.most_bytes, READ_COMMITTED, self._session, self._epoch)
-            )
-        ]
-        topics = self._by_topic()
-        body.append(_COUNT.pack(len(topics)))
+    def body(self) -> bytes:
+        most, least = self._limits.most_bytes_of_partition, 1
+        topics = by_topic(self._asked.items())
+        limits = (CONSUMER, self.wait, least, self._limits.most_bytes, READ_COMMITTED)
+        body = [_HEAD.pack(*limits, self._session, self._epoch, len(topics))]
         for topic, partitions in topics:
-            body += (_text(topic), _COUNT.pack(len(partitions)))
+            body += (text(topic), COUNT.pack(len(partitions)))
             body += [_ASKED.pack(number, ANY_EPOCH, offset, ANY_START, most) for number, offset in partitions]
-        forgotten: dict[str, list[int]] = {}
-        for topic, number in self._forgotten:
-            forgotten.setdefault(topic, []).append(number)
-        body.append(_COUNT.pack(len(forgotten)))
-        for topic, numbers in forgotten.items():
-            body += (_text(topic), _COUNT.pack(len(numbers)), *map(_COUNT.pack, numbers))
-        body.append(_text(""))  # the rack
+        left = by_topic((place, None) for place in self._forgotten) if self._forgotten else ()
+        body.append(COUNT.pack(len(left)))
+        for topic, numbers in left:
+            body += (text(topic), COUNT.pack(len(numbers)), *(COUNT.pack(number) for number, _ in numbers))
+        body.append(NO_RACK)
         return b"".join(body)
-
-    def _by_topic(self) -> list[tuple[str, list[tuple[int, int]]]]:
-        topics: dict[str, list[tuple[int, int]]] = {}
-        for (topic, number), offset in self._asked.items():
-            topics.setdefault(topic, []).append((number, offset))
-        return list(topics.items())
 
     def __repr__(self) -> str:
         return f"fetch of {len(self._asked)} partitions, session {self._session}, epoch {self._epoch}"
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return _LENGTH.pack(len(data)) + data
 
 
 class FetchSession:

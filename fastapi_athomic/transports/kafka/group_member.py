@@ -212,15 +212,28 @@ class GroupMember:
         self._subscription.note_fetch()
         self._coordinator.check_errors()
 
-    async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Commits as a member of the current generation, or raises `CommitFailedError`.
+    @property
+    def generation(self) -> int:
+        """The generation of the group that this member belongs to; negative: none."""
+        return int(self._coordinator.generation)
+
+    async def commit_at_once(self, offsets: Mapping[TopicPartition, CommittedOffset], seconds: float) -> bool:
+        """Commits with one request, if that fits into so many seconds. False: it did not work, see `commit_now`.
+
+        Each step to a commit that has to be awaited costs as much as the commit. For most there is only the answer.
+        """
+        if self._closed or seconds <= self._client.shared.coordination_timeout:
+            return False
+        return bool(await self._coordinator.commit_open(offsets))
+
+    async def commit_now(self, offsets: Mapping[TopicPartition, CommittedOffset], generation: int) -> None:
+        """Commits as a member of this generation, or raises `CommitFailedError`.
 
         Works also while aiokafka has replaced the assignment but not revoked the old one yet, as it does when a
         pattern matches a new topic. aiokafka's own `commit` retries as a member of whatever generation it is in by
         then, to which the partitions need not belong, and retries without end if a topic was deleted.
         """
         coordinator = self._coordinator
-        generation = coordinator.generation
         while True:
             await coordinator.ensure_coordinator_known()
             if generation < 0 or coordinator.generation != generation:

@@ -22,7 +22,9 @@ from aiokafka.coordinator.protocol import ConsumerProtocol, ConsumerProtocolMemb
 from aiokafka.protocol.group import JoinGroupRequest
 
 from .coordinator import GroupMembership
+from .group_wire import Member
 from .shared_client import MemberClient
+from .wire import Question
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,9 @@ class MixedMembership(GroupMembership):
         if self._side is not None:
             answers.append(await self._side._do_heartbeat())
         return all(answers)
+
+    async def _ask_open(self, question: Callable[[Member], Question]) -> bool:
+        return self._side is None and await super()._ask_open(question)
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         side = self._side

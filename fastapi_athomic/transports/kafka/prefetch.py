@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import dropwhile, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -40,8 +39,7 @@ UnpackLater = Callable[[Callable[[], None], Callable[[], None]], None]
 """Does its first argument in a thread, then calls the second one in the event loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batches:
+class Batches(NamedTuple):
     """The record batches in one answer, and why what follows them cannot be split into batches."""
 
     whole: Sequence[Any]

@@ -30,6 +30,7 @@ from .fetch_hub import FetchHub
 from .fetch_wire import Limits
 from .options import milliseconds
 from .topics import ask_for_topics
+from .wire import Question
 
 COORDINATION_CONNECTIONS = 4
 """To each broker, for heartbeats and commits: a broker answers the requests of one connection one after the other."""
@@ -59,7 +60,7 @@ class SharedClient(KafkaClient):
         self.hub = FetchHub(self, limits, kafka.fetch_max_wait, kafka.fetch_pace)
         self._fetch_timeout_ms = milliseconds(kafka.request_timeout + kafka.fetch_max_wait)
         seconds = max(LEAST_COORDINATION_SECONDS, kafka.session_timeout * COORDINATION_SHARE)
-        self._coordination_timeout_ms = milliseconds(min(kafka.request_timeout, settings.request_timeout, seconds))
+        self.coordination_timeout = min(kafka.request_timeout, settings.request_timeout, seconds)
         self._joins = JoinConnections(self._close_connections)
         self._topics: set[str] = set()  # aiokafka's: if it changes while they are asked for, they are asked for again
         self.topic_ids: dict[str, bytes] = {}  # of those that were described, as they were last
@@ -75,7 +76,7 @@ class SharedClient(KafkaClient):
         if isinstance(group, str):  # a lane of the fetch hub
             return options | {"request_timeout_ms": self._fetch_timeout_ms}
         if isinstance(group, tuple):  # see `next_slot`
-            return options | {"request_timeout_ms": self._coordination_timeout_ms}
+            return options | {"request_timeout_ms": milliseconds(self.coordination_timeout)}
         return options
 
     async def close(self) -> None:
@@ -236,6 +237,10 @@ class MemberClient:
                     self.end_join(whole=whole)
             return answer
         return await self.shared.send(node, request, group=self._group(group))
+
+    def ask_open(self, node: int, question: Question) -> asyncio.Future[Any] | None:
+        """The coordinator's answer, if all that it takes is at hand, see `KafkaClient.ask_open`."""
+        return self.shared.ask_open(node, question, self._slot)
 
     def end_join(self, *, whole: bool) -> None:
         """Gives back the connection of a join. Not `whole`: an answer is still to come."""

@@ -20,7 +20,7 @@ LOOK_SECONDS = 5.0
 
 
 class UnfetchedEnds:
-    """Has it asked where partitions end that were in no fetch since the last look. `ask` notes what it learns."""
+    """Has it asked where partitions end that were not wanted since the last look. `ask` notes what it learns."""
 
     def __init__(
         self,
@@ -30,18 +30,18 @@ class UnfetchedEnds:
         self._ask = ask
         self._clock = clock or monotonic
         self._next_look = self._clock() + LOOK_SECONDS
-        self._fetched: set[TopicPartition] = set()
+        self._wanted: set[TopicPartition] = set()
         self._asking: asyncio.Task[None] | None = None
 
-    def look(self, fetched: Collection[TopicPartition], placed: Collection[TopicPartition]) -> None:
-        """Call it with each fetch: which partitions it is for, and which there are."""
-        self._fetched.update(fetched)
+    def look(self, wanted: Collection[TopicPartition], placed: Collection[TopicPartition]) -> None:
+        """Call it with each `poll`: which partitions are wanted, and which there are."""
+        self._wanted.update(wanted)
         now = self._clock()
         if now < self._next_look or (self._asking is not None and not self._asking.done()):
             return
         self._next_look = now + LOOK_SECONDS
-        unfetched = [place for place in placed if place not in self._fetched]
-        self._fetched.clear()
+        unfetched = [place for place in placed if place not in self._wanted]
+        self._wanted.clear()
         if unfetched:
             self._asking = asyncio.create_task(self._learn(unfetched), name="athomic-ends")
 

@@ -77,7 +77,7 @@ class UnreadablePartitions:
         self._trying[partition] = asyncio.create_task(self._try_again(partition, held), name=f"{self._name}-unreadable")
 
     def look(self) -> None:
-        """Forgets partitions that are read again, were sought past, or are no longer ours. Called with each `fetch`."""
+        """Forgets partitions that are read again, were sought past, or are no longer ours. Called with each `poll`."""
         for partition, held in list(self._held.items()):
             if self._position(partition) != held.place.offset:
                 self._forget(partition)

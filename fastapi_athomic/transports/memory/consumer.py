@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from time import monotonic
 
 from ...exceptions import TopicNotFoundError, TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
@@ -30,12 +29,11 @@ class MemoryConsumer:
         self._member: Member | None = None
         self._following: asyncio.Task[None] | None = None
         self._called = asyncio.Event()
-        self._arrived = asyncio.Event()
         self._generation = -1
         self._owned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[TopicPartition, int] = {}  # of the owned partitions that had a `seek`
         self._fetchable = False
-        self._asked_for: Collection[TopicPartition] = ()  # in the last `fetch`
+        self._wanted: Collection[TopicPartition] = ()  # as the last `poll` said
         self.stopped = False
 
     async def start(self) -> None:
@@ -89,13 +87,11 @@ class MemoryConsumer:
         self._owned, self._positions = partitions, {}
         await self._tell(self._listener.on_assigned, partitions)
         self._fetchable = True
-        self._arrived.set()
         self._listener.on_arrival()
 
     def _note_arrival(self) -> None:
-        """Tells the listener only about partitions of the last `fetch`: others may get messages without end."""
-        self._arrived.set()
-        if any(map(self._has_more, self._asked_for)):
+        """Tells the listener only about partitions that are wanted: others may get messages without end."""
+        if any(map(self._has_more, self._wanted)):
             self._listener.on_arrival()
 
     def _has_more(self, partition: TopicPartition) -> bool:
@@ -112,24 +108,20 @@ class MemoryConsumer:
 
     # --- fetching
 
-    async def fetch(
-        self, partitions: Collection[TopicPartition], timeout: float, max_messages: int
+    def poll(self, wanted: Collection[TopicPartition]) -> None:
+        if self._member is None:
+            raise TransportClosedError("the consumer is closed")
+        self._wanted = wanted
+
+    def ready(self) -> Collection[TopicPartition]:
+        return [partition for partition in self._positions if self._has_more(partition)] if self._fetchable else ()
+
+    def take(
+        self, partitions: Collection[TopicPartition], max_messages: int
     ) -> Mapping[TopicPartition, Sequence[RawMessage]]:
         if self._member is None:
             raise TransportClosedError("the consumer is closed")
-        end = monotonic() + timeout
-        self._asked_for = partitions
-        while True:
-            self._arrived.clear()
-            found = self._read(partitions, max_messages)
-            remaining = end - monotonic()
-            if found or not partitions or remaining <= 0:
-                return found
-            try:
-                async with asyncio.timeout(remaining):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return {}
+        return self._read(partitions, max_messages)
 
     def _read(self, partitions: Collection[TopicPartition], limit: int) -> dict[TopicPartition, list[RawMessage]]:
         """Reads from all partitions in equal shares, so that one with a long backlog does not starve the others."""
@@ -219,5 +211,4 @@ class MemoryConsumer:
         if log is None or partition not in self._owned:
             raise TransportError(f"{partition} is not assigned to this consumer")
         self._positions[partition] = log.first if offset == BEGINNING else log.end if offset == END else offset
-        self._arrived.set()
         self._listener.on_arrival()

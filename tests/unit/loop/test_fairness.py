@@ -233,13 +233,13 @@ async def test_p12_less_is_taken_in_while_the_loop_is_late(
     late: float, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    fetch = MemoryConsumer.fetch
+    take = MemoryConsumer.take
 
-    async def noted(consumer: MemoryConsumer, wanted: Any, patience: float, limit: int) -> Any:
+    def noted(consumer: MemoryConsumer, wanted: Any, limit: int) -> Any:
         asked.append(limit)
-        return await fetch(consumer, wanted, patience, limit)
+        return take(consumer, wanted, limit)
 
-    monkeypatch.setattr(MemoryConsumer, "fetch", noted)
+    monkeypatch.setattr(MemoryConsumer, "take", noted)
     record = Record()
 
     async def handle(message: str) -> None:

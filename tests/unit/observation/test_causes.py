@@ -97,17 +97,17 @@ async def test_p13_a_broker_that_has_not_answered_yet(monkeypatch: pytest.Monkey
 async def test_p13_a_consumer_that_breaks_is_told_and_one_that_breaks_often_is_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fetch, deaths = MemoryConsumer.fetch, iter([True, True])
+    poll, deaths = MemoryConsumer.poll, iter([True, True])
 
-    async def dies(consumer: MemoryConsumer, *arguments: Any) -> Any:
+    def dies(consumer: MemoryConsumer, wanted: Any) -> None:
         if manager_of(athomic).consumers["h"].ready and next(deaths, False):
             raise TransportError("the client died")
-        return await fetch(consumer, *arguments)
+        poll(consumer, wanted)
 
     options = {"restart_backoff": 0.3, "restart_backoff_max": 0.3}
     athomic = new_app(settings({"restarts": 2}, **options), handler())
     async with running(athomic):
-        monkeypatch.setattr(MemoryConsumer, "fetch", dies)
+        monkeypatch.setattr(MemoryConsumer, "poll", dies)
         reason = await comes(athomic, C.RESTARTING)
         assert reason.message == "backing_off (it broke, and is rebuilt after a pause): the client died"
         assert manager_of(athomic).why_not_ready() == []

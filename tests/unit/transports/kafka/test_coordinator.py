@@ -12,11 +12,20 @@ from typing import Any
 
 import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import GroupLoadInProgressError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka.errors import (
+    GroupLoadInProgressError,
+    KafkaConnectionError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from aiokafka.protocol.group import SyncGroupRequest
 
+from fastapi_athomic.messages import TopicPartition
+from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.kafka import coordinator as module
 from fastapi_athomic.transports.kafka.coordinator import GroupMembership, heartbeat_pause
+from fastapi_athomic.transports.kafka.group_wire import CommitQuestion, HeartbeatQuestion, Member
+from fastapi_athomic.transports.kafka.wire import Question
 
 LONGEST = 3.0
 
@@ -36,7 +45,8 @@ class Membership(GroupMembership):
         self._rejoin_needed_fut = asyncio.get_running_loop().create_future()
         self._called = asyncio.Event()
         self._retry_backoff_ms = 250
-        self._group_instance_id = self.coordinator_id = self._assignors = self._session_timeout_ms = None
+        self._group_instance_id = self._assignors = self._session_timeout_ms = None
+        self.coordinator_id: int | None = None
         self.group_id = "g"
 
 
@@ -150,3 +160,93 @@ async def test_who_can_join_again_at_once_does_but_never_spins(
         assert not await member._do_rejoin_group(SimpleNamespace(active=True))
         told.append([sum(slept)] if slept else [])
     assert told == pauses
+
+
+# --- what is asked at once
+
+
+class Client:
+    """A coordinator's client that gives this answer, or raises it; None: no connection is open."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+        self.asked: list[tuple[int, bytes]] = []
+
+    def ask_open(self, node: int, question: Question) -> asyncio.Future[object] | None:
+        self.asked.append((node, question.body()))
+        if self.answer is None:
+            return None
+        future = asyncio.get_running_loop().create_future()
+        if isinstance(self.answer, Exception):
+            future.set_exception(self.answer)
+        else:
+            future.set_result(self.answer)
+        return future
+
+
+class Asking(Membership):
+    """A member of generation 3 whose coordinator is node 1."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self._client = Client(answer)
+        self._commit_lock = asyncio.Lock()
+        self.coordinator_id, self.generation, self.member_id = 1, 3, "m"
+        self.heartbeats = 0  # by aiokafka
+        self.dead = 0  # so often the coordinator was found dead
+
+    def coordinator_dead(self) -> None:
+        self.dead += 1
+
+    async def _do_heartbeat(self) -> bool:
+        self.heartbeats += 1
+        return True
+
+
+OFFSETS = {TopicPartition("t", 0): CommittedOffset(5, "note")}
+NO_ANSWER = [TimeoutError(), KafkaConnectionError("closed")]
+
+
+async def test_what_the_coordinator_accepts_takes_one_request() -> None:
+    member = Asking(answer=True)
+    assert await member.commit_open(OFFSETS)
+    assert await member._beat()
+    expected = Member("g", 3, "m")
+    assert member._client.asked == [
+        (1, CommitQuestion(expected, offsets=OFFSETS).body()),
+        (1, HeartbeatQuestion(expected).body()),
+    ]
+    assert (member.heartbeats, member.dead) == (0, 0)
+
+
+@pytest.mark.parametrize("answer", [False, None], ids=["refused", "no connection is open"])
+async def test_what_is_out_of_the_ordinary_is_left_to_aiokafka(answer: object) -> None:
+    member = Asking(answer)
+    assert not await member.commit_open(OFFSETS)
+    assert await member._beat()
+    assert (member.heartbeats, member.dead) == (1, 0)
+
+
+@pytest.mark.parametrize("answer", NO_ANSWER, ids=["late", "closed"])
+async def test_a_coordinator_that_does_not_answer_is_looked_for_again(answer: Exception) -> None:
+    member = Asking(answer)
+    assert not await member.commit_open(OFFSETS)
+    assert not await member._beat()
+    assert (member.heartbeats, member.dead) == (0, 2)
+
+
+async def test_who_is_no_member_or_knows_no_coordinator_asks_nobody() -> None:
+    member = Asking(answer=True)
+    member.generation = -1
+    assert not await member.commit_open(OFFSETS)
+    member.generation, member.coordinator_id = 3, None
+    assert not await member.commit_open(OFFSETS)
+    assert member._client.asked == []
+
+
+async def test_p4_a_commit_does_not_overtake_one_that_is_under_way() -> None:
+    """The older one might come last, and set the offset back."""
+    member = Asking(answer=True)
+    async with member._commit_lock:
+        assert not await member.commit_open(OFFSETS)
+    assert member._client.asked == []

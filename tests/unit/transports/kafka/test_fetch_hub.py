@@ -420,6 +420,7 @@ async def test_each_of_many_partitions_costs_the_same(
 ) -> None:
     """When it gets its home, and when it is wanted while that waits. Thousands would block the event loop else."""
     looked_at = count()
+    monkeypatch.setattr(fetch_schedule, "PARTITIONS_A_LANE", 100)
 
     def hash_of(thing: object) -> int:
         next(looked_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import BytesIO
+from struct import pack
 from typing import Any
 
 import pytest
@@ -20,22 +21,16 @@ from fastapi_athomic.transports.kafka.fetch_wire import (
     Part,
     answer_of,
 )
+from fastapi_athomic.transports.kafka.wire import text
 
 LIMITS = Limits(4000, 1000)
 A, B, C = TopicPartition("a", 0), TopicPartition("a", 7), TopicPartition("bé", 1)
 OFFSETS = st.integers(0, 2**63 - 1)
 
 
-def as_bytes(question: FetchQuestion) -> tuple[bytes, bytes]:
-    """Header and body, in the order in which aiokafka's connection asks for them."""
-    prepared = question.prepare({1: (4, 18)})
-    header = prepared.build_request_header(correlation_id=9, client_id="c")
-    return header.encode(), prepared.encode()
-
-
 def told(question: FetchQuestion) -> tuple[int, int, dict[TopicPartition, int], list[TopicPartition]]:
     """Session, epoch, what is asked for and what is forgotten, as a broker reads it."""
-    request = FetchRequest_v11.decode(BytesIO(as_bytes(question)[1]))
+    request = FetchRequest_v11.decode(BytesIO(question.body()))
     asked = {
         TopicPartition(topic, number): offset
         for topic, partitions in request.topics
@@ -48,11 +43,12 @@ def told(question: FetchQuestion) -> tuple[int, int, dict[TopicPartition, int], 
 
 
 def test_a_request_has_the_bytes_that_aiokafka_writes() -> None:
-    header, body = as_bytes(FetchQuestion(250, LIMITS, {A: 5, C: 6, B: 7}, session=3, epoch=4, forgotten=[C, B]))
+    question = FetchQuestion(250, LIMITS, {A: 5, C: 6, B: 7}, session=3, epoch=4, forgotten=[C, B])
+    assert question.prepare({1: (4, 18)}) is question
     topics = [("a", [(0, -1, 5, -1, 1000), (7, -1, 7, -1, 1000)]), ("bé", [(1, -1, 6, -1, 1000)])]
     theirs = FetchRequest_v11(-1, 250, 1, 4000, 1, 3, 4, topics, [("bé", [1]), ("a", [7])], "")
-    assert body == theirs.encode()
-    assert header == theirs.build_request_header(correlation_id=9, client_id="c").encode()
+    message = theirs.build_request_header(correlation_id=9, client_id="c").encode() + theirs.encode()
+    assert question.message(9, text("c")) == pack(">i", len(message)) + message
 
 
 PARTS = st.lists(

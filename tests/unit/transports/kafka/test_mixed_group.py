@@ -9,6 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocol, ConsumerProtocolMemberAssignment
 
+from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.kafka.coordinator import GroupMembership
 from fastapi_athomic.transports.kafka.mixed_group import MixedMembership, SideMembership, together
 
@@ -35,6 +36,13 @@ def both() -> MixedMembership:
     main._is_source = lambda topic: topic == "t"
     main._side = object.__new__(SideMembership)
     return main  # type: ignore[no-any-return]
+
+
+async def test_who_is_two_members_asks_as_both(both: MixedMembership) -> None:
+    """The first one alone would commit what the second one has."""
+    both._commit_lock = asyncio.Lock()
+    both._called = asyncio.Event()
+    assert not await both.commit_open({SOURCE: CommittedOffset(1), RETRY: CommittedOffset(1)})
 
 
 async def test_a_commit_that_fails_keeps_the_other_member_from_nothing(

@@ -80,14 +80,17 @@ async def put(transport: MemoryTransport, count: int, partition: int = 0, topic:
         assert not isinstance(result, Exception), result
 
 
-async def test_a_fetch_waits_for_messages_and_wakes_at_once(transport: MemoryTransport) -> None:
+async def test_who_has_found_nothing_is_told_at_once_of_what_comes(transport: MemoryTransport) -> None:
     consumer = await join(transport, listener := Listener())
     await listener.assigned.get()
-    fetching = asyncio.create_task(consumer.fetch([P0], 30, 10))
-    await asyncio.sleep(0)
-    assert not fetching.done()
+    consumer.poll([P0])
+    assert (consumer.take([P0], 10), list(consumer.ready())) == ({}, [])
+    listener.told.clear()
     await put(transport, 3)
-    assert [message.value for message in (await fetching)[P0]] == [b"0", b"1", b"2"]
+    assert listener.told.is_set()
+    assert list(consumer.ready()) == [P0]
+    assert [message.value for message in consumer.take([P0], 10)[P0]] == [b"0", b"1", b"2"]
+    assert list(consumer.ready()) == []
 
 
 async def test_a_long_backlog_does_not_keep_other_partitions_waiting(transport: MemoryTransport) -> None:
@@ -96,38 +99,39 @@ async def test_a_long_backlog_does_not_keep_other_partitions_waiting(transport: 
     consumer = await join(transport, listener := Listener())
     await listener.assigned.get()
     listener.told.clear()
-    found = await consumer.fetch([P0, P1], 1, 100)
+    found = consumer.take([P0, P1], 100)
     assert (len(found[P0]), len(found[P1])) == (50, 5)
     assert listener.told.is_set(), "there are more, though fewer came than were asked for"
     listener.told.clear()
-    assert len((await consumer.fetch([P0], 1, 10))[P0]) == 10
+    assert len(consumer.take([P0], 10)[P0]) == 10
     assert not listener.told.is_set(), "whoever got as many as were asked for asks again"
-    assert await consumer.fetch([P1], 0, 100) == {}
+    assert consumer.take([P1], 100) == {}
     assert consumer.position(P0) == 60
     assert consumer.end_offset(P0) == 1_000
 
 
-async def test_nothing_is_fetched_of_partitions_that_are_not_asked_for(transport: MemoryTransport) -> None:
+async def test_nothing_is_taken_of_partitions_that_are_not_asked_for(transport: MemoryTransport) -> None:
     await put(transport, 3, partition=0)
     consumer = await join(transport, listener := Listener())
     await listener.assigned.get()
-    assert await consumer.fetch([P1], 0, 100) == {}
-    assert await consumer.fetch([], 30, 100) == {}
-    assert len((await consumer.fetch([P0], 0, 100))[P0]) == 3
+    assert consumer.take([P1], 100) == {}
+    assert consumer.take([], 100) == {}
+    assert len(consumer.take([P0], 100)[P0]) == 3
 
 
-async def test_the_listener_is_told_of_what_was_asked_for_in_vain_and_of_nothing_else(
+async def test_the_listener_is_told_of_what_is_wanted_and_of_nothing_else(
     transport: MemoryTransport,
 ) -> None:
     consumer = await join(transport, listener := Listener())
     await listener.assigned.get()
-    assert await consumer.fetch([P1], 0, 10) == {}
+    consumer.poll([P1])
     listener.told.clear()
     await put(transport, 3, partition=0)
     assert not listener.told.is_set(), "a full partition may get messages without end"
     await put(transport, 3, partition=1)
     assert listener.told.is_set()
-    await consumer.fetch([P0, P1], 0, 10)
+    consumer.poll([P0, P1])
+    consumer.take([P0, P1], 10)
     listener.told.clear()
     await consumer.seek(P0, 0)
     assert listener.told.is_set()
@@ -155,7 +159,10 @@ async def test_a_member_that_leaves_hands_its_partitions_over(transport: MemoryT
     while await one.assigned.get() != {P0, P1}:
         pass
     with pytest.raises(TransportClosedError):
-        await second.fetch([P0], 0, 1)
+        second.poll([P0])
+    with pytest.raises(TransportClosedError):
+        second.take([P0], 1)
+    assert list(second.ready()) == []
 
 
 async def test_a_member_that_holds_up_a_rebalance_is_evicted_and_commits_nothing(
@@ -204,8 +211,12 @@ async def test_members_in_different_threads_share_and_are_woken(transport: Memor
     async def consume() -> None:
         consumer = await join(there, listener := Listener())
         await listener.assigned.get()
+        consumer.poll([P0])
+        listener.told.clear()
         joined.set()
-        found = await consumer.fetch([P0], 30, 10)
+        async with asyncio.timeout(30):
+            await listener.told.wait()
+        found = consumer.take([P0], 10)
         fetched.extend(message.value for message in found[P0])
         await there.stop(1)
 
@@ -234,11 +245,11 @@ async def test_retention_drops_the_oldest_and_the_consumer_says_where_it_goes_on
     consumer = await join(transport, listener := Listener())
     await listener.assigned.get()
     await put(transport, 250)
-    assert await consumer.fetch([P0], 0, 1_000) == {}
+    assert consumer.take([P0], 1_000) == {}
     assert consumer.misplaced() == {P0}
     await consumer.seek(P0, -2)
     assert consumer.misplaced() == frozenset()
-    found = (await consumer.fetch([P0], 1, 1_000))[P0]
+    found = consumer.take([P0], 1_000)[P0]
     assert 90 <= len(found) <= 100
     assert found[-1].offset == 249
     await transport.stop(1)
