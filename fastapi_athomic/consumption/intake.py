@@ -46,15 +46,25 @@ class Intake:
         self._client = client
         self._bell = bell  # the poll loop waits at it
         self._context = copy_context()  # not that of whoever sent what arrives: workers are started in it
+        self._few = min(FEW, parts.settings.max_poll_messages)  # more at once would be more than may be buffered
         self._taking = False
+        self._failure: Exception | None = None  # beside the poll loop
         self.trickles = False  # the poll loop says that it looks again soon, and need not be woken for a few messages
         self.came = False  # messages have come since the poll loop set this back
-        self.failure: Exception | None = None  # something went wrong beside the poll loop: the session cannot go on
         # --- status
         self.last_message_at: float | None = None  # seconds since the epoch
         self.full_since: Mapping[TopicPartition, float] = {}  # partitions without room for more; monotonic
 
     # --- in the poll loop
+
+    def check(self) -> None:
+        """Raises what went wrong where messages arrived. Call it before anything else.
+
+        Messages may have left the client then that no partition has heard of. Whoever takes in more, or compares
+        positions, would handle the next ones before them, or commit beyond them.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def wanted(self, now: float) -> list[TopicPartition]:
         """The partitions of which messages may be taken in now."""
@@ -113,7 +123,7 @@ class Intake:
         try:
             return self._context.run(self._take_few)
         except Exception as error:
-            self.failure = error
+            self._failure = error
             return False
         finally:
             self._taking = False
@@ -129,4 +139,4 @@ class Intake:
             for place in self._client().ready()
             if (state := states.get(place)) is not None and self._wants(place, state)
         ]
-        return bool(ready) and 0 < self.take(ready, FEW) < FEW
+        return bool(ready) and 0 < self.take(ready, self._few) < self._few

@@ -116,8 +116,6 @@ class ConsumerSession:
             raise failure
         if failure is not None:  # SystemExit would end the event loop, a cancellation would look like ours
             raise WorkerDiedError(f"the handler raised {type(failure).__name__}") from failure
-        if self._intake.failure is not None:
-            raise self._intake.failure
         for helper in helpers:
             if helper.done():
                 helper.result()
@@ -133,6 +131,7 @@ class ConsumerSession:
         Returns how many came if there may be more; 0: somebody rings when there are.
         """
         now, intake = monotonic(), self._intake
+        intake.check()
         self._assignment.suspect(now)
         self._assignment.note_poll(now)
         if self._assignment.doubtful:

@@ -94,10 +94,12 @@ def _detail(error: BaseException) -> str:
     return str(error)[:MAX_DETAIL] if isinstance(error, errors.KafkaError) else type(error).__name__
 
 
-async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str, needs: Operation = "Read") -> T:
+async def within(
+    work: Coroutine[Any, Any, T], seconds: float, doing: str, needs: Operation = "Read", *, began: float = 0.0
+) -> T:
     """The result of `work`, if it ends within `seconds`. `work` runs in a task of its own.
 
-    `doing` and `needs` are for the text of errors, see `translate`.
+    `doing` and `needs` are for the text of errors, see `translate`; so is `began`: so many seconds ago.
 
     This keeps two cancellations apart: aiokafka sometimes raises a `CancelledError` of its own tasks, which becomes a
     `TransportError`; a cancellation of the caller stays one.
@@ -113,7 +115,7 @@ async def within(work: Coroutine[Any, Any, T], seconds: float, doing: str, needs
         if late:
             abandon(task)
     if late:
-        raise TransportError(f"{doing}: no answer within {seconds:.3g} s")
+        raise TransportError(f"{doing}: no answer within {seconds + began:.3g} s")
     if task.cancelled():
         raise TransportError(f"{doing}: cancelled by the Kafka client")
     error = task.exception()

@@ -174,6 +174,8 @@ class KafkaConsumer:
         found = member.take(partitions, max_messages) if self._may_fetch else {}
         if found:
             member.note_traffic()
+            if self._unreadable.holds:
+                self._unreadable.look()  # some may have been read
         return found
 
     async def _read_otherwise(self, partition: TopicPartition, offset: int) -> bool:
@@ -213,10 +215,11 @@ class KafkaConsumer:
         return await within(asked, timeout, doing, needs="Describe")
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], timeout: float) -> None:
-        member, end = self._running(), monotonic() + timeout
+        member, began = self._running(), monotonic()
         generation = member.generation  # in the next one the partitions may be another's
         if not await member.commit_at_once(offsets, timeout):
-            await within(member.commit_now(offsets, generation), end - monotonic(), f"committing for {self._name}")
+            took, trying = monotonic() - began, member.commit_now(offsets, generation)
+            await within(trying, timeout - took, f"committing for {self._name}", began=took)
 
     async def committed(
         self, partitions: Collection[TopicPartition], timeout: float

@@ -29,6 +29,7 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
 from ...messages import TopicPartition
 from ..base import CommittedOffset
+from .client_log import client_context
 from .group_wire import CommitQuestion, HeartbeatQuestion, Member
 from .static_membership import twin_of
 from .wire import Question
@@ -149,10 +150,12 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
     async def _beat(self) -> bool:
         """One heartbeat: whether it was answered. What is out of the ordinary is aiokafka's, which asks once more."""
         try:
-            return bool(await self._ask_open(HeartbeatQuestion) or await self._do_heartbeat())
+            if await self._ask_open(HeartbeatQuestion):
+                return True
         except KafkaError as error:
             logger.info("group %s: a heartbeat was not answered: %s", self.group_id, error)
             return False
+        return bool(await self._do_heartbeat())
 
     async def commit_open(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> bool:
         """Commits with one request, if all that it takes is at hand. False: it is not, or not all were accepted."""
@@ -176,12 +179,11 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         try:
             answer = self._client.ask_open(node, question(Member(self.group_id, self.generation, self.member_id)))
             return answer is not None and bool(await answer)
-        except TimeoutError as error:
-            self.coordinator_dead()
+        except (TimeoutError, KafkaError) as error:
+            client_context().run(self.coordinator_dead)  # aiokafka logs that
+            if isinstance(error, KafkaError):
+                raise
             raise RequestTimedOutError from error
-        except KafkaError:
-            self.coordinator_dead()
-            raise
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         self.note_traffic()

@@ -222,7 +222,7 @@ class GroupMember:
 
         Each step to a commit that has to be awaited costs as much as the commit. For most there is only the answer.
         """
-        if self._closed or seconds <= self._client.shared.coordination_timeout:
+        if self._closed or seconds < self._client.shared.coordination_timeout:
             return False
         return bool(await self._coordinator.commit_open(offsets))
 

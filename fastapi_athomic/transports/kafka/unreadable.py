@@ -76,8 +76,13 @@ class UnreadablePartitions:
             trying.cancel()
         self._trying[partition] = asyncio.create_task(self._try_again(partition, held), name=f"{self._name}-unreadable")
 
+    @property
+    def holds(self) -> bool:
+        """Some partition is held."""
+        return bool(self._held)
+
     def look(self) -> None:
-        """Forgets partitions that are read again, were sought past, or are no longer ours. Called with each `poll`."""
+        """Forgets partitions that are read again, were sought past, or are no longer ours."""
         for partition, held in list(self._held.items()):
             if self._position(partition) != held.place.offset:
                 self._forget(partition)

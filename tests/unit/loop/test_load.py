@@ -19,3 +19,7 @@ def test_how_much_of_its_time_a_thread_computes(monkeypatch: pytest.MonkeyPatch)
     assert load.share() == 0.75, "too short to tell"
     clocks |= {"monotonic": 12.0 + LOAD_SECONDS}
     assert load.share() == 0.5
+    clocks |= {"monotonic": 11.0, "thread_time": 4.0}
+    assert load.share() == 0.5, "a clock that was put forward is back"
+    clocks |= {"monotonic": 11.0 + LOAD_SECONDS, "thread_time": 4.0 + LOAD_SECONDS}
+    assert load.share() == 1.0

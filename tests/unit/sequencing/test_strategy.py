@@ -417,8 +417,9 @@ async def test_p16_what_has_nothing_to_do_is_given_back_and_forgotten(monkeypatc
         assert await Thief(store).claim() is not None
 
 
-async def test_p17_a_backlog_costs_few_calls() -> None:
+async def test_p17_a_backlog_costs_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that was handled while a call was on its way goes together into the next."""
+    monkeypatch.setattr("fastapi_athomic.sequencing.calls.PATIENCE", 60.0)  # the store's, who waits for the handler
 
     class SlowStore(LazyStore):
         """Answers when 125 messages were handled for each call; the last ones may wait for an answer to be taken in.

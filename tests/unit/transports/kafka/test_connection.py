@@ -21,6 +21,7 @@ from fastapi_athomic.transports.kafka import client
 from fastapi_athomic.transports.kafka.connection import Asker, Connection, open_connection, take_frames
 from fastapi_athomic.transports.kafka.fetch_lane import Lane
 from fastapi_athomic.transports.kafka.fetch_wire import Answer, FetchQuestion, Limits
+from fastapi_athomic.transports.kafka.group_wire import HeartbeatQuestion, Member
 from tests.support.apps import eventually
 
 QUESTION = FetchQuestion(0, Limits(1, 1), {TopicPartition("t", 0): 5})
@@ -357,3 +358,19 @@ def test_frames_are_cut_where_they_end(bodies: list[bytes], rest: bytes) -> None
     data = b"".join(pack(">i", len(body)) + body for body in bodies) + rest
     left, missing = take_frames(data, lambda data, start, end: taken.append(data[start:end]))
     assert (taken, left, missing) == (bodies, rest, 4 - len(rest))
+
+
+async def test_a_question_that_the_broker_does_not_know_is_not_asked(broker: Broker, connection: Connection) -> None:
+    """aiokafka asks it in an older version."""
+    unknown = HeartbeatQuestion(Member("g", 1, "m"))
+    assert connection.understands(QUESTION)
+    assert not connection.understands(unknown)
+    known = client.KafkaClient()
+    known._conns[1, "g"] = connection
+    assert known.ask_open(1, unknown, "g") is None
+    assert known.ask_open(2, QUESTION, "g") is None, "that one is not connected"
+    answer = known.ask_open(1, QUESTION, "g")
+    assert answer is not None
+    await eventually(lambda: len(broker.asked) == 2)
+    broker.writer.write(broker.answer())
+    assert (await answer).session == 7

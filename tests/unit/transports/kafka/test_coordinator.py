@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import (
+    GroupAuthorizationFailedError,
     GroupLoadInProgressError,
     KafkaConnectionError,
     RebalanceInProgressError,
@@ -23,6 +24,7 @@ from aiokafka.protocol.group import SyncGroupRequest
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.kafka import coordinator as module
+from fastapi_athomic.transports.kafka.client_log import _of_our_clients
 from fastapi_athomic.transports.kafka.coordinator import GroupMembership, heartbeat_pause
 from fastapi_athomic.transports.kafka.group_wire import CommitQuestion, HeartbeatQuestion, Member
 from fastapi_athomic.transports.kafka.wire import Question
@@ -250,3 +252,32 @@ async def test_p4_a_commit_does_not_overtake_one_that_is_under_way() -> None:
     async with member._commit_lock:
         assert not await member.commit_open(OFFSETS)
     assert member._client.asked == []
+
+
+async def test_a_right_that_was_taken_away_is_told_as_before() -> None:
+    """aiokafka ends the heartbeats with that error, and the consumer is rebuilt: else it would never hear."""
+    member = Asking(answer=False)
+
+    async def refused() -> bool:
+        raise GroupAuthorizationFailedError("g")
+
+    member._do_heartbeat = refused  # type: ignore[method-assign]
+    with pytest.raises(GroupAuthorizationFailedError):
+        await member._beat()
+
+
+async def test_a_commit_is_traffic() -> None:
+    """The next heartbeat is due sooner: it matters how soon this member hears of a rebalance."""
+    member = Asking(answer=True)
+    member._rests = True
+    await member.commit_open(OFFSETS)
+    assert member._called.is_set()
+    assert member._worked_at > 0
+
+
+async def test_what_aiokafka_logs_of_a_dead_coordinator_is_logged_as_ours() -> None:
+    """So it is said once in a while, and not by each member."""
+    member, ours = Asking(TimeoutError()), list[bool]()
+    member.coordinator_dead = lambda: ours.append(_of_our_clients.get())  # type: ignore[method-assign]
+    assert not await member.commit_open(OFFSETS)
+    assert ours == [True]
