@@ -33,9 +33,17 @@ ANSWER = SOON
         (0.5, 20 * SOON, 1, [], [COMMIT_PAUSE]),
         (0.5, 0.0, 1_000, [SOON], [SOON, SOON]),
         (0.9, BUSY_PAUSE, 1, [BUSY_PAUSE], [BUSY_PAUSE]),
+        (0.9, 20 * SOON, 1_000, [BUSY_PAUSE], [BUSY_PAUSE]),
         (0.9, 0.0, 1, [3 * SOON], [3 * SOON]),
     ],
-    ids=["the interval", "so many are done", "at once", "no time to spare", "at once, without time to spare"],
+    ids=[
+        "the interval",
+        "so many are done",
+        "at once",
+        "no time to spare",
+        "few, and no time",
+        "at once, without time to spare",
+    ],
 )
 async def test_commits_come_soon_and_are_rarer_where_they_take_time_from_handlers(
     load: float, interval: float, count: int, first: list[float], then: list[float], monkeypatch: pytest.MonkeyPatch
@@ -169,6 +177,18 @@ async def test_p5_no_more_than_commit_count_waits_while_messages_trickle(monkeyp
         _, (committed,) = await record.count(2)
         assert 41 - settings.commit_count <= committed <= 41
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("count", "waited"), [(0, False), (1, True), (3, False)])
+async def test_a_trickle_has_waited_only_if_there_is_something(count: int, waited: bool) -> None:
+    """Another consumer may take it along when nothing is done here: then the next message waits as usual."""
+    committer, work_done = Committer.__new__(Committer), WorkDone()
+    committer._assignment = SimpleNamespace(states={}, work_done=work_done)  # type: ignore[assignment]
+    trickling = asyncio.create_task(committer._trickle(3, monotonic(), 60.0))
+    await asyncio.sleep(0)
+    work_done.note(count)
+    work_done.wake()
+    assert await trickling is waited
 
 
 async def test_consumers_in_which_messages_trickle_commit_one_after_the_other() -> None:
