@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 from ..loop.cancellation import Owner, forget_cancellation, is_interrupt
@@ -48,6 +49,7 @@ class WorkerPool(Generic[L]):
         self._closed = False
         self.excess = False  # closed, or there are more workers than `size`: each looks before it goes on
         self._owner = Owner()
+        self._context = copy_context()  # not that of the request, say, that resumes a consumer or wants more workers
         self._loop: asyncio.AbstractEventLoop | None = None  # of the workers
         self.failure: BaseException | None = None  # the first error that ended a worker
 
@@ -82,7 +84,9 @@ class WorkerPool(Generic[L]):
         worker = Worker()
         self.workers.append(worker)
         self._started += 1
-        worker.task = asyncio.create_task(self._work(worker), name=f"{self._name}-{self._started}")
+        worker.task = asyncio.create_task(
+            self._work(worker), name=f"{self._name}-{self._started}", context=self._context.copy()
+        )
         worker.task.add_done_callback(self._worker_ended)
 
     async def _work(self, worker: Worker) -> None:

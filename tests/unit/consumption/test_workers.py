@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextvars import ContextVar
 
 import pytest
 
 from fastapi_athomic.consumption.workers import Worker, WorkerPool
 from tests.support.apps import eventually
+
+SPOKEN_FOR: ContextVar[str] = ContextVar("spoken_for", default="nobody")
 
 
 class Lanes:
@@ -17,10 +20,12 @@ class Lanes:
     def __init__(self, size: int) -> None:
         self.running: dict[int, asyncio.Event] = {}
         self.served: list[int] = []
+        self.spoken_for: list[str] = []
         self.pool: WorkerPool[int] = WorkerPool(size, self._serve, "pool", failed=lambda: None)
 
     async def _serve(self, worker: Worker, lane: int) -> None:
         assert lane not in self.running
+        self.spoken_for.append(SPOKEN_FOR.get())
         self.running[lane] = event = asyncio.Event()
         await event.wait()
         del self.running[lane]
@@ -51,6 +56,18 @@ async def test_a_pool_that_grows_serves_what_waits_and_one_that_shrinks_interrup
     await eventually(lambda: set(lanes.running) == {4, 5})
     await pool.close(1)
     assert pool.failure is None
+
+
+async def test_a_worker_knows_nothing_of_the_request_that_it_was_started_for() -> None:
+    """An operator resumes a consumer, or wants more workers. They live on, for messages of others."""
+    lanes = Lanes(1)
+    SPOKEN_FOR.set("a request")
+    for lane in range(2):
+        lanes.pool.put(lane)
+    lanes.pool.resize(2)
+    await eventually(lambda: len(lanes.running) == 2)
+    assert lanes.spoken_for == ["nobody", "nobody"]
+    await lanes.pool.close(1)
 
 
 async def test_idle_workers_that_are_too_many_end_at_once_and_no_lane_is_lost() -> None:
