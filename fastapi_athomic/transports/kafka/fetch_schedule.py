@@ -31,7 +31,7 @@ from .reading import Owner, Reading
 
 logger = logging.getLogger(__name__)
 
-PARTITIONS_A_LANE, MOST_STANDING = 20, 6
+PARTITIONS_A_LANE, MOST_STANDING = 10, 12
 """There is another standing lane for each so many partitions, but no more than so many to a broker."""
 SHORT_WAIT = 0.25
 """Seconds that the broker may wait for messages on a standing lane, at least. The longer nothing has happened, the
@@ -95,6 +95,7 @@ class BrokerSchedule:
         self._looks_at = 0.0  # on the monotonic clock
         self._watching: asyncio.TimerHandle | None = None
         self._watches_at = 0.0  # on the monotonic clock
+        self._delivering = False  # an answer is given on: whoever takes it in has their turn before the next request
         self._closed = False
 
     # --- what is wanted
@@ -154,6 +155,8 @@ class BrokerSchedule:
     # --- when
 
     def _look_soon(self, delay: float = 0.0) -> None:
+        if self._delivering:
+            return
         at = monotonic() + delay
         if self._look is not None:
             if self._looks_at <= at:
@@ -268,7 +271,7 @@ class BrokerSchedule:
         """The lane is free. Without an answer, all it carried may be elsewhere."""
         if self._closed:
             return
-        lane.busy = False
+        lane.busy, self._delivering = False, True
         try:
             if answer is not None:
                 self._deliver(lane, answer)
@@ -277,13 +280,17 @@ class BrokerSchedule:
                     self._on_gone(reading)  # perhaps it is, and nobody could say so; else it comes back at once
         except Exception:  # a fault of ours must not end the fetching of all members
             logger.exception("an answer of broker %d cannot be given on", self.node)
+        finally:
+            self._delivering = False
         if lane in self._others:
             self._hungry |= dict.fromkeys(reading for reading in lane.release() if reading.wanted)
         self._look_soon()
 
     def _deliver(self, lane: Lane, answer: Answer) -> None:
         told: set[Owner] = set()
-        size = sum(len(part.data) for part in answer.parts)
+        size = 0
+        for part in answer.parts:
+            size += len(part.data)
         lane.trickles, lane.idles = 0 < size < TRICKLE_BYTES, not size
         if size:
             lane.changed_at = now = monotonic()

@@ -28,6 +28,8 @@ LAST_EPOCH = 2**31 - 1
 
 NO_RACK = text("")
 
+_new = tuple.__new__
+
 # replica, wait, least and most bytes, isolation level, id and epoch of the session, number of topics
 _HEAD = Struct(">iiiibiii")
 _ASKED = Struct(">iiqqi")  # partition, leader's epoch, offset, start of the log, most bytes
@@ -79,7 +81,8 @@ class Answer(NamedTuple):
                 _, size = _REST.unpack_from(data, at)
                 at += _REST.size
                 end = at + size if size > 0 else at
-                parts.append(Part(TopicPartition(topic, number), error, highwater, last_stable, aborted, data[at:end]))
+                place = _new(TopicPartition, (topic, number))
+                parts.append(_new(Part, (place, error, highwater, last_stable, aborted, data[at:end])))
                 at = end
         return cls(code, session, parts, throttle_time / 1000)
 

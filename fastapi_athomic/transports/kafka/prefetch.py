@@ -140,6 +140,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             self.next_fetch_offset = self._batch_ends if exhausted else unpacked[-1].offset + 1
             if not exhausted:
                 return
+            if not self._batches and self._damage is None:
+                break
         self._more = self._unpacking
 
     def hold(self, error: BaseException) -> None:
@@ -196,7 +198,8 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
                 self._at_once = batch.at_once
             # after the whole batch, even if its last records were compacted away; and never back
             self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
-            return dropwhile(self._is_before, batch)
+            begins_there = getattr(batch, "base_offset", None) == self.next_fetch_offset
+            return islice(batch, None) if begins_there else dropwhile(self._is_before, batch)
         if self._damage is not None:
             raise self._damage
         return None

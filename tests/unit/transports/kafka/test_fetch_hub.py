@@ -396,6 +396,21 @@ async def test_an_answer_that_a_quota_delays_is_not_late(
     assert broker._standing[0].doubted_at == now + wait + 60.0 + fetch_lane.OVERDUE
 
 
+async def test_what_came_is_handled_before_more_is_asked_for(cluster: Cluster, hub: FetchHub) -> None:
+    """Writing a request takes as long as many a handler, and the message is there already."""
+    asked_before: list[int] = []
+
+    class Working(Member):
+        def on_arrival(self) -> None:
+            super().on_arrival()
+            asyncio.get_running_loop().call_soon(lambda: asked_before.append(len(cluster.requests)))
+
+    Working(hub).read(A, 5)
+    (await cluster.request(0)).answer(message(A, 5))
+    assert (await cluster.request(1)).asked == {A: 6}
+    assert asked_before == [1]
+
+
 async def test_many_partitions_are_spread_over_several_lanes(
     cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
