@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
@@ -29,8 +28,7 @@ from .transports.base import Transport
 from .unclaimed import tell_unclaimed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppParts:
+class AppParts(NamedTuple):
     """What the runs of an app have in common."""
 
     app: FastAPI

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 LONGEST_SHOWN = 60
@@ -52,9 +51,16 @@ def first_problem(options: object, checks: Mapping[str, Check]) -> str | None:
     return None
 
 
+def nearest(given: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known names that may have been meant, the best one first."""
+    from difflib import get_close_matches  # only who has made a mistake needs it
+
+    return get_close_matches(given, list(known), most)
+
+
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """Ends a sentence with the known name that is nearest to the given one; empty if none is near."""
-    near = get_close_matches(given, list(known), n=1) if isinstance(given, str) else []
+    near = nearest(given, known) if isinstance(given, str) else []
     return f": did you mean {near[0]!r}?" if near else ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from fastapi import FastAPI
@@ -24,8 +24,7 @@ from .subscriptions import Subscription, subscriptions_of
 Handler = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Discovered:
+class Discovered(NamedTuple):
     """A handler with one of its subscriptions."""
 
     function: Handler

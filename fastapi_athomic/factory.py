@@ -6,8 +6,7 @@ No other room knows how a consumer's parts fit together: each gets what it needs
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .consumption.account import ServiceParts
 from .consumption.controls import Controls
@@ -51,8 +50,7 @@ from .subscriptions import Subscription
 from .transports.base import ConsumerConfig, RebalanceListener, Transport, TransportConsumer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FactoryParts:
+class FactoryParts(NamedTuple):
     """What all consumers of an app share."""
 
     settings: AthomicSettings

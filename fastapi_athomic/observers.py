@@ -6,8 +6,7 @@ message costs a call more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .discovery import Discovered
 from .failures.dlq import Witness
@@ -36,13 +35,12 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StandIns:
+class StandIns(NamedTuple):
     """What an app runs with in place of its own parts, for a while: `Athomic.standing_in`."""
 
     settings: AthomicSettings
     transport: Transport
     store: StateStore | None
     shared: SharedState | None
-    payloads: Payloads | None = None  # None: its own
     observer: Observer
+    payloads: Payloads | None = None  # None: its own

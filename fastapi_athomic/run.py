@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import NamedTuple
 
 from .assembly import Assembly
 from .control.desk import Desk
@@ -47,8 +47,7 @@ STOP_RESERVE = 1.5
 """Seconds of `shutdown_timeout`, at most a tenth of it, kept in reserve for services that take too long to stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunParts:
+class RunParts(NamedTuple):
     """What a run is built from."""
 
     assembly: Assembly

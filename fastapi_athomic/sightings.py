@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from types import FrameType, MethodType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import ReferenceType, ref
 
 Function = Callable[..., Any]
@@ -22,8 +22,7 @@ _PACKAGE = __name__.partition(".")[0]
 _MAIN = ("__main__", "__mp_main__")  # how Python names the module that was started; the second in a spawned process
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """The place of a decorated function in the source."""
 
     module: str  # as it would be imported

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import NoneType
@@ -161,6 +160,8 @@ def variable(path: Iterable[str | int]) -> str:
 def nearest_setting(model: type[BaseModel], path: Sequence[str]) -> tuple[str, ...] | None:
     """The path of the setting that a misspelt path probably means; None if none is similar."""
     wanted = _flat(path)
+    from difflib import get_close_matches  # only who has misspelt one needs it
+
     if (other := ELSEWHERE.get(wanted)) in model.model_fields:
         return (other,)
     known = {_flat(candidate): candidate for candidate in _paths(model, path)}

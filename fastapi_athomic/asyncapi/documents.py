@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
 from fastapi import FastAPI
@@ -17,8 +16,7 @@ from ..payload.routing import Payloads
 from ..settings import AthomicSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class Described(NamedTuple):
     """What a document is made of."""
 
     app: FastAPI

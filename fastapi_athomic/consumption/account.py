@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..clock import utc_now
 from ..failures.dlq import DLQHandler
@@ -41,8 +40,7 @@ from .states import SAID, ServiceState
 from .supervision import Supervision, describe
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceParts:
+class ServiceParts(NamedTuple):
     """What a service is built from."""
 
     subscription: Subscription

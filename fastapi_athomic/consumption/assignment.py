@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from time import monotonic
 
 from ..messages import TopicPartition
@@ -161,7 +160,7 @@ class Assignment:
     def apply_concurrency(self) -> None:
         """The operator has changed how many calls run at once."""
         self.strategy.resize(self._controls.concurrency)
-        self._shared = replace(self._shared, low_mark=self._low_mark())
+        self._shared = self._shared._replace(low_mark=self._low_mark())
         for state in self.states.values():
             state.set_most_left(self._shared.low_mark)
 

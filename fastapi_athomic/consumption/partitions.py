@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 from operator import itemgetter
 from time import monotonic
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..exceptions import AthomicError
 from ..messages import RawMessage, TopicPartition
@@ -93,15 +92,14 @@ def _no_delay(topic: str) -> None:
     """No topic is a retry topic."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionParts:
+class PartitionParts(NamedTuple):
     """What all partitions of a session share."""
 
     low_mark: int  # more is fetched when at most this many messages are left
-    most_span: float = float("inf")  # offsets from the first that is not concluded to the last received, about
-    max_bytes: float = float("inf")  # of the values of one partition's messages, about
     has_room: Callable[[], None]  # called when a partition that had no room for more has some again
     work_done: WorkDone  # told when messages have been concluded
+    most_span: float = float("inf")  # offsets from the first that is not concluded to the last received, about
+    max_bytes: float = float("inf")  # of the values of one partition's messages, about
     delay_of: Callable[[str], Callable[[RawMessage], float] | None] = _no_delay
     """Of a retry topic: how many seconds until a message is due. None for other topics."""
 

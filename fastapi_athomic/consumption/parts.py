@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..failures.topic_watch import Heard
 from ..loop.fairness import LoopShare
@@ -16,8 +16,7 @@ from .positions import StartingPoints
 from .strategies import ConsumptionStrategy, Guard
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionParts:
+class SessionParts(NamedTuple):
     """What a session is built from; its components get the same structure."""
 
     name: str

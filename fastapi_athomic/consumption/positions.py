@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from time import monotonic, time
 from typing import Literal, NamedTuple
 
@@ -41,8 +40,7 @@ class Lost(NamedTuple):
     topic_id: bytes  # of the topic that the position belongs to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(NamedTuple):
     """Where a partition is read from, and why."""
 
     committed: CommittedOffset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..consumption.service import ConsumerService
 from ..observation.status import ConsumerStatus
@@ -12,8 +12,7 @@ from ..stores.shared import SharedState
 from ..transports.base import Transport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeskParts:
+class DeskParts(NamedTuple):
     """The consumers of one run, and how others are reached that have them, too."""
 
     consumers: Mapping[str, ConsumerService]  # by handler id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..exceptions import ConfigurationError, NotAuthorizedError, SourceNotFoundError
 from ..loop.isolation import Home
@@ -20,8 +20,7 @@ from .markers import Settled, is_marker
 from .own_topics import templates_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterParts:
+class DeadLetterParts(NamedTuple):
     """What it takes to read and settle the dead letters of one handler."""
 
     subscription: Subscription

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..exceptions import (
     ConfigurationError,
@@ -58,8 +58,7 @@ Progress = Callable[[int], object]
 """Called after each chunk with the number of letters in it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(NamedTuple):
     """Which of a handler's dead letters to settle; by default all that are open."""
 
     source: str | None = None  # of this topic only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
@@ -33,8 +33,7 @@ Tell = Callable[[FailureContext, int, str], None]
 """Logs what happened to a failure: takes the failure, the log level, and the end of the sentence."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(NamedTuple):
     """A dead letter, or a message for a retry topic, in the form in which it is tried next.
 
     The first form is the original, byte for byte, with the headers of `dead_letter_headers` appended. `smaller` and
@@ -76,14 +75,14 @@ class Draft:
         None: no part is left.
         """
         if not self.brief:
-            return replace(self, brief=True)
+            return self._replace(brief=True)
         sizes = _sizes(self.failure.message)
         left = [part for part in sizes if sizes[part] and part not in self.omitted]
-        return replace(self, omitted=(*self.omitted, max(left, key=sizes.__getitem__))) if left else None
+        return self._replace(omitted=(*self.omitted, max(left, key=sizes.__getitem__))) if left else None
 
     def keyed(self) -> Draft | None:
         """With the letter's id as the key; None if it has a key already."""
-        return None if self.with_key or self.message().key is not None else replace(self, with_key=True)
+        return None if self.with_key or self.message().key is not None else self._replace(with_key=True)
 
 
 def _redrives(message: RawMessage) -> Headers:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
@@ -52,8 +51,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerPlan:
+class HandlerPlan(NamedTuple):
     """How a handler is called."""
 
     target_type: Any  # what a message is decoded into; `RawMessage` for handlers that take messages as they came
@@ -307,7 +305,7 @@ def _limited(node: Node, depends: params.Depends) -> Node:
     if limit is None:
         return node
     wrap = limited_manager if node.is_manager else limited_call
-    return replace(node, function=wrap(node.function, limit.get_semaphore))
+    return node._replace(function=wrap(node.function, limit.get_semaphore))
 
 
 def _has_http_marker(parameter: inspect.Parameter) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -31,8 +30,7 @@ AT_ONCE = 16
 """So many messages of a batch are waited for at the same time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """Stands where the value of a message would be that cannot be decoded."""
 
     error: BaseException

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..messages import DeliveryAttempt, RawMessage
@@ -41,8 +40,7 @@ class Argument:
         self.slot = slot
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One dependency. The number of its slot is its place in the plan."""
 
     function: Callable[..., Any]  # a coroutine function; for a manager: one that gives an async context manager

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import time
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from ..exceptions import BatchItemError, HandlerTimeoutError, PayloadDecodeError, PayloadUnavailableError
 from ..failures.dlq import DLQHandler, Judgement, Verdict
@@ -42,21 +42,20 @@ def _no_hint(message: RawMessage) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessorParts:
+class ProcessorParts(NamedTuple):
     """What a processor is built from."""
 
     handler_id: str
     group_id: str
     plan: HandlerPlan
     decode: Decoder | None  # None: the handler takes raw messages
-    keyed: bool = False  # `decode` gives pairs of the value and the keys that the handler asks for
-    hint: Callable[[RawMessage], str] = _no_hint  # for the end of a decode error
     patience: Patience
     orchestrator: HeadersOrchestrator
     dlq_handler: DLQHandler
     max_attempts: int
     timeout: float | None  # seconds per attempt
+    keyed: bool = False  # `decode` gives pairs of the value and the keys that the handler asks for
+    hint: Callable[[RawMessage], str] = _no_hint  # for the end of a decode error
 
 
 class _Processor:

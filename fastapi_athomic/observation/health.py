@@ -7,8 +7,8 @@ clock and asks no broker.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ..messages import TopicPartition
 from ..settings import AthomicSettings
@@ -18,8 +18,7 @@ from .reasons import Reason, ReasonCode, ago
 from .status import ConsumerHealth
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerFacts:
+class ConsumerFacts(NamedTuple):
     """What a running consumer looks like at one moment. Durations are in seconds, up to now."""
 
     now: datetime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..error_text import one_line
 from ..messages import TopicPartition
@@ -13,8 +13,7 @@ MOST = 10
 """So many things are named; the rest is counted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionWork:
+class PartitionWork(NamedTuple):
     """A partition that is not done. Durations are in seconds."""
 
     place: TopicPartition
@@ -26,8 +25,7 @@ class PartitionWork:
     blocked: bool  # a dead letter cannot be written: the reasons of its consumer say why
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerWork:
+class ConsumerWork(NamedTuple):
     """What a consumer has not done."""
 
     handler_id: str

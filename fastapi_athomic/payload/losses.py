@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -50,8 +50,7 @@ def _object_validator_of(kind: Any) -> Callable[[Any], Any]:
     return object_validator(adapter_of(kind))
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(NamedTuple):
     """A place in a message, and how the value there is read."""
 
     place: Place = ()
@@ -66,8 +65,8 @@ class Spot:
 
 DECLARED, BARE = Spot(), Spot(undeclared=True, tells_keys=True)
 DECLARED_OBJECTS, BARE_OBJECTS = (
-    replace(DECLARED, own_type=_read_from_python),
-    replace(BARE, own_type=_read_from_python),
+    DECLARED._replace(own_type=_read_from_python),
+    BARE._replace(own_type=_read_from_python),
 )
 """For formats whose values become Python objects before pydantic sees them."""
 
@@ -196,7 +195,7 @@ def _by_own_type(value: Any, read: Any, spot: Spot) -> Iterator[Loss]:
         except Exception:  # pydantic has no schema for it, cannot read it, or a validator of the user's failed
             again = NotImplemented
     if type(again) is kind:
-        yield from losses(value, again, replace(spot, undeclared=False))
+        yield from losses(value, again, spot._replace(undeclared=False))
     else:
         yield spot.place, kind
 

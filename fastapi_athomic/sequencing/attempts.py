@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..consumption.gate import Gate
 from ..consumption.partitions import PartitionState
@@ -24,8 +23,7 @@ SHORTEST_REST = 1.0
 """Seconds. A blocked aggregate rests at least this long before its message is tried again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptsParts:
+class AttemptsParts(NamedTuple):
     """What the attempts are built from."""
 
     processor: OrderedMessageProcessor

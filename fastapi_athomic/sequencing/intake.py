@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ..consumption.partitions import PartitionState
@@ -64,8 +63,7 @@ class SequenceReader:
         raise PayloadDecodeError(f"{self._key_field} is no text, whole number, UUID or bytes", step=STEP)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntakeParts:
+class IntakeParts(NamedTuple):
     """What the intake is built from."""
 
     processor: OrderedMessageProcessor

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 from ..complaints import Complaints
 from ..consumption.partitions import PartitionState
@@ -47,8 +47,7 @@ FIRST_DELAY, MAX_DELAY = 0.05, 2.0
 """Seconds between two calls while the store does not answer. They double from the first to the second."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerParts:
+class LedgerParts(NamedTuple):
     """What the ledger is built from."""
 
     store: StateStore

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from ..consumption.gate import Gate
 from ..consumption.partitions import PartitionState
@@ -35,8 +34,7 @@ from .serving import Lane, Serving
 from .waiting_room import WaitingRoomReader
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderedParts:
+class OrderedParts(NamedTuple):
     """What ordered consumption is built from, besides what every strategy is built from."""
 
     sequencing: Sequencing

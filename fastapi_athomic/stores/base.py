@@ -16,8 +16,7 @@ GREATEST = 2**53 - 1
 """The greatest sequence number, and its negative the least: Redis counts in doubles, which are exact up to here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(NamedTuple):
     """One consumer of a group, which works on some of the group's aggregates."""
 
     group_id: str
@@ -94,8 +93,7 @@ class Scan(NamedTuple):
     start: int = 0  # this many of each kind are skipped
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
+class Overview(NamedTuple):
     """State of a whole group. `ready` and `overdue` leave out aggregates that another member holds."""
 
     ready: Sequence[bytes]  # their next message waits
@@ -118,8 +116,7 @@ class Call:
     scan: Scan | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """The answers, in the order of what was asked."""
 
     written: Sequence[bool]  # False: the lease is lost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -82,7 +81,7 @@ class _Way:
             diverting, timeout=settings.request_timeout, create_topics=settings.makes_topics, made=returns.is_retry
         )
         dlq_handler = DLQHandler(subscription, diverting, settings, returns, topics, witness=watch)
-        parts = replace(watch.parts, dlq_handler=dlq_handler, patience=Patience(watch.handler_id))
+        parts = watch.parts._replace(dlq_handler=dlq_handler, patience=Patience(watch.handler_id))
         self._processor = _BatchOfOne(parts) if subscription.batch_size is not None else _Single(parts)
 
     async def go(self, message: RawMessage) -> None:

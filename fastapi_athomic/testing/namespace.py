@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ..exceptions import AthomicError, TransportError
@@ -118,8 +117,7 @@ class NamespacedTransport(WrappedTransport):
 
     def consumer(self, config: ConsumerConfig, listener: RebalanceListener) -> TransportConsumer:
         prefix, pattern = self._prefix, config.pattern
-        mapped = replace(
-            config,
+        mapped = config._replace(
             group_id=prefix.put(config.group_id),
             topics=tuple(map(prefix.put, config.topics)),
             followed=tuple(map(prefix.put, config.followed)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..checks import did_you_mean
@@ -60,8 +60,8 @@ class HandlerWatch:
         call, timeout = parts.plan.call, parts.timeout
         self._inner = call if timeout is None else limited(call, timeout)  # nothing completes after its timeout
         batch = handler.subscription.batch_size is not None
-        plan = replace(parts.plan, call=self._call_batch if batch else self._call, direct=None)
-        self.parts = replace(parts, plan=plan, timeout=None)
+        plan = parts.plan._replace(call=self._call_batch if batch else self._call, direct=None)
+        self.parts = parts._replace(plan=plan, timeout=None)
         return self.parts
 
     def asks_for_payloads(self) -> bool:

@@ -25,7 +25,6 @@ A new transport is a folder beside `memory` and `kafka`, and needs an entry in e
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
@@ -99,8 +98,7 @@ class TopicCounts(dict[str, int]):
         return same and (one == other or not one or not other)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerConfig:
+class ConsumerConfig(NamedTuple):
     """What a transport needs to know about one consumer."""
 
     group_id: str

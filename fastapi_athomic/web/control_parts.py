@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import isawaitable
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from fastapi.params import Depends
@@ -61,8 +61,7 @@ def with_access(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
     return {**theirs, **responses(*kinds)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlOptions:
+class ControlOptions(NamedTuple):
     """Who may use these routes, and how they know who it is. Arguments of `include_athomic`, which explains them."""
 
     control_dependencies: Sequence[Depends] = ()

@@ -6,11 +6,11 @@ All addresses in the page are relative, so it works under any prefix, also one t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.routing import APIRoute
@@ -70,8 +70,7 @@ class _Events(Response):
     media_type = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     content: bytes
     media_type: str
     tag: str  # of this content

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -44,8 +43,7 @@ MOST_ERRORS = 20
 """At most so many faults of one request are listed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProblemType:
+class ProblemType(NamedTuple):
     """One kind of problem. Names are never changed: clients decide by them."""
 
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastapi import APIRouter, Response
 from fastapi.params import Depends
@@ -39,8 +40,7 @@ class ProbeResult(BaseModel):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteParts:
+class RouteParts(NamedTuple):
     """What the routes of one `Athomic` answer from."""
 
     manager: Callable[[], ConsumerManager | None]  # returns None while the app does not run

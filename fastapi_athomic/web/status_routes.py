@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from difflib import get_close_matches
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query
 
+from ..checks import nearest
 from ..manager import ConsumerManager
 from ..observation.process import instance_id
 from ..observation.status import ConsumerStatus, StatusScope
@@ -70,7 +70,7 @@ def _not_found(wanted: str, known: Iterable[str] | None) -> str:
     ids = sorted(known)
     if not ids:
         return f"no consumer has the id {wanted!r}: the app has no handlers"
-    if near := get_close_matches(wanted, ids, n=3):
+    if near := nearest(wanted, ids, most=3):
         return f"no consumer has the id {wanted!r}; did you mean {' or '.join(near)}?"
     more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
     return f"no consumer has the id {wanted!r}; there are {', '.join(ids[:SHOWN_IDS])}{more}"

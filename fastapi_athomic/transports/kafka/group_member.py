@@ -10,11 +10,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import ConsumerRebalanceListener
 from aiokafka.consumer.fetcher import READ_COMMITTED
@@ -58,8 +57,7 @@ ASSIGNORS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberOptions:
+class MemberOptions(NamedTuple):
     """How a member takes part in its group."""
 
     coordinator: Mapping[str, Any]  # arguments of aiokafka's `GroupCoordinator`
@@ -107,8 +105,7 @@ class _SubscriptionState(SubscriptionState):  # type: ignore[misc]  # aiokafka i
         self._last_fetch_ended = monotonic()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberHooks:
+class MemberHooks(NamedTuple):
     """What a group member calls, on its event loop."""
 
     on_arrival: Callable[[], None]  # messages, or an error, have been fetched

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...messages import TopicPartition
 from .prefetch import Unreadable
@@ -20,8 +20,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 """Seconds before a place is tried again after its second failure in a row, doubled with each further one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(NamedTuple):
     """A place at which a partition is held."""
 
     place: Unreadable
