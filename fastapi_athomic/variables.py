@@ -160,10 +160,10 @@ def variable(path: Iterable[str | int]) -> str:
 def nearest_setting(model: type[BaseModel], path: Sequence[str]) -> tuple[str, ...] | None:
     """The path of the setting that a misspelt path probably means; None if none is similar."""
     wanted = _flat(path)
-    from difflib import get_close_matches  # only who has misspelt one needs it
-
     if (other := ELSEWHERE.get(wanted)) in model.model_fields:
         return (other,)
+    from difflib import get_close_matches  # only who has misspelt one needs it
+
     known = {_flat(candidate): candidate for candidate in _paths(model, path)}
     found = get_close_matches(wanted, known, n=1, cutoff=CLOSE)
     return known[found[0]] if found else None

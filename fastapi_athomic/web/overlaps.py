@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Mount, WebSocketRoute, compile_path
@@ -18,7 +19,8 @@ _SAMPLES = {"int": "1", "float": "1.0", "uuid": "00000000-0000-4000-8000-0000000
 _PARAMETER = re.compile(r"\{\w+(?::(\w+))?\}")
 
 
-class _Route(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Route:
     """A route of the app as requests meet it."""
 
     path: str  # as it was written, with the prefixes of the routers that it is in

@@ -23,18 +23,20 @@ Kafka = KafkaBroker | ExternalKafka
 
 HANDLERS = 10
 ROUNDS = 20
-IDLE = 4
+LANES = 4
+"""Of ten partitions each: so many fetch requests wait at the broker. On one lane there are 0.13 fetches a message with
+a pause, on two 0.22. But the more partitions a lane has, the more each answer takes of the broker's time."""
+IDLE = 2 * LANES
 """So many fetch requests go out while the requests of an idle app are counted. The broker may wait a little longer on
 each, until it is as long as it may ever be: then the app is idle for good."""
 CONNECTIONS_AT_START, REQUESTS_AT_START = 27, 13
-"""The latter for each handler. They are 24 and 10, and were 34 and 15 with a client for each handler."""
-IDLE_REQUESTS_A_FETCH = 30
-"""They are 22, most of them heartbeats, which go by the clock: of each group every 3 s, and a fetch takes 5 s."""
+"""The latter for each handler. They are 26 and 10, and were 34 and 15 with a client for each handler."""
+IDLE_REQUESTS_A_FETCH = 9
+"""They are 7, most of them heartbeats, which go by the clock: of each group every 3 s, and a fetch takes 5 s."""
 PACES = (0.0, 0.002)
-FETCHES_A_MESSAGE, REQUESTS_A_MESSAGE = 0.3, 0.7
-"""With each of the `kafka.fetch_pace`s. They are 0.22 and 0.45 with both, and were 1.0 and 2.1. What is sent by the
-clock does not count: heartbeats, metadata. The messages of a round come on two lanes, of 20 partitions each. On one
-lane it is 0.13 with a pause, but the more partitions a lane has, the more each answer takes of the broker's time."""
+FETCHES_A_MESSAGE, REQUESTS_A_MESSAGE = 0.45, 0.7
+"""With each of the `kafka.fetch_pace`s. They are 0.33 and 0.57 with both, and were 1.0 and 2.1. What is sent by the
+clock does not count: heartbeats, metadata. The messages of a round come on all lanes: one fetch of each is 0.4."""
 KINDS = {
     0: "Produce",
     1: "Fetch",
@@ -146,10 +148,10 @@ async def test_an_idle_app_sends_few_requests(day: Day, requests: Requests) -> N
     async with running(day.athomic):
         await day.trickle(1)
         await day.athomic.drain()
-        await requests.until(lambda: longest in requests.waits)
+        await requests.until(lambda: requests.waits[-LANES:] == [longest] * LANES)
         requests.clear()
-        await requests.until(lambda: len(requests.waits) == IDLE)
-        assert requests.waits == [longest] * IDLE
+        await requests.until(lambda: len(requests.waits) >= IDLE)
+        assert set(requests.waits) == {longest}
         assert requests.sent.total() <= IDLE_REQUESTS_A_FETCH * IDLE, requests.sent
 
 

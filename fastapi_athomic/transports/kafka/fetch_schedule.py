@@ -284,6 +284,9 @@ class BrokerSchedule:
             self._delivering = False
         if lane in self._others:
             self._hungry |= dict.fromkeys(reading for reading in lane.release() if reading.wanted)
+        if self._look is not None:  # of a lane in the same turn of the loop: who takes in this answer comes first
+            self._look.cancel()
+            self._look = None
         self._look_soon()
 
     def _deliver(self, lane: Lane, answer: Answer) -> None:

@@ -1,7 +1,7 @@
 """Fetch requests and their answers as bytes, and incremental fetch sessions (KIP-227).
 
 With a session the broker remembers which partitions a connection fetches, and from where: a request names only what
-has changed, an answer only what is new. That makes one long poll for hundreds of partitions cheap. aiokafka knows the
+has changed, an answer only what is new. That makes a long poll for many partitions cheap. aiokafka knows the
 request, but no sessions, and makes objects of each partition in each answer.
 
 Schemas: https://kafka.apache.org/protocol.html#The_Messages_Fetch

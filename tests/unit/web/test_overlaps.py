@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from fastapi_athomic import AthomicSettings, include_athomic
 from fastapi_athomic.operation_settings import ControlSettings
@@ -99,6 +101,17 @@ async def test_what_takes_everything_hides_all_routes(
 async def test_a_mount_below_the_prefix_hides_what_is_below(caplog: pytest.LogCaptureFixture) -> None:
     (said,) = await warnings(caplog, before=lambda app: app.mount("/consumers", FastAPI()))
     assert "what is mounted at /consumers comes first" in said
+
+
+async def test_what_is_mounted_need_not_be_hashable(caplog: pytest.LogCaptureFixture) -> None:
+    @dataclass
+    class Pages:
+        folder: str
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    (said,) = await warnings(caplog, before=lambda app: app.mount("/", Pages("static")))
+    assert "what is mounted at / comes first" in said
 
 
 @pytest.mark.parametrize(

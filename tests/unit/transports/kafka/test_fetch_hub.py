@@ -396,7 +396,9 @@ async def test_an_answer_that_a_quota_delays_is_not_late(
     assert broker._standing[0].doubted_at == now + wait + 60.0 + fetch_lane.OVERDUE
 
 
-async def test_what_came_is_handled_before_more_is_asked_for(cluster: Cluster, hub: FetchHub) -> None:
+async def test_what_came_is_handled_before_more_is_asked_for(
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writing a request takes as long as many a handler, and the message is there already."""
     asked_before: list[int] = []
 
@@ -405,10 +407,15 @@ async def test_what_came_is_handled_before_more_is_asked_for(cluster: Cluster, h
             super().on_arrival()
             asyncio.get_running_loop().call_soon(lambda: asked_before.append(len(cluster.requests)))
 
-    Working(hub).read(A, 5)
-    (await cluster.request(0)).answer(message(A, 5))
-    assert (await cluster.request(1)).asked == {A: 6}
-    assert asked_before == [1]
+    monkeypatch.setattr(fetch_schedule, "PARTITIONS_A_LANE", 1)
+    member = Working(hub)
+    for number, place in enumerate((A, B)):
+        member.read(place, 5)
+        await cluster.request(number)
+    cluster.requests[0].answer(message(A, 5))
+    cluster.requests[1].answer(message(B, 5))  # in the same turn of the event loop
+    assert [(await cluster.request(number)).asked for number in (2, 3)] == [{A: 6}, {B: 6}]
+    assert asked_before == [2, 2]
 
 
 async def test_many_partitions_are_spread_over_several_lanes(
