@@ -199,6 +199,7 @@ class RawRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typ
             # after the whole batch, even if its last records were compacted away; and never back
             self._batch_ends = max(batch.next_offset, self.next_fetch_offset)
             begins_there = getattr(batch, "base_offset", None) == self.next_fetch_offset
+            # in any case one iterator for all that is taken: aiokafka's batches make no second one
             return islice(batch, None) if begins_there else dropwhile(self._is_before, batch)
         if self._damage is not None:
             raise self._damage
