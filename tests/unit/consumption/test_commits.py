@@ -26,6 +26,12 @@ ANSWER = SOON
 """Seconds that a commit takes."""
 
 
+@pytest.fixture(autouse=True)
+def _no_other_consumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests of the second before would count: the more there are, the seldomer each commits."""
+    monkeypatch.setattr(commits, "_thread", commits._Thread())
+
+
 @pytest.mark.parametrize(
     ("load", "interval", "count", "first", "then"),
     [
