@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from time import monotonic
 
 from .broker import NOTICED_SECONDS, BrokerConnection
 from .checks import did_you_mean
@@ -17,6 +18,7 @@ from .lifecycle import LifecycleManager
 from .observation.meanings import MEANINGS, Part, keeps_from_being_ready, keeps_from_living
 from .observation.process import this_process
 from .observation.process_health import ProcessHealth
+from .observation.rates import LOOK_SECONDS
 from .observation.reasons import Reason, ReasonCode
 from .observation.status import ConsumerHealth, ConsumerStatus, HealthReport, HealthStatus, worst
 from .settings import AthomicSettings
@@ -57,6 +59,7 @@ class ConsumerManager:
         self._consumers: dict[str, ConsumerService] = {}
         self.groups = {each.subscription.handler_id: each.subscription.group_id for each in handlers}
         """The group of each handler by its id, also of those that do not run in this process."""
+        self._looked_at = float("-inf")  # whether samples are due; on the monotonic clock
         self.has_come_up = False  # the start-up probe: all consumers have consumed once
         self._failure: tuple[BaseException, datetime] | None = None  # why the services could not be started, and when
         self._build(handlers)
@@ -120,6 +123,10 @@ class ConsumerManager:
 
     def sample_rates(self) -> None:
         """Call it often: it takes samples for the rates of the last minute, when they are due."""
+        now = monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
         for consumer in self._consumers.values():
             consumer.meter.sample()
 

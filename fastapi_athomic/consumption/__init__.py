@@ -15,7 +15,6 @@ Words:
     guard        tells a strategy, before new work starts, whether this process is still a member of the group
 
 Modules, from the ground up:
-    bell         where the poll loop waits for something to do
     bucket       the tokens of a rate limit
     breaker      a circuit breaker: when it opens, lets one message through, and closes
     gate         where work waits for a token or a breaker; both limits of one consumer

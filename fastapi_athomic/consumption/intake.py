@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import copy_context
 from time import monotonic, time
 
+from ..bell import Bell
 from ..messages import RawMessage, TopicPartition
 from ..transports.base import TransportConsumer
 from .assignment import Assignment
-from .bell import Bell
 from .partitions import PartitionState
 from .parts import SessionParts
 from .placement import Placement

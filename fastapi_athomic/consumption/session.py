@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Collection, Iterable, Mapping
 from datetime import datetime
 from time import monotonic
 
+from ..bell import Bell, together
 from ..clock import utc_now
 from ..exceptions import TransportError, WorkerDiedError
 from ..messages import TopicPartition
@@ -20,7 +21,6 @@ from ..observation.reasons import Reason, ReasonCode
 from ..settings import AthomicSettings
 from ..transports.base import TopicInfo, TransportConsumer
 from .assignment import Assignment
-from .bell import Bell
 from .commits import Committer
 from .intake import Intake
 from .membership import Membership
@@ -157,7 +157,8 @@ class ConsumerSession:
 
     def _patience(self, now: float) -> float:
         """How many seconds the poll loop waits at most if nobody rings."""
-        patience = min(POSITIONS_SECONDS if self._intake.trickles else POLL_SECONDS, self._longest_wait)
+        usual = POSITIONS_SECONDS if self._intake.trickles else POLL_SECONDS
+        patience = min(together(now, usual) - now, self._longest_wait)
         if self._assignment.doubtful:
             patience = min(patience, DOUBT_SECONDS)
         if self._placement.pending:

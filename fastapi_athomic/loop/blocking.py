@@ -85,10 +85,19 @@ class BlockingDetector:
             self._warned[culprit.handler_id] = monotonic()
             logger.warning("%s blocked the event loop for %.2f s: %s", culprit, delay, ADVICE)
 
+    def _pause(self) -> float:
+        """How many seconds the next look can wait: until the loop has stood still for little more than half as long as
+        it may. So there is a second look before that is over, which tells whether the process stood still instead.
+
+        A loop that turns on time has turned twice by then.
+        """
+        half, turned_at = self._blocking_after / 2, self._lag.turned_at
+        return half if turned_at is None else max(half, turned_at + LAG_INTERVAL + half * 1.2 - monotonic())
+
     def _look(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         said_of: float | None = None
         looked, computed = monotonic(), process_time()
-        while not self._ended.wait(self._blocking_after / 2):
+        while not self._ended.wait(self._pause()):
             began, now, cpu = self._lag.turned_at, monotonic(), process_time()
             passed, used, looked, computed = now - looked, cpu - computed, now, cpu
             stands = now - max(began + LAG_INTERVAL, self._awake_since) if began is not None else 0.0

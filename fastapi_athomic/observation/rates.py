@@ -13,6 +13,8 @@ WINDOW_SECONDS = 60.0
 """Rates are those of so long a time, or of the time since the consumer was first ready, if that is less."""
 SAMPLE_SECONDS = 5.0
 """Between two samples: a rate is of up to so much longer than `WINDOW_SECONDS`."""
+LOOK_SECONDS = 1.0
+"""Between two looks whether samples are due, which may be late by as much: with many consumers each look counts."""
 
 
 class _Sample(NamedTuple):

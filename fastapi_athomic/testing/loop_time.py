@@ -10,7 +10,7 @@ from contextvars import Context
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
-from ..consumption import bell
+from ..bell import Bell
 from . import virtual_time
 
 MOST_TURNS = 500
@@ -66,7 +66,7 @@ class LoopTime:
         module = getattr(callback, "__module__", "")
         if (self._shared and not virtual_time.is_of_app()) or self._is_real(task):
             self._fixed.append(timer)
-        elif module == bell.__name__ or (task is not None and _is_routine(task.get_name(), module)):
+        elif module == Bell.__module__ or (task is not None and _is_routine(task.get_name(), module)):
             self._routine.add(timer)
         elif task is not None and module == "asyncio.futures":
             self._sleeping[task] = timer

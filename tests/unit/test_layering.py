@@ -45,6 +45,7 @@ FLOORS = [
         "error_text",
         "checks",
         "rights",
+        "bell",
         "clock",
         "compatibility",
         "unpacking",

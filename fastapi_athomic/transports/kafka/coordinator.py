@@ -27,6 +27,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
+from ...bell import Bell, together
 from ...messages import TopicPartition
 from ..base import CommittedOffset
 from .client_log import client_context
@@ -69,7 +70,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
     _former_member_id = ""
     _worked_at = float("-inf")  # on the monotonic clock
     _rests = False  # the next heartbeat is not due soon
-    _called: asyncio.Event  # there is something to do again
+    _called: Bell  # rings when there is something to do again
     _may_join_at_once = False  # the last attempt failed, but not because the broker is not ready
     _joined_at_once = False  # so it was for the attempt before: this time it takes a pause
 
@@ -81,7 +82,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         """
         coordinator.__class__ = cls
         coordinator._on_twin = on_twin
-        coordinator._called = asyncio.Event()
+        coordinator._called = Bell()
 
     # --- heartbeats
 
@@ -89,7 +90,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         """Messages have come, or were done: from now on it matters how soon this member hears of a rebalance."""
         self._worked_at = monotonic()
         if self._rests:
-            self._called.set()
+            self._called.ring()
 
     def _heartbeat_pause(self, last: float) -> float:
         """Seconds between the last heartbeat, sent at `last`, and the next one, as things are now."""
@@ -108,17 +109,11 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
 
     async def _wait_until_due(self, last: float, latest: float) -> None:
         """Returns when a heartbeat is due, if the last one was sent at `last`. Times are on the monotonic clock."""
-        while (left := min(last + self._heartbeat_pause(last), latest) - monotonic()) > 0:
+        while (due := min(together(last, self._heartbeat_pause(last)), latest)) > (now := monotonic()):
             self._called.clear()
-            self._rests = left > heartbeat_pause(0.0, len(_working), left)
-            if not self._rests:  # it cannot be called earlier
-                await asyncio.sleep(left)
-                continue
+            self._rests = due > together(last, heartbeat_pause(0.0, len(_working), self._longest_pause()))
             try:
-                async with asyncio.timeout(left):
-                    await self._called.wait()
-            except TimeoutError:
-                pass
+                await self._called.wait(due - now)
             finally:
                 self._rests = False
 
@@ -192,6 +187,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
     async def close(self) -> None:
         _working.discard(self)
         await super().close()
+        self._called.close()
 
     # --- joining
 

@@ -17,8 +17,10 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
-from fastapi_athomic.consumption.session import ConsumerSession
+from fastapi_athomic.bell import LONG
+from fastapi_athomic.consumption.session import POLL_SECONDS, ConsumerSession
 from fastapi_athomic.loop.load import ThreadLoad
+from fastapi_athomic.observation.rates import LOOK_SECONDS, SAMPLE_SECONDS, RateMeter
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import new_app, running
 from tests.support.interleaving import run_shuffled
@@ -120,6 +122,48 @@ def test_an_idle_minute() -> None:
     check("looks for messages", counts["takes"], 30)
     check("turns of the loop", counts["turns"], 75)
     assert not many["commits"]
+
+
+async def moments_of_polls() -> tuple[int, set[float]]:
+    """How many polls an idle minute has, and when, though each handler became quiet at another time."""
+    athomic, loop, moments = app_of(MANY), asyncio.get_running_loop(), list[float]()
+    poll = ConsumerSession._poll
+
+    async def noted(session: ConsumerSession) -> int:
+        moments.append(loop.time())
+        return await poll(session)
+
+    async with running(athomic):
+        for number in range(MANY):
+            await athomic.publish(f"t{number}", "m")
+            await asyncio.sleep(0.137)
+        await asyncio.sleep(MINUTE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ConsumerSession, "_poll", noted)
+            await asyncio.sleep(MINUTE)
+    return len(moments), {round(moment, 3) for moment in moments}
+
+
+def test_quiet_consumers_wake_together() -> None:
+    polls, moments = run_shuffled(moments_of_polls(), Random(1))
+    assert polls >= MANY * MINUTE / (POLL_SECONDS + LONG)
+    assert len(moments) <= MINUTE / LONG + 1
+
+
+def test_whether_samples_of_rates_are_due_is_not_asked_at_each_turn() -> None:
+    """The loop's lag is measured 20 times a second: with many handlers that would be most of what an idle app does."""
+    asked = Counter[RateMeter]()
+    sample = RateMeter.sample
+
+    def noted(meter: RateMeter) -> None:
+        asked[meter] += 1
+        sample(meter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RateMeter, "sample", noted)
+        run_shuffled(idle_minute(FEW), Random(1))
+    assert len(asked) == FEW
+    assert all(2 * MINUTE / SAMPLE_SECONDS <= times <= 2 * MINUTE / LOOK_SECONDS for times in asked.values())
 
 
 def test_a_trickled_message() -> None:

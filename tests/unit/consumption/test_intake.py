@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
+from fastapi_athomic.bell import LONG, Bell
 from fastapi_athomic.consumption import intake as intake_module
 from fastapi_athomic.consumption import session as session_module
-from fastapi_athomic.consumption.bell import Bell
 from fastapi_athomic.consumption.intake import FEW
 from fastapi_athomic.consumption.session import ConsumerSession
 from fastapi_athomic.messages import OutgoingMessage
@@ -329,8 +329,8 @@ async def test_the_poll_loop_looks_at_positions_soon_after_the_last_message_and_
         session = session_of(athomic)
         monkeypatch.setattr(session_module, "POSITIONS_SECONDS", 0.05)
         monkeypatch.setattr(session_module, "POLL_SECONDS", 2.0)
-        assert session._patience(monotonic()) == 0.05
+        assert session._patience(monotonic()) == pytest.approx(0.05)
         session._bell.ring()
         await eventually(lambda: session._bell.waited_for and not session._intake.trickles)
-        assert session._patience(monotonic()) == 2.0
+        assert session._patience(monotonic()) == pytest.approx(2.0, abs=LONG)
         await athomic.drain()

@@ -213,6 +213,30 @@ class Waiting:
         return self._now[0] == float("inf")
 
 
+def test_a_loop_that_turns_is_looked_at_no_more_often_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lag, looks = [0.0], LoopLag(), list[float]()
+    monkeypatch.setattr(blocking_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(blocking_module, "process_time", lambda: now[0])
+    monkeypatch.setattr(blocking_module, "_running_in", lambda *_: blocking_module.Culprit("h", "a place"))
+    detector: Any = blocking_module.BlockingDetector(lag, 0.1, lambda *_: None)
+    blocks_at, found, turn = 10.0, list[float](), LAG_INTERVAL * 1.01  # timers come a little late
+
+    class Event:
+        def wait(self, seconds: float) -> bool:
+            now[0] += seconds
+            looks.append(now[0])
+            if now[0] < blocks_at:
+                lag.turned_at = now[0] // turn * turn
+            elif detector._culprit is not None:
+                found.append(now[0] - blocks_at)
+            return bool(found)
+
+    detector._ended = Event()
+    detector._look(None, 0)
+    assert sum(look < blocks_at for look in looks) <= blocks_at / (1.9 * LAG_INTERVAL)
+    assert found[0] <= 0.1 + LAG_INTERVAL + 0.1, "found as soon as before"
+
+
 @pytest.mark.parametrize(("turns_after", "said"), [(0.18, []), (1.05, [0.95])], ids=["soon", "late"])
 def test_p13_a_loop_that_turns_late_after_the_process_stood_still_is_no_fault_of_16_seconds(
     turns_after: float, said: list[float], monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import SyncGroupRequest
 
+from fastapi_athomic.bell import SHORT, Bell
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.kafka import coordinator as module
@@ -45,7 +46,7 @@ class Membership(GroupMembership):
         self._subscription = SimpleNamespace(assigned_partitions=lambda: partitions)
         self._heartbeat_interval_ms = LONGEST * 1000
         self._rejoin_needed_fut = asyncio.get_running_loop().create_future()
-        self._called = asyncio.Event()
+        self._called = Bell()
         self._retry_backoff_ms = 250
         self._group_instance_id = self._assignors = self._session_timeout_ms = None
         self.coordinator_id: int | None = None
@@ -104,16 +105,44 @@ async def test_a_message_after_a_quiet_spell_makes_a_heartbeat_due(monkeypatch: 
     await asyncio.wait_for(waiting, LONGEST / 2)
 
 
-async def test_messages_wake_nobody_whose_next_heartbeat_comes_soon_enough() -> None:
-    members = [Membership() for _ in range(20)]
+@pytest.mark.parametrize("number", [1, 6, 8, 13, 20])
+@pytest.mark.parametrize("later", [0.0, 0.03, 0.06])
+async def test_messages_wake_nobody_whose_next_heartbeat_comes_soon_enough(number: int, later: float) -> None:
+    """Whatever the pause is, and where it begins between the moments at which all wake."""
+    members = [Membership() for _ in range(number)]
     for member in members:
         member.note_traffic()
         member._heartbeat_pause(monotonic())
-    waiting = asyncio.create_task(members[0]._wait_until_due(monotonic(), float("inf")))
+    last = monotonic() + later
+    waiting = asyncio.create_task(members[0]._wait_until_due(last, float("inf")))
     await asyncio.sleep(0)
     members[0].note_traffic()
-    assert not members[0]._called.is_set()
+    assert members[0]._called.waited_for
     waiting.cancel()
+
+
+async def test_members_with_a_trickle_send_their_heartbeats_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: clock)
+    waits = list[float]()
+
+    async def wait(_: Bell, seconds: float) -> None:
+        nonlocal clock
+        waits.append(seconds)
+        clock += seconds
+
+    monkeypatch.setattr(Bell, "wait", wait)
+    members = [Membership() for _ in range(20)]
+    for member in members:
+        member.note_traffic()
+        member._heartbeat_pause(clock)
+    due = list[float]()
+    for number, member in enumerate(members):
+        clock = 100.0 + number * 0.0137
+        await member._wait_until_due(clock, float("inf"))
+        due.append(round(clock, 3))
+    assert len(waits) == len(members)
+    assert len(set(due)) <= 20 * 0.0137 / SHORT + 1.5
 
 
 async def test_a_member_without_partitions_does_not_keep_the_others_waiting() -> None:
@@ -270,8 +299,10 @@ async def test_a_commit_is_traffic() -> None:
     """The next heartbeat is due sooner: it matters how soon this member hears of a rebalance."""
     member = Asking(answer=True)
     member._rests = True
+    resting = asyncio.create_task(member._called.wait(3600.0))
+    await asyncio.sleep(0)
     await member.commit_open(OFFSETS)
-    assert member._called.is_set()
+    await asyncio.wait_for(resting, LONGEST)
     assert member._worked_at > 0
 
 

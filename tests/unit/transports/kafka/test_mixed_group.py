@@ -9,6 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocol, ConsumerProtocolMemberAssignment
 
+from fastapi_athomic.bell import Bell
 from fastapi_athomic.transports.base import CommittedOffset
 from fastapi_athomic.transports.kafka.coordinator import GroupMembership
 from fastapi_athomic.transports.kafka.mixed_group import MixedMembership, SideMembership, together
@@ -41,7 +42,7 @@ def both() -> MixedMembership:
 async def test_who_is_two_members_asks_as_both(both: MixedMembership) -> None:
     """The first one alone would commit what the second one has."""
     both._commit_lock = asyncio.Lock()
-    both._called = asyncio.Event()
+    both._called = Bell()
     assert not await both.commit_open({SOURCE: CommittedOffset(1), RETRY: CommittedOffset(1)})
 
 

@@ -1,8 +1,26 @@
-"""Where the poll loop waits for whatever there is to do."""
+"""Where a task waits for whatever there is to do, and when it looks by itself."""
 
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
+
+SHORT, LONG = 0.1, 0.5
+"""Seconds between the moments at which those wake together who wait for less than `LONG_WAIT`, and for longer."""
+LONG_WAIT = 1.0
+_FIRST = monotonic()  # of these moments: each process has its own, so that not all ask the same broker at once
+
+
+def together(began: float, pause: float) -> float:
+    """When to wake that long after `began`, or a little sooner or later: at a moment at which others do, too.
+
+    A process with many quiet consumers is woken once for all of them then, as with the timer slack of Linux. Who waits
+    for less than `SHORT` seconds wakes on time. All times are on the monotonic clock.
+    """
+    if pause < SHORT:
+        return began + pause
+    apart = SHORT if pause < LONG_WAIT else LONG
+    return _FIRST + round((began + pause - _FIRST) / apart) * apart
 
 
 class Bell:
