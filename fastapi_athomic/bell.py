@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import floor
 from time import monotonic
 
 SHORT, LONG = 0.1, 0.5
@@ -11,8 +12,8 @@ LONG_WAIT = 1.0
 _FIRST = monotonic()  # of these moments: each process has its own, so that not all ask the same broker at once
 
 
-def together(began: float, pause: float) -> float:
-    """When to wake that long after `began`, or a little sooner or later: at a moment at which others do, too.
+def shared_moment(began: float, pause: float) -> float:
+    """When to wake, at most `pause` seconds after `began`: at a moment at which others do, too.
 
     A process with many quiet consumers is woken once for all of them then, as with the timer slack of Linux. Who waits
     for less than `SHORT` seconds wakes on time. All times are on the monotonic clock.
@@ -20,7 +21,7 @@ def together(began: float, pause: float) -> float:
     if pause < SHORT:
         return began + pause
     apart = SHORT if pause < LONG_WAIT else LONG
-    return _FIRST + round((began + pause - _FIRST) / apart) * apart
+    return _FIRST + floor((began + pause - _FIRST) / apart) * apart
 
 
 class Bell:

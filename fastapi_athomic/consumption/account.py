@@ -113,6 +113,7 @@ class Account:
             in_queue=0.0 if held_back else _since(arrival, now),
             full={} if held_back else {place: now - since for place, since in session.full_since.items()},
             in_doubt=_since(session.doubted_at, now),
+            cut_off=session.cut_off,
             evicted=_since(session.evicted_at, now),
             restarts=len(broke),
             since_restarts=_since(min(broke, default=None), now),

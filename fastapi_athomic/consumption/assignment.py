@@ -25,10 +25,13 @@ class Assignment:
     membership) and the operator's pauses also apply to those that are added later.
 
     The poll loop calls `note_poll` in each round. If it has not done so for most of the session timeout, `suspect`
-    holds all partitions until `Membership.confirm` has found out whether this process is still a member.
+    holds all partitions until `Membership.confirm` has found out whether this process is still a member. It does so,
+    too, if the broker has not said for the whole session timeout that it is: until `trust_again`, or a rebalance.
+
+    `confirmed_at`: see `TransportConsumer`.
     """
 
-    def __init__(self, parts: SessionParts, wake: Callable[[], None]) -> None:
+    def __init__(self, parts: SessionParts, wake: Callable[[], None], confirmed_at: Callable[[], float | None]) -> None:
         self.states: dict[TopicPartition, PartitionState] = {}  # for others to read; only this class adds and removes
         self.work_done = WorkDone()  # of all partitions
         self.closing = False  # the session ends: nothing is opened any more
@@ -37,6 +40,7 @@ class Assignment:
         self._name = parts.name
         self._counters = parts.counters
         self.doubted_at: float | None = None  # since when the membership is in doubt; monotonic. None: it is not
+        self.cut_off = False  # it is in doubt because the broker does not answer
         self._controls = parts.controls
         self._holds: set[Hold] = set()
         self._max_poll_messages = parts.settings.max_poll_messages
@@ -48,7 +52,9 @@ class Assignment:
             work_done=self.work_done,
             delay_of=parts.delay_of,
         )
-        self.away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * TRUSTED_SHARE
+        self._confirmed_at = confirmed_at
+        self._session_timeout = float("inf") if parts.session_timeout is None else parts.session_timeout
+        self.away_limit = self._session_timeout * TRUSTED_SHARE
         self.note_poll(monotonic())
 
     # --- partitions come and go
@@ -136,7 +142,7 @@ class Assignment:
         """Lifts this hold. Work goes on in all partitions that have no other."""
         self._holds.discard(reason)
         if reason == "doubt":
-            self.doubted_at = None
+            self.doubted_at, self.cut_off = None, False
         for state in self.states.values():
             state.lift(reason)
             self.reopen_if_open(state)
@@ -171,15 +177,32 @@ class Assignment:
 
     def note_poll(self, now: float) -> None:
         """The process is awake: it is trusted to be a member until `trusted_until`. `now` is on the monotonic clock."""
-        self.polled_at, self.trusted_until = now, now + self.away_limit
+        self.polled_at = now
+        self._trust()
+
+    def _trust(self) -> None:
+        confirmed_at = self._confirmed_at()
+        silent_limit = float("inf") if confirmed_at is None else confirmed_at + self._session_timeout
+        self.trusted_until = min(self.polled_at + self.away_limit, silent_limit)
 
     @property
     def doubtful(self) -> bool:
-        """This process stood still for too long to know whether it is still a member of the group."""
+        """Nobody knows whether this process is still a member of the group: it stood still, or the broker is silent."""
         return "doubt" in self._holds
 
+    def trust_again(self, now: float) -> bool:
+        """The broker was silent, and has said now that we are a member. False: it has not, or that was not the doubt.
+
+        `now` is on the monotonic clock.
+        """
+        if not self.cut_off or now > self.trusted_until:
+            return False
+        logger.warning("%s: the broker answers again: handlers go on", self._name)
+        self.lift("doubt")
+        return True
+
     def suspect(self, now: float) -> bool:
-        """True when no new work may start: this process stood still for so long that it may have been evicted.
+        """True when no new work may start: this process may have been evicted, see the class.
 
         All partitions are held then. `now` is on the monotonic clock.
         """
@@ -187,12 +210,19 @@ class Assignment:
             return True
         if now <= self.trusted_until:
             return False
+        self._trust()  # the broker may have answered since the last poll
+        if now <= self.trusted_until:
+            return False
+        stood_still, confirmed_at = now - self.polled_at, self._confirmed_at()
+        if confirmed_at is None or stood_still > self.away_limit:
+            said, self.doubted_at = "the process stood still for %.1f s", self.polled_at
+        else:
+            said, self.doubted_at, self.cut_off = "the broker has not answered for %.1f s", confirmed_at, True
+        ends = "until it answers" if self.cut_off else "until a commit confirms it"
         logger.warning(
-            "%s: the process stood still for %.1f s: its membership is in doubt, no handler starts until a commit "
-            "confirms it",
-            *(self._name, now - self.polled_at),
+            f"%s: {said}: its membership is in doubt, no handler starts {ends}",
+            *(self._name, now - self.doubted_at),
         )
-        self.doubted_at = self.polled_at
         self.hold("doubt")
         self.wake()
         return True

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Collection, Iterable, Mapping
 from datetime import datetime
 from time import monotonic
 
-from ..bell import Bell, together
+from ..bell import Bell, shared_moment
 from ..clock import utc_now
 from ..exceptions import TransportError, WorkerDiedError
 from ..messages import TopicPartition
@@ -59,7 +59,7 @@ class ConsumerSession:
         self._connected: TransportConsumer | None = None
         self._bell = Bell()  # rings when the poll loop has something to do: messages came, a partition has room, ...
         client, wake = self.client, self._bell.ring
-        self._assignment = Assignment(parts, wake)
+        self._assignment = Assignment(parts, wake, self._confirmed_at)
         self._strategy = self._assignment.strategy
         self._committer = Committer(parts, self._assignment, client, lambda: self._placement.look_soon())
         self._placement = Placement(parts, self._assignment, self._committer, client, wake)
@@ -134,7 +134,7 @@ class ConsumerSession:
         intake.check()
         self._assignment.suspect(now)
         self._assignment.note_poll(now)
-        if self._assignment.doubtful:
+        if self._assignment.doubtful and not self._assignment.trust_again(now) and not self._assignment.cut_off:
             await self._membership.confirm()
         if self._placement.unplaced:
             self._placement.try_again(now)
@@ -158,7 +158,7 @@ class ConsumerSession:
     def _patience(self, now: float) -> float:
         """How many seconds the poll loop waits at most if nobody rings."""
         usual = POSITIONS_SECONDS if self._intake.trickles else POLL_SECONDS
-        patience = min(together(now, usual) - now, self._longest_wait)
+        patience = min(shared_moment(now, usual) - now, self._longest_wait)
         if self._assignment.doubtful:
             patience = min(patience, DOUBT_SECONDS)
         if self._placement.pending:
@@ -323,6 +323,11 @@ class ConsumerSession:
         return self._assignment.doubted_at
 
     @property
+    def cut_off(self) -> bool:
+        """It is in doubt because the broker does not answer, and not because this process stood still."""
+        return self._assignment.cut_off
+
+    @property
     def evicted_at(self) -> float | None:
         """When we found that the group had put us out, on the monotonic clock; None: we are in, as far as we know."""
         return self._membership.evicted_at
@@ -346,6 +351,9 @@ class ConsumerSession:
         ]
         twins = [Reason(code=ReasonCode.STATIC_ID_TWICE, message=said) for said in self._connected.troubles()]
         return [*known, *held, *twins]
+
+    def _confirmed_at(self) -> float | None:
+        return self._connected.confirmed_at() if self._connected is not None else None
 
     def client(self) -> TransportConsumer:
         """Raises `TransportError` before there is one; there is one as soon as there are partitions."""

@@ -30,6 +30,7 @@ class ConsumerFacts(NamedTuple):
     in_queue: float  # of the message that has waited for its turn longest, since it was fetched; 0 if there is none
     full: Mapping[TopicPartition, float]  # for how long partitions have not been fetched, because they have no room
     in_doubt: float  # how long it has not been certain that it is still a member of its group; 0: it is
+    cut_off: bool  # that is so because the broker does not answer
     evicted: float  # since the group has put it out; 0: it has not
     restarts: int  # within `health.restarts_within`
     since_restarts: float  # since the first of them
@@ -78,7 +79,8 @@ def _stuck_after(subscription: Subscription, settings: AthomicSettings) -> float
 
 def _membership(facts: ConsumerFacts, settings: AthomicSettings) -> Iterator[Reason]:
     if seconds := facts.in_doubt:
-        said = f"stood still for {seconds:.0f} s, and may be no member of its group any more: no handler starts"
+        happened = "the broker has not answered" if facts.cut_off else "stood still"
+        said = f"{happened} for {seconds:.0f} s, and it may be no member of its group any more: no handler starts"
         yield Reason(code=ReasonCode.MEMBERSHIP_IN_DOUBT, message=said, since=ago(seconds, facts.now))
     if seconds := facts.evicted:
         said = f"was put out of its group {seconds:.0f} s ago, and joins it again"

@@ -233,6 +233,9 @@ class _Consumer:
     def misplaced(self) -> frozenset[TopicPartition]:
         return frozenset(map(self._prefix.stripped, self._inner.misplaced()))
 
+    def confirmed_at(self) -> float | None:
+        return self._inner.confirmed_at()
+
     async def topics(self, timeout: float) -> Mapping[str, TopicInfo | None]:
         with self._prefix.in_errors():
             found = await self._inner.topics(timeout)

@@ -231,6 +231,14 @@ class TransportConsumer(Protocol):
         """The partitions this member owns now; empty while it is not a member."""
         ...
 
+    def confirmed_at(self) -> float | None:
+        """When the broker was last asked whether this is a member, and said so, on the monotonic clock.
+
+        For `AthomicSettings.session_timeout` from then on nobody else gets its partitions. None: it has none, or a
+        member of this broker cannot be cut off from it.
+        """
+        ...
+
     def position(self, partition: TopicPartition) -> int | None:
         """The offset at which `take` continues. None until `seek` has set it.
 

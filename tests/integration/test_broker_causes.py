@@ -17,7 +17,7 @@ from fastapi_athomic.broker import NOTICED_SECONDS
 from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.operation_settings import HealthSettings
 from tests.support.apps import Gate, Record, eventually, new_app, owned, running
-from tests.support.causes import comes, goes, manager_of, provokes, session_of, shorten_intervals
+from tests.support.causes import comes, goes, manager_of, provokes, session_of, shorten_intervals, stand_still
 from tests.support.grounds import BOTH, SLOW, KafkaGround
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
 
@@ -128,7 +128,7 @@ async def test_p13_a_broker_that_confirms_neither_commits_nor_a_membership(awake
         gate.set()
         reason = await comes(athomic, C.COMMIT_FAILING)
         assert reason.message.startswith("commit failed, it will be tried again")
-        session_of(athomic)._assignment.trusted_until = 0.0  # as if the process had stood still
+        stand_still(session_of(athomic))  # as if the process had stood still
         await comes(athomic, C.MEMBERSHIP_IN_DOUBT)
         awake.process.thaw()
         await goes(athomic, C.MEMBERSHIP_IN_DOUBT, SLOW)
@@ -165,7 +165,7 @@ async def test_p13_a_member_that_the_group_put_out_says_so_until_it_is_in_again(
         coordinator = session.client()._member._coordinator
         monkeypatch.setattr(coordinator, "_do_heartbeat", unanswered)  # its doubt is to find out
         await coordinator._send_req(LeaveGroupRequest(topic, coordinator.member_id))  # as if its session had timed out
-        session._assignment.trusted_until = 0.0  # as if it had stood still for as long
+        stand_still(session)  # as if it had stood still for as long
         await comes(athomic, C.MEMBERSHIP_LOST)
         gate.set()
         await goes(athomic, C.MEMBERSHIP_LOST, SLOW)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, TypeVar
 
 import pytest
@@ -69,6 +70,13 @@ def settings(health: dict[str, Any] | None = None, **options: Any) -> AthomicSet
 
 def session_of(athomic: Athomic) -> Any:
     return manager_of(athomic).consumers["h"].life.session
+
+
+def stand_still(session: Any) -> None:
+    """As if the process had stood still for so long that the session may have lost its membership."""
+    assignment = session._assignment
+    assignment.away_limit = min(assignment.away_limit, 60.0)  # members of `memory://` have none
+    assignment.polled_at = assignment.trusted_until = monotonic() - assignment.away_limit - 1.0
 
 
 def broker_of(athomic: Athomic) -> Any:

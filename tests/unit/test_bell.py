@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastapi_athomic import AthomicSettings, subscribe_to
-from fastapi_athomic.bell import LONG, LONG_WAIT, SHORT, Bell, together
+from fastapi_athomic.bell import LONG, LONG_WAIT, SHORT, Bell, shared_moment
 from fastapi_athomic.consumption.partitions import PartitionParts, PartitionState, WorkDone
 from fastapi_athomic.messages import RawMessage, TopicPartition
 from tests.support.apps import Record, eventually, new_app, running
@@ -40,15 +40,15 @@ def test_each_wait_has_its_own_time_and_they_share_a_timer() -> None:
 def test_whoever_waits_wakes_together_with_others(pause: float) -> None:
     """Soon after, and after each pause from then on: a process is woken for all of them at once."""
     apart = SHORT if pause < LONG_WAIT else LONG
-    firsts = [together(began, pause) for began in (1000 + number * 0.0137 for number in range(200))]
+    firsts = [shared_moment(began, pause) for began in (1000 + number * 0.0137 for number in range(200))]
     for number, first in enumerate(firsts):
-        assert abs(first - (1000 + number * 0.0137) - pause) <= apart / 2 + 1e-6
-        assert together(first + 0.004, pause) - first == pytest.approx(pause), "it woke, and worked for a while"
+        assert pause - apart <= first - (1000 + number * 0.0137) <= pause + 1e-6
+        assert shared_moment(first + 0.004, pause) - first == pytest.approx(pause), "it woke, and worked for a while"
     assert len({round(first, 3) for first in firsts}) <= (firsts[-1] - firsts[0]) / apart + 1.5
 
 
 def test_short_waits_are_on_time() -> None:
-    assert together(1000.0371, 0.05) == 1000.0371 + 0.05
+    assert shared_moment(1000.0371, 0.05) == 1000.0371 + 0.05
 
 
 def test_a_partition_that_was_full_by_its_span_tells_when_it_has_room() -> None:

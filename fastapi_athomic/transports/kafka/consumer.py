@@ -236,6 +236,9 @@ class KafkaConsumer:
     def assignment(self) -> frozenset[TopicPartition]:
         return self._owned
 
+    def confirmed_at(self) -> float | None:
+        return self._member.confirmed_at if self._member is not None and self._owned else None
+
     def position(self, partition: TopicPartition) -> int | None:
         return self._member.known_position(partition) if self._member is not None else None
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import ceil
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -27,7 +28,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
-from ...bell import Bell, together
+from ...bell import SHORT, Bell, shared_moment
 from ...messages import TopicPartition
 from ..base import CommittedOffset
 from .client_log import client_context
@@ -69,6 +70,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
     _group_instance_id: str | None
     _former_member_id = ""
     _worked_at = float("-inf")  # on the monotonic clock
+    confirmed_at = float("-inf")  # when it last sent what was answered as to a member; on the monotonic clock
     _rests = False  # the next heartbeat is not due soon
     _called: Bell  # rings when there is something to do again
     _may_join_at_once = False  # the last attempt failed, but not because the broker is not ready
@@ -109,9 +111,9 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
 
     async def _wait_until_due(self, last: float, latest: float) -> None:
         """Returns when a heartbeat is due, if the last one was sent at `last`. Times are on the monotonic clock."""
-        while (due := min(together(last, self._heartbeat_pause(last)), latest)) > (now := monotonic()):
+        while (due := min(shared_moment(last, self._heartbeat_pause(last)), latest)) > (now := monotonic()):
             self._called.clear()
-            self._rests = due > together(last, heartbeat_pause(0.0, len(_working), self._longest_pause()))
+            self._rests = due > shared_moment(last, heartbeat_pause(0.0, len(_working), self._longest_pause()))
             try:
                 await self._called.wait(due - now)
             finally:
@@ -129,7 +131,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
                 sent = monotonic()
                 latest = float("inf")
                 if await self._beat():
-                    answered = monotonic()
+                    answered, self.confirmed_at = monotonic(), sent
                 else:
                     latest = monotonic() + retry
             except asyncio.CancelledError:
@@ -157,11 +159,15 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         if self._commit_lock.locked():
             return False
         self.note_traffic()
+        sent = monotonic()
         try:
-            return await self._ask_open(partial(CommitQuestion, offsets=offsets))
+            accepted = await self._ask_open(partial(CommitQuestion, offsets=offsets))
         except KafkaError as error:
             logger.info("group %s: a commit was not answered: %s", self.group_id, error)
             return False
+        if accepted:
+            self.confirmed_at = sent
+        return accepted
 
     async def _ask_open(self, question: Callable[[Member], Question]) -> bool:
         """Whether the coordinator says that all is well. False also if it cannot be asked at once.
@@ -182,7 +188,9 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         self.note_traffic()
+        sent = monotonic()
         await super()._do_commit_offsets(assignment, offsets)
+        self.confirmed_at = sent
 
     async def close(self) -> None:
         _working.discard(self)
@@ -195,7 +203,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         """Like aiokafka's, which takes a pause after each attempt that failed, whatever the reason."""
         if self._former_member_id:
             self.member_id, self._former_member_id = self._former_member_id, ""
-        given = await self._join(subscription)
+        given, joined_at = await self._join(subscription), monotonic()
         if not subscription.active:
             return False
         if given is None:
@@ -204,6 +212,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
                 await asyncio.sleep(self._retry_backoff_ms / 1000)
             return False
         self._joined_at_once = False
+        self.confirmed_at = joined_at
         protocol, assignment = given
         await self._on_join_complete(self.generation, self.member_id, protocol, assignment)
         return True
@@ -252,4 +261,5 @@ def heartbeat_pause(quiet: float, working: int, longest: float) -> float:
 
     `quiet`: how many seconds before the first of the two there was something last; negative if it was after it.
     """
-    return min(longest, max(SHORTEST_HEARTBEAT, working / HEARTBEATS_A_SECOND, quiet))
+    spread = ceil(working / (HEARTBEATS_A_SECOND * SHORT)) * SHORT  # they are sent at moments that far apart
+    return min(longest, max(SHORTEST_HEARTBEAT, spread, quiet))

@@ -250,6 +250,11 @@ class GroupMember:
         """The offsets with their metadata. aiokafka's `committed` drops it, and asks for one partition at a time."""
         return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
 
+    @property
+    def confirmed_at(self) -> float:
+        """When the coordinator was last asked as by a member, and answered so, on the monotonic clock."""
+        return float(self._coordinator.confirmed_at)
+
     def note_traffic(self) -> None:
         """Messages have come: it matters how soon this member hears of a rebalance."""
         self._coordinator.note_traffic()

@@ -18,7 +18,7 @@ from fastapi_athomic import AthomicSettings, CommitFailedError, ordered_consumer
 from fastapi_athomic.loop.fairness import LoopShare
 from fastapi_athomic.observation.reasons import ReasonCode
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
-from tests.support.apps import Gate, Record, new_app, running
+from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.clock import SESSION, set_clock
 
 
@@ -137,6 +137,84 @@ async def test_p05_a_worker_that_goes_on_before_the_poll_loop_asks_too(
         )
         await record.count(5)
     assert record.seen == [1, "confirmed", 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["single", "batch", "ordered"])
+async def test_p05_who_hears_nothing_of_the_broker_begins_nothing_new(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process runs, and polls, but by now the group may have given its partitions to others."""
+    record, ahead, heard = Record(), [0.0], [monotonic()]
+
+    def clock() -> float:
+        return monotonic() + ahead[0]
+
+    set_clock(monkeypatch, clock, "consumption", "sequencing")
+    monkeypatch.setattr(MemoryConsumer, "confirmed_at", lambda _: heard[0])
+
+    def handle(number: int) -> None:
+        record.note(number)
+        if number == 1:
+            ahead[0] = 6.0
+
+    async def confirm() -> None:
+        record.note("asked by a commit, which nobody would answer")
+
+    settings = AthomicSettings(
+        broker_url=f"memory://{uuid4().hex}",
+        stall_timeout=100.0,
+        memory={"partitions": 1},  # type: ignore[arg-type]
+    )
+    athomic = new_app(settings, decorate(kind, handle))
+    async with running(athomic):
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
+        monkeypatch.setattr(session._membership, "confirm", confirm)
+        session._assignment._session_timeout, session._assignment.away_limit = 5.0, 1e9
+        session._assignment.note_poll(clock())
+        await athomic.publish_many(
+            "t", [Numbered(key="k", number=number) for number in range(1, 5)], key=lambda message: message.key
+        )
+        await eventually(lambda: session._assignment.cut_off)
+        (reason,) = athomic.consumers()[0].health.reasons
+        assert reason.code == ReasonCode.MEMBERSHIP_IN_DOUBT
+        assert reason.message.startswith("the broker has not answered for 6 s")
+        polled = session.polled_at
+        await eventually(lambda: session.polled_at > polled)
+        assert record.seen == [1]
+        heard[0] = clock()
+        await record.count(4)
+        await eventually(lambda: not athomic.consumers()[0].health.reasons)
+    assert record.seen == [1, 2, 3, 4]
+
+
+async def test_who_has_no_partitions_or_hears_of_the_broker_between_two_polls_is_not_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record, heard = Record(), list[float | None]([None])
+    monkeypatch.setattr(MemoryConsumer, "confirmed_at", lambda _: heard[0])
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None:
+        record.note(number)
+
+    async with running(athomic := new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}"), handle)):
+        assignment: Any = athomic.manager().consumers["h"].life.session._assignment  # type: ignore[union-attr]
+        assignment._session_timeout = 5.0
+        now = monotonic()
+        assignment.note_poll(now)
+        assert not assignment.suspect(now + 4.9)
+        heard[0] = now
+        assignment.note_poll(now)
+        heard[0] = now + 4.0  # since then
+        assert not assignment.suspect(now + 6.0)
+        assert assignment.trusted_until == now + 9.0
+        assert assignment.suspect(now + 9.1)
+        assert assignment.cut_off
+        assert not assignment.trust_again(now + 9.2)
+        heard[0] = now + 9.15
+        assignment.note_poll(now + 9.3)
+        assert assignment.trust_again(now + 9.3)
+        assert (assignment.doubtful, assignment.cut_off, assignment.doubted_at) == (False, False, None)
 
 
 async def test_a_rebalance_while_the_membership_is_in_doubt_decides(monkeypatch: pytest.MonkeyPatch) -> None:

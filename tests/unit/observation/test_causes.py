@@ -30,6 +30,7 @@ from tests.support.causes import (
     session_of,
     settings,
     shorten_intervals,
+    stand_still,
     told,
 )
 from tests.support.clock import set_clock
@@ -142,7 +143,7 @@ async def test_p13_membership_in_doubt_then_lost_then_back(monkeypatch: pytest.M
         await athomic.publish("t", "second")
         reason = await comes(athomic, C.COMMIT_FAILING)
         assert reason.message == "commit failed, it will be tried again: refused"
-        session_of(athomic)._assignment.trusted_until = 0.0  # as if the process had stood still
+        stand_still(session_of(athomic))  # as if the process had stood still
         await comes(athomic, C.MEMBERSHIP_IN_DOUBT)
         answer.note(CommitFailedError)
         await comes(athomic, C.MEMBERSHIP_LOST)

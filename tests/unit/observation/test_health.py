@@ -180,6 +180,7 @@ def facts(**changed: Any) -> ConsumerFacts:
         "in_queue": 0.0,
         "full": {},
         "in_doubt": 0.0,
+        "cut_off": False,
         "evicted": 0.0,
         "restarts": 0,
         "since_restarts": 0.0,

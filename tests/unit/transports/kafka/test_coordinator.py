@@ -312,3 +312,68 @@ async def test_what_aiokafka_logs_of_a_dead_coordinator_is_logged_as_ours() -> N
     member.coordinator_dead = lambda: ours.append(_of_our_clients.get())  # type: ignore[method-assign]
     assert not await member.commit_open(OFFSETS)
     assert ours == [True]
+
+
+# --- who is sure to be a member
+
+
+@pytest.mark.parametrize(
+    ("answer", "confirmed"),
+    [(True, True), (False, True), (TimeoutError(), False), (KafkaConnectionError("closed"), False)],
+    ids=["accepted", "accepted by way of aiokafka", "late", "closed"],
+)
+async def test_a_heartbeat_confirms_a_member_if_it_is_answered(answer: object, confirmed: bool) -> None:
+    member: Any = Asking(answer)
+    began = monotonic()
+    member._session_timeout_ms, member._max_poll_interval = 10_000, 300.0
+    member._subscription.fetcher_idle_time = 0.0
+    turns = iter([True])
+
+    async def due(*_: object) -> None:
+        if not next(turns, False):
+            raise asyncio.CancelledError
+
+    async def known() -> None: ...
+
+    member._wait_until_due, member.ensure_coordinator_known = due, known
+    await member._heartbeat_routine()
+    assert (began <= member.confirmed_at <= monotonic()) is confirmed
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_a_commit_confirms_a_member_if_it_is_accepted(accepted: bool) -> None:
+    member, began = Asking(accepted), monotonic()
+    await member.commit_open(OFFSETS)
+    assert (member.confirmed_at >= began) is accepted
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_a_commit_by_way_of_aiokafka_does_so_too(accepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    member, began = Asking(answer=None), monotonic()
+
+    async def commit(*_: object) -> None:
+        if not accepted:
+            raise UnknownMemberIdError
+
+    monkeypatch.setattr(GroupCoordinator, "_do_commit_offsets", commit)
+    try:
+        await member._do_commit_offsets(None, {})
+    except UnknownMemberIdError:
+        assert not accepted
+    assert (member.confirmed_at >= began) is accepted
+
+
+async def test_who_has_joined_is_a_member_before_it_hears_of_its_partitions() -> None:
+    member: Any = Membership()
+    began, seen = monotonic(), list[float]()
+    member.generation, member.member_id = 1, "m"
+
+    async def join(_: object) -> tuple[str, bytes]:
+        return "roundrobin", b""
+
+    async def complete(*_: object) -> None:
+        seen.append(member.confirmed_at)
+
+    member._join, member._on_join_complete = join, complete
+    assert await member._do_rejoin_group(SimpleNamespace(active=True))
+    assert seen[0] >= began
