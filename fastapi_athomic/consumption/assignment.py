@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 
 from ..messages import TopicPartition
+from ..transports.base import Confirmation
 from .notes import NOTE_SPAN, Stamp
 from .partitions import Hold, PartitionParts, PartitionState, WorkDone
 from .parts import SessionParts
@@ -26,12 +27,15 @@ class Assignment:
 
     The poll loop calls `note_poll` in each round. If it has not done so for most of the session timeout, `suspect`
     holds all partitions until `Membership.confirm` has found out whether this process is still a member. It does so,
-    too, if the broker has not said for the whole session timeout that it is: until `trust_again`, or a rebalance.
+    too, if the broker has not confirmed for so long that it is that others may have its partitions: until
+    `trust_again`, or a rebalance.
 
-    `confirmed_at`: see `TransportConsumer`.
+    `confirmation`: see `TransportConsumer`.
     """
 
-    def __init__(self, parts: SessionParts, wake: Callable[[], None], confirmed_at: Callable[[], float | None]) -> None:
+    def __init__(
+        self, parts: SessionParts, wake: Callable[[], None], confirmation: Callable[[], Confirmation | None]
+    ) -> None:
         self.states: dict[TopicPartition, PartitionState] = {}  # for others to read; only this class adds and removes
         self.work_done = WorkDone()  # of all partitions
         self.closing = False  # the session ends: nothing is opened any more
@@ -52,9 +56,8 @@ class Assignment:
             work_done=self.work_done,
             delay_of=parts.delay_of,
         )
-        self._confirmed_at = confirmed_at
-        self._session_timeout = float("inf") if parts.session_timeout is None else parts.session_timeout
-        self.away_limit = self._session_timeout * TRUSTED_SHARE
+        self._confirmation = confirmation
+        self.away_limit = float("inf") if parts.session_timeout is None else parts.session_timeout * TRUSTED_SHARE
         self.note_poll(monotonic())
 
     # --- partitions come and go
@@ -181,9 +184,9 @@ class Assignment:
         self._trust()
 
     def _trust(self) -> None:
-        confirmed_at = self._confirmed_at()
-        silent_limit = float("inf") if confirmed_at is None else confirmed_at + self._session_timeout
-        self.trusted_until = min(self.polled_at + self.away_limit, silent_limit)
+        confirmation, self.trusted_until = self._confirmation(), self.polled_at + self.away_limit
+        if confirmation is not None:
+            self.trusted_until = min(self.trusted_until, confirmation.until)
 
     @property
     def doubtful(self) -> bool:
@@ -191,15 +194,22 @@ class Assignment:
         return "doubt" in self._holds
 
     def trust_again(self, now: float) -> bool:
-        """The broker was silent, and has said now that we are a member. False: it has not, or that was not the doubt.
+        """Lifts the doubt if the broker was silent, and has said now that we are a member.
 
-        `now` is on the monotonic clock.
+        False: it has not, or that was not the doubt. `now` is on the monotonic clock.
         """
         if not self.cut_off or now > self.trusted_until:
             return False
-        logger.warning("%s: the broker answers again: handlers go on", self._name)
+        if self._confirmation() is not None:  # else the group has taken the partitions
+            logger.warning("%s: the coordinator of its group answers again: handlers go on", self._name)
         self.lift("doubt")
         return True
+
+    def note_silence(self, now: float) -> None:
+        """The broker did not answer a commit that was to lift the doubt. `now` is on the monotonic clock."""
+        confirmation = self._confirmation()
+        if confirmation is not None and now > confirmation.until:
+            self.cut_off, self.doubted_at = True, confirmation.at
 
     def suspect(self, now: float) -> bool:
         """True when no new work may start: this process may have been evicted, see the class.
@@ -213,15 +223,13 @@ class Assignment:
         self._trust()  # the broker may have answered since the last poll
         if now <= self.trusted_until:
             return False
-        stood_still, confirmed_at = now - self.polled_at, self._confirmed_at()
-        if confirmed_at is None or stood_still > self.away_limit:
-            said, self.doubted_at = "the process stood still for %.1f s", self.polled_at
-        else:
-            said, self.doubted_at, self.cut_off = "the broker has not answered for %.1f s", confirmed_at, True
-        ends = "until it answers" if self.cut_off else "until a commit confirms it"
+        self.doubted_at, said, ends = self.polled_at, "the process stood still", "a commit confirms it"
+        if now <= self.polled_at + self.away_limit:
+            self.note_silence(now)
+            said, ends = "the coordinator of its group has not answered", "it does"
         logger.warning(
-            f"%s: {said}: its membership is in doubt, no handler starts {ends}",
-            *(self._name, now - self.doubted_at),
+            "%s: %s for %.1f s: its membership is in doubt, no handler starts until %s",
+            *(self._name, said, now - self.doubted_at, ends),
         )
         self.hold("doubt")
         self.wake()

@@ -138,6 +138,7 @@ class Membership:
                 return
         except TransportError as error:
             logger.warning("%s: membership still in doubt, as the broker did not confirm it: %s", self._name, error)
+            assignment.note_silence(monotonic())
             return
         assignment.lift("doubt")
 

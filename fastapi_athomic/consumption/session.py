@@ -19,7 +19,7 @@ from ..exceptions import TransportError, WorkerDiedError
 from ..messages import TopicPartition
 from ..observation.reasons import Reason, ReasonCode
 from ..settings import AthomicSettings
-from ..transports.base import TopicInfo, TransportConsumer
+from ..transports.base import Confirmation, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
 from .intake import Intake
@@ -59,7 +59,7 @@ class ConsumerSession:
         self._connected: TransportConsumer | None = None
         self._bell = Bell()  # rings when the poll loop has something to do: messages came, a partition has room, ...
         client, wake = self.client, self._bell.ring
-        self._assignment = Assignment(parts, wake, self._confirmed_at)
+        self._assignment = Assignment(parts, wake, self._confirmation)
         self._strategy = self._assignment.strategy
         self._committer = Committer(parts, self._assignment, client, lambda: self._placement.look_soon())
         self._placement = Placement(parts, self._assignment, self._committer, client, wake)
@@ -158,7 +158,7 @@ class ConsumerSession:
     def _patience(self, now: float) -> float:
         """How many seconds the poll loop waits at most if nobody rings."""
         usual = POSITIONS_SECONDS if self._intake.trickles else POLL_SECONDS
-        patience = min(shared_moment(now, usual) - now, self._longest_wait)
+        patience = shared_moment(now, min(usual, self._longest_wait)) - now
         if self._assignment.doubtful:
             patience = min(patience, DOUBT_SECONDS)
         if self._placement.pending:
@@ -352,8 +352,8 @@ class ConsumerSession:
         twins = [Reason(code=ReasonCode.STATIC_ID_TWICE, message=said) for said in self._connected.troubles()]
         return [*known, *held, *twins]
 
-    def _confirmed_at(self) -> float | None:
-        return self._connected.confirmed_at() if self._connected is not None else None
+    def _confirmation(self) -> Confirmation | None:
+        return self._connected.confirmation() if self._connected is not None else None
 
     def client(self) -> TransportConsumer:
         """Raises `TransportError` before there is one; there is one as soon as there are partitions."""

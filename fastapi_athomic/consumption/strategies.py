@@ -26,7 +26,7 @@ class Guard(Protocol):
         ...
 
     def suspect(self, now: float) -> bool:
-        """Whether membership is in doubt: the process was suspended for too long. No new message may start then.
+        """Whether membership is in doubt: the process stood still, or was cut off. No new message may start then.
 
         Holds all partitions in that case. `now` is on the monotonic clock.
         """

@@ -79,7 +79,7 @@ def _stuck_after(subscription: Subscription, settings: AthomicSettings) -> float
 
 def _membership(facts: ConsumerFacts, settings: AthomicSettings) -> Iterator[Reason]:
     if seconds := facts.in_doubt:
-        happened = "the broker has not answered" if facts.cut_off else "stood still"
+        happened = "the coordinator of its group has not answered" if facts.cut_off else "stood still"
         said = f"{happened} for {seconds:.0f} s, and it may be no member of its group any more: no handler starts"
         yield Reason(code=ReasonCode.MEMBERSHIP_IN_DOUBT, message=said, since=ago(seconds, facts.now))
     if seconds := facts.evicted:

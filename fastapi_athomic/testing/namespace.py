@@ -11,6 +11,7 @@ from ..exceptions import AthomicError, TransportError
 from ..messages import OutgoingMessage, PublishedMessage, RawMessage, TopicPartition
 from ..transports.base import (
     CommittedOffset,
+    Confirmation,
     ConsumerConfig,
     RebalanceListener,
     TopicCounts,
@@ -233,8 +234,8 @@ class _Consumer:
     def misplaced(self) -> frozenset[TopicPartition]:
         return frozenset(map(self._prefix.stripped, self._inner.misplaced()))
 
-    def confirmed_at(self) -> float | None:
-        return self._inner.confirmed_at()
+    def confirmation(self) -> Confirmation | None:
+        return self._inner.confirmation()
 
     async def topics(self, timeout: float) -> Mapping[str, TopicInfo | None]:
         with self._prefix.in_errors():

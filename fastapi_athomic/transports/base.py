@@ -98,6 +98,13 @@ class TopicCounts(dict[str, int]):
         return same and (one == other or not one or not other)
 
 
+class Confirmation(NamedTuple):
+    """The broker was asked whether a consumer is a member of its group, and said so."""
+
+    at: float  # when it was asked, on the monotonic clock
+    until: float  # the group waits for it: nobody else gets its partitions before then, unless an operator sees to it
+
+
 class ConsumerConfig(NamedTuple):
     """What a transport needs to know about one consumer."""
 
@@ -231,12 +238,8 @@ class TransportConsumer(Protocol):
         """The partitions this member owns now; empty while it is not a member."""
         ...
 
-    def confirmed_at(self) -> float | None:
-        """When the broker was last asked whether this is a member, and said so, on the monotonic clock.
-
-        For `AthomicSettings.session_timeout` from then on nobody else gets its partitions. None: it has none, or a
-        member of this broker cannot be cut off from it.
-        """
+    def confirmation(self) -> Confirmation | None:
+        """The last one. None: it has no partitions, or a member of this broker cannot be cut off from it."""
         ...
 
     def position(self, partition: TopicPartition) -> int | None:

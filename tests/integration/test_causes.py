@@ -22,7 +22,7 @@ from fastapi_athomic.schemas.avro import Avro
 from fastapi_athomic.schemas.registry import SchemaRegistry
 from tests.support.apps import Gate, Record, eventually, owned, running
 from tests.support.causes import answer, came, comes, goes, manager_of, provokes, told
-from tests.support.clock import SESSION, set_clock
+from tests.support.clock import EVERYWHERE, set_clock
 from tests.support.grounds import BOTH, SLOW, Ground
 from tests.support.http_registry import HttpRegistry
 
@@ -200,7 +200,7 @@ async def test_p13_a_handler_that_blocked_the_event_loop_is_told_for_a_while(
     async with running(athomic):
         await athomic.publish(ground.topic, "block")
         await comes(athomic, C.EVENT_LOOP_BLOCKED)
-        set_clock(monkeypatch, lambda: time.monotonic() + 31, "consumption.account", *SESSION)
+        set_clock(monkeypatch, lambda: time.monotonic() + 31, *EVERYWHERE)
         await goes(athomic, C.EVENT_LOOP_BLOCKED)
 
 

@@ -97,7 +97,7 @@ async def test_p04_p05_who_hears_nothing_of_the_broker_begins_nothing_that_other
             await taken_over.until(lambda seen: len(seen) >= MESSAGES, SLOW)
             gate.set()
             reason = await comes(first, C.MEMBERSHIP_IN_DOUBT)
-            assert reason.message.startswith("the broker has not answered for "), reason.message
+            assert reason.message.startswith("the coordinator of its group has not answered for "), reason.message
             assert begun.seen == [0]
             cut.mend()
             await goes(first, C.MEMBERSHIP_IN_DOUBT, SLOW)

@@ -28,7 +28,7 @@ from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.rights import Operation, ResourceType, Right, rights_of, rights_to_settle
 from tests.support.apps import Record, eventually, new_app, owned, running
 from tests.support.causes import comes, goes, provokes, session_of
-from tests.support.clock import SESSION, set_clock
+from tests.support.clock import EVERYWHERE, set_clock
 from tests.support.secure_kafka import SecureKafka
 
 LATER = RetryPolicy(max_attempts=1, retry_topics=(0.05,), allow_reordering=True)
@@ -313,5 +313,5 @@ async def test_p13_a_consumer_that_breaks_is_told_and_one_that_breaks_often_is_t
         await goes(athomic, C.RESTARTING)
         reason = await comes(athomic, C.RESTARTS_OFTEN)
         assert (reason.message[:13], reason.limit_seconds) == ("broke 1 times", 300.0)
-        set_clock(monkeypatch, lambda: time.monotonic() + 301, "consumption.account", *SESSION)
+        set_clock(monkeypatch, lambda: time.monotonic() + 301, *EVERYWHERE)
         await goes(athomic, C.RESTARTS_OFTEN)

@@ -11,6 +11,8 @@ import pytest
 
 SESSION = tuple(f"consumption.{module}" for module in ("session", "assignment", "membership", "intake", "commits"))
 """The rooms of a session that look at the clock."""
+EVERYWHERE = ("consumption.account", *SESSION, "transports.kafka.coordinator")
+"""The rooms of a consumer that compare their times with each other."""
 
 
 class Clock:

@@ -13,7 +13,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from ...exceptions import TransportClosedError, TransportError
 from ...messages import RawMessage, TopicPartition
 from ...settings import AthomicSettings
-from ..base import BEGINNING, CommittedOffset, ConsumerConfig, RebalanceListener, TopicInfo
+from ..base import BEGINNING, CommittedOffset, Confirmation, ConsumerConfig, RebalanceListener, TopicInfo
 from .boundary import translate, within
 from .group_member import GroupMember, MemberHooks, MemberOptions
 from .shared_client import SharedClients
@@ -236,8 +236,8 @@ class KafkaConsumer:
     def assignment(self) -> frozenset[TopicPartition]:
         return self._owned
 
-    def confirmed_at(self) -> float | None:
-        return self._member.confirmed_at if self._member is not None and self._owned else None
+    def confirmation(self) -> Confirmation | None:
+        return self._member.confirmation() if self._member is not None and self._owned else None
 
     def position(self, partition: TopicPartition) -> int | None:
         return self._member.known_position(partition) if self._member is not None else None

@@ -30,7 +30,7 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
 from ...bell import SHORT, Bell, shared_moment
 from ...messages import TopicPartition
-from ..base import CommittedOffset
+from ..base import CommittedOffset, Confirmation
 from .client_log import client_context
 from .group_wire import CommitQuestion, HeartbeatQuestion, Member
 from .static_membership import twin_of
@@ -70,7 +70,9 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
     _group_instance_id: str | None
     _former_member_id = ""
     _worked_at = float("-inf")  # on the monotonic clock
-    confirmed_at = float("-inf")  # when it last sent what was answered as to a member; on the monotonic clock
+    _confirmed_at = float("-inf")  # when it last sent what was answered as to a member; on the monotonic clock
+    _synced_at = float("-inf")  # when it last asked for its partitions; on the monotonic clock
+    _broker_assigns = False  # as the last JoinGroup said: nobody was made the leader, who would assign
     _rests = False  # the next heartbeat is not due soon
     _called: Bell  # rings when there is something to do again
     _may_join_at_once = False  # the last attempt failed, but not because the broker is not ready
@@ -121,7 +123,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
 
     async def _heartbeat_routine(self) -> None:
         """Like aiokafka's, but for the pauses."""
-        answered = sent = monotonic()
+        answered = sent = self._confirmed_at  # for a while nothing was sent: the partitions have been placed since
         retry = self._retry_backoff_ms / 1000
         latest = float("inf")
         while self.member_id != JoinGroupRequest.UNKNOWN_MEMBER_ID:
@@ -131,7 +133,8 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
                 sent = monotonic()
                 latest = float("inf")
                 if await self._beat():
-                    answered, self.confirmed_at = monotonic(), sent
+                    answered = monotonic()
+                    self._confirm(sent)
                 else:
                     latest = monotonic() + retry
             except asyncio.CancelledError:
@@ -165,8 +168,8 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         except KafkaError as error:
             logger.info("group %s: a commit was not answered: %s", self.group_id, error)
             return False
-        if accepted:
-            self.confirmed_at = sent
+        if accepted and not self._broker_assigns:  # there, a commit does not prolong the session
+            self._confirm(sent)
         return accepted
 
     async def _ask_open(self, question: Callable[[Member], Question]) -> bool:
@@ -186,11 +189,18 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
                 raise
             raise RequestTimedOutError from error
 
+    def _confirm(self, sent: float) -> None:
+        """What was sent then was answered as to a member."""
+        self._confirmed_at = max(self._confirmed_at, sent)
+
+    def confirmation(self) -> Confirmation:
+        """The last one. Until its session or a rebalance has timed out since, the group waits for this member."""
+        lasts = min(self._session_timeout_ms, self._rebalance_timeout_ms) / 1000
+        return Confirmation(self._confirmed_at, self._confirmed_at + lasts)
+
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         self.note_traffic()
-        sent = monotonic()
         await super()._do_commit_offsets(assignment, offsets)
-        self.confirmed_at = sent
 
     async def close(self) -> None:
         _working.discard(self)
@@ -203,7 +213,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         """Like aiokafka's, which takes a pause after each attempt that failed, whatever the reason."""
         if self._former_member_id:
             self.member_id, self._former_member_id = self._former_member_id, ""
-        given, joined_at = await self._join(subscription), monotonic()
+        given = await self._join(subscription)
         if not subscription.active:
             return False
         if given is None:
@@ -212,7 +222,7 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
                 await asyncio.sleep(self._retry_backoff_ms / 1000)
             return False
         self._joined_at_once = False
-        self.confirmed_at = joined_at
+        self._confirm(self._synced_at)
         protocol, assignment = given
         await self._on_join_complete(self.generation, self.member_id, protocol, assignment)
         return True
@@ -232,6 +242,8 @@ class GroupMembership(GroupCoordinator):  # type: ignore[misc]  # aiokafka is no
         return await attempt.perform_group_join()  # type: ignore[no-any-return]
 
     async def _send_req(self, request: Any) -> Any:
+        if isinstance(request, SyncGroupRequest):
+            self._synced_at = monotonic()
         response = await super()._send_req(request)
         code = getattr(response, "error_code", None)
         if isinstance(request, JoinGroupRequest | SyncGroupRequest):

@@ -27,7 +27,7 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from ...messages import RawMessage, TopicPartition
 from ...settings import AthomicSettings
-from ..base import BEGINNING, END, CommittedOffset, ConsumerConfig, TopicInfo
+from ..base import BEGINNING, END, CommittedOffset, Confirmation, ConsumerConfig, TopicInfo
 from .boundary import abandon
 from .client_log import client_context
 from .damage import WrongOffsetsError
@@ -250,10 +250,9 @@ class GroupMember:
         """The offsets with their metadata. aiokafka's `committed` drops it, and asks for one partition at a time."""
         return await self._coordinator.fetch_committed_offsets(list(partitions))  # type: ignore[no-any-return]
 
-    @property
-    def confirmed_at(self) -> float:
-        """When the coordinator was last asked as by a member, and answered so, on the monotonic clock."""
-        return float(self._coordinator.confirmed_at)
+    def confirmation(self) -> Confirmation:
+        """The last time that the coordinator said that this is a member."""
+        return self._coordinator.confirmation()  # type: ignore[no-any-return]
 
     def note_traffic(self) -> None:
         """Messages have come: it matters how soon this member hears of a rebalance."""

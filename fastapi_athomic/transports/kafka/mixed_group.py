@@ -34,7 +34,6 @@ class MixedMembership(GroupMembership):
 
     _is_source: Callable[[str], bool]
     _new_client: Callable[[], MemberClient]
-    _broker_assigns = False  # as the last JoinGroup said: nobody was made the leader, who would assign
     _side: SideMembership | None = None  # the member for the other topics
 
     @classmethod

@@ -153,7 +153,7 @@ class MemoryConsumer:
             if self._broker.log(partition) is not None and not self._is_placed(partition)
         )
 
-    def confirmed_at(self) -> None:
+    def confirmation(self) -> None:
         """It cannot be cut off: it lives in the process of its broker."""
 
     # --- offsets

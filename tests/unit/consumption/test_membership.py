@@ -14,9 +14,10 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
-from fastapi_athomic import AthomicSettings, CommitFailedError, ordered_consumer, subscribe_to
+from fastapi_athomic import AthomicSettings, CommitFailedError, TransportError, ordered_consumer, subscribe_to
 from fastapi_athomic.loop.fairness import LoopShare
 from fastapi_athomic.observation.reasons import ReasonCode
+from fastapi_athomic.transports.base import Confirmation
 from fastapi_athomic.transports.memory.consumer import MemoryConsumer
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.clock import SESSION, set_clock
@@ -139,6 +140,10 @@ async def test_p05_a_worker_that_goes_on_before_the_poll_loop_asks_too(
     assert record.seen == [1, "confirmed", 2, 3, 4]
 
 
+def confirmation(at: float | None) -> Confirmation | None:
+    return None if at is None else Confirmation(at, at + 5.0)
+
+
 @pytest.mark.parametrize("kind", ["single", "batch", "ordered"])
 async def test_p05_who_hears_nothing_of_the_broker_begins_nothing_new(
     kind: str, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +155,7 @@ async def test_p05_who_hears_nothing_of_the_broker_begins_nothing_new(
         return monotonic() + ahead[0]
 
     set_clock(monkeypatch, clock, "consumption", "sequencing")
-    monkeypatch.setattr(MemoryConsumer, "confirmed_at", lambda _: heard[0])
+    monkeypatch.setattr(MemoryConsumer, "confirmation", lambda _: confirmation(heard[0]))
 
     def handle(number: int) -> None:
         record.note(number)
@@ -169,7 +174,7 @@ async def test_p05_who_hears_nothing_of_the_broker_begins_nothing_new(
     async with running(athomic):
         session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
         monkeypatch.setattr(session._membership, "confirm", confirm)
-        session._assignment._session_timeout, session._assignment.away_limit = 5.0, 1e9
+        session._assignment.away_limit = 1e9
         session._assignment.note_poll(clock())
         await athomic.publish_many(
             "t", [Numbered(key="k", number=number) for number in range(1, 5)], key=lambda message: message.key
@@ -177,7 +182,7 @@ async def test_p05_who_hears_nothing_of_the_broker_begins_nothing_new(
         await eventually(lambda: session._assignment.cut_off)
         (reason,) = athomic.consumers()[0].health.reasons
         assert reason.code == ReasonCode.MEMBERSHIP_IN_DOUBT
-        assert reason.message.startswith("the broker has not answered for 6 s")
+        assert reason.message.startswith("the coordinator of its group has not answered for 6 s")
         polled = session.polled_at
         await eventually(lambda: session.polled_at > polled)
         assert record.seen == [1]
@@ -188,10 +193,10 @@ async def test_p05_who_hears_nothing_of_the_broker_begins_nothing_new(
 
 
 async def test_who_has_no_partitions_or_hears_of_the_broker_between_two_polls_is_not_in_doubt(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     record, heard = Record(), list[float | None]([None])
-    monkeypatch.setattr(MemoryConsumer, "confirmed_at", lambda _: heard[0])
+    monkeypatch.setattr(MemoryConsumer, "confirmation", lambda _: confirmation(heard[0]))
 
     @subscribe_to("t", group_id="g", handler_id="h")
     async def handle(number: int) -> None:
@@ -199,10 +204,9 @@ async def test_who_has_no_partitions_or_hears_of_the_broker_between_two_polls_is
 
     async with running(athomic := new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}"), handle)):
         assignment: Any = athomic.manager().consumers["h"].life.session._assignment  # type: ignore[union-attr]
-        assignment._session_timeout = 5.0
         now = monotonic()
         assignment.note_poll(now)
-        assert not assignment.suspect(now + 4.9)
+        assert not assignment.suspect(now + 1e6), "no partitions"
         heard[0] = now
         assignment.note_poll(now)
         heard[0] = now + 4.0  # since then
@@ -215,6 +219,38 @@ async def test_who_has_no_partitions_or_hears_of_the_broker_between_two_polls_is
         assignment.note_poll(now + 9.3)
         assert assignment.trust_again(now + 9.3)
         assert (assignment.doubtful, assignment.cut_off, assignment.doubted_at) == (False, False, None)
+        assert caplog.messages[-1] == "h: the coordinator of its group answers again: handlers go on"
+        assert assignment.suspect(now + 20.15)
+        heard[0] = None  # the group has taken them
+        assignment.note_poll(now + 20.2)
+        assert assignment.trust_again(now + 20.2)
+        assert not assignment.doubtful
+        assert caplog.messages[-1].startswith("h: the coordinator of its group has not answered for 11.0 s")
+
+
+async def test_a_doubt_that_no_commit_can_lift_waits_until_the_broker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked once, and not again and again: the answer to a heartbeat tells as much."""
+
+    @subscribe_to("t", group_id="g", handler_id="h")
+    async def handle(number: int) -> None: ...
+
+    async def unanswered(*_: object) -> None:
+        raise TransportError("no answer")
+
+    async with running(athomic := new_app(AthomicSettings(broker_url=f"memory://{uuid4().hex}"), handle)):
+        await athomic.publish("t", 0)
+        await athomic.drain()
+        session: Any = athomic.manager().consumers["h"].life.session  # type: ignore[union-attr]
+        now, heard = monotonic(), [0.0]
+        heard[0] = now - 30.0
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryConsumer, "confirmation", lambda _: confirmation(heard[0]))
+            patched.setattr(MemoryConsumer, "commit", unanswered)
+            session._assignment.hold("doubt")
+            await session._membership.confirm()
+            assert (session._assignment.cut_off, session._assignment.doubted_at) == (True, now - 30.0)
+            heard[0] = monotonic()
+            await eventually(lambda: not session._assignment.doubtful)
 
 
 async def test_a_rebalance_while_the_membership_is_in_doubt_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from aiokafka.protocol.group import SyncGroupRequest
 
 from fastapi_athomic.bell import SHORT, Bell
 from fastapi_athomic.messages import TopicPartition
-from fastapi_athomic.transports.base import CommittedOffset
+from fastapi_athomic.transports.base import CommittedOffset, Confirmation
 from fastapi_athomic.transports.kafka import coordinator as module
 from fastapi_athomic.transports.kafka.client_log import _of_our_clients
 from fastapi_athomic.transports.kafka.coordinator import GroupMembership, heartbeat_pause
@@ -48,7 +48,8 @@ class Membership(GroupMembership):
         self._rejoin_needed_fut = asyncio.get_running_loop().create_future()
         self._called = Bell()
         self._retry_backoff_ms = 250
-        self._group_instance_id = self._assignors = self._session_timeout_ms = None
+        self._group_instance_id = self._assignors = None
+        self._session_timeout_ms, self._rebalance_timeout_ms = 10_000, 35_000
         self.coordinator_id: int | None = None
         self.group_id = "g"
 
@@ -317,6 +318,16 @@ async def test_what_aiokafka_logs_of_a_dead_coordinator_is_logged_as_ours() -> N
 # --- who is sure to be a member
 
 
+async def test_the_group_waits_for_a_member_until_its_session_or_a_rebalance_has_timed_out() -> None:
+    member = Membership()
+    member._confirm(100.0)
+    assert member.confirmation() == Confirmation(100.0, 110.0)
+    member._rebalance_timeout_ms = 7_000
+    assert member.confirmation() == Confirmation(100.0, 107.0)
+    member._confirm(99.0)  # an answer that came late
+    assert member.confirmation().at == 100.0
+
+
 @pytest.mark.parametrize(
     ("answer", "confirmed"),
     [(True, True), (False, True), (TimeoutError(), False), (KafkaConnectionError("closed"), False)],
@@ -325,55 +336,57 @@ async def test_what_aiokafka_logs_of_a_dead_coordinator_is_logged_as_ours() -> N
 async def test_a_heartbeat_confirms_a_member_if_it_is_answered(answer: object, confirmed: bool) -> None:
     member: Any = Asking(answer)
     began = monotonic()
-    member._session_timeout_ms, member._max_poll_interval = 10_000, 300.0
-    member._subscription.fetcher_idle_time = 0.0
-    turns = iter([True])
+    member._confirm(began - 7.0)
+    member._max_poll_interval, member._subscription.fetcher_idle_time = 300.0, 0.0
+    last = list[float]()
 
-    async def due(*_: object) -> None:
-        if not next(turns, False):
+    async def due(sent: float, _: float) -> None:
+        last.append(sent)
+        if len(last) > 1:
             raise asyncio.CancelledError
 
     async def known() -> None: ...
 
     member._wait_until_due, member.ensure_coordinator_known = due, known
     await member._heartbeat_routine()
-    assert (began <= member.confirmed_at <= monotonic()) is confirmed
+    assert last[0] == began - 7.0, "the first one is due as long after the join as any other: its session runs"
+    assert (began <= member.confirmation().at <= monotonic()) is confirmed
 
 
-@pytest.mark.parametrize("accepted", [True, False])
-async def test_a_commit_confirms_a_member_if_it_is_accepted(accepted: bool) -> None:
+@pytest.mark.parametrize(("accepted", "broker_assigns"), [(True, False), (False, False), (True, True)])
+async def test_a_commit_confirms_a_member_if_it_prolongs_the_session(accepted: bool, broker_assigns: bool) -> None:
+    """In a group in which the broker assigns (KIP-848) only heartbeats do."""
     member, began = Asking(accepted), monotonic()
+    member._broker_assigns = broker_assigns
     await member.commit_open(OFFSETS)
-    assert (member.confirmed_at >= began) is accepted
+    assert (member.confirmation().at >= began) is (accepted and not broker_assigns)
 
 
-@pytest.mark.parametrize("accepted", [True, False])
-async def test_a_commit_by_way_of_aiokafka_does_so_too(accepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    member, began = Asking(answer=None), monotonic()
-
-    async def commit(*_: object) -> None:
-        if not accepted:
-            raise UnknownMemberIdError
-
-    monkeypatch.setattr(GroupCoordinator, "_do_commit_offsets", commit)
-    try:
-        await member._do_commit_offsets(None, {})
-    except UnknownMemberIdError:
-        assert not accepted
-    assert (member.confirmed_at >= began) is accepted
-
-
-async def test_who_has_joined_is_a_member_before_it_hears_of_its_partitions() -> None:
+async def test_who_has_joined_is_a_member_before_it_hears_of_its_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since it asked for them: the answer may have come late, or have been read late."""
+    clock = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: clock)
     member: Any = Membership()
-    began, seen = monotonic(), list[float]()
     member.generation, member.member_id = 1, "m"
+    seen = list[float]()
 
-    async def join(_: object) -> tuple[str, bytes]:
-        return "roundrobin", b""
+    async def answer(*_: object) -> Any:
+        nonlocal clock
+        clock += 3.0
+        return SimpleNamespace(error_code=0)
+
+    class Attempt:
+        def __init__(self, *_: object) -> None: ...
+
+        async def perform_group_join(self) -> tuple[str, bytes]:
+            await member._send_req(SyncGroupRequest("g", 1, "m", None, []))
+            return "roundrobin", b""
 
     async def complete(*_: object) -> None:
-        seen.append(member.confirmed_at)
+        seen.append(member.confirmation().at)
 
-    member._join, member._on_join_complete = join, complete
+    monkeypatch.setattr(GroupCoordinator, "_send_req", answer)
+    monkeypatch.setattr(module, "CoordinatorGroupRebalance", Attempt)
+    member._on_join_complete = complete
     assert await member._do_rejoin_group(SimpleNamespace(active=True))
-    assert seen[0] >= began
+    assert seen == [100.0]
