@@ -12,6 +12,11 @@ LONG_WAIT = 1.0
 _FIRST = monotonic()  # of these moments: each process has its own, so that not all ask the same broker at once
 
 
+def apart(pause: float) -> float:
+    """Seconds between the moments at which those wake who wait for `pause` seconds."""
+    return SHORT if pause < LONG_WAIT else LONG
+
+
 def shared_moment(began: float, pause: float) -> float:
     """When to wake, at most `pause` seconds after `began`: at a moment at which others do, too.
 
@@ -20,8 +25,8 @@ def shared_moment(began: float, pause: float) -> float:
     """
     if pause < SHORT:
         return began + pause
-    apart = SHORT if pause < LONG_WAIT else LONG
-    return _FIRST + floor((began + pause - _FIRST) / apart) * apart
+    step = apart(pause)
+    return _FIRST + floor((began + pause - _FIRST) / step) * step
 
 
 class Bell:

@@ -206,7 +206,10 @@ class Assignment:
         return True
 
     def note_silence(self, now: float) -> None:
-        """The broker did not answer a commit that was to lift the doubt. `now` is on the monotonic clock."""
+        """It is the broker's silence that makes the membership doubtful, if it has been silent for too long.
+
+        Then no commit needs to ask: the next answer to a heartbeat tells. `now` is on the monotonic clock.
+        """
         confirmation = self._confirmation()
         if confirmation is not None and now > confirmation.until:
             self.cut_off, self.doubted_at = True, confirmation.at

@@ -125,8 +125,8 @@ class Membership:
                 self.evicted_at = monotonic() if self.moving else None
                 return  # a rebalance came meanwhile, and decides what is ours
             logger.warning(
-                "%s: was evicted from its group meanwhile: what had been fetched is dropped, other "
-                "members have the partitions",
+                "%s: was evicted from its group meanwhile: what had been fetched is dropped, other members have the "
+                "partitions",
                 self._name,
             )
             assignment.revoke_all()

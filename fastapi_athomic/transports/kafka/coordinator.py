@@ -28,7 +28,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
-from ...bell import SHORT, Bell, shared_moment
+from ...bell import Bell, apart, shared_moment
 from ...messages import TopicPartition
 from ..base import CommittedOffset, Confirmation
 from .client_log import client_context
@@ -273,5 +273,6 @@ def heartbeat_pause(quiet: float, working: int, longest: float) -> float:
 
     `quiet`: how many seconds before the first of the two there was something last; negative if it was after it.
     """
-    spread = ceil(working / (HEARTBEATS_A_SECOND * SHORT)) * SHORT  # they are sent at moments that far apart
+    step = apart(working / HEARTBEATS_A_SECOND)
+    spread = ceil(working / (HEARTBEATS_A_SECOND * step)) * step  # a shorter one would end at an earlier shared moment
     return min(longest, max(SHORTEST_HEARTBEAT, spread, quiet))

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import SyncGroupRequest
 
-from fastapi_athomic.bell import SHORT, Bell
+from fastapi_athomic.bell import SHORT, Bell, shared_moment
 from fastapi_athomic.messages import TopicPartition
 from fastapi_athomic.transports.base import CommittedOffset, Confirmation
 from fastapi_athomic.transports.kafka import coordinator as module
@@ -75,6 +75,15 @@ def test_members_of_a_process_share_what_heartbeats_may_cost() -> None:
     pauses = {working: heartbeat_pause(-0.05, working, LONGEST) for working in (1, 5, 50, 1000)}
     assert pauses == {1: 0.1, 5: 0.1, 50: 1.0, 1000: LONGEST}
     assert 50 / pauses[50] == module.HEARTBEATS_A_SECOND
+
+
+def test_together_they_send_no_more_also_though_they_send_at_shared_moments() -> None:
+    for working in range(1, 140):
+        pause = heartbeat_pause(-0.05, working, LONGEST)
+        first = shared_moment(1000.0, pause)
+        between = shared_moment(first + 0.004, pause) - first
+        assert working / between <= module.HEARTBEATS_A_SECOND * 1.001, working
+        assert between <= working / module.HEARTBEATS_A_SECOND + 0.5, "and no fewer than they must"
 
 
 def test_an_interval_below_the_shortest_is_kept() -> None:
