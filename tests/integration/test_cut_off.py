@@ -21,6 +21,7 @@ SLOW = 40.0
 MESSAGES = 20
 
 pytestmark = pytest.mark.timeout(120)
+ISOLATIONS = pytest.mark.parametrize("isolation", ["loop", "thread"])
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def topic() -> str:
     return f"cut-off-{uuid4().hex[:12]}"
 
 
-def app_of(kafka: Kafka, topic: str, handle: Callable[[int], Any]) -> Athomic:
+def app_of(kafka: Kafka, topic: str, isolation: Any, handle: Callable[[int], Any]) -> Athomic:
     @subscribe_to(topic, group_id=topic, handler_id="h", ordering="partition")
     async def handler(message: int) -> None:
         await handle(message)
@@ -37,6 +38,7 @@ def app_of(kafka: Kafka, topic: str, handle: Callable[[int], Any]) -> Athomic:
         broker_url=f"kafka://{kafka.bootstrap}",
         kafka=KafkaSettings(session_timeout=6, heartbeat_interval=0.5),
         request_timeout=2.0,
+        isolation=isolation,
     )
     return new_app(settings, handler)
 
@@ -46,8 +48,15 @@ class Cut:
 
     def __init__(self, athomic: Athomic) -> None:
         session: Any = manager_of(athomic).consumers["h"].life.session
-        client = session.client()._member._client.shared
-        self._mended = asyncio.Event()
+        self._client = session.client()._member._client.shared
+        self._mended = Gate()
+        self._silent: list[asyncio.Transport] = []
+
+    async def begin(self) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._begin(), self._client._loop))
+
+    async def _begin(self) -> None:
+        client = self._client
         self._silent = [connection._writer.transport for connection in client._conns.values() if connection.connected()]
         for transport in self._silent:
             transport.pause_reading()
@@ -65,13 +74,17 @@ class Cut:
 
     def mend(self) -> None:
         self._mended.set()
+        self._client._loop.call_soon_threadsafe(self._listen)
+
+    def _listen(self) -> None:
         for transport in self._silent:
             if not transport.is_closing():
                 transport.resume_reading()
 
 
+@ISOLATIONS
 async def test_p04_p05_who_hears_nothing_of_the_broker_begins_nothing_that_others_have_begun(
-    apache_kafka: Kafka, topic: str
+    apache_kafka: Kafka, topic: str, isolation: str
 ) -> None:
     """What it has fetched, the new owner of its partition handles: both would handle it twice, and out of order."""
     await Foreign(apache_kafka.bootstrap).create_topic(topic, 1)
@@ -84,15 +97,15 @@ async def test_p04_p05_who_hears_nothing_of_the_broker_begins_nothing_that_other
     async def fast(message: int) -> None:
         taken_over.note(message)
 
-    first = app_of(apache_kafka, topic, slow)
-    other = app_of(apache_kafka, topic, fast)
+    first = app_of(apache_kafka, topic, isolation, slow)
+    other = app_of(apache_kafka, topic, isolation, fast)
     async with running(first):
         for number in range(MESSAGES):
             await first.publish(topic, number, key="k")
         await begun.count(1)
         session: Any = manager_of(first).consumers["h"].life.session
         await eventually(lambda: sum(state.buffered for state in session.states.values()) >= MESSAGES - 1)
-        cut = Cut(first)
+        await (cut := Cut(first)).begin()
         async with running(other):
             await taken_over.until(lambda seen: len(seen) >= MESSAGES, SLOW)
             gate.set()
@@ -108,7 +121,10 @@ async def test_p04_p05_who_hears_nothing_of_the_broker_begins_nothing_that_other
     assert sorted([*begun.seen, *taken_over.seen]) == [0, *range(MESSAGES + 1)]
 
 
-async def test_p05_who_hears_of_the_broker_again_in_time_goes_on(apache_kafka: Kafka, topic: str) -> None:
+@ISOLATIONS
+async def test_p05_who_hears_of_the_broker_again_in_time_goes_on(
+    apache_kafka: Kafka, topic: str, isolation: str
+) -> None:
     """Nobody else wanted its partition: it has kept its place in the group, or gets it back."""
     await Foreign(apache_kafka.bootstrap).create_topic(topic, 1)
     record, gate = Record(), Gate()
@@ -117,12 +133,12 @@ async def test_p05_who_hears_of_the_broker_again_in_time_goes_on(apache_kafka: K
         record.note(message)
         await gate.wait()
 
-    athomic = app_of(apache_kafka, topic, handle)
+    athomic = app_of(apache_kafka, topic, isolation, handle)
     async with running(athomic):
         for number in range(MESSAGES):
             await athomic.publish(topic, number, key="k")
         await record.count(1)
-        cut = Cut(athomic)
+        await (cut := Cut(athomic)).begin()
         await comes(athomic, C.MEMBERSHIP_IN_DOUBT, SLOW)
         gate.set()
         cut.mend()
