@@ -111,7 +111,10 @@ class Fetched:
     def takes(self, limit: int) -> list[tuple[list[RawMessage], int | None]]:
         found = []
         while self.more():
-            found.append(self.take(limit))
+            before = self.reading.position
+            messages, position = self.take(limit)
+            found.append((messages, position))
+            assert messages or position != before or not self.more(), f"reading stands still at {position}"
         return found
 
 
