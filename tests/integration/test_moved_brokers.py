@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from contextlib import closing
 from uuid import uuid4
@@ -11,11 +12,18 @@ import pytest
 from aiokafka.structs import BrokerMetadata
 
 from fastapi_athomic import Athomic, AthomicSettings, KafkaSettings, RetryPolicy, subscribe_to
+from fastapi_athomic.exceptions import TransportError
+from fastapi_athomic.messages import OutgoingMessage
 from fastapi_athomic.transports.kafka import client as kafka_client
 from fastapi_athomic.transports.kafka.client import KafkaClient
-from tests.support.apps import Record, new_app, running
+from fastapi_athomic.transports.kafka.reader import KafkaReader
+from fastapi_athomic.transports.kafka.removal import delete_groups
+from fastapi_athomic.transports.kafka.single import SingleWriter
+from tests.delivery.brokers import KafkaBroker as Foreign
+from tests.support.apps import SECONDS, Record, new_app, running
 from tests.support.forwarder import Forwarder
 from tests.support.kafka_broker import ExternalKafka, KafkaBroker
+from tests.support.silent_server import SilentServer
 
 Kafka = KafkaBroker | ExternalKafka
 
@@ -72,4 +80,28 @@ async def test_p19_fault_07_an_address_that_went_silent_is_left(
         assert client.cluster.brokers() == {broker}
         assert client._conns == {}
         assert await client.ready(broker.nodeId)
+    await client.close()
+
+
+async def test_p19_fault_07_who_may_ask_any_broker_asks_another_one_if_the_first_is_silent(
+    apache_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads dead letters, what writes a message by itself, and what removes groups."""
+    topic, silent_node = f"silent-{uuid4().hex[:12]}", 99
+    await Foreign(apache_kafka.bootstrap).create_topic(topic, 1)
+    client = KafkaClient(bootstrap_servers=apache_kafka.bootstrap)
+    await client.bootstrap()
+    await client.add_topic(topic)
+    with SilentServer() as silent:
+        host, port = silent.url.removeprefix("http://").split(":")
+        client.cluster._brokers[silent_node] = BrokerMetadata(silent_node, host, int(port), None)
+        monkeypatch.setattr(client, "get_random_node", lambda: silent_node)
+        monkeypatch.setattr(random, "shuffle", lambda nodes: nodes.sort(reverse=True))
+        async with asyncio.timeout(SECONDS):
+            assert await KafkaReader(client, 2**20, 2**20).bounds(topic) == {0: (0, 0)}
+            message = OutgoingMessage(topic, None, b"1", (), partition=0)
+            assert await SingleWriter(SECONDS).write(client, message, 0, "gzip") == 0
+            with pytest.raises(TransportError, match=f"not deleted: group {topic}: "):
+                await delete_groups(client, [topic])
+        assert silent.asked.acquire(blocking=False)
     await client.close()

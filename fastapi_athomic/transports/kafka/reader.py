@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaError,
     LeaderNotAvailableError,
@@ -22,6 +21,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from ...exceptions import TopicNotFoundError
 from ...messages import RawMessage, TopicPartition
 from ..base import BEGINNING, END
+from .client import KafkaClient
 from .records import decode_records, end_of
 
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
@@ -48,7 +48,7 @@ class KafkaReader:
     not add the topics to the client, which would go on asking for them, and a broker may create what a client asks for.
     """
 
-    def __init__(self, client: AIOKafkaClient, max_bytes: int, max_batch_bytes: int) -> None:
+    def __init__(self, client: KafkaClient, max_bytes: int, max_batch_bytes: int) -> None:
         self._client = client
         self._max_batch_bytes = max_batch_bytes  # to which one batch may unpack
         self._max_bytes = max_bytes  # of one response; a single larger batch comes whole (KIP-74)
@@ -135,7 +135,7 @@ class KafkaReader:
     async def _leaders(self, topic: str) -> dict[int, Any]:
         """The leader of each partition."""
         request = MetadataRequest([topic], allow_auto_topic_creation=False)
-        response = await self._client.send(self._client.get_random_node(), request)
+        response = await self._client.ask_any(request)
         (found,) = response.to_object()["topics"]
         if found["error_code"] == UnknownTopicOrPartitionError.errno:
             raise TopicNotFoundError(f"topic {topic} does not exist")

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import NoError, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest, DeleteTopicsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
 from ...exceptions import TransportError
+from .client import KafkaClient
 
 GROUP = 0
 """The type of a coordinator (KIP-98)."""
 
 
-async def delete_topics(client: AIOKafkaClient, controller: Any, topics: Collection[str], milliseconds: int) -> None:
+async def delete_topics(client: KafkaClient, controller: Any, topics: Collection[str], milliseconds: int) -> None:
     """Deletes topics with their messages. Raises `TransportError`, or errors of aiokafka."""
     if topics:
         response = await client.send(controller, DeleteTopicsRequest(sorted(topics), milliseconds))
         _check("topic", dict(response.topic_error_codes))
 
 
-async def delete_groups(client: AIOKafkaClient, groups: Collection[str]) -> None:
+async def delete_groups(client: KafkaClient, groups: Collection[str]) -> None:
     """Deletes groups that have no members, with what they have committed. Raises as `delete_topics` does."""
     for group in sorted(groups):
-        found = await client.send(client.get_random_node(), FindCoordinatorRequest(group, GROUP))
+        found = await client.ask_any(FindCoordinatorRequest(group, GROUP))
         _check("group", {group: found.error_code})
         response = await client.send(found.coordinator_id, DeleteGroupsRequest([group]))
         _check("group", dict(response.results))

@@ -8,15 +8,14 @@ idempotent too (KIP-98), under a producer id of its own.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from ...exceptions import MessageRefusedError
 from ...messages import OutgoingMessage, TopicPartition
+from .client import KafkaClient
 from .options import milliseconds
 from .records import Sequence, encode_record
 
@@ -58,7 +57,7 @@ class SingleWriter:
         self._identity: Identity | None = None
         self._turns: dict[TopicPartition, asyncio.Lock] = {}
 
-    async def write(self, client: AIOKafkaClient, message: OutgoingMessage, partition: int, compression: str) -> int:
+    async def write(self, client: KafkaClient, message: OutgoingMessage, partition: int, compression: str) -> int:
         """Writes the message and returns its offset. Tries again for as long as the caller lets it.
 
         Raises:
@@ -84,7 +83,7 @@ class SingleWriter:
             identity.note_written(place)
             return offset
 
-    async def _answer(self, client: AIOKafkaClient, place: TopicPartition, batch: bytes) -> tuple[int, int]:
+    async def _answer(self, client: KafkaClient, place: TopicPartition, batch: bytes) -> tuple[int, int]:
         """The broker's error code (0: success) and the offset. Tries again while the error is retriable."""
         topics = [(place.topic, [(place.partition, batch)])]
         request = ProduceRequest(NO_TRANSACTION, ALL_REPLICAS, self._request_timeout, topics)
@@ -102,10 +101,10 @@ class SingleWriter:
             await asyncio.sleep(RETRY_PAUSE)
             await client.force_metadata_update()
 
-    async def _new_identity(self, client: AIOKafkaClient) -> Identity:
+    async def _new_identity(self, client: KafkaClient) -> Identity:
         request = InitProducerIdRequest(NO_TRANSACTION, NO_TRANSACTION_TIMEOUT)
         while True:
-            response: Any = await client.send(client.get_random_node(), request)
+            response = await client.ask_any(request)
             error = for_code(response.error_code)
             if not response.error_code:
                 self._identity = self._identity or Identity(response.producer_id, response.producer_epoch)
