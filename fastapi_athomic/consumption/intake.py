@@ -7,7 +7,7 @@ each of them would cost as much as taking it in: then a few are taken in where t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from time import monotonic, time
 
@@ -49,7 +49,8 @@ class Intake:
         self._few = min(FEW, parts.settings.max_poll_messages)  # more at once would be more than may be buffered
         self._taking = False
         self._failure: Exception | None = None  # beside the poll loop
-        self.trickles = False  # the poll loop says that it looks again soon, and need not be woken for a few messages
+        self.trickles = False  # few came at a time lately: the poll loop need not be woken for them
+        self.looks_soon = False  # it will compare positions soon
         self.came = False  # messages have come since the poll loop set this back
         # --- status
         self.last_message_at: float | None = None  # seconds since the epoch
@@ -139,4 +140,9 @@ class Intake:
             for place in self._client().ready()
             if (state := states.get(place)) is not None and self._wants(place, state)
         ]
-        return bool(ready) and 0 < self.take(ready, self._few) < self._few
+        return bool(ready) and 0 < self.take(ready, self._few) < self._few and not self._skips(ready)
+
+    def _skips(self, places: Iterable[TopicPartition]) -> bool:
+        """Offsets without a message lie behind the last messages, and the poll loop would not look at them soon."""
+        states, client = self._assignment.states, self._client()
+        return not self.looks_soon and any(states[place].skips_to(client.position(place)) for place in places)

@@ -123,7 +123,7 @@ class PartitionState:
     - `hold` and `lift` for a while, `leave` when the group takes the partition, `revoke` when it has taken it;
       `drained` waits until nothing runs.
     - `receive` takes in what was fetched; `tracker` (which settles first), `buffered`, `unfinished`, `high_offset`,
-      `stamp` and the other properties say how far it is, and `has_room` whether to fetch more.
+      `skips_to`, `stamp` and the other properties say how far it is, and `has_room` whether to fetch more.
     """
 
     __slots__ = (
@@ -250,6 +250,10 @@ class PartitionState:
             self.work_done.note(1)  # without those it may be time to commit, and nobody handles them
         self._received += len(messages)
         return messages
+
+    def skips_to(self, position: int | None) -> bool:
+        """Whether offsets without a message lie between the last message received and the next one, at `position`."""
+        return position is not None and position > self.high_offset + 1
 
     def _note_age(self, first: RawMessage, last: RawMessage) -> None:
         chunks, unfinished = self._chunks, self.unfinished

@@ -22,7 +22,7 @@ from ..settings import AthomicSettings
 from ..transports.base import Confirmation, TopicInfo, TransportConsumer
 from .assignment import Assignment
 from .commits import Committer
-from .intake import Intake
+from .intake import FEW, Intake
 from .membership import Membership
 from .partitions import PartitionState
 from .parts import SessionParts
@@ -37,7 +37,8 @@ POLLS = 4
 DOUBT_SECONDS = 0.2
 """The pause between two questions whether this process is still a member of its group."""
 POSITIONS_SECONDS = 0.2
-"""While messages come, and after the last one, positions are compared with what is done so often."""
+"""While many messages come, and where offsets without a message lie behind one that is not done, positions are compared
+with what is done so often."""
 CLOSE_SECONDS = 0.4
 """How long a closing session waits for its poll loop to end."""
 REBALANCE_MARGIN_SECONDS = 10.0
@@ -141,10 +142,14 @@ class ConsumerSession:
         wanted, most = intake.wanted(now), self._parts.share.intake(self._settings.max_poll_messages)
         self.client().poll(wanted)
         found = intake.take(wanted, most)
-        if not found or now - self._positions_noted_at > POSITIONS_SECONDS:
-            self._note_positions(wanted, now)
         came, intake.came = intake.came, False
-        intake.trickles = came
+        many = found >= FEW
+        if not many or now - self._positions_noted_at > POSITIONS_SECONDS:
+            intake.looks_soon = self._note_positions(wanted, now) and came
+        if many:
+            intake.trickles, intake.looks_soon = False, True
+        elif came:
+            intake.trickles = True
         self._note_progress(wanted, came)
         return found if found >= most else 0  # if there is more than that, the bell has rung
 
@@ -157,7 +162,7 @@ class ConsumerSession:
 
     def _patience(self, now: float) -> float:
         """How many seconds the poll loop waits at most if nobody rings."""
-        usual = POSITIONS_SECONDS if self._intake.trickles else POLL_SECONDS
+        usual = POSITIONS_SECONDS if self._intake.looks_soon else POLL_SECONDS
         patience = shared_moment(now, min(usual, self._longest_wait)) - now
         if self._assignment.doubtful:
             patience = min(patience, DOUBT_SECONDS)
@@ -192,23 +197,27 @@ class ConsumerSession:
         position, end = client.position(topic_partition), client.end_offset(topic_partition)
         return position is not None and end is not None and position < end
 
-    def _note_positions(self, wanted: Iterable[TopicPartition], now: float) -> None:
+    def _note_positions(self, wanted: Iterable[TopicPartition], now: float) -> bool:
         """Call it when all that was fetched has been accepted.
 
         If nothing of a partition is outstanding, the offsets before its position hold no message for a consumer, only
-        transaction markers, aborted messages and gaps left by compaction. These offsets are committed, too.
+        transaction markers, aborted messages and gaps left by compaction. These offsets are committed, too. True: there
+        are such offsets behind a message that is outstanding.
         """
-        self._positions_noted_at = now
+        self._positions_noted_at, left = now, False
         client, states = self.client(), self._assignment.states
         for place in client.misplaced():
             if (state := states.get(place)) is not None:
                 self._placement.lose(state)
         for place in wanted:
             state, position = states.get(place), client.position(place)
-            if state is None or position is None or position == state.unfinished or state.buffered:
+            if state is None or position is None or position == state.unfinished:
                 continue
-            if place not in self._placement.unplaced and state.tracker.advance(position):  # reading `tracker` settles
+            if state.buffered:
+                left |= state.skips_to(position)
+            elif place not in self._placement.unplaced and state.tracker.advance(position):  # reading `tracker` settles
                 self._committer.expect_work()
+        return left
 
     # --- what the service calls
 

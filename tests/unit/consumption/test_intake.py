@@ -11,17 +11,20 @@ from uuid import uuid4
 import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, subscribe_to
-from fastapi_athomic.bell import LONG, Bell
+from fastapi_athomic.bell import Bell
 from fastapi_athomic.consumption import intake as intake_module
 from fastapi_athomic.consumption import session as session_module
 from fastapi_athomic.consumption.intake import FEW
 from fastapi_athomic.consumption.session import ConsumerSession
 from fastapi_athomic.messages import OutgoingMessage
+from fastapi_athomic.operation_settings import HealthSettings
 from fastapi_athomic.settings import MemorySettings
 from tests.support.apps import Gate, Record, eventually, new_app, running
 from tests.support.causes import broker_of, session_of
 from tests.support.clock import SESSION, set_clock
 
+SOON = 30.0
+"""Seconds: no test waits for that."""
 SPOKEN_FOR: ContextVar[str] = ContextVar("spoken_for", default="nobody")
 
 
@@ -30,6 +33,11 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The poll loop looks only when it is called, once it knows that messages trickle."""
     monkeypatch.setattr(session_module, "POLL_SECONDS", 60.0)
     monkeypatch.setattr(session_module, "POSITIONS_SECONDS", 60.0)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "POSITIONS_SECONDS", SOON)
 
 
 @pytest.fixture
@@ -63,6 +71,7 @@ def app_of(
         max_buffered_messages=max_buffered_messages,
         restart_backoff=0.01,
         stall_timeout=600.0,
+        health=HealthSettings(poll_late=600.0),
     )
     return new_app(settings, subscribe_to("t", group_id="g", handler_id="h", **options)(handler))
 
@@ -320,17 +329,79 @@ async def test_who_is_called_while_messages_are_taken_in_does_not_take_in_more(
     assert record.seen == list(range(5))
 
 
-async def test_the_poll_loop_looks_at_positions_soon_after_the_last_message_and_then_rests(
-    record: Record, noting: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
+async def look(athomic: Athomic) -> None:
+    """The poll loop looks, and waits again."""
+    session_of(athomic)._bell.ring()
+    await eventually(lambda: session_of(athomic)._bell.waited_for)
+
+
+def rests(athomic: Athomic) -> bool:
+    """The poll loop has nothing to look at soon."""
+    return not session_of(athomic)._patience(monotonic()) <= SOON
+
+
+async def test_few_messages_give_the_poll_loop_nothing_to_do_however_seldom_they_come(
+    record: Record, noting: Callable[[int], Any], polls: list[None], soon: None
+) -> None:
+    async with running(athomic := app_of(noting)):
+        await begin(athomic, record)
+        await look(athomic)
+        await look(athomic)
+        polls.clear()
+        await athomic.publish("t", 1)
+        await record.count(1)
+        assert rests(athomic)
+        assert polls == []
+        await athomic.drain()
+
+
+async def test_after_many_messages_the_poll_loop_looks_at_positions_soon_and_then_rests(
+    record: Record, noting: Callable[[int], Any], soon: None
 ) -> None:
     """Who looked as often for ever would use CPU while nothing comes."""
     async with running(athomic := app_of(noting)):
         await begin(athomic, record)
-        session = session_of(athomic)
-        monkeypatch.setattr(session_module, "POSITIONS_SECONDS", 0.05)
-        monkeypatch.setattr(session_module, "POLL_SECONDS", 2.0)
-        assert session._patience(monotonic()) == pytest.approx(0.05)
-        session._bell.ring()
-        await eventually(lambda: session._bell.waited_for and not session._intake.trickles)
-        assert session._patience(monotonic()) == pytest.approx(2.0, abs=LONG)
+        at_once(athomic, *((number, 0) for number in range(3 * FEW)))
+        await record.count(3 * FEW)
+        await eventually(lambda: session_of(athomic)._bell.waited_for)
+        assert not rests(athomic)
+        assert not session_of(athomic)._intake.trickles
+        await look(athomic)
+        assert rests(athomic)
         await athomic.drain()
+
+
+async def test_p1_offsets_without_a_message_behind_the_last_one_are_committed_soon_after_it(
+    record: Record, polls: list[None], soon: None
+) -> None:
+    """Such as the end of a transaction. While the handler takes long, the poll loop rests again."""
+    gate = Gate()
+
+    async def handle(number: int) -> None:
+        record.note(number)
+        if number >= 0:
+            await gate.wait()
+
+    async with running(athomic := app_of(handle, ordering="none", concurrency=3)):
+        await begin(athomic, record)
+        client = session_of(athomic).client()
+        position = client.position
+        client.position = lambda place: position(place) + 1
+        polls.clear()
+        await athomic.publish("t", 1)
+        await eventually(lambda: session_of(athomic)._bell.waited_for)
+        assert (len(polls), rests(athomic)) == (1, False)
+        await athomic.publish("t", 2)
+        await record.count(2)
+        assert len(polls) == 1, "it looks soon anyway"
+        await look(athomic)
+        assert not rests(athomic), "another one has come"
+        await look(athomic)
+        assert rests(athomic)
+        gate.set()
+        await athomic.publish("t", 3)
+        (state,) = session_of(athomic).states.values()
+        await eventually(lambda: not state.buffered)
+        await look(athomic)
+        await eventually(lambda: state.committed == 6)
+        client.position = position
