@@ -31,7 +31,7 @@ from .reading import Owner, Reading
 
 logger = logging.getLogger(__name__)
 
-PARTITIONS_A_LANE, MOST_STANDING = 10, 12
+PARTITIONS_A_LANE, MOST_STANDING = 5, 16
 """There is another standing lane for each so many partitions, but no more than so many to a broker."""
 SHORT_WAIT = 0.25
 """Seconds that the broker may wait for messages on a standing lane, at least. The longer nothing has happened, the
