@@ -23,20 +23,21 @@ Kafka = KafkaBroker | ExternalKafka
 
 HANDLERS = 10
 ROUNDS = 20
-LANES = 4
-"""Of ten partitions each: so many fetch requests wait at the broker. On one lane there are 0.13 fetches a message with
-a pause, on two 0.22. But the more partitions a lane has, the more each answer takes of the broker's time."""
+LANES = 8
+"""Of five partitions each: so many fetch requests wait at the broker. On one lane there are 0.13 fetches a message with
+a pause, on two 0.22, on four 0.33. But the more partitions a lane has, the more each answer takes of the broker's time
+and memory, and messages that come one by one take a fetch each anyway: docs/performance.md."""
 IDLE = 2 * LANES
 """So many fetch requests go out while the requests of an idle app are counted. The broker may wait a little longer on
 each, until it is as long as it may ever be: then the app is idle for good."""
-CONNECTIONS_AT_START, REQUESTS_AT_START = 27, 13
-"""The latter for each handler. They are 26 and 10, and were 34 and 15 with a client for each handler."""
+CONNECTIONS_AT_START, REQUESTS_AT_START = 30, 13
+"""The latter for each handler. They are 29 and 10, and were 34 and 15 with a client for each handler."""
 IDLE_REQUESTS_A_FETCH = 9
 """They are 7, most of them heartbeats, which go by the clock: of each group every 3 s, and a fetch takes 5 s."""
 PACES = (0.0, 0.002)
-FETCHES_A_MESSAGE, REQUESTS_A_MESSAGE = 0.45, 0.7
-"""With each of the `kafka.fetch_pace`s. They are 0.33 and 0.57 with both, and were 1.0 and 2.1. What is sent by the
-clock does not count: heartbeats, metadata. The messages of a round come on all lanes: one fetch of each is 0.4."""
+FETCHES_A_MESSAGE, REQUESTS_A_MESSAGE = 0.7, 0.95
+"""With each of the `kafka.fetch_pace`s. They are 0.65 and 0.88 with both, and were 1.0 and 2.1. What is sent by the
+clock does not count: heartbeats, metadata. The messages of a round come on all lanes: one fetch of each is 0.8."""
 KINDS = {
     0: "Produce",
     1: "Fetch",

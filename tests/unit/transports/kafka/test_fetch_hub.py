@@ -251,8 +251,9 @@ async def test_nobody_waits_for_a_member_that_takes_its_time(cluster: Cluster, h
 
 
 async def test_what_is_wanted_while_a_request_waits_is_asked_for_on_other_lanes(
-    cluster: Cluster, hub: FetchHub
+    cluster: Cluster, hub: FetchHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fetch_schedule, "PARTITIONS_A_LANE", 6)
     member, waits = Member(hub), [SHORT_WAIT, *OTHER_WAITS]
     places = [TopicPartition("t", number) for number in range(6)]
     cluster.leaders = dict.fromkeys(places, 1)
