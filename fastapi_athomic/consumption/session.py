@@ -143,13 +143,12 @@ class ConsumerSession:
         self.client().poll(wanted)
         found = intake.take(wanted, most)
         came, intake.came = intake.came, False
-        many = found >= FEW
-        if not many or now - self._positions_noted_at > POSITIONS_SECONDS:
+        if not found or now - self._positions_noted_at > POSITIONS_SECONDS:
             intake.looks_soon = self._note_positions(wanted, now) and came
-        if many:
-            intake.trickles, intake.looks_soon = False, True
-        elif came:
-            intake.trickles = True
+        else:
+            intake.looks_soon = True
+        if came:
+            intake.trickles = found < FEW
         self._note_progress(wanted, came)
         return found if found >= most else 0  # if there is more than that, the bell has rung
 

@@ -355,6 +355,31 @@ async def test_few_messages_give_the_poll_loop_nothing_to_do_however_seldom_they
         await athomic.drain()
 
 
+async def test_small_rounds_of_the_poll_loop_compare_positions_as_seldom_as_large_ones(
+    record: Record, noting: Callable[[int], Any], polls: list[None], soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a small `max_poll_messages` each round is one."""
+    compared: list[None] = []
+    compare = ConsumerSession._note_positions
+
+    def counted(session: ConsumerSession, *args: Any) -> bool:
+        compared.append(None)
+        return compare(session, *args)
+
+    monkeypatch.setattr(ConsumerSession, "_note_positions", counted)
+    async with running(athomic := app_of(noting, max_poll_messages=2)):
+        await begin(athomic, record)
+        await look(athomic)
+        polls.clear()
+        compared.clear()
+        at_once(athomic, *((number, 0) for number in range(3 * FEW)))
+        await record.count(3 * FEW)
+        await eventually(lambda: session_of(athomic)._bell.waited_for)
+        assert len(polls) >= 3 * FEW / 2
+        assert len(compared) <= 1, "once there was nothing more"
+        await athomic.drain()
+
+
 async def test_after_many_messages_the_poll_loop_looks_at_positions_soon_and_then_rests(
     record: Record, noting: Callable[[int], Any], soon: None
 ) -> None:
@@ -384,6 +409,7 @@ async def test_p1_offsets_without_a_message_behind_the_last_one_are_committed_so
 
     async with running(athomic := app_of(handle, ordering="none", concurrency=3)):
         await begin(athomic, record)
+        await look(athomic)
         client = session_of(athomic).client()
         position = client.position
         client.position = lambda place: position(place) + 1
