@@ -14,7 +14,7 @@ from .consumption.gate import Limits
 from .consumption.lanes import create_strategy
 from .consumption.parts import SessionParts
 from .consumption.positions import StartingPoints
-from .consumption.read_ahead import max_buffered
+from .consumption.read_ahead import enough, max_buffered
 from .consumption.rivals import Rivals
 from .consumption.service import ConsumerService
 from .consumption.session import ConsumerSession
@@ -102,6 +102,7 @@ class ConsumerFactory:
             concurrency=subscription.concurrency,
             paused=tuning is not None and tuning.paused,
             max_buffered=lambda concurrency: max_buffered(self._settings, subscription, concurrency),
+            enough=lambda concurrency: enough(self._settings, subscription, concurrency),
             limits=limits,
         )
         controls.listeners.append(threads.resize)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 
+from ..loop.load import ThreadLoad
 from ..messages import TopicPartition
 from ..transports.base import Confirmation
 from .notes import NOTE_SPAN, Stamp
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 TRUSTED_SHARE = 0.7
 """Share of the session timeout. A process that stood still for longer may have been evicted from the group."""
+BUSY = 0.9
+"""Share of the time. A thread that computes for longer would not get more done by more calls at once."""
 
 
 class Assignment:
@@ -47,11 +50,14 @@ class Assignment:
         self.cut_off = False  # it is in doubt because the broker does not answer
         self._controls = parts.controls
         self._holds: set[Hold] = set()
+        self._load = ThreadLoad()
         self._max_poll_messages = parts.settings.max_poll_messages
         self._shared = PartitionParts(
             low_mark=self._low_mark(),
             most_span=NOTE_SPAN - self._max_poll_messages,
             max_bytes=parts.settings.max_buffered_bytes,
+            enough=self._controls.enough,
+            hungry=self._hungry,
             has_room=wake,
             work_done=self.work_done,
             delay_of=parts.delay_of,
@@ -169,9 +175,19 @@ class Assignment:
     def apply_concurrency(self) -> None:
         """The operator has changed how many calls run at once."""
         self.strategy.resize(self._controls.concurrency)
-        self._shared = self._shared._replace(low_mark=self._low_mark())
+        self._shared = self._shared._replace(low_mark=self._low_mark(), enough=self._controls.enough)
         for state in self.states.values():
-            state.set_most_left(self._shared.low_mark)
+            state.set_most_left(self._shared.low_mark, self._shared.enough)
+
+    def _hungry(self, running: int) -> bool:
+        """Whether a partition may have more messages than are usually `enough`. `running`: how many are in a handler.
+
+        If calls could run that have none, and would not wait for the processor. Or if less than half of its fair share
+        of the calls is its own: where most of its messages have the same key, the other keys must not wait for that.
+        """
+        if running < self._controls.concurrency // (2 * len(self.states)):
+            return True
+        return self._load.share() < BUSY and self.strategy.hungry()
 
     def _low_mark(self) -> int:
         return self._controls.max_buffered - self._max_poll_messages

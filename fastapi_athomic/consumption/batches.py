@@ -102,6 +102,9 @@ class BatchStrategy:
     def settled(self) -> bool:
         return True
 
+    def hungry(self) -> bool:
+        return True  # a batch may be handled before the broker has answered the next fetch
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from math import inf
 from typing import NamedTuple
 
 from ..clock import utc_now
@@ -92,7 +93,13 @@ class Controls:
     """What an operator has set for one consumer: what is paused, and how much may begin."""
 
     def __init__(
-        self, *, concurrency: int, paused: bool, max_buffered: Callable[[int], int], limits: Limits | None = None
+        self,
+        *,
+        concurrency: int,
+        paused: bool,
+        max_buffered: Callable[[int], int],
+        enough: Callable[[int], float] = lambda concurrency: inf,
+        limits: Limits | None = None,
     ) -> None:
         self.limits = limits if limits is not None else Limits("")
         self.pauses = Pauses([new_pause(EVERYTHING, actor="settings")] if paused else [])
@@ -101,8 +108,14 @@ class Controls:
         self.concurrency = concurrency  # in force
         self.listeners: list[Callable[[int], None]] = []  # who else has to know the concurrency in force
         self._max_buffered = max_buffered
+        self._enough = enough
 
     @property
     def max_buffered(self) -> int:
         """How many messages of a partition are in hand at most, at this concurrency."""
         return self._max_buffered(self.concurrency)
+
+    @property
+    def enough(self) -> float:
+        """How many messages of a partition may wait while more would not let more calls run, at this concurrency."""
+        return self._enough(self.concurrency)

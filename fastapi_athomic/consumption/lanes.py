@@ -88,6 +88,9 @@ class LaneStrategy:
     def settled(self) -> bool:
         return True
 
+    def hungry(self) -> bool:
+        return self.pool.hungry()
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

@@ -100,6 +100,8 @@ class PartitionParts(NamedTuple):
     work_done: WorkDone  # told when messages have been concluded
     most_span: float = float("inf")  # offsets from the first that is not concluded to the last received, about
     max_bytes: float = float("inf")  # of the values of one partition's messages, about
+    enough: float = float("inf")  # if more messages than this wait for their turn, `hungry` is asked, too
+    hungry: Callable[[int], bool] = bool  # whether to fetch more, with this many messages in a handler
     delay_of: Callable[[str], Callable[[RawMessage], float] | None] = _no_delay
     """Of a retry topic: how many seconds until a message is due. None for other topics."""
 
@@ -130,9 +132,11 @@ class PartitionState:
         "_average_size",
         "_chunks",
         "_drained",
+        "_enough",
         "_full",
         "_has_room",
         "_holds",
+        "_hungry",
         "_max_bytes",
         "_most_left",
         "_most_span",
@@ -172,6 +176,7 @@ class PartitionState:
         self._most_left = parts.low_mark
         self._most_span = parts.most_span
         self._max_bytes = parts.max_bytes
+        self._enough, self._hungry = parts.enough, parts.hungry
         self._set_low_mark(0.0)
         self._full = False  # it had no room when it was last asked
         self._has_room = parts.has_room
@@ -227,9 +232,9 @@ class PartitionState:
 
     # --- messages
 
-    def set_most_left(self, low_mark: int) -> None:
-        """More is fetched when at most this many messages are left; see `PartitionParts.low_mark`."""
-        self._most_left = low_mark
+    def set_most_left(self, low_mark: int, enough: float) -> None:
+        """More is fetched when at most so many messages are left, and wait; see `PartitionParts`."""
+        self._most_left, self._enough = low_mark, enough
         self._set_low_mark(self._average_size)
 
     def _set_low_mark(self, average_size: float) -> None:
@@ -292,8 +297,11 @@ class PartitionState:
         """Whether to fetch more. If not, the function of that name in `PartitionParts` is called when there is room."""
         if self.revoked:
             return False
-        self._full = self._received - len(self.concluded) > self.low_mark or (
-            self._tracker.span >= self._most_span and self.tracker.span >= self._most_span  # `tracker` settles
+        left = self._received - len(self.concluded)
+        self._full = (
+            left > self.low_mark
+            or (left - self.running > self._enough and not self._hungry(self.running))
+            or (self._tracker.span >= self._most_span and self.tracker.span >= self._most_span)  # `tracker` settles
         )
         return not self._full
 

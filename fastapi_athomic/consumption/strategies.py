@@ -33,7 +33,7 @@ class Guard(Protocol):
         ...
 
     def wake(self) -> None:
-        """Has the session look at once, because a `failure` has come."""
+        """Has the session look at once, because a `failure` has come, or the strategy is `hungry` again."""
 
 
 class ConsumptionStrategy(Protocol):
@@ -50,6 +50,13 @@ class ConsumptionStrategy(Protocol):
 
     def resize(self, concurrency: int) -> None:
         """From now on so many calls of the handler run at once at most. Those that run go on."""
+
+    def hungry(self) -> bool:
+        """Whether more messages may be read ahead than are usually enough, since calls could run that have none.
+
+        If not, the guard is woken when that has changed.
+        """
+        ...
 
     def oldest_start(self) -> float | None:
         """When the longest-running handler call began, on the monotonic clock; None if none runs.

@@ -13,6 +13,9 @@ from ..loop.cancellation import Owner, forget_cancellation, is_interrupt
 
 logger = logging.getLogger(__name__)
 
+SPARE = 32
+"""A pool is hungry if more than one in so many of its workers has nothing to do."""
+
 L = TypeVar("L")
 
 
@@ -36,17 +39,18 @@ class WorkerPool(Generic[L]):
     """
 
     def __init__(
-        self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str, failed: Callable[[], None]
+        self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str, wake: Callable[[], None]
     ) -> None:
         self._size = size
         self._serve = serve
         self._name = name
-        self._failed = failed  # called when there is a `failure`
+        self._wake = wake  # called when there is a `failure`, or when the pool is `hungry` again
         self._ready: deque[L] = deque()
         self._idle: list[asyncio.Future[L | None]] = []  # of workers that wait for a lane
         self.workers: list[Worker] = []  # those that live; replaced or appended to, as other threads read it
         self._started = 0  # how many were started so far
         self._closed = False
+        self._sated = False  # it was not `hungry` when it was last asked
         self.excess = False  # closed, or there are more workers than `size`: each looks before it goes on
         self._owner = Owner()
         self._context = copy_context()  # not that of the request, say, that resumes a consumer or wants more workers
@@ -57,6 +61,11 @@ class WorkerPool(Generic[L]):
     def waiting(self) -> bool:
         """Whether lanes wait for a worker."""
         return bool(self._ready)
+
+    def hungry(self) -> bool:
+        """Whether several workers have nothing to do. If not, `wake` is called as soon as they have not."""
+        self._sated = self._size - len(self.workers) + len(self._idle) <= self._size // SPARE
+        return not self._sated
 
     def oldest_start(self) -> float | None:
         """When the longest-running handler call began, on the monotonic clock. Can be called from another thread."""
@@ -151,6 +160,8 @@ class WorkerPool(Generic[L]):
             self._loop = asyncio.get_running_loop()
         waiter: asyncio.Future[L | None] = self._loop.create_future()
         self._idle.append(waiter)
+        if self._sated and self.hungry():
+            self._wake()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -164,7 +175,7 @@ class WorkerPool(Generic[L]):
         if not self._closed:
             self.failure = self.failure or error
         if self.failure is not None:
-            self._failed()
+            self._wake()
 
     async def close(self, grace: float) -> None:
         """Cancels all workers and waits up to `grace` seconds; those that have not ended by then are abandoned."""

@@ -137,6 +137,9 @@ class OrderedStrategy:
         aggregates = self._holdings.aggregates.values()
         return not self._agenda.hindered and not any(aggregate.busy or aggregate.unwritten for aggregate in aggregates)
 
+    def hungry(self) -> bool:
+        return True  # it is not asked: for an ordered consumer nothing is `enough`
+
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from fastapi_athomic.consumption.workers import Worker, WorkerPool
+from fastapi_athomic.consumption.workers import SPARE, Worker, WorkerPool
 from tests.support.apps import eventually
 
 SPOKEN_FOR: ContextVar[str] = ContextVar("spoken_for", default="nobody")
@@ -21,7 +21,11 @@ class Lanes:
         self.running: dict[int, asyncio.Event] = {}
         self.served: list[int] = []
         self.spoken_for: list[str] = []
-        self.pool: WorkerPool[int] = WorkerPool(size, self._serve, "pool", failed=lambda: None)
+        self.woken = 0  # times
+        self.pool: WorkerPool[int] = WorkerPool(size, self._serve, "pool", wake=self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
 
     async def _serve(self, worker: Worker, lane: int) -> None:
         assert lane not in self.running
@@ -56,6 +60,24 @@ async def test_a_pool_that_grows_serves_what_waits_and_one_that_shrinks_interrup
     await eventually(lambda: set(lanes.running) == {4, 5})
     await pool.close(1)
     assert pool.failure is None
+
+
+async def test_who_was_told_that_a_pool_is_not_hungry_is_woken_when_it_is() -> None:
+    lanes = Lanes(2 * SPARE)
+    pool = lanes.pool
+    assert pool.hungry()
+    for lane in range(2 * SPARE - 2):
+        pool.put(lane)
+    assert not pool.hungry(), "two are free, for many lanes"
+    await eventually(lambda: len(lanes.running) == 2 * SPARE - 2)
+    assert lanes.woken == 0
+    lanes.let_go(0)
+    await eventually(lambda: lanes.woken == 1)
+    lanes.let_go(1)
+    await eventually(lambda: lanes.served == [0, 1])
+    assert pool.hungry()
+    await pool.close(1)
+    assert lanes.woken == 1, "it did not ask again"
 
 
 async def test_a_worker_knows_nothing_of_the_request_that_it_was_started_for() -> None:

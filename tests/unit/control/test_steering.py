@@ -335,7 +335,7 @@ async def test_more_is_read_ahead_for_more_concurrency() -> None:
         polled = session.polled_at
         await eventually(lambda: session.polled_at > polled)
         assert all(place.in_flight <= 500 for place in athomic.consumers()[0].assignment)
-        await athomic.set_concurrency("h", 300)
+        await athomic.set_concurrency("h", 3000)
         await eventually(lambda: in_hand() == 3000)
         app.gate.set()
         await athomic.drain()
