@@ -219,9 +219,9 @@ class AthomicSettings(Checked, BaseSettings):
     restart_backoff: PositiveSeconds = 0.5  # the pause before a consumer that broke is rebuilt; doubles each time
     restart_backoff_max: PositiveSeconds = 30.0  # that pause grows no longer
 
-    # most messages of one partition that wait or run. None: 500, or more for a handler that takes many at once:
-    # twice as many as it takes, five times with order by key and with batches. Above 500 the handler gets them only if
-    # they let more calls run; if it is set, in any case
+    # most messages of one partition that wait or run. None: 500, in an ordered consumer 750, or more for a handler that
+    # takes many at once: twice as many as it takes, five times with order by key and with batches. Except in an ordered
+    # consumer, it gets more than 500 only if they let more calls run. If this is set, that many in any case
     max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
     max_poll_messages: Count = 125  # taken in at once; small numbers are easier on the garbage collector

@@ -9,6 +9,8 @@ from ..subscriptions import Subscription
 
 BUFFERED = 500
 """Messages of a partition that may wait or run, unless the handler needs more."""
+BUFFERED_IN_ORDER = 750
+"""The same for an ordered consumer: messages of the same aggregate share a write to the state store."""
 WAITING = BUFFERED // 2
 """How many of them may wait while more would not let more calls run."""
 AHEAD, FAR_AHEAD = 2, 5
@@ -29,7 +31,8 @@ def max_buffered(settings: AthomicSettings, subscription: Subscription, concurre
         return settings.max_buffered_messages
     in_hand = max(concurrency or subscription.concurrency, subscription.batch_size or 0)
     ahead = FAR_AHEAD if subscription.ordering == "key" or subscription.batch_size is not None else AHEAD
-    return max(BUFFERED, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)
+    usual = BUFFERED if subscription.sequencing is None else BUFFERED_IN_ORDER
+    return max(usual, min(ahead * in_hand, MOST_BUFFERED), 2 * in_hand, 2 * settings.max_poll_messages)
 
 
 def enough(settings: AthomicSettings, subscription: Subscription, concurrency: int | None = None) -> float:

@@ -79,14 +79,18 @@ def test_there_are_enough_messages_if_more_are_taken_in_for_one_handler_than_for
     assert enough(AthomicSettings(**settings), subscription) == expected
 
 
-def test_nothing_is_enough_for_an_ordered_consumer() -> None:
-    """The message that all others wait for may come next."""
+@pytest.mark.parametrize(("concurrency", "expected"), [(1, 750), (375, 750), (1_000, 2_000)])
+def test_nothing_is_enough_for_an_ordered_consumer(concurrency: int, expected: int) -> None:
+    """The message that all others wait for may come next. And messages of an aggregate share a write to the store."""
 
-    @ordered_consumer("t", group_id="g", aggregate_key_field="order", sequence_id_field="number", concurrency=1_000)
+    @ordered_consumer(
+        "t", group_id="g", aggregate_key_field="order", sequence_id_field="number", concurrency=concurrency
+    )
     def handle(order: dict[str, int]) -> None: ...
 
     (subscription,) = subscriptions_of(handle)
     assert enough(AthomicSettings(), subscription) == inf
+    assert max_buffered(AthomicSettings(), subscription) == expected
 
 
 class Calls:
