@@ -220,8 +220,8 @@ class AthomicSettings(Checked, BaseSettings):
     restart_backoff_max: PositiveSeconds = 30.0  # that pause grows no longer
 
     # most messages of one partition that wait or run. None: 500, in an ordered consumer 750, or more for a handler that
-    # takes many at once: twice as many as it takes, five times with order by key and with batches. Except in an ordered
-    # consumer, it gets more than 500 only if they let more calls run. If this is set, that many in any case
+    # takes many at once: twice as many as it takes, five times with order by key and with batches; but only while that
+    # lets more calls run (docs/key-order-and-concurrency.md). If this is set, so many in any case
     max_buffered_messages: Count | None = None
     max_buffered_bytes: Count = 16_777_216  # per partition
     max_poll_messages: Count = 125  # taken in at once; small numbers are easier on the garbage collector

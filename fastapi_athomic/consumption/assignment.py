@@ -180,14 +180,8 @@ class Assignment:
             state.set_most_left(self._shared.low_mark, self._shared.enough)
 
     def _hungry(self, running: int) -> bool:
-        """Whether a partition may have more messages than are usually `enough`. `running`: how many are in a handler.
-
-        If calls could run that have none, and would not wait for the processor. Or if less than half of its fair share
-        of the calls is its own: where most of its messages have the same key, the other keys must not wait for that.
-        """
-        if running < self._controls.concurrency // (2 * len(self.states)):
-            return True
-        return self._load.share() < BUSY and self.strategy.hungry()
+        """Whether a partition with so many `running` calls may have more messages than are usually `enough`."""
+        return self.strategy.hungry(running, len(self.states), busy=self._load.share() >= BUSY)
 
     def _low_mark(self) -> int:
         return self._controls.max_buffered - self._max_poll_messages

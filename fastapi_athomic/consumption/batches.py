@@ -102,8 +102,8 @@ class BatchStrategy:
     def settled(self) -> bool:
         return True
 
-    def hungry(self) -> bool:
-        return True  # a batch may be handled before the broker has answered the next fetch
+    def hungry(self, running: int, partitions: int, *, busy: bool) -> bool:
+        return not busy  # else a batch may be handled before the broker has answered the next fetch
 
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()

@@ -28,6 +28,9 @@ from .workers import Worker, WorkerPool
 LANE_TURN = 0.02
 """Seconds that a worker stays with one lane while others wait for a worker."""
 
+SPARE, SPARE_IF_BUSY = 32, 2
+"""More messages are read ahead if more than one in so many workers is free, and as many if the thread is busy."""
+
 MOST_SPARE = 1_000
 """How many empty lanes of a partition are kept for reuse. Each takes about a kilobyte."""
 
@@ -88,8 +91,13 @@ class LaneStrategy:
     def settled(self) -> bool:
         return True
 
-    def hungry(self) -> bool:
-        return self.pool.hungry()
+    def hungry(self, running: int, partitions: int, *, busy: bool) -> bool:
+        """True if less than half of its fair share of the calls is its own: other keys must not wait for a hot one.
+
+        Or if workers are free: a few, or most of them where the thread is busy, as more calls would wait for it.
+        """
+        size = self.pool.size
+        return 2 * running * partitions < size or self.pool.hungry(size // (SPARE_IF_BUSY if busy else SPARE))
 
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()

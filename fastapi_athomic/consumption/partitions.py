@@ -294,7 +294,10 @@ class PartitionState:
             self._has_room()
 
     def has_room(self) -> bool:
-        """Whether to fetch more. If not, the function of that name in `PartitionParts` is called when there is room."""
+        """Whether to fetch more. If not, the function of that name in `PartitionParts` is called when there is room.
+
+        Not at once where `hungry` said no for another reason than that all calls run: at the next `settle`.
+        """
         if self.revoked:
             return False
         left = self._received - len(self.concluded)

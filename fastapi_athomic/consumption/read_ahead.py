@@ -47,5 +47,5 @@ def enough(settings: AthomicSettings, subscription: Subscription, concurrency: i
     if max_buffered(settings, subscription, concurrency) <= max(BUFFERED, 2 * settings.max_poll_messages):
         return inf
     if subscription.batch_size is not None:
-        return subscription.batch_size + settings.max_poll_messages
+        return max(BUFFERED, 2 * subscription.batch_size)  # with the batch that is handled now
     return WAITING

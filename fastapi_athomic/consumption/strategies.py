@@ -51,10 +51,11 @@ class ConsumptionStrategy(Protocol):
     def resize(self, concurrency: int) -> None:
         """From now on so many calls of the handler run at once at most. Those that run go on."""
 
-    def hungry(self) -> bool:
-        """Whether more messages may be read ahead than are usually enough, since calls could run that have none.
+    def hungry(self, running: int, partitions: int, *, busy: bool) -> bool:
+        """Whether a partition may have more messages than are usually enough, since calls could run that have none.
 
-        If not, the guard is woken when that has changed.
+        `running`: calls of this partition, one of so many `partitions`. `busy`: the thread computes all the time. If
+        the answer is no, the guard is woken when calls are free.
         """
         ...
 

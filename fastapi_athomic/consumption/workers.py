@@ -13,9 +13,6 @@ from ..loop.cancellation import Owner, forget_cancellation, is_interrupt
 
 logger = logging.getLogger(__name__)
 
-SPARE = 32
-"""A pool is hungry if more than one in so many of its workers has nothing to do."""
-
 L = TypeVar("L")
 
 
@@ -41,7 +38,7 @@ class WorkerPool(Generic[L]):
     def __init__(
         self, size: int, serve: Callable[[Worker, L], Awaitable[None]], name: str, wake: Callable[[], None]
     ) -> None:
-        self._size = size
+        self.size = size  # `resize` changes it
         self._serve = serve
         self._name = name
         self._wake = wake  # called when there is a `failure`, or when the pool is `hungry` again
@@ -50,7 +47,7 @@ class WorkerPool(Generic[L]):
         self.workers: list[Worker] = []  # those that live; replaced or appended to, as other threads read it
         self._started = 0  # how many were started so far
         self._closed = False
-        self._sated = False  # it was not `hungry` when it was last asked
+        self._sated: int | None = None  # it was not `hungry` when it was last asked, with so many
         self.excess = False  # closed, or there are more workers than `size`: each looks before it goes on
         self._owner = Owner()
         self._context = copy_context()  # not that of the request, say, that resumes a consumer or wants more workers
@@ -62,10 +59,11 @@ class WorkerPool(Generic[L]):
         """Whether lanes wait for a worker."""
         return bool(self._ready)
 
-    def hungry(self) -> bool:
-        """Whether several workers have nothing to do. If not, `wake` is called as soon as they have not."""
-        self._sated = self._size - len(self.workers) + len(self._idle) <= self._size // SPARE
-        return not self._sated
+    def hungry(self, spare: int) -> bool:
+        """Whether more than so many workers have nothing to do. If not, `wake` is called when they have not."""
+        hungry = self.size - len(self.workers) + len(self._idle) > spare
+        self._sated = None if hungry else spare
+        return hungry
 
     def oldest_start(self) -> float | None:
         """When the longest-running handler call began, on the monotonic clock. Can be called from another thread."""
@@ -82,7 +80,7 @@ class WorkerPool(Generic[L]):
                 waiter.set_result(lane)
                 return
         self._ready.append(lane)
-        if len(self.workers) < self._size:
+        if len(self.workers) < self.size:
             self._start_worker()
 
     def put_later(self, lane: L, delay: float) -> None:
@@ -129,7 +127,7 @@ class WorkerPool(Generic[L]):
 
     def resize(self, size: int) -> None:
         """From now on at most so many lanes are served at once; 1 or more."""
-        self._size = size
+        self.size = size
         self.excess = self._closed or len(self.workers) > size
         for _ in range(len(self.workers) - size):
             self._wake_one()
@@ -147,9 +145,9 @@ class WorkerPool(Generic[L]):
     def _must_end(self, worker: Worker) -> bool:
         if self._closed:
             return True
-        if len(self.workers) > self._size:
+        if len(self.workers) > self.size:
             self.workers = [other for other in self.workers if other is not worker]
-            self.excess = len(self.workers) > self._size
+            self.excess = len(self.workers) > self.size
             return True
         self.excess = False
         return False
@@ -160,7 +158,7 @@ class WorkerPool(Generic[L]):
             self._loop = asyncio.get_running_loop()
         waiter: asyncio.Future[L | None] = self._loop.create_future()
         self._idle.append(waiter)
-        if self._sated and self.hungry():
+        if self._sated is not None and self.hungry(self._sated):
             self._wake()
         try:
             return await waiter

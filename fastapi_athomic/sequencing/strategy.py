@@ -137,7 +137,7 @@ class OrderedStrategy:
         aggregates = self._holdings.aggregates.values()
         return not self._agenda.hindered and not any(aggregate.busy or aggregate.unwritten for aggregate in aggregates)
 
-    def hungry(self) -> bool:
+    def hungry(self, running: int, partitions: int, *, busy: bool) -> bool:
         return True  # it is not asked: for an ordered consumer nothing is `enough`
 
     def oldest_start(self) -> float | None:

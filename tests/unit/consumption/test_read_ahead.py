@@ -12,9 +12,9 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, ordered_consumer, subscribe_to
 from fastapi_athomic.consumption import session as session_module
+from fastapi_athomic.consumption.lanes import SPARE
 from fastapi_athomic.consumption.partitions import PartitionState
 from fastapi_athomic.consumption.read_ahead import BUFFERED, WAITING, enough, max_buffered
-from fastapi_athomic.consumption.workers import SPARE
 from fastapi_athomic.loop.load import ThreadLoad
 from fastapi_athomic.messages import OutgoingMessage, TopicPartition
 from fastapi_athomic.settings import MemorySettings
@@ -64,7 +64,8 @@ def test_p16_what_is_taken_in_ahead_depends_on_what_is_in_hand(
         ({"ordering": "key", "concurrency": 100}, {}, inf),
         ({"ordering": "key", "concurrency": 101}, {}, WAITING),
         ({"ordering": "none", "concurrency": 251}, {}, WAITING),
-        ({"batch_size": 500}, {}, 625),
+        ({"batch_size": 500}, {}, 1_000),
+        ({"batch_size": 10, "concurrency": 200}, {}, 500),
         ({}, {"max_poll_messages": 400}, inf),
         ({"ordering": "key", "concurrency": 1_000}, {"max_buffered_messages": 5_000}, inf),
     ],
@@ -145,9 +146,17 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "POSITIONS_SECONDS", 60.0)
 
 
+@pytest.fixture(autouse=True)
+def load(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How much of its time the thread computes, as tests set it."""
+    load = [0.0]
+    monkeypatch.setattr(ThreadLoad, "share", lambda _: load[0])
+    return load
+
+
 @pytest.fixture
-def busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ThreadLoad, "share", lambda _: 1.0)
+def busy(load: list[float]) -> None:
+    load[0] = 1.0
 
 
 async def test_no_more_is_taken_in_than_is_enough_while_all_calls_have_messages() -> None:
@@ -201,12 +210,25 @@ async def test_one_call_at_a_time_gets_as_many_messages_as_any_handler() -> None
 
 
 async def test_no_more_is_taken_in_than_is_enough_while_the_thread_is_busy(busy: None) -> None:
-    """More calls would only wait for the processor."""
-    async with running((calls := Calls()).athomic):
-        calls.write(*range(CALLS // 2), *[0] * (MESSAGES - CALLS // 2))
-        await eventually(lambda: len(calls.running) == CALLS // 2)
+    """More calls would only wait for the processor. But it is not so if most calls are free."""
+    async with running((calls := Calls(partitions=4)).athomic):
+        most = CALLS * 3 // 4
+        calls.write(*range(most), *[0] * (MESSAGES - most))
+        await eventually(lambda: len(calls.running) == most)
         await calls.rested()
         assert calls.in_hand() <= MOST
+        calls.let_go(range(1, most - CALLS // 2 + 2))
+        await eventually(lambda: calls.in_hand() > MOST)
+        calls.let_all_go()
+        await calls.athomic.drain()
+
+
+async def test_a_partition_without_a_call_gets_messages_however_many_partitions_there_are(busy: None) -> None:
+    async with running((calls := Calls(partitions=CALLS + 1)).athomic):
+        calls.write(*range(CALLS))
+        await eventually(lambda: len(calls.running) == CALLS)
+        calls.write(*range(MESSAGES), partition=1)
+        await eventually(lambda: calls.in_hand(1) > MOST)
         calls.let_all_go()
         await calls.athomic.drain()
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from fastapi_athomic.consumption.workers import SPARE, Worker, WorkerPool
+from fastapi_athomic.consumption.workers import Worker, WorkerPool
 from tests.support.apps import eventually
 
 SPOKEN_FOR: ContextVar[str] = ContextVar("spoken_for", default="nobody")
@@ -63,19 +63,19 @@ async def test_a_pool_that_grows_serves_what_waits_and_one_that_shrinks_interrup
 
 
 async def test_who_was_told_that_a_pool_is_not_hungry_is_woken_when_it_is() -> None:
-    lanes = Lanes(2 * SPARE)
+    lanes = Lanes(10)
     pool = lanes.pool
-    assert pool.hungry()
-    for lane in range(2 * SPARE - 2):
+    assert pool.hungry(2)
+    for lane in range(8):
         pool.put(lane)
-    assert not pool.hungry(), "two are free, for many lanes"
-    await eventually(lambda: len(lanes.running) == 2 * SPARE - 2)
+    assert not pool.hungry(2)
+    await eventually(lambda: len(lanes.running) == 8)
     assert lanes.woken == 0
     lanes.let_go(0)
     await eventually(lambda: lanes.woken == 1)
     lanes.let_go(1)
     await eventually(lambda: lanes.served == [0, 1])
-    assert pool.hungry()
+    assert pool.hungry(2)
     await pool.close(1)
     assert lanes.woken == 1, "it did not ask again"
 
