@@ -31,8 +31,8 @@ from .placement import Passage, Placement
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""After so long the poll loop looks by itself. Its bell rings for whatever it looks for, except for messages
-that were left because the thread was busy, or others ran: nobody tells when that is over, unless a message is concluded.
+"""After so long the poll loop looks by itself. Its bell rings for whatever it looks for, except for messages that it
+left because the thread was busy, or others ran: nobody tells when that is over, unless a message is concluded.
 """
 POLLS = 4
 """So many polls, at least, come within each time after which somebody would miss them."""
