@@ -111,11 +111,11 @@ class Scenario:
         starting = sum(getcoroutinestate(worker.task.get_coro()) == CORO_CREATED for worker in pool.workers)
         if pool.waiting and any(not waiter.done() for waiter in pool._idle):
             self.wrong.add("a lane waits although a worker is idle")
-        if len(pool._ready) > starting and len(pool.workers) < pool._size:
+        if len(pool._ready) > starting and len(pool.workers) < pool.size:
             self.wrong.add("a lane waits although a worker could be started")
         running = sum(state.running for state in session.states.values())
-        if not 0 <= running <= pool._size:
-            self.wrong.add(f"{running} run, of {pool._size} at most")
+        if not 0 <= running <= pool.size:
+            self.wrong.add(f"{running} run, of {pool.size} at most")
 
     async def publish(self) -> None:
         number = 0
