@@ -28,7 +28,7 @@ from .workers import Worker, WorkerPool
 LANE_TURN = 0.02
 """Seconds that a worker stays with one lane while others wait for a worker."""
 
-SPARE, SPARE_IF_BUSY = 32, 2
+FREE, FREE_IF_BUSY = 32, 2
 """More messages are read ahead if more than one in so many workers is free, and as many if the thread is busy."""
 
 MOST_SPARE = 1_000
@@ -97,7 +97,7 @@ class LaneStrategy:
         Or if workers are free: a few, or most of them where the thread is busy, as more calls would wait for it.
         """
         size = self.pool.size
-        return 2 * running * partitions < size or self.pool.hungry(size // (SPARE_IF_BUSY if busy else SPARE))
+        return 2 * running * partitions < size or self.pool.hungry(size // (FREE_IF_BUSY if busy else FREE))
 
     def oldest_start(self) -> float | None:
         return self.pool.oldest_start()

@@ -101,7 +101,7 @@ class PartitionParts(NamedTuple):
     most_span: float = float("inf")  # offsets from the first that is not concluded to the last received, about
     max_bytes: float = float("inf")  # of the values of one partition's messages, about
     enough: float = float("inf")  # if more messages than this wait for their turn, `hungry` is asked, too
-    hungry: Callable[[int], bool] = bool  # whether to fetch more, with this many messages in a handler
+    hungry: Callable[[int], bool] = lambda running: True  # whether to fetch more, with so many messages in a handler
     delay_of: Callable[[str], Callable[[RawMessage], float] | None] = _no_delay
     """Of a retry topic: how many seconds until a message is due. None for other topics."""
 

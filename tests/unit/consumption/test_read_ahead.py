@@ -12,7 +12,7 @@ import pytest
 
 from fastapi_athomic import Athomic, AthomicSettings, ordered_consumer, subscribe_to
 from fastapi_athomic.consumption import session as session_module
-from fastapi_athomic.consumption.lanes import SPARE
+from fastapi_athomic.consumption.lanes import FREE
 from fastapi_athomic.consumption.partitions import PartitionState
 from fastapi_athomic.consumption.read_ahead import BUFFERED, WAITING, enough, max_buffered
 from fastapi_athomic.loop.load import ThreadLoad
@@ -180,7 +180,7 @@ async def test_more_is_taken_in_as_soon_as_calls_could_run_that_have_no_message(
         await eventually(lambda: len(calls.running) == CALLS)
         await calls.rested()
         assert calls.in_hand() <= MOST
-        free = CALLS // SPARE + 1
+        free = CALLS // FREE + 1
         calls.let_go(range(1, 1 + free))
         await eventually(lambda: calls.in_hand() == MESSAGES - free)
         calls.let_all_go()
